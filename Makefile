@@ -1,0 +1,51 @@
+# Every target sets up what it needs. `make run` is the first one to try.
+.PHONY: run test check format lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+TOOLS := $(BIN)/.tools
+
+run: $(BIN)/.installed
+	@$(BIN)/python -m app
+
+test: $(TOOLS)
+	@tools/setup redis-server chromium
+	$(BIN)/python -m pytest
+
+check: $(TOOLS)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/compose-lint docker-compose.yml
+
+format: $(TOOLS)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The one place where versions change: pyproject.toml says which are wanted, these files which are installed.
+lock: $(TOOLS)
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --custom-compile-command "make lock" --extra dev -c requirements.txt \
+	  pyproject.toml -o requirements-dev.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis test-artifacts
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Tally needs Python 3.11 or newer: install it, or name it with 'make PYTHON=python3.13'."; exit 1; }
+	@$(PYTHON) -m venv .venv 2>/dev/null || \
+	  { rm -rf .venv; echo "Python's venv module is missing: on Debian and Ubuntu 'apt-get install python3-venv'."; exit 1; }
+
+$(BIN)/.installed: requirements.txt | $(BIN)/python
+	@echo "Installing the pinned dependencies into .venv (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(TOOLS): requirements-dev.txt $(BIN)/.installed
+	@echo "Installing what the tests and checks need into .venv (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
