@@ -1,0 +1,146 @@
+"""The domain: names, hits, batches, days and buckets. Pure: no I/O, and time is an argument."""
+
+import bisect
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+NAME_MAX = 128  # characters
+BY_MAX = 1_000_000
+COUNT_MAX = 2**53 - 1  # the largest whole number that every JSON client reads exactly
+EVERYTHING = ""  # all events together are counted under the one name that no event can have
+
+_FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+Step = Literal["minute", "hour", "day"]
+Bucket = tuple[str, int]  # a step and the UTC second at which it begins
+TOTAL: Bucket = ("total", 0)  # since the beginning
+
+
+class InvalidName(ValueError):
+    """A text that is no event name; the message says why and never repeats the text."""
+
+
+@lru_cache(maxsize=65_536)  # the same names come again and again
+def event_name(text: str) -> str:
+    """The stored form (NFC) of an event's name, or InvalidName."""
+    name = unicodedata.normalize("NFC", text)
+    if not 1 <= len(name) <= NAME_MAX:
+        raise InvalidName(f"a name has 1 to {NAME_MAX} characters")
+    if "/" in name or name in {".", ".."}:
+        raise InvalidName("a name has no '/' and is not '.' or '..'")
+    if name != name.strip():
+        raise InvalidName("a name has no space at its beginning or end")
+    if any(unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in name):
+        raise InvalidName("a name has no control, unassigned or private characters")
+    return name
+
+
+class Hit(NamedTuple):
+    """One occurrence of an event, counted as `by`."""
+
+    event: str
+    by: int = 1
+
+
+def fold(hits: Iterable[Hit]) -> dict[str, int]:
+    """How much each event is counted by these hits."""
+    counts: dict[str, int] = {}
+    for event, by in hits:
+        counts[event] = counts.get(event, 0) + by
+    return counts
+
+
+class Moment(NamedTuple):
+    """An instant as it is counted: its date, and the UTC seconds at which its minute, hour and day begin."""
+
+    date: str
+    minute: int
+    hour: int
+    day: int
+
+    @property
+    def buckets(self) -> tuple[Bucket, Bucket, Bucket, Bucket]:
+        return ("minute", self.minute), ("hour", self.hour), ("day", self.day), TOTAL
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """Hits that are accepted or refused together: how much of each event, and when."""
+
+    moment: Moment
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit writes. Hits acknowledged before the store saw them are past the cap on names."""
+
+    postings: tuple[Posting, ...]
+    capped: bool = True
+
+
+class Calendar:
+    """Where minutes, hours and days begin on a zone's clock, also where that clock is put forward or back."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self.zone = zone
+
+    def local(self, at: float) -> datetime:
+        return datetime.fromtimestamp(at, self.zone)
+
+    def moment(self, at: float) -> Moment:
+        today = self.local(at).date()
+        second = int(at)
+        return Moment(today.isoformat(), second - second % 60, self._hour_start(second), day_start(self.zone, today))
+
+    def next_day(self, at: float) -> int:
+        """The UTC second at which the day after this instant's begins."""
+        return day_start(self.zone, self.local(at).date() + timedelta(days=1))
+
+    def starts(self, step: Step, at: float, points: int) -> list[int]:
+        """The beginnings of the last `points` buckets, oldest first; the last one is running at `at`."""
+        starts: list[int] = [getattr(self.moment(at), step)]
+        while len(starts) < points:
+            starts.append(getattr(self.moment(starts[-1] - 1), step))
+        return starts[::-1]
+
+    def _hour_start(self, second: int) -> int:
+        local = self.local(second)
+        start = second - local.minute * 60 - local.second
+        if self.local(start).utcoffset() == local.utcoffset():
+            return start
+        # The clock was moved within this hour, which so begins with the move: where it moves by
+        # half an hour, the full hour's beginning would lie inside another bucket.
+        moved = range(start, second + 1)
+        return moved[bisect.bisect_left(moved, True, key=lambda s: self.local(s).utcoffset() == local.utcoffset())]
+
+
+@lru_cache(maxsize=4096)
+def day_start(zone: ZoneInfo, day: date) -> int:
+    """The first UTC second that bears this date: not always 00:00, since some zones skip their midnight."""
+    noon = int(datetime.combine(day, time(12), UTC).timestamp())
+    minutes = range(noon - 36 * 3600, noon + 36 * 3600, 60)
+    return minutes[bisect.bisect_left(minutes, day, key=lambda s: datetime.fromtimestamp(s, zone).date())]
+
+
+class Clock:
+    """The current moment. Its day never goes back, even when the machine's clock does."""
+
+    def __init__(self, calendar: Calendar, now: Callable[[], float]) -> None:
+        self.calendar = calendar
+        self._now = now
+        self._earliest = 0
+
+    def at(self) -> float:
+        return max(self._now(), self._earliest)
+
+    def moment(self) -> Moment:
+        moment = self.calendar.moment(self.at())
+        self._earliest = moment.day
+        return moment
