@@ -1,0 +1,232 @@
+"""A store that goes on while the one behind it is away.
+
+Batches that Redis does not take are written to a file and counted on top of the last known numbers.
+When Redis answers again they are applied with the source and offset they were first sent with, so
+that one which Redis had taken, though its answer was lost, is not counted twice.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import sqlite3
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.events import TOTAL, Batch, Bucket, Moment, Posting
+from app.stores import base
+from app.stores.base import Ack, Applied, CounterStore, Refused, StoreError, StoreUnavailable
+from app.stores.memory import MemoryStore
+from app.stores.sqlite import connect
+
+RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
+
+log = logging.getLogger("tally.spool")
+
+
+class SpooledStore(CounterStore):
+    def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
+        self.kind, self.ack = store.kind, store.ack
+        self._store = store
+        self._known = MemoryStore(names_max=0)  # the last known numbers; what is spooled is past the cap
+        self._identity = identity
+        self._directory = directory
+        self._bytes_max = bytes_max
+        self._files: list[SpoolFile] = []  # what waits, oldest first
+        self._writing = asyncio.Lock()  # held by whoever looks at the files
+        self._away_since: float | None = time.monotonic()
+        self._left = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._files = adopt(self._directory, self._identity)
+        for file in self._files:
+            for line in file.lines():
+                self._count_known(_decode(line)[3])
+        try:
+            await self._come_back()
+        except StoreError as error:
+            self._leave(error)
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        if self._watcher:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._store.close()
+        for file in self._files:
+            file.close()
+
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+        lost: StoreError = StoreUnavailable("the store is away, and the spool is full")
+        if self._away_since is None:
+            try:
+                applied = await self._store.apply(source, at, next, batch)
+            except (base.OutcomeUnknown, StoreUnavailable) as error:
+                self._leave(error)
+                lost = error
+            else:
+                self._learn(batch, applied)
+                return applied
+        return await self._spool(_encode(source, at, next, batch), batch, lost)
+
+    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
+        if self._away_since is None:
+            try:
+                found = await self._store.read(buckets, events)
+            except StoreUnavailable as error:
+                self._leave(error)
+            else:
+                for bucket, counts in zip(buckets, found, strict=True):
+                    self._known.learn(bucket, counts)
+                return found
+        return await self._known.read(buckets, events)
+
+    def stale_seconds(self) -> float | None:
+        return None if self._away_since is None else time.monotonic() - self._away_since
+
+    async def _spool(self, line: str, batch: Batch, lost: StoreError) -> Applied:
+        async with self._writing:
+            if sum(file.size for file in self._files) + len(line) > self._bytes_max:
+                raise lost
+            try:
+                if not self._files:
+                    self._files.append(SpoolFile.create(self._directory, self._identity))
+                await asyncio.to_thread(self._files[-1].append, line)
+            except (sqlite3.Error, OSError) as error:
+                log.warning("the spool cannot be written, hits are kept in memory alone: %s", error)
+                self._files.append(SpoolFile(":memory:"))
+                self._files[-1].append(line)
+            return Applied(self._count_known(batch), self._files[-1].ack)
+
+    def _leave(self, error: StoreError) -> None:
+        log.warning("the store is away, hits are spooled: %s", error)
+        self._away_since = self._away_since or time.monotonic()
+        self._left.set()
+
+    async def _watch(self) -> None:
+        while True:
+            await self._left.wait()
+            try:
+                await self._come_back()
+            except StoreError:
+                await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
+
+    async def _come_back(self) -> None:
+        """Apply what waits, oldest first, then stop spooling. Raises StoreError while the store is away."""
+        await self._store.open()
+        for totals in await self._store.read([TOTAL]):
+            self._known.learn(TOTAL, totals)
+        while self._away_since is not None:
+            for file in self._files:
+                while line := file.first():
+                    await self._send(line)
+                    await asyncio.to_thread(file.drop_first)
+            async with self._writing:
+                if not any(file.first() for file in self._files):
+                    self._resume()
+
+    def _resume(self) -> None:
+        for file in self._files:
+            file.delete()
+        self._files.clear()
+        self._away_since = None
+        self._left.clear()
+
+    async def _send(self, line: str) -> None:
+        source, at, next_offset, batch = _decode(line)
+        try:
+            await self._store.apply(source, at, next_offset, batch)
+        except base.Moved as moved:
+            if moved.offset >= next_offset:
+                return  # it was applied; only the answer was lost
+            # The store has lost what came before this batch. That is no reason to lose this one:
+            # under a name made of both it is applied once, however often it is sent.
+            log.warning("the store went back from offset %s to %s of a source", at, moved.offset)
+            await self._store.apply(f"{source}@{at}", 0, 1, batch)
+
+    def _learn(self, batch: Batch, applied: Applied) -> None:
+        for posting, answer in zip(batch.postings, applied.answers, strict=True):
+            if not isinstance(answer, Refused):
+                day = ("day", posting.moment.day)
+                self._known.learn(day, {event: value.count for event, value in answer.items()})
+                self._known.learn(TOTAL, {event: value.total for event, value in answer.items()})
+
+    def _count_known(self, batch: Batch) -> list[base.Answer]:
+        return [self._known.count(posting, capped=False) for posting in batch.postings]
+
+
+class SpoolFile:
+    """One process's batches on disk, a line each, in a SQLite file that only one process can have open."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+        self.ack: Ack = "memory" if path == ":memory:" else "spooled"
+        self._db = connect(path)
+        self._db.execute("CREATE TABLE IF NOT EXISTS batch (id INTEGER PRIMARY KEY, line TEXT NOT NULL) STRICT")
+        self._db.execute("CREATE TABLE IF NOT EXISTS stamp (store TEXT NOT NULL) STRICT")
+        self.size = sum(map(len, self.lines()))
+
+    @classmethod
+    def create(cls, directory: Path, identity: str) -> "SpoolFile":
+        directory.mkdir(parents=True, exist_ok=True)
+        file = cls(directory / f"{uuid.uuid4().hex}.spool")
+        file._db.execute("INSERT INTO stamp VALUES (?)", (identity,))
+        return file
+
+    def belongs_to(self, identity: str) -> bool:
+        return self._db.execute("SELECT store FROM stamp").fetchall() == [(identity,)]
+
+    def append(self, line: str) -> None:
+        self._db.execute("INSERT INTO batch (line) VALUES (?)", (line,))
+        self.size += len(line)
+
+    def lines(self) -> list[str]:
+        return [line for (line,) in self._db.execute("SELECT line FROM batch ORDER BY id")]
+
+    def first(self) -> str | None:
+        row = self._db.execute("SELECT line FROM batch ORDER BY id LIMIT 1").fetchone()
+        return row and str(row[0])
+
+    def drop_first(self) -> None:
+        self._db.execute("DELETE FROM batch WHERE id = (SELECT min(id) FROM batch)")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def delete(self) -> None:
+        self.close()
+        if self.ack == "spooled":
+            Path(self.path).unlink(missing_ok=True)
+
+
+def adopt(directory: Path, identity: str) -> list[SpoolFile]:
+    """The files of dead processes that belong to this store, oldest first."""
+    files = []
+    for path in sorted(directory.glob("*.spool"), key=lambda path: path.stat().st_mtime):
+        try:
+            file = SpoolFile(path)
+        except sqlite3.OperationalError:
+            continue  # its process lives
+        first = file.first()
+        if not file.belongs_to(identity):
+            log.warning("%s belongs to another store and is left alone", path)
+        elif first and _decode(first)[3].postings[0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
+            log.error("%s is older than 30 days, and some of it could be counted twice: look at it, remove it", path)
+        else:
+            files.append(file)
+            continue
+        file.close()
+    return files
+
+
+def _encode(source: str, at: int, next_offset: int, batch: Batch) -> str:
+    return json.dumps([source, at, next_offset, [(p.moment, p.counts) for p in batch.postings]])
+
+
+def _decode(line: str) -> tuple[str, int, int, Batch]:
+    source, at, next_offset, postings = json.loads(line)
+    batch = Batch(tuple(Posting(Moment(*moment), counts) for moment, counts in postings), capped=False)
+    return source, at, next_offset, batch

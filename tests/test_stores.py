@@ -1,0 +1,206 @@
+"""What every CounterStore promises; a further store is one more parameter.
+
+SpooledStore is here twice: with its Redis, and without.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from app.events import COUNT_MAX, EVERYTHING, TOTAL, Batch, Calendar, Moment, Posting
+from app.stores.base import CounterStore, Moved, Refused, Value
+from app.stores.memory import MemoryStore
+from app.stores.redis import RedisStore
+from app.stores.spool import SpooledStore
+from app.stores.sqlite import SqliteStore
+from conftest import RedisServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+NOON = Calendar(ZoneInfo("UTC")).moment(1_795_435_200)
+LATER = Calendar(ZoneInfo("UTC")).moment(1_795_435_200 + 86_400)
+MakeStore = Callable[..., CounterStore]
+
+
+DURABLE = ["sqlite", "redis", "spooled"]
+
+
+@pytest.fixture(params=["memory", *DURABLE])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> MakeStore:
+    def make(names_max: int = 1000) -> CounterStore:
+        match request.param:
+            case "memory":
+                return MemoryStore(names_max)
+            case "sqlite":
+                return SqliteStore(tmp_path / "tally.db", names_max)
+            case "redis":
+                return RedisStore(redis_server.url, names_max)
+        return SpooledStore(RedisStore(redis_server.url, names_max), "test", tmp_path / "spool", 10**6)
+
+    return make
+
+
+@pytest.fixture
+async def store(make_store: MakeStore) -> AsyncIterator[CounterStore]:
+    store = make_store()
+    await store.open()
+    yield store
+    await store.close()
+
+
+def batch(*counts: dict[str, int], moment: Moment = NOON, capped: bool = True) -> Batch:
+    return Batch(tuple(Posting(moment, c) for c in counts), capped=capped)
+
+
+async def read_day(store: CounterStore, moment: Moment = NOON) -> dict[str, int]:
+    (counts,) = await store.read([("day", moment.day)])
+    return counts
+
+
+async def test_an_empty_store_reads_nothing(store: CounterStore) -> None:
+    assert await store.read([("day", NOON.day), TOTAL]) == [{}, {}]
+    assert await store.read([("minute", NOON.minute)], ["a"]) == [{}]
+    assert store.stale_seconds() is None
+
+
+async def test_apply_answers_the_values_after_each_posting(store: CounterStore) -> None:
+    applied = await store.apply("s", 0, 1, batch({"a": 2}, {"a": 1, "b": 5}))
+    assert applied.answers == [{"a": Value(2, 2)}, {"a": Value(3, 3), "b": Value(5, 5)}]
+    assert applied.ack == store.ack
+
+
+async def test_every_bucket_of_the_moment_is_counted_and_the_sum_of_all(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": 2}, {"b": 3}))
+    for counts in await store.read(NOON.buckets):
+        assert counts == {"a": 2, "b": 3, EVERYTHING: 5}
+    assert await store.read([("hour", NOON.hour), ("hour", LATER.hour)], ["b", "never"]) == [{"b": 3}, {}]
+
+
+async def test_a_new_day_begins_at_0_and_the_total_goes_on(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": 2}))
+    applied = await store.apply("s", 1, 2, batch({"a": 1}, moment=LATER))
+    assert applied.answers == [{"a": Value(1, 3)}]
+    assert await read_day(store) == {"a": 2, EVERYTHING: 2}
+    assert await read_day(store, LATER) == {"a": 1, EVERYTHING: 1}
+
+
+async def test_a_retry_is_counted_once_and_gets_the_first_answers(store: CounterStore) -> None:
+    first = await store.apply("s", 0, 1, batch({"a": 2}, {}, {"b": 1}))
+    await store.apply("other", 0, 1, batch({"a": 100}))
+    assert await store.apply("s", 0, 1, batch({"a": 2}, {}, {"b": 1})) == first
+    assert (await read_day(store))["a"] == 102
+
+
+@pytest.mark.parametrize(("at", "next_offset"), [(0, 1), (3, 4), (7, 9)])
+async def test_at_any_other_offset_the_caller_learns_where_the_store_stands(
+    store: CounterStore, at: int, next_offset: int
+) -> None:
+    for offset in range(2):
+        await store.apply("s", offset, offset + 1, batch({"a": 1}))
+    with pytest.raises(Moved) as moved:
+        await store.apply("s", at, next_offset, batch({"a": 1}))
+    assert moved.value.offset == 2
+    assert (await read_day(store))["a"] == 2
+
+
+async def test_offsets_may_leap_as_kafkas_do(store: CounterStore) -> None:
+    await store.apply("topic-0", 0, 500, batch({"a": 1}))
+    await store.apply("topic-0", 500, 1234, batch({"a": 1}))
+    assert (await read_day(store))["a"] == 2
+
+
+async def test_a_posting_is_refused_whole_and_the_others_count(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": COUNT_MAX - 1}))
+    applied = await store.apply("s", 1, 2, batch({"b": 1, "a": 2}, {"a": 1}, {"c": 1}))
+    assert applied.answers == [Refused("overflow", "a"), {"a": Value(COUNT_MAX, COUNT_MAX)}, {"c": Value(1, 1)}]
+    assert set(await read_day(store)) == {"a", "c", EVERYTHING}
+    again = await store.apply("s", 1, 2, batch({"b": 1, "a": 2}, {"a": 1}, {"c": 1}))
+    assert again.answers == applied.answers
+
+
+async def test_a_total_may_not_overflow_on_a_later_day_either(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": COUNT_MAX}))
+    applied = await store.apply("s", 1, 2, batch({"a": 1}, moment=LATER))
+    assert applied.answers == [Refused("overflow", "a")]
+
+
+async def test_the_cap_on_names_is_exact_and_known_names_go_on(make_store: MakeStore) -> None:
+    store = make_store(names_max=3)
+    await store.open()
+    applied = await store.apply("s", 0, 1, batch({"a": 1, "b": 1}, {"c": 1, "d": 1}, {"c": 1}, {"d": 1}, {"a": 1}))
+    assert applied.answers[1:4] == [Refused("full", "d"), {"c": Value(1, 1)}, Refused("full", "d")]
+    assert applied.answers[4] == {"a": Value(2, 2)}
+    late = await store.apply("s", 1, 2, batch({"d": 1}, moment=LATER, capped=False))
+    assert late.answers == [{"d": Value(1, 1)}]
+    assert (await store.apply("s", 2, 3, batch({"e": 1}))).answers == [Refused("full", "e")]
+    await store.close()
+
+
+@pytest.mark.parametrize("name", ["é", "👩‍💻", "a b", "a\\b", "'; DROP TABLE day; --", '"', "{0}", "*", "total", "x" * 128])
+async def test_hostile_names_are_names(store: CounterStore, name: str) -> None:
+    await store.apply("s", 0, 1, batch({name: 1, "other": 2}))
+    assert await store.read([TOTAL], [name]) == [{name: 1}]
+    assert (await read_day(store))[name] == 1
+
+
+async def test_a_batch_of_ten_thousand_names(store: CounterStore) -> None:
+    counts = {f"name {i}": i + 1 for i in range(10_000)}
+    applied = await store.apply("s", 0, 1, batch(counts, capped=False))
+    assert applied.answers == [{name: Value(by, by) for name, by in counts.items()}]
+    assert len(await read_day(store)) == 10_001
+
+
+async def test_200_sources_at_once_lose_nothing(store: CounterStore) -> None:
+    await asyncio.gather(*(store.apply(f"s{i}", 0, 1, batch({"a": 1}, {"b": i + 1})) for i in range(200)))
+    assert await read_day(store) == {"a": 200, "b": 20_100, EVERYTHING: 20_300}
+
+
+@pytest.mark.parametrize("make_store", DURABLE, indirect=True)
+async def test_what_was_written_is_there_after_reopening(make_store: MakeStore) -> None:
+    store = make_store()
+    await store.open()
+    await store.apply("s", 0, 1, batch({"a": 3}))
+    await store.close()
+    store = make_store()
+    await store.open()
+    assert await read_day(store) == {"a": 3, EVERYTHING: 3}
+    with pytest.raises(Moved):
+        await store.apply("s", 5, 6, batch({"a": 1}))
+    assert (await store.apply("s", 0, 1, batch({"a": 3}))).answers == [{"a": Value(3, 3)}]
+    await store.close()
+
+
+steps = st.lists(
+    st.tuples(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 1000), max_size=3), st.booleans(), st.booleans()),
+    max_size=12,
+)
+
+
+@given(steps)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_batches_with_any_retries_add_up(
+    make_store: MakeStore, redis_server: RedisServer, tmp_path: Path, steps: list[tuple[dict[str, int], bool, bool]]
+) -> None:
+    async def run() -> None:
+        redis_server.flush()
+        (tmp_path / "tally.db").unlink(missing_ok=True)
+        store = make_store()
+        await store.open()
+        expected: dict[Moment, dict[str, int]] = {NOON: {}, LATER: {}}
+        for offset, (counts, retried, late) in enumerate(steps):
+            moment = NOON if late else LATER
+            for _ in range(1 + retried):
+                await store.apply("s", offset, offset + 1, batch(counts, moment=moment))
+            for event, by in [*counts.items(), (EVERYTHING, sum(counts.values()))]:
+                expected[moment][event] = expected[moment].get(event, 0) + by
+        for moment in expected:
+            assert {e: n for e, n in (await read_day(store, moment)).items() if n} == {
+                e: n for e, n in expected[moment].items() if n
+            }
+        (totals,) = await store.read([TOTAL])
+        assert all(totals[e] == sum(day.get(e, 0) for day in expected.values()) for e in totals)
+        await store.close()
+
+    asyncio.run(run())
