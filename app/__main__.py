@@ -1,0 +1,72 @@
+"""`python -m app`: read the settings, refuse what cannot work, say where it listens, serve."""
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+
+from app.main import create_app
+from app.settings import Settings
+from app.stores.base import StoreRefused
+
+SURVIVES = {
+    "memory": "nothing: counts live as long as this process",
+    "sqlite": "kill -9 and power loss: it is on disk",
+    "redis": "the end of this process: it is in Redis, or in the spool while Redis is away",
+}
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except ValidationError as error:
+        problems = [f"TALLY_{str(p['loc'][0]).removeprefix('TALLY_').upper()}: {p['msg']}" for p in error.errors()]
+        sys.exit("tally: " + "; ".join(problems))
+    except StoreRefused as error:
+        sys.exit(f"tally: {error}")
+
+
+async def serve(settings: Settings) -> None:
+    app = create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            lifespan="off",  # ours is below, so that a refusal is one sentence and not a traceback
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies,
+            timeout_keep_alive=75,  # longer than a proxy keeps its side, or that gets resets
+            timeout_graceful_shutdown=5,  # a long poll would hold it up for half a minute
+            ws_max_size=65_536,  # clients say next to nothing
+            ws_per_message_deflate=False,  # it costs more than the messages do
+        )
+    )
+    # uvicorn raises the signal again once it has stopped; what is left to do then is the drain below.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    async with app.router.lifespan_context(app):
+        greet(settings)
+        await server.serve()
+
+
+def greet(settings: Settings) -> None:
+    address = f"http://{settings.host}:{settings.port}"
+    kind = settings.store_kind
+    print(f"Tally is at {address}, its API at {address}/docs")  # noqa: T201 # this is what a terminal is for
+    print(f"Counts live in {kind}; an acknowledged hit survives {SURVIVES[kind]}.")  # noqa: T201
+    print(f"Count something:  curl -X POST {address}/event/hello", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

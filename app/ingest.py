@@ -1,0 +1,198 @@
+"""HTTP in: a request becomes hits, and its answer is what they made of the counters."""
+
+import json
+from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from fastapi import Depends, FastAPI, Path, Request, Response
+from typing_extensions import TypedDict
+
+from app.events import BY_MAX, Hit, InvalidName, event_name, fold
+from app.limits import Limits
+from app.problems import Problem, documented
+from app.recorder import Recorded, Recorder
+from app.stores.base import Ack, Refused, Value
+
+HIT_BYTES_MAX = 16 * 1024
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+BATCH_ITEMS_MAX = 10_000
+ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun
+
+T = TypeVar("T")
+By = Annotated[int, msgspec.Meta(ge=1, le=BY_MAX)]
+
+
+class HitBody(msgspec.Struct, forbid_unknown_fields=True):
+    by: By = 1
+
+
+class Item(msgspec.Struct, forbid_unknown_fields=True):
+    event: str
+    by: By = 1
+
+
+class CountedHit(TypedDict):
+    eventName: str
+    count: int
+    total: int
+    day: str
+    ack: Ack
+
+
+class CountedBatch(TypedDict):
+    accepted: int
+    counts: dict[str, int]
+    day: str
+    ack: Ack
+
+
+_BY = {"type": "integer", "minimum": 1, "maximum": BY_MAX, "default": 1}
+_ITEM = {"type": "object", "properties": {"event": {"type": "string"}, "by": _BY}, "required": ["event"]}
+_HIT_SCHEMA = {"type": "object", "properties": {"by": _BY}, "additionalProperties": False}
+_BATCH_SCHEMA = {
+    "oneOf": [
+        {"type": "array", "items": _ITEM | {"additionalProperties": False}, "maxItems": BATCH_ITEMS_MAX},
+        {"type": "object", "additionalProperties": _BY},
+    ]
+}
+
+
+def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> None:
+    @app.post(
+        "/event/{name}",
+        response_model=CountedHit,
+        responses=documented(413, 422, 429, 503),
+        openapi_extra={"requestBody": {"content": {"application/json": {"schema": _HIT_SCHEMA}}}},
+    )
+    async def count_event(request: Request, event: Annotated[str, Depends(path_name)]) -> Response:
+        """Count one hit."""
+        limits.charge(request, "write")
+        _refuse_what_is_not_built(request)
+        body = await _read(request, HIT_BYTES_MAX)
+        by = _decode(body, HitBody).by if body.strip() else 1
+        recorded = await recorder.record({event: by})
+        count, total = _counted(recorded)[event]
+        return _json(CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack))
+
+    @app.post(
+        "/events",
+        response_model=CountedBatch,
+        responses=documented(413, 422, 429, 503),
+        openapi_extra={
+            "requestBody": {
+                "content": {
+                    "application/json": {"schema": _BATCH_SCHEMA},
+                    "application/x-ndjson": {"schema": {"type": "string"}},
+                    "text/plain": {"schema": {"type": "string"}},
+                }
+            }
+        },
+    )
+    async def count_events(request: Request) -> Response:
+        """Count many hits, all or none: an array of items, a map of names to amounts, NDJSON, or a name a line."""
+        limits.charge(request, "write")
+        _refuse_what_is_not_built(request)
+        hits = parse_batch(await _read(request, BATCH_BYTES_MAX))
+        if len(hits) > ITEMS_PER_COST:
+            limits.charge(request, "write", cost=(len(hits) - 1) // ITEMS_PER_COST)
+        recorded = await recorder.record(fold(hits))
+        counts = {event: value.count for event, value in _counted(recorded).items()}
+        accepted = sum(hit.by for hit in hits)
+        return _json(CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack))
+
+
+def path_name(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: ARG001 # for the documentation
+    """The event in the path, from its raw bytes: the decoded path shows every bad byte as the same character."""
+    raw: bytes = request.scope["raw_path"].split(b"/")[2]
+    try:
+        return event_name(unquote_to_bytes(raw).decode())
+    except UnicodeDecodeError:
+        raise Problem(422, "a name is UTF-8") from None
+    except InvalidName as error:
+        raise Problem(422, str(error)) from None
+
+
+def parse_batch(body: bytes) -> list[Hit]:
+    """The hits of a batch, told apart by the body alone."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise Problem(422, "the body is not UTF-8") from None
+    first = text.lstrip(" \t\r\n")[:1]
+    if first == "[":
+        items = _decode(text, list[Item])
+    elif first == "{":
+        items = _objects(text)
+    else:
+        items = [Item(line) for line in _lines(text)]
+    if len(items) > BATCH_ITEMS_MAX:
+        raise Problem(413, f"a batch has at most {BATCH_ITEMS_MAX} items")
+    return [_hit(index, item) for index, item in enumerate(items)]
+
+
+def _objects(text: str) -> list[Item]:
+    try:
+        pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)  # a name twice counts twice
+    except (ValueError, RecursionError):
+        return [_decode(line, Item, index) for index, line in enumerate(_lines(text))]
+    if all(type(by) is int for _, by in pairs):
+        return [_amount(index, name, by) for index, (name, by) in enumerate(pairs)]
+    return [_decode(text, Item, 0)]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+
+
+def _amount(index: int, name: str, by: int) -> Item:
+    if not 1 <= by <= BY_MAX:
+        raise Problem(422, f"item {index}: an amount is 1 to {BY_MAX}")
+    return Item(name, by)
+
+
+def _hit(index: int, item: Item) -> Hit:
+    try:
+        return Hit(event_name(item.event), item.by)
+    except InvalidName as error:
+        raise Problem(422, f"item {index}: {error}") from None
+
+
+def _decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
+    """JSON of this kind; an array's error names the item itself, as $[index]."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(422, f"{error}" if index is None else f"item {index}: {error}") from None
+
+
+def _refuse_what_is_not_built(request: Request) -> None:
+    """Refused rather than dropped: who sends these expects them to count."""
+    if "idempotency-key" in request.headers:
+        raise Problem(422, "Idempotency-Key is not supported by this version")
+    if request.url.query:
+        raise Problem(422, "this route takes no query; an amount goes into the body as by")
+
+
+async def _read(request: Request, bytes_max: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > bytes_max:
+            raise Problem(413, f"a body has at most {bytes_max} bytes")
+    return bytes(body)
+
+
+def _counted(recorded: Recorded) -> dict[str, Value]:
+    answer = recorded.answer
+    if not isinstance(answer, Refused):
+        return answer
+    if answer.reason == "full":
+        raise Problem(
+            429, "no room for another event name (TALLY_EVENTS_MAX); known names go on", {"Retry-After": "3600"}
+        )
+    raise Problem(422, "a count cannot pass 9007199254740991")
+
+
+def _json(body: CountedHit | CountedBatch) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -1,0 +1,93 @@
+"""Limits per client address: slowapi's Limiter over a bounded store of our own."""
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Literal
+
+from limits.storage import Storage
+from slowapi import Limiter
+from slowapi.errors import RateLimitExceeded
+from slowapi.util import get_remote_address
+from slowapi.wrappers import LimitGroup
+from starlette.requests import Request
+
+from app.settings import Settings
+
+WINDOWS_MAX = 100_000  # addresses, about 20 MB; beyond it the oldest window is forgotten
+
+Budget = Literal["write", "read"]
+
+
+class BoundedStorage(Storage):
+    """Fixed windows in a dict: no thread, and a flood of addresses cannot fill the memory."""
+
+    STORAGE_SCHEME = ["bounded"]  # noqa: RUF012 # how the base class declares it
+    base_exceptions = ()
+
+    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False) -> None:
+        super().__init__(uri, wrap_exceptions)
+        self._windows: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how much is used, and when it ends
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        used, end = self._windows.get(key, (0, 0.0))
+        if end <= time.time():
+            used, end = 0, time.time() + expiry
+            self._windows.pop(key, None)  # a new window is the youngest
+        self._windows[key] = (used + amount, end)
+        if len(self._windows) > WINDOWS_MAX:
+            self._windows.popitem(last=False)
+        return used + amount
+
+    def get(self, key: str) -> int:
+        used, end = self._windows.get(key, (0, 0.0))
+        return used if end > time.time() else 0
+
+    def get_expiry(self, key: str) -> float:
+        return self._windows.get(key, (0, time.time()))[1]
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> None:
+        self._windows.clear()
+
+    def clear(self, key: str) -> None:
+        self._windows.pop(key, None)
+
+
+class Limits:
+    def __init__(self, settings: Settings) -> None:
+        self._limiter = Limiter(client, storage_uri="bounded://", strategy="fixed-window").limiter
+        rates: dict[Budget, str] = {"write": settings.write_limit, "read": settings.read_limit}
+        self._limits = {
+            budget: list(LimitGroup(rate, client, budget, False, None, None, None, 1, False))
+            for budget, rate in rates.items()
+        }
+
+    def charge(self, request: Request, budget: Budget, cost: int = 1) -> None:
+        """Take from this client's budget, or raise RateLimitExceeded."""
+        address = client(request)
+        for limit in self._limits[budget]:
+            if not self._limiter.hit(limit.limit, budget, address, cost=min(cost, limit.limit.amount)):
+                end = self._limiter.get_window_stats(limit.limit, budget, address).reset_time
+                exceeded = RateLimitExceeded(limit)
+                exceeded.detail = f"more than {limit.limit} from one address"
+                exceeded.headers = {"Retry-After": str(max(1, math.ceil(end - time.time())))}
+                raise exceeded
+
+
+def client(request: Request) -> str:
+    return _network(get_remote_address(request))
+
+
+@lru_cache(maxsize=10_000)
+def _network(address: str) -> str:
+    """What is limited: an address, but of IPv6 the /64, which is what one client has."""
+    try:
+        ip = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False))

@@ -1,0 +1,152 @@
+"""Live numbers: what each commit changed, sent to every open page over Socket.IO."""
+
+import logging
+import secrets
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import socketio
+from engineio.packet import MESSAGE, Packet
+
+from app.events import EVERYTHING, Clock, Moment
+from app.stores.base import CounterStore
+
+CLIENTS_MAX = 10_000
+QUEUE_MAX = 20_000  # messages waiting for one client: two of the largest batches; who has more is cut, and comes back
+PAGE_NAMES = 1000  # names in one message of a snapshot
+
+log = logging.getLogger("tally.live")
+
+
+class _Client(NamedTuple):
+    """A connection of one namespace."""
+
+    engine_id: str
+    dashboard: bool
+
+
+class Live:
+    def __init__(self, store: CounterStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._epoch = secrets.token_hex(4)
+        self._seq = 0
+        self._moment = clock.moment()
+        self._counts: dict[str, int] = {}  # of the day; an event's index is its place
+        self._index: dict[str, int] = {}
+        self._state: dict[str, object] = {"status": "ok", "reasons": []}
+        self._clients: dict[str, _Client] = {}
+        self.server = socketio.AsyncServer(
+            async_mode="asgi",
+            namespaces=["/", "/live"],
+            always_connect=True,  # so that the snapshot can follow the greeting at once
+            max_http_buffer_size=16_384,  # clients say next to nothing
+            logger=logging.getLogger("tally.socketio"),
+            engineio_logger=logging.getLogger("tally.engineio"),
+        )
+        for namespace in ("/", "/live"):
+            self.server.on("connect", self._connector(namespace), namespace=namespace)
+            self.server.on("disconnect", self._disconnect, namespace=namespace)
+        self.server.on("resync", self._resync, namespace="/live")
+
+    async def publish(self, moment: Moment, changes: dict[str, int]) -> None:
+        """Send what a commit changed: absolute counts, of which a page keeps the larger."""
+        await self.turn(moment)
+        if moment.day < self._moment.day:
+            return  # it landed on a day that is over
+        grown = {event: count for event, count in changes.items() if count > self._counts.get(event, 0)}
+        if not grown:
+            return
+        fresh = [event for event in grown if event not in self._index]
+        self._index.update({event: len(self._index) + i for i, event in enumerate(fresh)})
+        self._counts.update(grown)
+        self._seq += 1
+        pairs = [[self._index[event], count] for event, count in grown.items()]
+        changed = _packet("/live", "changes", {"seq": self._seq, "changes": pairs, "names": fresh})
+        updates = [_packet("/", "update", {"eventName": event, "count": count}) for event, count in grown.items()]
+        await self._broadcast(updates, [changed])
+
+    async def turn(self, moment: Moment) -> None:
+        """Begin a new day, once: counts restart at 0 on every page."""
+        if moment.day <= self._moment.day:
+            return
+        self._moment, self._counts, self._index = moment, {}, {}
+        self._seq += 1
+        reset = {"day": moment.date}
+        await self._broadcast([_packet("/", "reset", reset)], [_packet("/live", "reset", reset), *self._snapshot()])
+
+    async def refresh(self) -> None:
+        """Show what the store has and no commit here has told: what was there before, and other nodes' hits."""
+        moment = self._clock.moment()
+        (counts,) = await self._store.read([("day", moment.day)])
+        counts.pop(EVERYTHING, None)
+        await self.publish(moment, counts)
+
+    async def tell_state(self) -> None:
+        """Tell the dashboards when the store went away or came back."""
+        away = self._store.stale_seconds() is not None
+        state: dict[str, object] = {
+            "status": "degraded" if away else "ok",
+            "reasons": ["the store is away"] if away else [],
+        }
+        if state != self._state:
+            self._state = state
+            await self._broadcast([], [_packet("/live", "state", state)])
+
+    def _connector(self, namespace: str) -> Any:
+        async def connect(sid: str, _environ: dict[str, Any]) -> None:
+            if len(self._clients) >= CLIENTS_MAX:
+                raise socketio.exceptions.ConnectionRefusedError("too many connections")
+            engine_id = self.server.manager.eio_sid_from_sid(sid, namespace)
+            self._clients[sid] = _Client(engine_id, dashboard=namespace == "/live")
+            await self._resync(sid)
+
+        return connect
+
+    async def _disconnect(self, sid: str, _reason: str) -> None:
+        self._clients.pop(sid, None)
+
+    async def _resync(self, sid: str, *_: object) -> None:
+        client = self._clients.get(sid)
+        if client and client.dashboard:
+            await self._send(sid, client, [*self._snapshot(), _packet("/live", "state", self._state)])
+
+    def _snapshot(self) -> list[Packet]:
+        """All of the day, in pages."""
+        head = {
+            "epoch": self._epoch,
+            "seq": self._seq,
+            "day": self._moment.date,
+            "generation": 0,  # it moves when counts are corrected, which nobody can do yet
+            "resetsAt": datetime.fromtimestamp(self._clock.calendar.next_day(self._moment.day), UTC).isoformat(),
+            "size": len(self._index),
+        }
+        names = list(self._index)
+        counts = [self._counts[event] for event in names]
+        return [
+            _packet("/live", "snapshot", head | {"offset": i, "names": names[i:end], "counts": counts[i:end]})
+            for i in range(0, max(1, len(names)), PAGE_NAMES)
+            for end in [i + PAGE_NAMES]
+        ]
+
+    async def _broadcast(self, plain: list[Packet], dashboards: list[Packet]) -> None:
+        for sid, client in list(self._clients.items()):
+            await self._send(sid, client, dashboards if client.dashboard else plain)
+
+    async def _send(self, sid: str, client: _Client, packets: list[Packet]) -> None:
+        socket = self.server.eio.sockets.get(client.engine_id)
+        if socket is None or socket.queue.qsize() + len(packets) > QUEUE_MAX:
+            log.info("a client that reads too little is cut")
+            self._clients.pop(sid, None)
+            if socket:
+                await socket.close(wait=False, abort=True)
+            return
+        for packet in packets:
+            await socket.send(packet)
+
+
+def _packet(namespace: str, event: str, data: object) -> Packet:
+    """A Socket.IO event, encoded once for all who get it."""
+    where = "" if namespace == "/" else f"{namespace},"
+    return Packet(MESSAGE, f"2{where}{msgspec.json.encode([event, data]).decode()}")

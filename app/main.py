@@ -1,0 +1,123 @@
+"""The composition root: create_app(settings) builds the parts, one lifespan starts and stops them."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import socketio
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import __version__, ingest, problems, query
+from app.events import Calendar, Clock
+from app.limits import Limits
+from app.live import Live
+from app.recorder import Recorder
+from app.schedule import schedule
+from app.settings import Settings
+from app.stores.base import CounterStore
+from app.stores.memory import MemoryStore
+from app.stores.redis import RedisStore
+from app.stores.spool import SpooledStore
+from app.stores.sqlite import SqliteStore
+
+# beside the code in a checkout and in the image, inside the package in a wheel
+STATIC = next(
+    path for path in (Path(__file__).parent / "static", Path(__file__).parent.parent / "static") if path.is_dir()
+)
+
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+]
+_TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
+
+
+def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
+    clock = Clock(Calendar(settings.zone), now)
+    store = create_store(settings)
+    limits = Limits(settings)
+    live = Live(store, clock)
+    recorder = Recorder(store, clock, live.publish)
+    jobs = schedule(live, clock, shared=store.kind == "redis")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await store.open()
+        try:
+            await live.refresh()
+            recorder.start()
+            jobs.start()
+            yield
+            jobs.shutdown()
+            await recorder.close()
+            await live.server.shutdown()
+        finally:
+            await store.close()
+
+    app = FastAPI(
+        title="Tally",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # /docs is ours: FastAPI's loads its files from elsewhere
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.jobs = jobs
+    problems.install(app)
+    ingest.add_routes(app, recorder, limits)
+    query.add_routes(app, store, clock, limits)
+    for path, page in (("/", "index.html"), ("/docs", "docs.html")):
+        app.add_api_route(path, _page(page), include_in_schema=False)
+    app.mount("/socket.io", socketio.ASGIApp(live.server))
+    app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
+    app.mount("/static", StaticFiles(directory=STATIC))
+    app.add_middleware(_SecurityHeaders)
+    return app
+
+
+def create_store(settings: Settings) -> CounterStore:
+    if settings.store_kind == "memory":
+        return MemoryStore(settings.events_max)
+    if settings.store_kind == "sqlite":
+        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), settings.events_max)
+    redis = RedisStore(settings.store, settings.events_max)
+    return SpooledStore(redis, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
+
+
+def _page(name: str) -> Callable[[], FileResponse]:
+    return lambda: FileResponse(STATIC / name)
+
+
+class _SecurityHeaders:
+    """On every answer: what a browser may do with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        policy = _CSP + ("" if scope.get("path", "").startswith("/docs") else _TRUSTED_TYPES)
+        headers = [*_HEADERS, (b"content-security-policy", policy.encode())]
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`uvicorn app.main:app`: the app is made when asked for, so that importing this module reads no environment."""
+    if name == "app":
+        return create_app(Settings())
+    raise AttributeError(name)

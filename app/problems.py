@@ -1,0 +1,51 @@
+"""The one shape of every error: RFC 9457 problem details."""
+
+from http import HTTPStatus
+from typing import Any, Literal
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from app.recorder import Overloaded
+from app.stores.base import OutcomeUnknown, StoreUnavailable
+
+Problem = HTTPException  # raised wherever a request is refused
+
+
+class ProblemDetails(BaseModel):
+    """What went wrong; `counted` says whether a POST may have been counted all the same."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    counted: Literal["no", "unknown"] | None = None
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses for a route's OpenAPI."""
+    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    async def answer(request: Request, error: Exception) -> Response:
+        status, detail, headers = 500, "an unexpected error; the log has it", None
+        if isinstance(error, HTTPException):
+            status, detail, headers = error.status_code, str(error.detail), error.headers
+        elif isinstance(error, RequestValidationError):  # said without the input, which may be no JSON at all
+            status = 422
+            detail = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
+        elif isinstance(error, (StoreUnavailable, OutcomeUnknown, Overloaded)):
+            status, detail, headers = 503, str(error), {"Retry-After": "1"}
+        problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+        if request.method == "POST":  # only a POST could have counted
+            unknown = status == 500 or isinstance(error, OutcomeUnknown)
+            problem["counted"] = "unknown" if unknown else "no"
+        return Response(msgspec.json.encode(problem), status, headers, media_type="application/problem+json")
+
+    for kind in (HTTPException, RequestValidationError, StoreUnavailable, OutcomeUnknown, Overloaded, Exception):
+        app.add_exception_handler(kind, answer)

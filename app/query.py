@@ -1,0 +1,187 @@
+"""HTTP out: counts, rankings, series, history and health."""
+
+import base64
+import heapq
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+import msgspec
+from fastapi import Depends, FastAPI, Query, Request, Response
+from typing_extensions import TypedDict
+
+from app import __version__
+from app.events import EVERYTHING, TOTAL, Bucket, Clock, InvalidName, Step, day_start, event_name
+from app.ingest import path_name
+from app.limits import Limits
+from app.problems import Problem, documented
+from app.stores.base import Ack, CounterStore
+
+POINTS_MAX = 1440  # the minutes of a day
+LINES_MAX = 100  # events in one answer of /series
+
+PathEvent = Annotated[str, Depends(path_name)]
+Points = Annotated[int, Query(ge=1, le=POINTS_MAX)]
+
+
+class EventValue(TypedDict):
+    eventName: str
+    count: int
+    total: int
+    day: str
+
+
+class Ranked(TypedDict):
+    rank: int
+    eventName: str
+    count: int
+
+
+class Point(TypedDict):
+    start: str
+    count: int
+
+
+class Series(TypedDict):
+    eventName: str | None
+    step: Step
+    points: list[Point]
+
+
+class Part(TypedDict):
+    until: str
+    counts: dict[str, int]
+
+
+class ClosedDay(TypedDict):
+    day: str
+    parts: list[Part]
+
+
+class Health(TypedDict):
+    status: Literal["ok", "degraded"]
+    reasons: list[str]
+    store: str
+    ack: Ack
+    resetsAt: str
+    version: str
+
+
+def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) -> None:
+    calendar = clock.calendar
+
+    async def charge(request: Request, response: Response) -> None:
+        limits.charge(request, "read")
+        stale = store.stale_seconds()
+        if stale is not None:
+            response.headers["Tally-Stale"] = str(round(stale))
+
+    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(404, 422, 429, 503)}
+
+    @app.get("/event/{name}", **every)
+    async def read_event(event: PathEvent) -> EventValue:
+        """One event's count of the current day, and its total; 0 for an unknown one."""
+        moment = clock.moment()
+        day, total = await store.read([("day", moment.day), TOTAL], [event])
+        return EventValue(eventName=event, count=day.get(event, 0), total=total.get(event, 0), day=moment.date)
+
+    @app.get("/events", **every)
+    async def read_events(
+        response: Response,
+        prefix: str = "",
+        sort: Literal["name", "-count"] = "name",
+        limit: Annotated[int | None, Query(ge=1)] = None,
+        after: str | None = None,
+    ) -> dict[str, int]:
+        """All counts of the current day. A limit that left some out answers with a Link to the next page."""
+        counts = await _counts(("day", clock.moment().day))
+        places = sorted(
+            (-n if sort == "-count" else 0, event) for event, n in counts.items() if event.startswith(prefix)
+        )
+        if after is not None:
+            past = _place(after)
+            places = [place for place in places if place > past]
+        if limit is not None and limit < len(places):
+            places = places[:limit]
+            query = {"prefix": prefix, "sort": sort, "limit": limit, "after": _cursor(places[-1])}
+            response.headers["Link"] = f'</events?{urlencode(query)}>; rel="next"'
+        return {event: counts[event] for _, event in places}
+
+    @app.get("/leaderboard", **every)
+    async def read_leaderboard(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 10, window: Literal["today", "total"] = "today"
+    ) -> list[Ranked]:
+        """The events with the largest counts of the day, or of all time."""
+        counts = await _counts(TOTAL if window == "total" else ("day", clock.moment().day))
+        best = heapq.nsmallest(limit, counts.items(), key=lambda item: (-item[1], item[0]))
+        return [Ranked(rank=i, eventName=event, count=count) for i, (event, count) in enumerate(best, 1)]
+
+    @app.get("/event/{name}/series", **every)
+    async def read_event_series(event: PathEvent, step: Step = "minute", points: Points = 60) -> Series:
+        """One event's counts by minute, hour or day, oldest first; the last one is running."""
+        return (await _series([event], step, points))[0]
+
+    @app.get("/series", **every)
+    async def read_series(
+        event: Annotated[list[str] | None, Query(max_length=LINES_MAX)] = None,
+        step: Step = "minute",
+        points: Points = 60,
+    ) -> Series | list[Series]:
+        """All events together; or, with ?event=a&event=b, a list of those."""
+        if not event:
+            return (await _series([EVERYTHING], step, points))[0]
+        try:
+            return await _series([event_name(text) for text in event], step, points)
+        except InvalidName as error:
+            raise Problem(422, f"event: {error}") from None
+
+    @app.get("/history/{day}", **every)
+    async def read_history(day: date) -> ClosedDay:
+        """A closed day's counts."""
+        if day.isoformat() >= clock.moment().date:
+            raise Problem(404, "that day is not over")
+        end = day_start(calendar.zone, day + timedelta(days=1))
+        counts = await _counts(("day", day_start(calendar.zone, day)))
+        return ClosedDay(day=day.isoformat(), parts=[Part(until=_stamp(end), counts=counts)])
+
+    @app.get("/health")
+    async def read_health() -> Health:
+        """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
+        stale = store.stale_seconds()
+        return Health(
+            status="ok" if stale is None else "degraded",
+            reasons=[] if stale is None else [f"the store is away for {stale:.0f} s, hits are spooled"],
+            store=store.kind,
+            ack=store.ack if stale is None else "spooled",
+            resetsAt=_stamp(calendar.next_day(clock.at())),
+            version=__version__,
+        )
+
+    async def _counts(bucket: Bucket) -> dict[str, int]:
+        (counts,) = await store.read([bucket])
+        counts.pop(EVERYTHING, None)
+        return counts
+
+    async def _series(events: Sequence[str], step: Step, points: int) -> list[Series]:
+        starts = calendar.starts(step, clock.at(), points)
+        found = await store.read([(step, start) for start in starts], events)
+        stamped = [(_stamp(start), counts) for start, counts in zip(starts, found, strict=True)]
+        return [
+            Series(eventName=e or None, step=step, points=[Point(start=s, count=c.get(e, 0)) for s, c in stamped])
+            for e in events
+        ]
+
+    def _stamp(second: int) -> str:
+        return datetime.fromtimestamp(second, calendar.zone).isoformat()
+
+
+def _cursor(place: tuple[int, str]) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
+
+
+def _place(cursor: str) -> tuple[int, str]:
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=tuple[int, str])
+    except (ValueError, msgspec.DecodeError):
+        raise Problem(422, "after: not a cursor of this listing") from None
