@@ -116,7 +116,7 @@ def path_name(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: A
 def parse_batch(body: bytes) -> list[Hit]:
     """The hits of a batch, told apart by the body alone."""
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Problem(422, "the body is not UTF-8") from None
     first = text.lstrip(" \t\r\n")[:1]

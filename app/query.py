@@ -139,8 +139,8 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) 
     @app.get("/history/{day}", **every)
     async def read_history(day: date) -> ClosedDay:
         """A closed day's counts."""
-        if day.isoformat() >= clock.moment().date:
-            raise Problem(404, "that day is not over")
+        if not "1970-01-02" <= day.isoformat() < clock.moment().date:
+            raise Problem(404, "no day that is over")
         end = day_start(calendar.zone, day + timedelta(days=1))
         counts = await _counts(("day", day_start(calendar.zone, day)))
         return ClosedDay(day=day.isoformat(), parts=[Part(until=_stamp(end), counts=counts)])

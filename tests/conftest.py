@@ -151,7 +151,7 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Served]:
     app = create_app(settings, clock)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_level="warning", ws_max_size=65_536))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1))
     sockets = [socket.create_server(("127.0.0.1", 0))]
     running = asyncio.create_task(server._serve(sockets))
     await eventually(lambda: server.started or running.done())
@@ -160,7 +160,7 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time) ->
     try:
         yield Served(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", settings, app)
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         await running
 
 

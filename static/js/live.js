@@ -1,0 +1,121 @@
+// @ts-check
+// The socket and its state machine. Touches no DOM.
+
+import { io } from "../vendor/socket.io.esm.min.js";
+
+const SNAPSHOT_TIMEOUT_MS = 5000; // a snapshot that has not arrived by then was lost: ask again
+const KICKED_DELAY_MS = 2000; // Socket.IO never retries after the server hung up, so we do, gently
+const FAILURES_BEFORE_HINT = 2; // two failures and never a success look like a proxy that drops upgrades
+
+/**
+ * @typedef {"loading"|"live"|"reconnecting"|"offline"|"degraded"} StatusName
+ * @typedef {{name: StatusName, reasons: string[], asOf: number, hint: boolean}} Status
+ * @typedef {{seq: number, changes: [number, number][], names: string[]}} Changes
+ * @typedef {{epoch: string, seq: number, resetsAt: string|null, offset: number, size: number,
+ *            names: string[], counts: number[]}} Snapshot
+ * @param {{onSnapshot: (s: Snapshot) => void, onChanges: (c: Changes) => void, onStatus: (s: Status) => void}} on
+ */
+export function openLive({ onSnapshot, onChanges, onStatus }) {
+  const socket = io("/live", { transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
+  let [seq, size, failures, timer, asOf] = [-1, 0, 0, 0, Date.now()];
+  let [awaiting, synced, everSynced, online] = [true, false, false, navigator.onLine];
+  /** @type {Snapshot|null} */ let pages = null;
+  /** @type {Changes[]} */ let early = [];
+  /** @type {string[]|null} */ let degraded = null;
+
+  /** @returns {StatusName} */
+  function name() {
+    if (!online) return "offline";
+    if (!synced) return everSynced || failures ? "reconnecting" : "loading";
+    return degraded ? "degraded" : "live";
+  }
+
+  function report() {
+    onStatus({ name: name(), reasons: degraded ?? [], asOf, hint: !everSynced && failures >= FAILURES_BEFORE_HINT });
+  }
+
+  /** Data is proof: whatever the browser says about the network, the server was just heard. */
+  function heard() {
+    asOf = Date.now();
+    if (online) return;
+    online = true;
+    report();
+  }
+
+  function expectSnapshot() {
+    [awaiting, pages, early] = [true, null, []];
+    watch();
+  }
+
+  function watch() {
+    clearTimeout(timer);
+    timer = setTimeout(() => awaiting && socket.connected && resync(), SNAPSHOT_TIMEOUT_MS);
+  }
+
+  function resync() {
+    expectSnapshot();
+    socket.emit("resync");
+  }
+
+  /** @param {Snapshot} page */
+  function takePage(page) {
+    heard();
+    if (page.offset === 0) pages = { ...page, names: [], counts: [] };
+    if (pages?.epoch !== page.epoch || pages.seq !== page.seq || page.offset !== pages.names.length) return resync();
+    pages.names.push(...page.names);
+    pages.counts.push(...page.counts);
+    if (pages.names.length >= page.size) finish(pages);
+  }
+
+  /** @param {Snapshot} whole */
+  function finish(whole) {
+    clearTimeout(timer);
+    const late = early;
+    ({ seq, size } = whole);
+    [awaiting, synced, everSynced, failures, pages, early] = [false, true, true, 0, null, []];
+    report();
+    onSnapshot(whole);
+    late.forEach(takeChanges);
+  }
+
+  /** @param {Changes} message */
+  function takeChanges(message) {
+    heard();
+    if (awaiting) return early.push(message);
+    if (message.seq <= seq) return;
+    const grown = size + message.names.length;
+    if (message.seq !== seq + 1 || message.changes.some(([index]) => index >= grown)) return resync();
+    [seq, size] = [message.seq, grown];
+    onChanges(message);
+  }
+
+  function retry() {
+    if (!socket.connected) socket.disconnect().connect();
+  }
+
+  // The client hands over messages that came early before it says "connect": keep what is there.
+  socket.on("connect", watch);
+  socket.on("snapshot", takePage);
+  socket.on("changes", takeChanges);
+  socket.on("reset", expectSnapshot);
+  socket.on("state", (/** @type {{status: string, reasons?: string[]}} */ state) => {
+    degraded = state.status === "degraded" ? state.reasons ?? [] : null;
+    report();
+  });
+  socket.on("disconnect", (/** @type {string} */ reason) => {
+    synced = false;
+    expectSnapshot();
+    report();
+    if (reason === "io server disconnect") setTimeout(() => socket.connect(), KICKED_DELAY_MS);
+  });
+  socket.on("connect_error", () => {
+    failures += 1;
+    report();
+    if (!socket.active) setTimeout(() => socket.connect(), KICKED_DELAY_MS);
+  });
+  socket.io.on("ping", heard);
+  addEventListener("offline", () => { online = false; report(); });
+  addEventListener("online", () => { online = true; report(); retry(); });
+  report();
+  return { retry };
+}

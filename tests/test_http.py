@@ -1,0 +1,307 @@
+"""The HTTP contract: forms of a batch, what is refused and how, reads, and OpenAPI."""
+
+import asyncio
+import json
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import ROOT, ChosenClock, RedisServer, serving, settings_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.events import Hit
+from app.ingest import parse_batch
+from app.main import create_app
+from app.problems import Problem
+
+
+@pytest.fixture
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> AsyncIterator[httpx.AsyncClient]:
+    chosen = getattr(request, "param", {})
+    clock.go_to("2026-03-28T22:30:00+00:00")
+    app = create_app(settings_for("sqlite", tmp_path, redis_server, **{"write_limit": "100000/second", **chosen}), clock)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://tally") as client:
+        yield client
+
+
+async def test_a_hit_answers_its_name_count_total_day_and_ack(client: httpx.AsyncClient) -> None:
+    await client.post("/event/a")
+    answer = await client.post("/event/a", json={"by": 41})
+    expected = {"eventName": "a", "count": 42, "total": 42, "day": "2026-03-28", "ack": "disk"}
+    assert answer.json() == expected
+    assert (await client.get("/event/a")).json() == {k: v for k, v in expected.items() if k != "ack"}
+
+
+@pytest.mark.parametrize(
+    ("body", "counts"),
+    [
+        (b'[{"event":"a"},{"event":"b","by":3},{"event":"a"}]', {"a": 2, "b": 3}),
+        (b' \n[\n]', {}),
+        (b'{"a": 3, "b": 1}', {"a": 3, "b": 1}),
+        (b'{"a": 3,\n "a": 4}', {"a": 7}),
+        (b'{"by": 3}', {"by": 3}),
+        (b"{}", {}),
+        (b'{"event":"a"}', {"a": 1}),
+        (b'{"event":"a","by":2}\n\n{"event":"b"}\r\n', {"a": 2, "b": 1}),
+        (b'{\n"event":\n"a"}', {"a": 1}),
+        (b"a\nb\r\n\n  \na\n", {"a": 2, "b": 1}),
+        ("é\ne\u0301\n".encode(), {"é": 2}),
+        (b"C++ [x]\n{y}", {"C++ [x]": 1, "{y}": 1}),
+        (b"", {}),
+        (b'\xef\xbb\xbf[{"event":"a"}]', {"a": 1}),
+    ],
+)
+async def test_a_batch_is_told_apart_by_its_body(client: httpx.AsyncClient, body: bytes, counts: dict[str, int]) -> None:
+    for content_type in ("application/json", "application/x-www-form-urlencoded"):
+        answer = await client.post("/events", content=body, headers={"content-type": content_type})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["accepted"] == sum(counts.values())
+    expected = {name: 2 * count for name, count in counts.items()}
+    assert (await client.get("/events")).json() == expected
+    assert answer.json()["counts"] == expected
+
+
+BAD_BATCHES = [
+    (b'[{"event":"a"},{"event":""}]', "item 1"),
+    (b'[{"event":"a"},{"event":"b","by":0}]', "$[1].by"),
+    (b'[{"event":"a","by":1000001}]', "$[0].by"),
+    (b'[{"event":"a","by":true}]', "$[0].by"),
+    (b'[{"event":"a","by":"5"}]', "$[0].by"),
+    (b'[{"event":"a","by":1.5}]', "$[0].by"),
+    (b'[{"event":"a","by":NaN}]', "JSON"),
+    (b'[{"event":"a","by":1e400}]', "$[0].by"),
+    (b'[{"event":"a"},{"event":"b","user":"u"}]', "user"),
+    (b'[{"event":"\\ud800"}]', ""),
+    (b'["a"]', "$[0]"),
+    (b"[" * 100_000, ""),
+    (b'{"a":' * 100_000, "item 0"),
+    (b'[{"event":"a"}', ""),
+    (b'{"a": 1, "b": 0}', "item 1"),
+    (b'{"a": 1, "b": -1}', "item 1"),
+    (b'{"a": 1, "b": 2.5}', "item 0"),
+    (b'{"a": 1, "b": true}', "item 0"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "item 0"),
+    (b'{"event":"a"}\n{"event":5}', "item 1"),
+    (b'{"event":"a"}\n{"event":"b"', "item 1"),
+    (b'{"event":"a"}\n[]', "item 1"),
+    (b"a\nb/c\n", "item 1"),
+    (b"a\n b\n", "item 1"),
+    (b"a\n\x00\n", "item 1"),
+    (b"a\n\xff\n", "UTF-8"),
+    ('[{"event":"a"}]'.encode("utf-16"), ""),
+]
+
+
+@pytest.mark.parametrize(("body", "where"), BAD_BATCHES)
+async def test_a_bad_item_refuses_the_whole_batch_and_names_its_place(
+    client: httpx.AsyncClient, body: bytes, where: str
+) -> None:
+    answer = await client.post("/events", content=body)
+    assert_problem(answer, 422, "no")
+    assert where in answer.json()["detail"]
+    assert (await client.get("/events")).json() == {}
+
+
+async def test_a_batch_has_a_bound_in_items_and_in_bytes(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/events", content=b"a\n" * 10_000)).json()["accepted"] == 10_000
+    assert_problem(await client.post("/events", content=b"a\n" * 10_001), 413, "no")
+    assert_problem(await client.post("/events", content=b"x" * (4 * 1024 * 1024 + 1)), 413, "no")
+    assert_problem(await client.post("/event/a", content=b" " * 20_000), 413, "no")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"by":0}', b'{"by":1000001}', b'{"by":-1}', b'{"by":1.5}', b'{"by":"1"}', b'{"by":true}', b'{"by":null}', b"[]", b"x"]
+    + [b'{"by":NaN}', b"null", b'{"user":"u"}', b'{"session":"s"}', b'{"x":1}', b"\xff", b"[" * 10_000],
+)
+async def test_a_bad_body_of_a_hit_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+    assert_problem(await client.post("/event/a", content=body), 422, "no")
+    assert (await client.get("/event/a")).json()["count"] == 0
+
+
+async def test_what_is_not_built_yet_is_refused_and_not_dropped(client: httpx.AsyncClient) -> None:
+    for path in ("/event/a", "/events"):
+        assert_problem(await client.post(path, content=b"", headers={"Idempotency-Key": "k"}), 422, "no")
+        assert_problem(await client.post(path + "?by=5", content=b""), 422, "no")
+
+
+@pytest.mark.parametrize(
+    ("segment", "status"),
+    [("%C3%A9", 200), ("%f0%9f%91%8d", 200), ("a%20b", 200), ("%2E", 422), ("..%20", 422), ("%ff%fe", 422), ("%c0%af", 422)]
+    + [("%00", 422), ("%0d%0a", 422), ("%E2%80%AE", 422), ("%20a", 422), ("x" * 129, 422), ("a%2Fb", 404), ("%zz", 200)],
+)
+async def test_a_name_in_a_path_is_read_from_its_bytes(client: httpx.AsyncClient, segment: str, status: int) -> None:
+    url = httpx.URL(str(client.base_url)).copy_with(raw_path=f"/event/{segment}".encode())
+    answers = [await client.post(url), await client.get(url)]
+    assert [answer.status_code for answer in answers] == [status, status]
+    if status != 200:
+        assert_problem(answers[0], status, "no")
+        assert_problem(answers[1], status, None)
+
+
+@pytest.mark.parametrize("client", [{"events_max": 2}], indirect=True)
+async def test_over_the_cap_a_new_name_is_429_and_known_ones_go_on(client: httpx.AsyncClient) -> None:
+    for name in "ab":
+        await client.post(f"/event/{name}")
+    refused = await client.post("/event/c")
+    assert_problem(refused, 429, "no")
+    assert "TALLY_EVENTS_MAX" in refused.json()["detail"]
+    assert_problem(await client.post("/events", json={"a": 1, "c": 1}), 429, "no")
+    assert (await client.post("/event/a")).json()["count"] == 2
+
+
+async def test_a_count_stops_at_what_json_can_say(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    items = [{"event": "a", "by": 1_000_000}] * 10_000
+    answer = await client.post("/events", json=items)
+    assert answer.json()["counts"] == {"a": 10_000_000_000}
+
+
+@pytest.mark.parametrize("client", [{"write_limit": "3/minute"}], indirect=True)
+async def test_a_batch_costs_one_for_each_hundred_items_begun(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/events", content=b"a\n" * 200)).status_code == 200  # two of three
+    assert_problem(await client.post("/events", content=b"a\n" * 101), 429, "no")
+    assert (await client.get("/events")).json() == {"a": 200}
+
+
+@pytest.mark.parametrize("client", [{"write_limit": "3/minute"}], indirect=True)
+async def test_a_large_batch_costs_at_most_the_whole_limit(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/events", content=b"a\n" * 10_000)).status_code == 429
+    # the whole limit is what it costs, but only an untouched budget has it
+    assert (await client.get("/events")).json() == {}
+
+
+async def test_events_are_filtered_sorted_and_paged(client: httpx.AsyncClient) -> None:
+    await client.post("/events", json={"page.a": 5, "page.b": 9, "page.c": 5, "other": 7})
+    assert list((await client.get("/events")).json()) == ["other", "page.a", "page.b", "page.c"]
+    assert list((await client.get("/events?prefix=page.&sort=-count")).json()) == ["page.b", "page.a", "page.c"]
+    for sort in ("name", "-count"):
+        seen, url = [], f"/events?sort={sort}&limit=3&prefix="
+        while url:
+            answer = await client.get(url)
+            seen += answer.json()
+            url = answer.links.get("next", {}).get("url")
+        assert seen == list((await client.get(f"/events?sort={sort}")).json())
+
+
+async def test_series_are_filled_with_zeros_and_end_with_the_running_bucket(
+    client: httpx.AsyncClient, clock: ChosenClock
+) -> None:
+    await client.post("/event/a", json={"by": 2})
+    clock.go_to("2026-03-28T23:10:00+00:00")
+    await client.post("/events", json={"a": 1, "b": 5})
+    series = (await client.get("/event/a/series?step=hour&points=3")).json()
+    assert (series["eventName"], series["step"]) == ("a", "hour")
+    assert [point["count"] for point in series["points"]] == [0, 2, 1]
+    assert series["points"][-1]["start"] == "2026-03-28T23:00:00+00:00"
+    together = (await client.get("/series?step=day&points=2")).json()
+    assert (together["eventName"], [point["count"] for point in together["points"]]) == (None, [0, 8])
+    lines = (await client.get("/series?event=a&event=b&event=a&points=1")).json()
+    assert [(line["eventName"], line["points"][0]["count"]) for line in lines] == [("a", 1), ("b", 5), ("a", 1)]
+
+
+@pytest.mark.parametrize("client", [{"timezone": "Europe/Berlin"}], indirect=True)
+async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/event/a")  # 23:30 in Berlin, the evening before the clock goes forward
+    clock.go_to("2026-03-29T10:00:00+00:00")
+    assert (await client.post("/event/a")).json() | {"ack": ""} == {
+        "eventName": "a", "count": 1, "total": 2, "day": "2026-03-29", "ack": ""
+    }  # fmt: skip
+    points = (await client.get("/event/a/series?step=day&points=2")).json()["points"]
+    assert points == [{"start": "2026-03-28T00:00:00+01:00", "count": 1}, {"start": "2026-03-29T00:00:00+01:00", "count": 1}]
+    history = (await client.get("/history/2026-03-28")).json()
+    assert history == {"day": "2026-03-28", "parts": [{"until": "2026-03-29T00:00:00+01:00", "counts": {"a": 1}}]}
+    assert (await client.get("/health")).json()["resetsAt"] == "2026-03-30T00:00:00+02:00"
+
+
+async def test_leaderboards_of_today_and_of_all_time(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/events", json={"old": 10, "a": 1})
+    clock.go_to("2026-03-29T00:10:00+00:00")
+    await client.post("/events", json={"a": 2, "b": 2})
+    names = [row["eventName"] for row in (await client.get("/leaderboard")).json()]
+    assert names == ["a", "b"]
+    total = (await client.get("/leaderboard?window=total&limit=2")).json()
+    assert total == [{"rank": 1, "eventName": "old", "count": 10}, {"rank": 2, "eventName": "a", "count": 3}]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/leaderboard?limit=0", 422), ("/leaderboard?window=1h", 422), ("/series?points=0", 422), ("/series?step=week", 422)]
+    + [("/series?points=1441", 422), ("/events?after=x", 422), ("/events?after=WzFd", 422), ("/events?sort=x", 422)]
+    + [("/series?event=", 422), ("/series?" + "event=a&" * 101, 422), ("/history/2026-03-28", 404), ("/nothing", 404)]
+    + [("/history/2999-01-01", 404), ("/history/x", 422), ("/history/0001-01-01", 404), ("/event/a/b/c", 404)],
+)
+async def test_reads_refuse_what_makes_no_sense(client: httpx.AsyncClient, path: str, status: int) -> None:
+    assert_problem(await client.get(path), status, None)
+
+
+async def test_methods_that_are_not_there_are_405(client: httpx.AsyncClient) -> None:
+    assert_problem(await client.delete("/event/a"), 405, None)
+    assert_problem(await client.post("/leaderboard"), 405, "no")
+
+
+@pytest.mark.parametrize("client", [{"read_limit": "2/minute"}], indirect=True)
+async def test_reads_have_a_budget_of_their_own(client: httpx.AsyncClient) -> None:
+    assert [(await client.get("/events")).status_code for _ in range(3)] == [200, 200, 429]
+    assert (await client.post("/event/a")).status_code == 200
+    assert (await client.get("/health")).status_code == 200
+
+
+async def test_every_answer_carries_the_security_headers(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs", "/static/app.css", "/events", "/nothing"):
+        headers = (await client.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in headers["content-security-policy"]
+
+
+async def test_openapi_documents_what_is_served(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
+    assert operations == {
+        "POST /event/{name}", "GET /event/{name}", "POST /events", "GET /events", "GET /leaderboard",
+        "GET /event/{name}/series", "GET /series", "GET /history/{day}", "GET /health",
+    }  # fmt: skip
+    assert set(document["paths"]["/events"]["post"]["responses"]) == {"200", "413", "422", "429", "503"}
+    page = (await client.get("/docs")).text
+    assert "http://" not in page
+    assert "https://" not in page
+    assert (await client.get("/docs/assets/swagger-ui-bundle.js")).status_code == 200
+
+
+async def test_git_log_makes_a_leaderboard_equal_to_sort_uniq(tmp_path: Path, redis_server: RedisServer) -> None:
+    log = subprocess.run(["git", "log", "--format=%an"], cwd=ROOT, capture_output=True, check=True).stdout
+    counted = Counter(line for line in log.decode().splitlines() if line)
+    async with serving(settings_for("sqlite", tmp_path, redis_server)) as served, served.client() as client:
+        command = ["curl", "-sS", "--data-binary", "@-", f"{served.url}/events"]
+        curl = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        answer, _ = await curl.communicate(log)
+        assert json.loads(answer)["accepted"] == sum(counted.values())
+        board = (await client.get("/leaderboard?limit=1000")).json()
+    assert {row["eventName"]: row["count"] for row in board} == dict(counted)
+
+
+@given(st.binary(max_size=60) | st.text("[]{}\":,ab1 \n", max_size=60).map(str.encode))
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_bytes_are_hits_or_a_problem(body: bytes) -> None:
+    try:
+        hits = parse_batch(body)
+    except Problem as problem:
+        assert problem.status_code in {413, 422}
+    else:
+        assert all(isinstance(hit, Hit) and 1 <= hit.by <= 1_000_000 for hit in hits)
+
+
+def assert_problem(answer: httpx.Response, status: int, counted: str | None) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem.get("counted") == counted
