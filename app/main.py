@@ -72,7 +72,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.jobs = jobs
+    app.state.jobs, app.state.live = jobs, live
     problems.install(app)
     ingest.add_routes(app, recorder, limits)
     query.add_routes(app, store, clock, limits)

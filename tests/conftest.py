@@ -20,6 +20,7 @@ import httpx
 import pytest
 import redis
 import uvicorn
+
 from app.main import create_app
 from app.settings import Settings
 
@@ -151,7 +152,9 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Served]:
     app = create_app(settings, clock)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1)
+    )
     sockets = [socket.create_server(("127.0.0.1", 0))]
     running = asyncio.create_task(server._serve(sockets))
     await eventually(lambda: server.started or running.done())

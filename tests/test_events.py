@@ -5,19 +5,22 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from app.events import Calendar, Clock, Hit, InvalidName, day_start, event_name, fold
 from hypothesis import given
 from hypothesis import strategies as st
+
+from app.events import Calendar, Clock, Hit, InvalidName, day_start, event_name, fold
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo"]
 ZONES += ["Atlantic/Azores", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Kiritimati", "Pacific/Apia"]
 zones = st.sampled_from(ZONES).map(ZoneInfo)
-instants = st.integers(int(datetime(2010, 1, 1, tzinfo=UTC).timestamp()), int(datetime(2037, 1, 1, tzinfo=UTC).timestamp()))
+instants = st.integers(
+    int(datetime(2010, 1, 1, tzinfo=UTC).timestamp()), int(datetime(2037, 1, 1, tzinfo=UTC).timestamp())
+)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["signup", "a b", "page.view:home", "ورود", "می‌خواهم", "👩‍💻", "é", "x" * 128, "...", "C++", "%2F", "<b>"],  # noqa: RUF001 # meant
+    ["signup", "a b", "page.view:home", "ورود", "می‌خواهم", "👩‍💻", "é", "x" * 128, "...", "C++", "%2F", "<b>"],  # meant
 )
 def test_names_of_every_script_are_names(name: str) -> None:
     assert event_name(name) == unicodedata.normalize("NFC", name)
@@ -25,7 +28,22 @@ def test_names_of_every_script_are_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "..", "a/b", " a", "a ", "x" * 129, "a\nb", "a\x00", "\u202eabc", "a\u2066b", "\ud800", "\ue000", "a\u2028b"]
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        " a",
+        "a ",
+        "x" * 129,
+        "a\nb",
+        "a\x00",
+        "\u202eabc",
+        "a\u2066b",
+        "\ud800",
+        "\ue000",
+        "a\u2028b",
+    ]
     + ["\u0378", "\xa0a"],
 )
 def test_what_is_no_name_is_refused_with_a_reason(text: str) -> None:

@@ -25,9 +25,14 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     chosen = getattr(request, "param", {})
     clock.go_to("2026-03-28T22:30:00+00:00")
-    app = create_app(settings_for("sqlite", tmp_path, redis_server, **{"write_limit": "100000/second", **chosen}), clock)
+    app = create_app(
+        settings_for("sqlite", tmp_path, redis_server, **{"write_limit": "100000/second", **chosen}), clock
+    )
     transport = httpx.ASGITransport(app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://tally") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://tally") as client,
+    ):
         yield client
 
 
@@ -43,7 +48,7 @@ async def test_a_hit_answers_its_name_count_total_day_and_ack(client: httpx.Asyn
     ("body", "counts"),
     [
         (b'[{"event":"a"},{"event":"b","by":3},{"event":"a"}]', {"a": 2, "b": 3}),
-        (b' \n[\n]', {}),
+        (b" \n[\n]", {}),
         (b'{"a": 3, "b": 1}', {"a": 3, "b": 1}),
         (b'{"a": 3,\n "a": 4}', {"a": 7}),
         (b'{"by": 3}', {"by": 3}),
@@ -58,7 +63,9 @@ async def test_a_hit_answers_its_name_count_total_day_and_ack(client: httpx.Asyn
         (b'\xef\xbb\xbf[{"event":"a"}]', {"a": 1}),
     ],
 )
-async def test_a_batch_is_told_apart_by_its_body(client: httpx.AsyncClient, body: bytes, counts: dict[str, int]) -> None:
+async def test_a_batch_is_told_apart_by_its_body(
+    client: httpx.AsyncClient, body: bytes, counts: dict[str, int]
+) -> None:
     for content_type in ("application/json", "application/x-www-form-urlencoded"):
         answer = await client.post("/events", content=body, headers={"content-type": content_type})
         assert answer.status_code == 200, answer.text
@@ -118,7 +125,17 @@ async def test_a_batch_has_a_bound_in_items_and_in_bytes(client: httpx.AsyncClie
 
 @pytest.mark.parametrize(
     "body",
-    [b'{"by":0}', b'{"by":1000001}', b'{"by":-1}', b'{"by":1.5}', b'{"by":"1"}', b'{"by":true}', b'{"by":null}', b"[]", b"x"]
+    [
+        b'{"by":0}',
+        b'{"by":1000001}',
+        b'{"by":-1}',
+        b'{"by":1.5}',
+        b'{"by":"1"}',
+        b'{"by":true}',
+        b'{"by":null}',
+        b"[]",
+        b"x",
+    ]
     + [b'{"by":NaN}', b"null", b'{"user":"u"}', b'{"session":"s"}', b'{"x":1}', b"\xff", b"[" * 10_000],
 )
 async def test_a_bad_body_of_a_hit_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
@@ -134,8 +151,24 @@ async def test_what_is_not_built_yet_is_refused_and_not_dropped(client: httpx.As
 
 @pytest.mark.parametrize(
     ("segment", "status"),
-    [("%C3%A9", 200), ("%f0%9f%91%8d", 200), ("a%20b", 200), ("%2E", 422), ("..%20", 422), ("%ff%fe", 422), ("%c0%af", 422)]
-    + [("%00", 422), ("%0d%0a", 422), ("%E2%80%AE", 422), ("%20a", 422), ("x" * 129, 422), ("a%2Fb", 404), ("%zz", 200)],
+    [
+        ("%C3%A9", 200),
+        ("%f0%9f%91%8d", 200),
+        ("a%20b", 200),
+        ("%2E", 422),
+        ("..%20", 422),
+        ("%ff%fe", 422),
+        ("%c0%af", 422),
+    ]
+    + [
+        ("%00", 422),
+        ("%0d%0a", 422),
+        ("%E2%80%AE", 422),
+        ("%20a", 422),
+        ("x" * 129, 422),
+        ("a%2Fb", 404),
+        ("%zz", 200),
+    ],
 )
 async def test_a_name_in_a_path_is_read_from_its_bytes(client: httpx.AsyncClient, segment: str, status: int) -> None:
     url = httpx.URL(str(client.base_url)).copy_with(raw_path=f"/event/{segment}".encode())
@@ -214,7 +247,10 @@ async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient
         "eventName": "a", "count": 1, "total": 2, "day": "2026-03-29", "ack": ""
     }  # fmt: skip
     points = (await client.get("/event/a/series?step=day&points=2")).json()["points"]
-    assert points == [{"start": "2026-03-28T00:00:00+01:00", "count": 1}, {"start": "2026-03-29T00:00:00+01:00", "count": 1}]
+    assert points == [
+        {"start": "2026-03-28T00:00:00+01:00", "count": 1},
+        {"start": "2026-03-29T00:00:00+01:00", "count": 1},
+    ]
     history = (await client.get("/history/2026-03-28")).json()
     assert history == {"day": "2026-03-28", "parts": [{"until": "2026-03-29T00:00:00+01:00", "counts": {"a": 1}}]}
     assert (await client.get("/health")).json()["resetsAt"] == "2026-03-30T00:00:00+02:00"
@@ -232,7 +268,12 @@ async def test_leaderboards_of_today_and_of_all_time(client: httpx.AsyncClient, 
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/leaderboard?limit=0", 422), ("/leaderboard?window=1h", 422), ("/series?points=0", 422), ("/series?step=week", 422)]
+    [
+        ("/leaderboard?limit=0", 422),
+        ("/leaderboard?window=1h", 422),
+        ("/series?points=0", 422),
+        ("/series?step=week", 422),
+    ]
     + [("/series?points=1441", 422), ("/events?after=x", 422), ("/events?after=WzFd", 422), ("/events?sort=x", 422)]
     + [("/series?event=", 422), ("/series?" + "event=a&" * 101, 422), ("/history/2026-03-28", 404), ("/nothing", 404)]
     + [("/history/2999-01-01", 404), ("/history/x", 422), ("/history/0001-01-01", 404), ("/event/a/b/c", 404)],
@@ -286,7 +327,7 @@ async def test_git_log_makes_a_leaderboard_equal_to_sort_uniq(tmp_path: Path, re
     assert {row["eventName"]: row["count"] for row in board} == dict(counted)
 
 
-@given(st.binary(max_size=60) | st.text("[]{}\":,ab1 \n", max_size=60).map(str.encode))
+@given(st.binary(max_size=60) | st.text('[]{}":,ab1 \n', max_size=60).map(str.encode))
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_bytes_are_hits_or_a_problem(body: bytes) -> None:
     try:

@@ -9,15 +9,16 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from conftest import RedisServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from app.events import COUNT_MAX, EVERYTHING, TOTAL, Batch, Calendar, Moment, Posting
 from app.stores.base import CounterStore, Moved, Refused, Value
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.spool import SpooledStore
 from app.stores.sqlite import SqliteStore
-from conftest import RedisServer
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 NOON = Calendar(ZoneInfo("UTC")).moment(1_795_435_200)
 LATER = Calendar(ZoneInfo("UTC")).moment(1_795_435_200 + 86_400)
@@ -138,7 +139,9 @@ async def test_the_cap_on_names_is_exact_and_known_names_go_on(make_store: MakeS
     await store.close()
 
 
-@pytest.mark.parametrize("name", ["é", "👩‍💻", "a b", "a\\b", "'; DROP TABLE day; --", '"', "{0}", "*", "total", "x" * 128])
+@pytest.mark.parametrize(
+    "name", ["é", "👩‍💻", "a b", "a\\b", "'; DROP TABLE day; --", '"', "{0}", "*", "total", "x" * 128]
+)
 async def test_hostile_names_are_names(store: CounterStore, name: str) -> None:
     await store.apply("s", 0, 1, batch({name: 1, "other": 2}))
     assert await store.read([TOTAL], [name]) == [{name: 1}]

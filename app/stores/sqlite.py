@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 def connect(path: Path | str) -> sqlite3.Connection:
     """A connection that nobody else can have, whose every commit is on disk; raises sqlite3.OperationalError."""
-    db = sqlite3.connect(path, isolation_level=None, timeout=1, check_same_thread=False)
+    db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     # EXCLUSIVE before the first access: the log's index then lives in this process's memory.
     for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
         db.execute(f"PRAGMA {pragma}")
@@ -95,13 +95,13 @@ class SqliteStore(CounterStore):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._db = connect(self._path)
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise StoreRefused(f"{self._path} was written by a newer Tally: run that one, or name another file")
             if version == 0:
                 self._db.executescript(_SCHEMA)
             self._names_left -= self._db.execute("SELECT count(*) FROM event WHERE id > 0").fetchone()[0]
         except (sqlite3.Error, OSError) as error:
             raise StoreRefused(self._what_to_do(error)) from error
-        if version > SCHEMA_VERSION:
-            raise StoreRefused(f"{self._path} was written by a newer Tally: run that one, or name another file")
 
     def _what_to_do(self, error: Exception) -> str:
         if "locked" in str(error):

@@ -1,0 +1,143 @@
+"""The dashboard in Chromium: pages that move together, states, and no word on the console."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Process, RedisServer
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+WIDTHS = [320, 390, 768, 1440, 1920]
+HOSTILE = ["<img src=x onerror=alert(1)>", "x" * 128, "ورود کاربر", "👩‍💻 pairing", '"><svg onload=alert(1)>']
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    binary = shutil.which("chromium")
+    assert binary, "chromium is not installed: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What pages said on their consoles, which is to be nothing."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, said: list[str], request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+    pages: list[Page] = []
+
+    def open_one(url: str, **context: object) -> Page:
+        page = browser.new_context(**context).new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(url)
+        pages.append(page)
+        return page
+
+    yield open_one
+    artifacts = ROOT / "test-artifacts"
+    artifacts.mkdir(exist_ok=True)
+    for i, page in enumerate(pages):
+        page.screenshot(path=artifacts / f"{request.node.name}-{i}.png")
+        page.context.close()
+
+
+@pytest.fixture
+def tally(process, tmp_path: Path) -> Process:
+    return process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db", TALLY_WRITE_LIMIT="100000/second")
+
+
+def count(page: Page, event: str):
+    return page.locator(f'[data-event="{event}"] [data-count]')
+
+
+def test_two_open_pages_move_on_one_post_from_outside(tally: Process, open_page, said: list[str]) -> None:
+    tally.post("/event/signup", b'{"by": 41}')
+    pages = [open_page(tally.url) for _ in range(2)]
+    for page in pages:
+        expect(page.locator("#status")).to_have_attribute("data-state", "live")
+        expect(count(page, "signup")).to_have_text("41")
+        page.evaluate("window.sameDocument = true")
+    tally.post("/event/signup")
+    tally.post("/event/brand%20new")
+    for page in pages:
+        expect(count(page, "signup")).to_have_text("42")
+        expect(count(page, "brand new")).to_have_text("1")
+        expect(page.locator("#hits-today")).to_have_text("43")
+        expect(page.locator("#leaderboard li").first).to_contain_text("signup")
+        assert page.evaluate("window.sameDocument")
+    assert said == []
+
+
+def test_an_empty_page_teaches_and_turns_live_by_itself(tally: Process, open_page, said: list[str]) -> None:
+    page = open_page(tally.url)
+    expect(page.locator("#empty code")).to_have_text(f"curl -X POST {tally.url}/event/hello")
+    page.locator("#test-hit").click()
+    expect(count(page, "hello")).to_have_text("1")
+    expect(page.locator("#empty")).to_be_hidden()
+    os.system(page.locator("#empty code").text_content() + " -sS >/dev/null")  # noqa: S605 # as a reader would paste it
+    expect(count(page, "hello")).to_have_text("2")
+    assert said == []
+
+
+def test_a_lost_connection_dims_the_numbers_and_the_page_catches_up(tally: Process, open_page) -> None:
+    tally.post("/event/a", b'{"by": 7}')
+    page = open_page(tally.url)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    tally.kill()
+    expect(page.locator("#status")).to_have_attribute("data-state", "reconnecting")
+    expect(count(page, "a")).to_have_text("7")
+    expect(page.locator("#banner")).to_be_visible()
+    tally.start()
+    tally.post("/event/a")
+    expect(page.locator("#status")).to_have_attribute("data-state", "live", timeout=20_000)
+    expect(count(page, "a")).to_have_text("8")
+
+
+def test_an_outage_of_the_store_is_shown_and_the_numbers_move_on(process, own_redis: RedisServer, open_page) -> None:
+    tally = process(TALLY_STORE=own_redis.url)
+    page = open_page(tally.url)
+    expect(page.locator("#status")).to_have_attribute("data-state", "degraded")
+    tally.post("/event/a")
+    expect(count(page, "a")).to_have_text("1")
+    own_redis.start()
+    expect(page.locator("#status")).to_have_attribute("data-state", "live", timeout=20_000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_hostile_names_are_text_and_nothing_scrolls_sideways(
+    tally: Process, open_page, said: list[str], scheme: str
+) -> None:
+    tally.post("/events", ("\n".join(HOSTILE * 3)).encode())
+    page = open_page(tally.url, color_scheme=scheme)
+    for name in HOSTILE:
+        expect(page.locator("[data-event]").filter(has_text=name).first).to_be_visible()
+    assert page.locator("img, script:not([src])").count() == 0
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    assert said == []
+
+
+def test_nothing_moves_where_motion_is_unwanted(tally: Process, open_page) -> None:
+    page = open_page(tally.url, reduced_motion="reduce")
+    tally.post("/event/a")
+    expect(count(page, "a")).to_have_text("1")
+    assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_the_api_page_works_offline(tally: Process, open_page, said: list[str]) -> None:
+    page = open_page(f"{tally.url}/docs")
+    expect(page.get_by_text("/event/{name}").first).to_be_visible()
+    page.get_by_text("Count Events").click()
+    expect(page.get_by_text("Count many hits, all or none").first).to_be_visible()
+    assert said == []

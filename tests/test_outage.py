@@ -1,0 +1,273 @@
+"""Redis away: hits go on, are kept on disk, and are applied exactly once when it is back."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+from conftest import Process, RedisServer, eventually, serving, settings_for, wait_until
+from test_live import Dashboard
+
+from app.events import TOTAL, Batch, Calendar, Posting
+from app.stores.base import OutcomeUnknown, StoreUnavailable
+from app.stores.redis import RedisStore
+from app.stores.spool import SpooledStore
+
+NOON = Calendar(ZoneInfo("UTC")).moment(1_795_435_200)
+YESTERDAY = Calendar(ZoneInfo("UTC")).moment(1_795_435_200 - 86_400)
+
+
+def hits(event: str, by: int, moment=NOON) -> Batch:
+    return Batch((Posting(moment, {event: by}),))
+
+
+def spooled(server: RedisServer, directory: Path, bytes_max: int = 10**6, identity: str = "redis") -> SpooledStore:
+    return SpooledStore(RedisStore(server.url, 1000), identity, directory, bytes_max)
+
+
+async def total_of(server: RedisServer, event: str) -> int:
+    store = RedisStore(server.url, 1000)
+    (totals,) = await store.read([TOTAL], [event])
+    await store.close()
+    return totals.get(event, 0)
+
+
+async def test_hits_are_counted_through_an_outage_of_redis(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start("--appendonly", "yes", "--appendfsync", "always")
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        assert (await client.post("/event/a")).json()["ack"] == "redis"
+        own_redis.stop()
+        answers = [(await client.post("/event/a")).json() for _ in range(3)]
+        assert [(answer["count"], answer["ack"]) for answer in answers] == [(n, "spooled") for n in (2, 3, 4)]
+        for path in ("/event/a", "/events", "/leaderboard", "/series"):
+            answer = await client.get(path)
+            assert answer.status_code == 200
+            assert int(answer.headers["Tally-Stale"]) >= 0
+        assert (await client.get("/events")).json() == {"a": 4}
+        health = (await client.get("/health")).json()
+        assert (health["status"], health["ack"]) == ("degraded", "spooled")
+        own_redis.start("--appendonly", "yes", "--appendfsync", "always")
+
+        async def back() -> bool:
+            return (await client.get("/health")).json()["status"] == "ok"
+
+        await eventually(back)
+        answer = (await client.post("/event/a")).json()
+        assert (answer["count"], answer["total"], answer["ack"]) == (5, 5, "redis")
+        assert "Tally-Stale" not in (await client.get("/event/a")).headers
+    assert not list((tmp_path / "spool").iterdir())
+
+
+async def test_a_batch_whose_answer_was_lost_is_not_counted_twice(tmp_path: Path, redis_server: RedisServer) -> None:
+    store = spooled(redis_server, tmp_path)
+    await store.open()
+    await store.apply("s", 0, 1, hits("a", 1))
+    inner, applied = store._store, store._store.apply
+
+    async def cut(*arguments: object) -> None:
+        await applied(*arguments)
+        inner.apply = applied
+        raise OutcomeUnknown("the answer was lost")
+
+    inner.apply = cut
+    assert (await store.apply("s", 1, 2, hits("a", 10))).ack == "spooled"
+    await eventually(lambda: store.stale_seconds() is None)
+    assert await total_of(redis_server, "a") == 11
+    assert (await store.apply("s", 2, 3, hits("a", 100))).answers == [{"a": (111, 111)}]
+    await store.close()
+
+
+async def test_a_dead_processs_spool_is_adopted_and_applied_once(tmp_path: Path, own_redis: RedisServer) -> None:
+    first = spooled(own_redis, tmp_path)
+    await first.open()
+    for offset in range(5):
+        await first.apply("dead", offset, offset + 1, hits("a", 1, YESTERDAY))
+    await first.close()  # Redis never came; the file stays
+    second = spooled(own_redis, tmp_path)
+    await second.open()
+    assert await second.read([("day", YESTERDAY.day)], ["a"]) == [{"a": 5}]
+    await second.apply("alive", 0, 1, hits("a", 1))
+    own_redis.start()
+    await eventually(lambda: second.stale_seconds() is None)
+    assert await second.read([("day", YESTERDAY.day), ("day", NOON.day), TOTAL], ["a"]) == [
+        {"a": 5},
+        {"a": 1},
+        {"a": 6},
+    ]
+    await second.close()
+    assert not list(tmp_path.glob("*.spool*"))
+
+
+async def test_a_spool_that_was_half_applied_is_finished(tmp_path: Path, own_redis: RedisServer) -> None:
+    store = spooled(own_redis, tmp_path)
+    await store.open()
+    for offset in range(4):
+        await store.apply("s", offset, offset + 1, hits("a", 1))
+    await store.close()
+    own_redis.start()
+    redis = RedisStore(own_redis.url, 1000)
+    for offset in range(2):  # it died after applying two, before it could drop them
+        await redis.apply("s", offset, offset + 1, hits("a", 1))
+    await redis.close()
+    store = spooled(own_redis, tmp_path)
+    await store.open()
+    assert await store.read([TOTAL], ["a"]) == [{"a": 4}]
+    await store.close()
+
+
+async def test_batches_count_although_redis_came_back_empty(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start()
+    store = spooled(own_redis, tmp_path)
+    await store.open()
+    for offset in range(3):
+        await store.apply("s", offset, offset + 1, hits("a", 1))
+    own_redis.stop()
+    await store.apply("s", 3, 4, hits("a", 10))
+    await store.apply("s", 4, 5, hits("a", 10))
+    own_redis.start()  # it kept nothing: the first three are lost, the others are not
+    await eventually(lambda: store.stale_seconds() is None)
+    assert await total_of(own_redis, "a") == 20
+    await store.close()
+
+
+async def test_the_spool_is_bounded_and_says_so(tmp_path: Path, own_redis: RedisServer) -> None:
+    store = spooled(own_redis, tmp_path, bytes_max=300)
+    await store.open()
+    taken = 0
+    with pytest.raises(StoreUnavailable, match="spool is full"):
+        for offset in range(10):
+            await store.apply("s", offset, offset + 1, hits("a", 1))
+            taken += 1
+    assert 1 <= taken < 5
+    own_redis.start()
+    await eventually(lambda: store.stale_seconds() is None)
+    assert await total_of(own_redis, "a") == taken
+    await store.close()
+
+
+async def test_where_no_disk_can_be_written_hits_are_kept_in_memory(tmp_path: Path, own_redis: RedisServer) -> None:
+    (tmp_path / "spool").write_text("a file where the directory should be")
+    store = spooled(own_redis, tmp_path / "spool")
+    await store.open()
+    for offset in range(2):
+        assert (await store.apply("s", offset, offset + 1, hits("a", 1))).ack == "memory"
+    own_redis.start()
+    await eventually(lambda: store.stale_seconds() is None)
+    assert await total_of(own_redis, "a") == 2
+    await store.close()
+
+
+async def test_another_stores_spool_and_a_living_processs_are_left_alone(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    living = spooled(own_redis, tmp_path)
+    other = spooled(own_redis, tmp_path, identity="another redis")
+    for store in (living, other):
+        await store.open()
+        await store.apply(str(store), 0, 1, hits("a", 1))
+    await other.close()
+    third = spooled(own_redis, tmp_path)
+    await third.open()
+    assert await third.read([TOTAL], ["a"]) == [{}]
+    await third.close()
+    await living.close()
+    assert len(list(tmp_path.glob("*.spool"))) == 2
+
+
+async def test_a_spool_too_old_to_be_safe_is_left_alone(
+    tmp_path: Path, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = Calendar(ZoneInfo("UTC")).moment(1_700_000_000)
+    store = spooled(own_redis, tmp_path)
+    await store.open()
+    await store.apply("s", 0, 1, hits("a", 1, old))
+    await store.close()
+    own_redis.start()
+    for _ in range(2):
+        store = spooled(own_redis, tmp_path)
+        await store.open()
+        assert "older than 30 days" in caplog.text
+        await store.close()
+    assert await total_of(own_redis, "a") == 0
+
+
+async def test_a_frozen_redis_holds_no_request_up(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        await client.post("/event/a")
+        assert own_redis.process
+        os.kill(own_redis.process.pid, signal.SIGSTOP)
+        try:
+            answers = await asyncio.gather(*(client.post("/event/a") for _ in range(50)))
+            assert {answer.json()["ack"] for answer in answers} == {"spooled"}
+        finally:
+            os.kill(own_redis.process.pid, signal.SIGCONT)
+
+        async def all_there() -> bool:
+            return (await client.get("/health")).json()["status"] == "ok"
+
+        await eventually(all_there)
+        assert (await client.get("/event/a")).json()["total"] == 51
+    assert await total_of(own_redis, "a") == 51  # although Redis took the frozen batch, too
+
+
+def test_kill_9_during_an_outage_loses_nothing_spooled(process, own_redis: RedisServer) -> None:
+    app: Process = process(REDIS_URL=own_redis.url, TALLY_WRITE_LIMIT="100000/second")
+    acks = [app.post("/event/a")["ack"] for _ in range(20)]
+    assert set(acks) == {"spooled"}
+    app.kill()
+    app.start()
+    assert app.get("/event/a")["total"] == 20  # read from the dead process's file
+    own_redis.start()
+    wait_until(lambda: app.get("/health")["status"] == "ok")
+    assert app.post("/event/a") | {"day": ""} == {"eventName": "a", "count": 21, "total": 21, "day": "", "ack": "redis"}
+
+
+async def test_dashboards_are_told_and_see_what_redis_had(tmp_path: Path, own_redis: RedisServer) -> None:
+    def states(page: Dashboard) -> list[str]:
+        return [data["status"] for event, data in page.heard if event == "state"]
+
+    own_redis.start("--appendonly", "yes", "--appendfsync", "always")
+    async with serving(settings_for("redis", tmp_path, own_redis)) as one, one.client() as client:
+        await client.post("/event/a", json={"by": 100})
+    own_redis.stop()
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        page = Dashboard()
+        await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
+        await client.post("/event/a")
+        await eventually(lambda: page.counts == {"a": 1} and states(page)[-1] == "degraded")
+        own_redis.start("--appendonly", "yes", "--appendfsync", "always")
+        await eventually(lambda: page.counts == {"a": 101} and states(page)[-1] == "ok")
+        await page.client.disconnect()
+
+
+async def test_two_nodes_on_one_redis_agree(tmp_path: Path, redis_server: RedisServer) -> None:
+    settings = settings_for("redis", tmp_path, redis_server)
+    async with serving(settings) as one, serving(settings) as two, one.client() as client, two.client() as other:
+        page = Dashboard()
+        await page.client.connect(two.url, namespaces=["/live"], transports=["websocket"])
+        counts = [(await c.post("/event/a")).json()["count"] for c in (client, other, client)]
+        assert counts == [1, 2, 3]
+        assert (await other.get("/event/a")).json()["count"] == 3
+        await eventually(lambda: page.counts == {"a": 3})
+        await page.client.disconnect()
+
+
+async def test_a_full_redis_is_away_too(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        await client.post("/event/a")
+        with own_redis.client() as admin:
+            admin.config_set("maxmemory", "1")
+            answer: httpx.Response = await client.post("/event/a")
+            assert (answer.json()["count"], answer.json()["ack"]) == (2, "spooled")
+            admin.config_set("maxmemory", "0")
+
+        async def back() -> bool:
+            return (await client.get("/health")).json()["status"] == "ok"
+
+        await eventually(back)
+    assert await total_of(own_redis, "a") == 2

@@ -1,0 +1,103 @@
+"""What the documents and the tree claim: settings, imports, vendored files, size."""
+
+import ast
+import base64
+import hashlib
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from app.settings import Settings
+
+# A module imports only what stands before it.
+ORDER = ["app", "app.settings", "app.events", "app.stores.base", "app.stores.memory", "app.stores.sqlite"]
+ORDER += ["app.stores.redis", "app.stores.spool", "app.recorder", "app.live", "app.problems", "app.limits"]
+ORDER += ["app.ingest", "app.query", "app.schedule", "app.main", "app.__main__"]
+ALONE = {
+    "redis": ["app.stores.redis"],
+    "sqlite3": ["app.stores.sqlite", "app.stores.spool"],
+    "apscheduler": ["app.schedule"],
+}
+ALONE |= {"socketio": ["app.live", "app.main"], "slowapi": ["app.limits"], "os": []}
+
+
+def modules() -> dict[str, Path]:
+    paths = sorted((ROOT / "app").rglob("*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return dict(zip(names, paths, strict=True))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_imports_point_one_way() -> None:
+    assert set(modules()) - {"app.stores"} == set(ORDER)
+    for name, path in modules().items():
+        for imported in imports(path) & set(ORDER):
+            assert ORDER.index(imported) < ORDER.index(name), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("library", ALONE)
+def test_a_library_is_known_where_it_belongs_and_nowhere_else(library: str) -> None:
+    users = [name for name, path in modules().items() if any(i.split(".")[0] == library for i in imports(path))]
+    assert users == ALONE[library]
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = re.findall(r"^\| `TALLY_(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
+    documented = {name.lower(): (default, text) for name, default, text in rows}
+    actual = {
+        name: (f"`{field.default}`" if field.default != "" else "none", field.description)
+        for name, field in Settings.model_fields.items()
+    }
+    assert documented == actual
+
+
+def test_vendored_files_are_what_the_manifest_says() -> None:
+    vendor = ROOT / "static/vendor"
+    manifest = json.loads((vendor / "MANIFEST.json").read_text())
+    assert {entry["file"] for entry in manifest} == {p.name for p in vendor.iterdir()} - {
+        "MANIFEST.json",
+        "LICENSES.txt",
+    }
+    for entry in manifest:
+        content = (vendor / entry["file"]).read_bytes()
+        digest = base64.b64encode(hashlib.sha384(content).digest()).decode()
+        assert entry["sha384"].removeprefix("sha384-") in {digest, hashlib.sha384(content).hexdigest()}
+        assert entry["licence"] in (vendor / "LICENSES.txt").read_text()
+
+
+def test_the_lock_files_pin_everything_with_hashes_and_name_no_index() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        text = (ROOT / name).read_text()
+        packages = re.findall(r"^([a-z0-9][^\s=]*)==(\S+)", text, re.MULTILINE)
+        assert len(packages) > 30
+        assert text.count("==") >= len(packages)
+        assert "index" not in text
+        assert "://" not in text
+        for block in re.split(r"\n(?=[a-z0-9])", text):
+            if "==" in block.splitlines()[0]:
+                assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "README.md" in files
+    for name in files:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / name).read_text()):
+            if "://" not in target:
+                assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
