@@ -3,11 +3,12 @@
 import bisect
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 NAME_MAX = 128  # characters
 BY_MAX = 1_000_000
@@ -17,6 +18,7 @@ EVERYTHING = ""  # all events together are counted under the one name that no ev
 _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
+By = Annotated[int, msgspec.Meta(ge=1, le=BY_MAX)]
 Step = Literal["minute", "hour", "day"]
 Bucket = tuple[str, int]  # a step and the UTC second at which it begins
 TOTAL: Bucket = ("total", 0)  # since the beginning
@@ -41,18 +43,18 @@ def event_name(text: str) -> str:
     return name
 
 
-class Hit(NamedTuple):
+class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One occurrence of an event, counted as `by`."""
 
     event: str
-    by: int = 1
+    by: By = 1
 
 
 def fold(hits: Iterable[Hit]) -> dict[str, int]:
     """How much each event is counted by these hits."""
     counts: dict[str, int] = {}
-    for event, by in hits:
-        counts[event] = counts.get(event, 0) + by
+    for hit in hits:
+        counts[hit.event] = counts.get(hit.event, 0) + hit.by
     return counts
 
 
@@ -69,16 +71,14 @@ class Moment(NamedTuple):
         return ("minute", self.minute), ("hour", self.hour), ("day", self.day), TOTAL
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
+class Posting(NamedTuple):
     """Hits that are accepted or refused together: how much of each event, and when."""
 
     moment: Moment
     counts: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What one commit writes. Hits acknowledged before the store saw them are past the cap on names."""
 
     postings: tuple[Posting, ...]

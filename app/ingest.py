@@ -8,7 +8,7 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Request, Response
 from typing_extensions import TypedDict
 
-from app.events import BY_MAX, Hit, InvalidName, event_name, fold
+from app.events import BY_MAX, By, Hit, InvalidName, event_name, fold
 from app.limits import Limits
 from app.problems import Problem, documented
 from app.recorder import Recorded, Recorder
@@ -20,42 +20,26 @@ BATCH_ITEMS_MAX = 10_000
 ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun
 
 T = TypeVar("T")
-By = Annotated[int, msgspec.Meta(ge=1, le=BY_MAX)]
 
 
 class HitBody(msgspec.Struct, forbid_unknown_fields=True):
     by: By = 1
 
 
-class Item(msgspec.Struct, forbid_unknown_fields=True):
-    event: str
-    by: By = 1
+CountedHit = TypedDict("CountedHit", {"eventName": str, "count": int, "total": int, "day": str, "ack": Ack})
+CountedBatch = TypedDict("CountedBatch", {"accepted": int, "counts": dict[str, int], "day": str, "ack": Ack})
 
-
-class CountedHit(TypedDict):
-    eventName: str
-    count: int
-    total: int
-    day: str
-    ack: Ack
-
-
-class CountedBatch(TypedDict):
-    accepted: int
-    counts: dict[str, int]
-    day: str
-    ack: Ack
-
-
+# The bodies are decoded by msgspec, so OpenAPI is told of them here.
 _BY = {"type": "integer", "minimum": 1, "maximum": BY_MAX, "default": 1}
 _ITEM = {"type": "object", "properties": {"event": {"type": "string"}, "by": _BY}, "required": ["event"]}
-_HIT_SCHEMA = {"type": "object", "properties": {"by": _BY}, "additionalProperties": False}
-_BATCH_SCHEMA = {
-    "oneOf": [
-        {"type": "array", "items": _ITEM | {"additionalProperties": False}, "maxItems": BATCH_ITEMS_MAX},
-        {"type": "object", "additionalProperties": _BY},
-    ]
-}
+_HIT = {"type": "object", "properties": {"by": _BY}, "additionalProperties": False}
+_ITEMS = {"type": "array", "items": _ITEM | {"additionalProperties": False}, "maxItems": BATCH_ITEMS_MAX}
+_BATCH = {"oneOf": [_ITEMS, {"type": "object", "additionalProperties": _BY}]}
+_TEXT = {"type": "string"}
+
+
+def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"requestBody": {"content": {media: {"schema": schema} for media, schema in schemas.items()}}}
 
 
 def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> None:
@@ -63,7 +47,7 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> None:
         "/event/{name}",
         response_model=CountedHit,
         responses=documented(413, 422, 429, 503),
-        openapi_extra={"requestBody": {"content": {"application/json": {"schema": _HIT_SCHEMA}}}},
+        openapi_extra=_body({"application/json": _HIT}),
     )
     async def count_event(request: Request, event: Annotated[str, Depends(path_name)]) -> Response:
         """Count one hit."""
@@ -79,15 +63,7 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> None:
         "/events",
         response_model=CountedBatch,
         responses=documented(413, 422, 429, 503),
-        openapi_extra={
-            "requestBody": {
-                "content": {
-                    "application/json": {"schema": _BATCH_SCHEMA},
-                    "application/x-ndjson": {"schema": {"type": "string"}},
-                    "text/plain": {"schema": {"type": "string"}},
-                }
-            }
-        },
+        openapi_extra=_body({"application/json": _BATCH, "application/x-ndjson": _TEXT, "text/plain": _TEXT}),
     )
     async def count_events(request: Request) -> Response:
         """Count many hits, all or none: an array of items, a map of names to amounts, NDJSON, or a name a line."""
@@ -121,37 +97,33 @@ def parse_batch(body: bytes) -> list[Hit]:
         raise Problem(422, "the body is not UTF-8") from None
     first = text.lstrip(" \t\r\n")[:1]
     if first == "[":
-        items = _decode(text, list[Item])
+        items = _decode(text, list[Hit])
     elif first == "{":
         items = _objects(text)
     else:
-        items = [Item(line) for line in _lines(text)]
+        items = [Hit(line) for line in _lines(text)]
     if len(items) > BATCH_ITEMS_MAX:
         raise Problem(413, f"a batch has at most {BATCH_ITEMS_MAX} items")
     return [_hit(index, item) for index, item in enumerate(items)]
 
 
-def _objects(text: str) -> list[Item]:
+def _objects(text: str) -> list[Hit]:
     try:
         pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)  # a name twice counts twice
     except (ValueError, RecursionError):
-        return [_decode(line, Item, index) for index, line in enumerate(_lines(text))]
+        return [_decode(line, Hit, index) for index, line in enumerate(_lines(text))]
     if all(type(by) is int for _, by in pairs):
-        return [_amount(index, name, by) for index, (name, by) in enumerate(pairs)]
-    return [_decode(text, Item, 0)]
+        return [Hit(name, by) for name, by in pairs]
+    return [_decode(text, Hit, 0)]
 
 
 def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
 
 
-def _amount(index: int, name: str, by: int) -> Item:
-    if not 1 <= by <= BY_MAX:
+def _hit(index: int, item: Hit) -> Hit:
+    if not 1 <= item.by <= BY_MAX:
         raise Problem(422, f"item {index}: an amount is 1 to {BY_MAX}")
-    return Item(name, by)
-
-
-def _hit(index: int, item: Item) -> Hit:
     try:
         return Hit(event_name(item.event), item.by)
     except InvalidName as error:
@@ -188,9 +160,7 @@ def _counted(recorded: Recorded) -> dict[str, Value]:
     if not isinstance(answer, Refused):
         return answer
     if answer.reason == "full":
-        raise Problem(
-            429, "no room for another event name (TALLY_EVENTS_MAX); known names go on", {"Retry-After": "3600"}
-        )
+        raise Problem(429, "there is room for known names alone (TALLY_EVENTS_MAX)", {"Retry-After": "3600"})
     raise Problem(422, "a count cannot pass 9007199254740991")
 
 

@@ -11,7 +11,7 @@ from limits.storage import Storage
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded
 from slowapi.util import get_remote_address
-from slowapi.wrappers import LimitGroup
+from slowapi.wrappers import Limit, LimitGroup
 from starlette.requests import Request
 
 from app.settings import Settings
@@ -42,11 +42,10 @@ class BoundedStorage(Storage):
         return used + amount
 
     def get(self, key: str) -> int:
-        used, end = self._windows.get(key, (0, 0.0))
-        return used if end > time.time() else 0
+        return self._windows[key][0] if self.get_expiry(key) > time.time() else 0
 
     def get_expiry(self, key: str) -> float:
-        return self._windows.get(key, (0, time.time()))[1]
+        return self._windows.get(key, (0, 0.0))[1]
 
     def check(self) -> bool:
         return True
@@ -61,10 +60,9 @@ class BoundedStorage(Storage):
 class Limits:
     def __init__(self, settings: Settings) -> None:
         self._limiter = Limiter(client, storage_uri="bounded://", strategy="fixed-window").limiter
-        rates: dict[Budget, str] = {"write": settings.write_limit, "read": settings.read_limit}
-        self._limits = {
-            budget: list(LimitGroup(rate, client, budget, False, None, None, None, 1, False))
-            for budget, rate in rates.items()
+        self._limits: dict[Budget, list[Limit]] = {
+            "write": list(LimitGroup(settings.write_limit, client, "write", False, None, None, None, 1, False)),
+            "read": list(LimitGroup(settings.read_limit, client, "read", False, None, None, None, 1, False)),
         }
 
     def charge(self, request: Request, budget: Budget, cost: int = 1) -> None:

@@ -20,10 +20,8 @@ log = logging.getLogger("tally.live")
 
 
 class _Client(NamedTuple):
-    """A connection of one namespace."""
-
     engine_id: str
-    dashboard: bool
+    dashboard: bool  # on /live, or else on /
 
 
 class Live:
@@ -39,11 +37,10 @@ class Live:
         self._clients: dict[str, _Client] = {}
         self.server = socketio.AsyncServer(
             async_mode="asgi",
-            namespaces=["/", "/live"],
             always_connect=True,  # so that the snapshot can follow the greeting at once
             max_http_buffer_size=16_384,  # clients say next to nothing
-            logger=logging.getLogger("tally.socketio"),
-            engineio_logger=logging.getLogger("tally.engineio"),
+            logger=log,
+            engineio_logger=log,
         )
         for namespace in ("/", "/live"):
             self.server.on("connect", self._connector(namespace), namespace=namespace)
@@ -73,8 +70,8 @@ class Live:
             return
         self._moment, self._counts, self._index = moment, {}, {}
         self._seq += 1
-        reset = {"day": moment.date}
-        await self._broadcast([_packet("/", "reset", reset)], [_packet("/live", "reset", reset), *self._snapshot()])
+        plain, dashboard = (_packet(namespace, "reset", {"day": moment.date}) for namespace in ("/", "/live"))
+        await self._broadcast([plain], [dashboard, *self._snapshot()])
 
     async def refresh(self) -> None:
         """Show what the store has and no commit here has told: what was there before, and other nodes' hits."""
@@ -85,11 +82,8 @@ class Live:
 
     async def tell_state(self) -> None:
         """Tell the dashboards when the store went away or came back."""
-        away = self._store.stale_seconds() is not None
-        state: dict[str, object] = {
-            "status": "degraded" if away else "ok",
-            "reasons": ["the store is away"] if away else [],
-        }
+        reasons = [] if self._store.stale_seconds() is None else ["the store is away"]
+        state: dict[str, object] = {"status": "degraded" if reasons else "ok", "reasons": reasons}
         if state != self._state:
             self._state = state
             await self._broadcast([], [_packet("/live", "state", state)])
@@ -124,11 +118,9 @@ class Live:
         }
         names = list(self._index)
         counts = [self._counts[event] for event in names]
-        return [
-            _packet("/live", "snapshot", head | {"offset": i, "names": names[i:end], "counts": counts[i:end]})
-            for i in range(0, max(1, len(names)), PAGE_NAMES)
-            for end in [i + PAGE_NAMES]
-        ]
+        pages = [slice(i, i + PAGE_NAMES) for i in range(0, max(1, len(names)), PAGE_NAMES)]
+        bodies = ({"offset": page.start, "names": names[page], "counts": counts[page]} for page in pages)
+        return [_packet("/live", "snapshot", head | body) for body in bodies]
 
     async def _broadcast(self, plain: list[Packet], dashboards: list[Packet]) -> None:
         for sid, client in list(self._clients.items()):

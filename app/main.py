@@ -25,25 +25,18 @@ from app.stores.redis import RedisStore
 from app.stores.spool import SpooledStore
 from app.stores.sqlite import SqliteStore
 
-# beside the code in a checkout and in the image, inside the package in a wheel
-STATIC = next(
-    path for path in (Path(__file__).parent / "static", Path(__file__).parent.parent / "static") if path.is_dir()
-)
+# inside the package in a wheel, beside it in a checkout and in the image
+STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
 
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-cache"),
-]
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
 
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
-    clock = Clock(Calendar(settings.zone), now)
+    clock = Clock(Calendar(settings.timezone), now)
     store = create_store(settings)
     limits = Limits(settings)
     live = Live(store, clock)
@@ -76,8 +69,8 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     problems.install(app)
     ingest.add_routes(app, recorder, limits)
     query.add_routes(app, store, clock, limits)
-    for path, page in (("/", "index.html"), ("/docs", "docs.html")):
-        app.add_api_route(path, _page(page), include_in_schema=False)
+    app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
+    app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
     app.mount("/socket.io", socketio.ASGIApp(live.server))
     app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -86,16 +79,12 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
 
 
 def create_store(settings: Settings) -> CounterStore:
-    if settings.store_kind == "memory":
-        return MemoryStore(settings.events_max)
+    if settings.store_kind == "redis":
+        redis = RedisStore(settings.store, settings.events_max)
+        return SpooledStore(redis, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
     if settings.store_kind == "sqlite":
         return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), settings.events_max)
-    redis = RedisStore(settings.store, settings.events_max)
-    return SpooledStore(redis, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
-
-
-def _page(name: str) -> Callable[[], FileResponse]:
-    return lambda: FileResponse(STATIC / name)
+    return MemoryStore(settings.events_max)
 
 
 class _SecurityHeaders:
@@ -106,7 +95,8 @@ class _SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         policy = _CSP + ("" if scope.get("path", "").startswith("/docs") else _TRUSTED_TYPES)
-        headers = [*_HEADERS, (b"content-security-policy", policy.encode())]
+        told = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+        headers = [(k.encode(), v.encode()) for k, v in (told | {"content-security-policy": policy}).items()]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -2,6 +2,7 @@
 
 import base64
 import heapq
+import math
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -25,47 +26,23 @@ PathEvent = Annotated[str, Depends(path_name)]
 Points = Annotated[int, Query(ge=1, le=POINTS_MAX)]
 
 
-class EventValue(TypedDict):
-    eventName: str
-    count: int
-    total: int
-    day: str
-
-
-class Ranked(TypedDict):
-    rank: int
-    eventName: str
-    count: int
-
-
-class Point(TypedDict):
-    start: str
-    count: int
-
-
-class Series(TypedDict):
-    eventName: str | None
-    step: Step
-    points: list[Point]
-
-
-class Part(TypedDict):
-    until: str
-    counts: dict[str, int]
-
-
-class ClosedDay(TypedDict):
-    day: str
-    parts: list[Part]
-
-
-class Health(TypedDict):
-    status: Literal["ok", "degraded"]
-    reasons: list[str]
-    store: str
-    ack: Ack
-    resetsAt: str
-    version: str
+EventValue = TypedDict("EventValue", {"eventName": str, "count": int, "total": int, "day": str})
+Ranked = TypedDict("Ranked", {"rank": int, "eventName": str, "count": int})
+Point = TypedDict("Point", {"start": str, "count": int})
+Series = TypedDict("Series", {"eventName": str | None, "step": Step, "points": list[Point]})
+Part = TypedDict("Part", {"until": str, "counts": dict[str, int]})
+ClosedDay = TypedDict("ClosedDay", {"day": str, "parts": list[Part]})
+Health = TypedDict(
+    "Health",
+    {
+        "status": Literal["ok", "degraded"],
+        "reasons": list[str],
+        "store": str,
+        "ack": Ack,
+        "resetsAt": str,
+        "version": str,
+    },
+)
 
 
 def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) -> None:
@@ -96,12 +73,9 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) 
     ) -> dict[str, int]:
         """All counts of the current day. A limit that left some out answers with a Link to the next page."""
         counts = await _counts(("day", clock.moment().day))
-        places = sorted(
-            (-n if sort == "-count" else 0, event) for event, n in counts.items() if event.startswith(prefix)
-        )
-        if after is not None:
-            past = _place(after)
-            places = [place for place in places if place > past]
+        past = (-math.inf, "") if after is None else _place(after)
+        ordered = sorted((-n * (sort == "-count"), event) for event, n in counts.items() if event.startswith(prefix))
+        places = [place for place in ordered if place > past]
         if limit is not None and limit < len(places):
             places = places[:limit]
             query = {"prefix": prefix, "sort": sort, "limit": limit, "after": _cursor(places[-1])}

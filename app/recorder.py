@@ -4,7 +4,8 @@ No timer: an idle service commits at once, a busy one gathers by itself.
 """
 
 import asyncio
-import contextlib
+import bisect
+import itertools
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -79,12 +80,8 @@ class Recorder:
                 self._arrived.clear()
 
     def _take(self) -> list[_Waiter]:
-        events = taken = 0
-        for waiter in self._waiting:
-            events += len(waiter.counts)
-            if taken and events > BATCH_EVENTS_MAX:
-                break
-            taken += 1
+        events = list(itertools.accumulate(len(waiter.counts) for waiter in self._waiting))
+        taken = max(1, bisect.bisect_right(events, BATCH_EVENTS_MAX))
         waiters, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return waiters
 
@@ -100,7 +97,7 @@ class Recorder:
                 log.exception("a commit failed")
                 error = OutcomeUnknown("an unexpected error")
             for waiter in waiters:
-                with contextlib.suppress(asyncio.InvalidStateError):
+                if not waiter.recorded.done():
                     waiter.recorded.set_exception(error)
             return
         changes: dict[str, int] = {}

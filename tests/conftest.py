@@ -49,7 +49,7 @@ class RedisServer:
         log = (self._directory / "redis.log").open("ab")
         with log:
             self.process = subprocess.Popen(command, cwd=self._directory, stdout=log, stderr=log)
-        wait_until(self._answers, lambda: (self._directory / "redis.log").read_text())
+        wait_until(self._answers, (self._directory / "redis.log").read_text)
 
     def stop(self) -> None:
         if self.process:

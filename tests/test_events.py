@@ -1,5 +1,6 @@
 """The domain: names, days and buckets, property by property; no I/O."""
 
+import itertools
 import unicodedata
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -43,8 +44,9 @@ def test_names_of_every_script_are_names(name: str) -> None:
         "\ud800",
         "\ue000",
         "a\u2028b",
-    ]
-    + ["\u0378", "\xa0a"],
+        "\u0378",
+        "\xa0a",
+    ],
 )
 def test_what_is_no_name_is_refused_with_a_reason(text: str) -> None:
     with pytest.raises(InvalidName, match="a name"):
@@ -92,7 +94,7 @@ def test_a_series_of_buckets_has_no_gap_and_no_overlap(zone: ZoneInfo, at: int, 
     starts = calendar.starts(step, at, 40)
     assert starts[-1] == getattr(calendar.moment(at), step)
     assert len(set(starts)) == 40
-    for earlier, later in zip(starts, starts[1:], strict=False):
+    for earlier, later in itertools.pairwise(starts):
         assert earlier < later
         assert getattr(calendar.moment(later - 1), step) == earlier
 

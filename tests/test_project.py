@@ -19,7 +19,7 @@ ORDER += ["app.stores.redis", "app.stores.spool", "app.recorder", "app.live", "a
 ORDER += ["app.ingest", "app.query", "app.schedule", "app.main", "app.__main__"]
 ALONE = {
     "redis": ["app.stores.redis"],
-    "sqlite3": ["app.stores.sqlite", "app.stores.spool"],
+    "sqlite3": ["app.stores.spool", "app.stores.sqlite"],
     "apscheduler": ["app.schedule"],
 }
 ALONE |= {"socketio": ["app.live", "app.main"], "slowapi": ["app.limits"], "os": []}

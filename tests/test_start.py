@@ -46,9 +46,9 @@ def test_uvicorn_serves_app_main_app(store: str, process, tmp_path: Path, redis_
     ("environment", "words"),
     [
         ({"TALLY_STORE": "postgres://x"}, ["TALLY_STORE", "sqlite:///"]),
-        ({"TALLY_TIMEZONE": "Mars/Olympus"}, ["TALLY_TIMEZONE", "Europe/Berlin"]),
-        ({"TALLY_TIMEZONE": "../../etc/passwd"}, ["TALLY_TIMEZONE", "Europe/Berlin"]),
-        ({"TALLY_WRITE_LIMIT": "many"}, ["TALLY_WRITE_LIMIT", "1000/second"]),
+        ({"TALLY_TIMEZONE": "Mars/Olympus"}, ["TALLY_TIMEZONE", "timezone"]),
+        ({"TALLY_TIMEZONE": "../../etc/passwd"}, ["TALLY_TIMEZONE", "timezone"]),
+        ({"TALLY_WRITE_LIMIT": "many"}, ["TALLY_WRITE_LIMIT", "rate limit"]),
         ({"TALLY_PORT": "0"}, ["TALLY_PORT"]),
         ({"TALLY_STORE": "sqlite:////proc/nothing/tally.db"}, ["/proc/nothing/tally.db", "make it writable"]),
     ],

@@ -198,10 +198,9 @@ def test_any_batches_with_any_retries_add_up(
                 await store.apply("s", offset, offset + 1, batch(counts, moment=moment))
             for event, by in [*counts.items(), (EVERYTHING, sum(counts.values()))]:
                 expected[moment][event] = expected[moment].get(event, 0) + by
-        for moment in expected:
-            assert {e: n for e, n in (await read_day(store, moment)).items() if n} == {
-                e: n for e, n in expected[moment].items() if n
-            }
+        for moment, counts in expected.items():
+            found = await read_day(store, moment)
+            assert {e: n for e, n in found.items() if n} == {e: n for e, n in counts.items() if n}
         (totals,) = await store.read([TOTAL])
         assert all(totals[e] == sum(day.get(e, 0) for day in expected.values()) for e in totals)
         await store.close()

@@ -6,6 +6,7 @@ that one which Redis had taken, though its answer was lost, is not counted twice
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import random
@@ -31,30 +32,29 @@ class SpooledStore(CounterStore):
         self.kind, self.ack = store.kind, store.ack
         self._store = store
         self._known = MemoryStore(names_max=0)  # the last known numbers; what is spooled is past the cap
-        self._identity = identity
         self._directory = directory
+        self._suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"  # whose hits a file keeps
         self._bytes_max = bytes_max
         self._files: list[SpoolFile] = []  # what waits, oldest first
         self._writing = asyncio.Lock()  # held by whoever looks at the files
         self._away_since: float | None = time.monotonic()
-        self._left = asyncio.Event()
-        self._watcher: asyncio.Task[None] | None = None
+        self._returning: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        self._files = adopt(self._directory, self._identity)
+        self._files = adopt(self._directory, self._suffix)
         for file in self._files:
             for line in file.lines():
                 self._count_known(_decode(line)[3])
         try:
             await self._come_back()
         except StoreError as error:
+            self._away_since = None
             self._leave(error)
-        self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        if self._watcher:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        if self._returning:
+            self._returning.cancel()
+            await asyncio.gather(self._returning, return_exceptions=True)
         await self._store.close()
         for file in self._files:
             file.close()
@@ -93,7 +93,8 @@ class SpooledStore(CounterStore):
                 raise lost
             try:
                 if not self._files:
-                    self._files.append(SpoolFile.create(self._directory, self._identity))
+                    self._directory.mkdir(parents=True, exist_ok=True)
+                    self._files.append(SpoolFile(self._directory / f"{uuid.uuid4().hex}{self._suffix}"))
                 await asyncio.to_thread(self._files[-1].append, line)
             except (sqlite3.Error, OSError) as error:
                 log.warning("the spool cannot be written, hits are kept in memory alone: %s", error)
@@ -102,13 +103,13 @@ class SpooledStore(CounterStore):
             return Applied(self._count_known(batch), self._files[-1].ack)
 
     def _leave(self, error: StoreError) -> None:
-        log.warning("the store is away, hits are spooled: %s", error)
-        self._away_since = self._away_since or time.monotonic()
-        self._left.set()
+        if self._away_since is None:
+            log.warning("the store is away, hits are spooled: %s", error)
+            self._away_since = time.monotonic()
+            self._returning = asyncio.create_task(self._return())
 
-    async def _watch(self) -> None:
-        while True:
-            await self._left.wait()
+    async def _return(self) -> None:
+        while self._away_since is not None:
             try:
                 await self._come_back()
             except StoreError:
@@ -133,7 +134,6 @@ class SpooledStore(CounterStore):
             file.delete()
         self._files.clear()
         self._away_since = None
-        self._left.clear()
 
     async def _send(self, line: str) -> None:
         source, at, next_offset, batch = _decode(line)
@@ -166,18 +166,7 @@ class SpoolFile:
         self.ack: Ack = "memory" if path == ":memory:" else "spooled"
         self._db = connect(path)
         self._db.execute("CREATE TABLE IF NOT EXISTS batch (id INTEGER PRIMARY KEY, line TEXT NOT NULL) STRICT")
-        self._db.execute("CREATE TABLE IF NOT EXISTS stamp (store TEXT NOT NULL) STRICT")
         self.size = sum(map(len, self.lines()))
-
-    @classmethod
-    def create(cls, directory: Path, identity: str) -> "SpoolFile":
-        directory.mkdir(parents=True, exist_ok=True)
-        file = cls(directory / f"{uuid.uuid4().hex}.spool")
-        file._db.execute("INSERT INTO stamp VALUES (?)", (identity,))
-        return file
-
-    def belongs_to(self, identity: str) -> bool:
-        return self._db.execute("SELECT store FROM stamp").fetchall() == [(identity,)]
 
     def append(self, line: str) -> None:
         self._db.execute("INSERT INTO batch (line) VALUES (?)", (line,))
@@ -202,23 +191,20 @@ class SpoolFile:
             Path(self.path).unlink(missing_ok=True)
 
 
-def adopt(directory: Path, identity: str) -> list[SpoolFile]:
-    """The files of dead processes that belong to this store, oldest first."""
+def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
+    """The files of dead processes that belong to this store."""
     files = []
-    for path in sorted(directory.glob("*.spool"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(directory.glob(f"*{suffix}")):
         try:
             file = SpoolFile(path)
         except sqlite3.OperationalError:
             continue  # its process lives
         first = file.first()
-        if not file.belongs_to(identity):
-            log.warning("%s belongs to another store and is left alone", path)
-        elif first and _decode(first)[3].postings[0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
+        if first and _decode(first)[3].postings[0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
             log.error("%s is older than 30 days, and some of it could be counted twice: look at it, remove it", path)
+            file.close()
         else:
             files.append(file)
-            continue
-        file.close()
     return files
 
 

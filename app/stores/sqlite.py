@@ -36,7 +36,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """  # noqa: S608 # made of the constants above
 _FIND = """SELECT id, (SELECT count FROM day WHERE start = ? AND event = id),
-                  (SELECT count FROM total WHERE event = id) FROM event WHERE name = ?"""
+                  (SELECT count FROM total WHERE start = 0 AND event = id) FROM event WHERE name = ?"""
 _ADD = "INSERT INTO {} VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
 _READ = "SELECT name, count FROM {} JOIN event ON id = event WHERE start = ?"
 
@@ -101,12 +101,10 @@ class SqliteStore(CounterStore):
                 self._db.executescript(_SCHEMA)
             self._names_left -= self._db.execute("SELECT count(*) FROM event WHERE id > 0").fetchone()[0]
         except (sqlite3.Error, OSError) as error:
-            raise StoreRefused(self._what_to_do(error)) from error
-
-    def _what_to_do(self, error: Exception) -> str:
-        if "locked" in str(error):
-            return f"{self._path} is in use by another process, and SQLite serves one: stop that one, or use a Redis"
-        return f"{self._path} cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
+            what = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
+            if "locked" in str(error):
+                what = "is in use by another process, and SQLite serves one: stop that one, or use a Redis"
+            raise StoreRefused(f"{self._path} {what}") from error
 
     def _apply(self, source: str, at: int, next_offset: int, batch: Batch) -> Applied:
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
@@ -157,7 +155,6 @@ class SqliteStore(CounterStore):
         """Keep the offset and its answers; where the source is new, forget those that nobody will ask for."""
         rows = [a if isinstance(a, Refused) else [n for value in a.values() for n in value] for a in applied.answers]
         used = max((posting.moment.minute for posting in batch.postings), default=0)
-        row = (source, offset, json.dumps(rows), used)
-        self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", row)
+        self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, json.dumps(rows), used))
         if offset == 1:
             self._db.execute("DELETE FROM source WHERE used < ?", (used - base.SOURCE_KEPT_SECONDS,))
