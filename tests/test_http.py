@@ -1,16 +1,12 @@
 """The HTTP contract: forms of a batch, what is refused and how, reads, and OpenAPI."""
 
-import asyncio
-import json
-import subprocess
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-from conftest import ROOT, ChosenClock, RedisServer, serving, settings_for
+from conftest import ChosenClock, RedisServer, settings_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -327,18 +323,6 @@ async def test_openapi_documents_what_is_served(client: httpx.AsyncClient) -> No
     assert "http://" not in page
     assert "https://" not in page
     assert (await client.get("/docs/assets/swagger-ui-bundle.js")).status_code == 200
-
-
-async def test_git_log_makes_a_leaderboard_equal_to_sort_uniq(tmp_path: Path, redis_server: RedisServer) -> None:
-    log = subprocess.run(["git", "log", "--format=%an"], cwd=ROOT, capture_output=True, check=True).stdout
-    counted = Counter(line for line in log.decode().splitlines() if line)
-    async with serving(settings_for("sqlite", tmp_path, redis_server)) as served, served.client() as client:
-        command = ["curl", "-sS", "--data-binary", "@-", f"{served.url}/events"]
-        curl = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        answer, _ = await curl.communicate(log)
-        assert json.loads(answer)["accepted"] == sum(counted.values())
-        board = (await client.get("/leaderboard?limit=1000")).json()
-    assert {row["eventName"]: row["count"] for row in board} == dict(counted)
 
 
 @given(st.binary(max_size=60) | st.text('[]{}":,ab1 \n', max_size=60).map(str.encode))

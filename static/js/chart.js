@@ -9,10 +9,12 @@ const [GUTTER, FOOT, HEAD] = [40, 22, 10]; // px around the bars: axis numbers, 
 const LABEL_PX = 64; // room one time label wants
 const SPAN = "Last 60 minutes";
 
-/** A round number at or above `max` that halves well. @param {number} max @returns {number} */
-export function ceiling(max) {
-  const unit = 10 ** Math.floor(Math.log10(Math.max(max, 4)));
-  return [1, 2, 4, 6, 8, 10].map((step) => step * unit).find((top) => top >= Math.max(max, 4)) ?? max;
+/** Round numbers from 0 to at least `max`, five steps at most. @param {number} max @returns {number[]} */
+export function ticks(max) {
+  const least = Math.max(max, 4) / 5;
+  const unit = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
+  const step = [1, 2, 5, 10].map((times) => times * unit).find((round) => round >= least) ?? least;
+  return Array.from({ length: Math.ceil(Math.max(max, 4) / step) + 1 }, (_, i) => i * step);
 }
 
 /** @param {import("./series.js").Series} series */
@@ -23,10 +25,10 @@ export function createChart(series) {
   let [width, height, step] = [0, 0, 1];
   svg.append(axis, ...bars);
 
-  /** @param {number} top */
-  function drawAxis(top) {
-    const lines = [0, top / 2, top].flatMap((value) => {
-      const y = HEAD + height * (1 - value / top);
+  /** @param {number[]} values */
+  function drawAxis(values) {
+    const lines = values.flatMap((value) => {
+      const y = HEAD + height * (1 - value / values[values.length - 1]);
       return [s("line", { x1: GUTTER, x2: width, y1: y, y2: y }),
         s("text", { x: GUTTER - 8, y: y + 4, "text-anchor": "end" }, compact(value))];
     });
@@ -43,9 +45,10 @@ export function createChart(series) {
     const box = svg.getBoundingClientRect();
     if (!box.width || !series.points.length) return;
     [width, height, step] = [box.width, box.height - HEAD - FOOT, (box.width - GUTTER) / MINUTES];
-    const top = ceiling(Math.max(...series.points.map((point) => point.count)));
+    const values = ticks(Math.max(...series.points.map((point) => point.count)));
+    const top = values[values.length - 1];
     svg.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
-    drawAxis(top);
+    drawAxis(values);
     const wide = step * 0.62; // slim posts, like the strokes of a tally
     series.points.forEach(({ count }, i) => {
       const tall = count ? Math.max(wide, (height * count) / top) : 0;
