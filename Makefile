@@ -1,5 +1,5 @@
 # Every target sets up what it needs. `make run` is the first one to try.
-.PHONY: run test check format lock clean
+.PHONY: run test mutants check format lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,6 +11,11 @@ run: $(BIN)/.installed
 test: $(TOOLS)
 	@tools/setup redis-server chromium
 	$(BIN)/python -m pytest
+
+# Does each fault test fail on the wrong build that it names?
+mutants: $(TOOLS)
+	@tools/setup redis-server chromium
+	$(BIN)/python tests/mutants.py
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check .

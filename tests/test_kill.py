@@ -60,6 +60,18 @@ async def kill_rounds(app: Process, seen: Counter[str]) -> Load:
     return load
 
 
+@pytest.mark.catches(
+    "the answer before the commit",
+    "app/recorder.py",
+    "            applied = await self._apply(batch)\n",
+    """            from app.stores.base import Value
+            waiting = [{e: Value(0, 0) for e in p.counts} for p in batch.postings]
+            for answer, sharing in zip(waiting, sharers, strict=True):
+                _resolve(answer, sharing, moment.date, "disk")
+            await asyncio.sleep(0.05)
+            applied = await self._apply(batch)
+""",
+)
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 async def test_no_acknowledged_hit_is_lost_and_none_counts_twice(
     store: str, process, tmp_path, redis_server: RedisServer

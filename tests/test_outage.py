@@ -61,6 +61,15 @@ async def test_hits_are_counted_through_an_outage_of_redis(tmp_path: Path, own_r
     assert not list((tmp_path / "spool").iterdir())
 
 
+@pytest.mark.catches(
+    "blind retry", "app/stores/redis.lua", "if offset == next_offset then", "if offset == 'never' then"
+)
+@pytest.mark.catches(
+    "blind retry",
+    "app/stores/spool.py",
+    "await self._store.apply(source, at, next_offset, batch)",
+    "await self._store.apply(uuid.uuid4().hex, 0, 1, batch)",
+)
 async def test_a_batch_whose_answer_was_lost_is_not_counted_twice(tmp_path: Path, redis_server: RedisServer) -> None:
     store = spooled(redis_server, tmp_path)
     await store.open()
@@ -80,6 +89,7 @@ async def test_a_batch_whose_answer_was_lost_is_not_counted_twice(tmp_path: Path
     await store.close()
 
 
+@pytest.mark.catches("no adoption", "app/stores/spool.py", 'sorted(directory.glob(f"*{suffix}"))', "[]")
 async def test_a_dead_processs_spool_is_adopted_and_applied_once(tmp_path: Path, own_redis: RedisServer) -> None:
     first = spooled(own_redis, tmp_path)
     await first.open()
@@ -101,6 +111,7 @@ async def test_a_dead_processs_spool_is_adopted_and_applied_once(tmp_path: Path,
     assert not list(tmp_path.glob("*.spool*"))
 
 
+@pytest.mark.catches("missing dedup", "app/stores/spool.py", "if moved.offset >= next_offset:", "if moved.offset < 0:")
 async def test_a_spool_that_was_half_applied_is_finished(tmp_path: Path, own_redis: RedisServer) -> None:
     store = spooled(own_redis, tmp_path)
     await store.open()
@@ -118,6 +129,7 @@ async def test_a_spool_that_was_half_applied_is_finished(tmp_path: Path, own_red
     await store.close()
 
 
+@pytest.mark.catches("a gap loses what follows", "app/stores/spool.py", "if moved.offset >= next_offset:", "if True:")
 async def test_batches_count_although_redis_came_back_empty(tmp_path: Path, own_redis: RedisServer) -> None:
     own_redis.start()
     store = spooled(own_redis, tmp_path)
@@ -133,6 +145,7 @@ async def test_batches_count_although_redis_came_back_empty(tmp_path: Path, own_
     await store.close()
 
 
+@pytest.mark.catches("no bound", "app/stores/spool.py", "> self._bytes_max:", "> 10**9:")
 async def test_the_spool_is_bounded_and_says_so(tmp_path: Path, own_redis: RedisServer) -> None:
     store = spooled(own_redis, tmp_path, bytes_max=300)
     await store.open()
@@ -194,6 +207,12 @@ async def test_a_spool_too_old_to_be_safe_is_left_alone(
     assert await total_of(own_redis, "a") == 0
 
 
+@pytest.mark.catches(
+    "redis-py retries by itself and waits",
+    "app/stores/redis.py",
+    "retry=Retry(NoBackoff(), 0)",
+    "retry=Retry(NoBackoff(), 40)",
+)
 async def test_a_frozen_redis_holds_no_request_up(tmp_path: Path, own_redis: RedisServer) -> None:
     own_redis.start()
     async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
@@ -214,6 +233,12 @@ async def test_a_frozen_redis_holds_no_request_up(tmp_path: Path, own_redis: Red
     assert await total_of(own_redis, "a") == 51  # although Redis took the frozen batch, too
 
 
+@pytest.mark.catches(
+    "spooled in memory alone",
+    "app/stores/spool.py",
+    'SpoolFile(self._directory / f"{uuid.uuid4().hex}{self._suffix}")',
+    'SpoolFile(":memory:")',
+)
 def test_kill_9_during_an_outage_loses_nothing_spooled(process, own_redis: RedisServer) -> None:
     app: Process = process(REDIS_URL=own_redis.url, TALLY_WRITE_LIMIT="100000/second")
     acks = [app.post("/event/a")["ack"] for _ in range(20)]

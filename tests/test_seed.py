@@ -87,6 +87,12 @@ async def test_the_leaderboard_ranks_the_top_n(tally: Served) -> None:
         ]
 
 
+@pytest.mark.catches(
+    "limit by name",
+    "app/limits.py",
+    "    address = client(request)\n",
+    "    address = client(request) + request.url.path\n",
+)
 async def test_over_the_limit_is_429_for_that_address_alone(tally: Served) -> None:
     async with tally.client("127.0.0.1") as greedy, tally.client("127.0.0.2") as other:
         answers = await asyncio.gather(*(greedy.post(f"/event/name{i % 5}") for i in range(40)))
@@ -101,6 +107,7 @@ async def test_over_the_limit_is_429_for_that_address_alone(tally: Served) -> No
 test_over_the_limit_is_429_for_that_address_alone.limits = {"write_limit": "20/minute"}
 
 
+@pytest.mark.catches("no reset is told", "app/live.py", "self._broadcast([plain], ", "self._broadcast([], ")
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
     tally: Served, watchers: list[Watcher], clock: ChosenClock
 ) -> None:

@@ -1,0 +1,68 @@
+"""`make mutants`: apply each wrong build that a test says it catches, and show that test fail on it.
+
+A test names its wrong builds with @pytest.mark.catches(what, file, old, new); `old` stands once in `file`.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("app", "static", "tests", "docs", "README.md", "pyproject.toml")
+
+
+class Mutant(NamedTuple):
+    """A wrong build, and the test that must not pass on it."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+class Collector:
+    def __init__(self) -> None:
+        self.mutants: list[Mutant] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            self.mutants += [Mutant(*mark.args, item.nodeid) for mark in item.iter_markers("catches")]
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the test passes on the wrong build, and so proves nothing."""
+    with tempfile.TemporaryDirectory() as copy:
+        for part in PARTS:
+            source = ROOT / part
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(copy, part))
+        file = Path(copy, mutant.file)
+        text = file.read_text()
+        assert text.count(mutant.old) == 1, f"{mutant.file} has not just one {mutant.old!r}"
+        file.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.test]
+        ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode in {0, 1}, ended.stdout + ended.stderr
+        return ended.returncode == 0
+
+
+def main() -> None:
+    collector = Collector()
+    chosen = sys.argv[1:] or [str(ROOT / "tests")]
+    pytest.main(["--collect-only", "-q", "-q", *chosen], plugins=[collector])
+    failures = 0
+    for mutant in collector.mutants:
+        survived = survives(mutant)
+        failures += survived
+        print("SURVIVED" if survived else "caught  ", mutant.what, "--", mutant.test, flush=True)
+    print(f"{len(collector.mutants)} wrong builds, {failures} not caught")
+    sys.exit(failures > 0 or not collector.mutants)
+
+
+if __name__ == "__main__":
+    main()
