@@ -29,7 +29,7 @@ def main() -> None:
     except ValidationError as error:
         problems = [f"TALLY_{str(p['loc'][0]).removeprefix('TALLY_').upper()}: {p['msg']}" for p in error.errors()]
         sys.exit("tally: " + "; ".join(problems))
-    except StoreRefused as error:
+    except (StoreRefused, ValueError) as error:  # redis-py says ValueError to a URL that is none
         sys.exit(f"tally: {error}")
 
 

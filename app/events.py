@@ -31,7 +31,8 @@ class InvalidName(ValueError):
 @lru_cache(maxsize=65_536)  # the same names come again and again
 def event_name(text: str) -> str:
     """The stored form (NFC) of an event's name, or InvalidName."""
-    name = unicodedata.normalize("NFC", text)
+    # Far too long is not even normalised: that takes quadratic time for marks in the wrong order.
+    name = unicodedata.normalize("NFC", text) if len(text) <= 4 * NAME_MAX else text
     if not 1 <= len(name) <= NAME_MAX:
         raise InvalidName(f"a name has 1 to {NAME_MAX} characters")
     if "/" in name or name in {".", ".."}:
@@ -71,15 +72,24 @@ class Moment(NamedTuple):
         return ("minute", self.minute), ("hour", self.hour), ("day", self.day), TOTAL
 
 
+class Key(NamedTuple):
+    """An Idempotency-Key as hashes: of the key in its scope, of the request, and of the client that sent it."""
+
+    id: str
+    request: str
+    owner: str
+
+
 class Posting(NamedTuple):
-    """Hits that are accepted or refused together: how much of each event, and when."""
+    """Hits that are accepted or refused together: how much of each event, when, and under which key."""
 
     moment: Moment
     counts: Mapping[str, int]
+    key: Key | None = None
 
 
 class Batch(NamedTuple):
-    """What one commit writes. Hits acknowledged before the store saw them are past the cap on names."""
+    """What one commit writes. Hits acknowledged before the store saw them are past the caps."""
 
     postings: tuple[Posting, ...]
     capped: bool = True
@@ -138,9 +148,9 @@ class Clock:
         self._earliest = 0
 
     def at(self) -> float:
-        return max(self._now(), self._earliest)
+        at = max(self._now(), self._earliest)
+        self._earliest = self.calendar.moment(at).day
+        return at
 
     def moment(self) -> Moment:
-        moment = self.calendar.moment(self.at())
-        self._earliest = moment.day
-        return moment
+        return self.calendar.moment(self.at())

@@ -1,15 +1,19 @@
 """HTTP in: a request becomes hits, and its answer is what they made of the counters."""
 
 import json
+import math
+import re
+from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import Depends, FastAPI, Path, Request, Response
+from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
-from app.events import BY_MAX, By, Hit, InvalidName, event_name, fold
-from app.limits import Limits
+from app.events import BY_MAX, By, Hit, InvalidName, Key, event_name, fold
+from app.limits import Limits, client
 from app.problems import Problem, documented
 from app.recorder import Recorded, Recorder
 from app.stores.base import Ack, Refused, Value
@@ -20,6 +24,7 @@ BATCH_ITEMS_MAX = 10_000
 ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun
 
 T = TypeVar("T")
+_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21-\x7e]{1,255})')
 
 
 class HitBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,7 +39,7 @@ _BY = {"type": "integer", "minimum": 1, "maximum": BY_MAX, "default": 1}
 _ITEM = {"type": "object", "properties": {"event": {"type": "string"}, "by": _BY}, "required": ["event"]}
 _HIT = {"type": "object", "properties": {"by": _BY}, "additionalProperties": False}
 _ITEMS = {"type": "array", "items": _ITEM | {"additionalProperties": False}, "maxItems": BATCH_ITEMS_MAX}
-_BATCH = {"oneOf": [_ITEMS, {"type": "object", "additionalProperties": _BY}]}
+_BATCH = {"anyOf": [_ITEMS, {"type": "object", "additionalProperties": _BY}, _ITEM]}
 _TEXT = {"type": "string"}
 
 
@@ -52,12 +57,12 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> None:
     async def count_event(request: Request, event: Annotated[str, Depends(path_name)]) -> Response:
         """Count one hit."""
         limits.charge(request, "write")
-        _refuse_what_is_not_built(request)
         body = await _read(request, HIT_BYTES_MAX)
         by = _decode(body, HitBody).by if body.strip() else 1
-        recorded = await recorder.record({event: by})
+        recorded = await recorder.record({event: by}, _key(request, f"/event/{event}", {event: by}))
         count, total = _counted(recorded)[event]
-        return _json(CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack))
+        counted = CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack)
+        return _answer(counted, recorded)
 
     @app.post(
         "/events",
@@ -68,21 +73,24 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> None:
     async def count_events(request: Request) -> Response:
         """Count many hits, all or none: an array of items, a map of names to amounts, NDJSON, or a name a line."""
         limits.charge(request, "write")
-        _refuse_what_is_not_built(request)
         hits = parse_batch(await _read(request, BATCH_BYTES_MAX))
         if len(hits) > ITEMS_PER_COST:
-            limits.charge(request, "write", cost=(len(hits) - 1) // ITEMS_PER_COST)
-        recorded = await recorder.record(fold(hits))
+            limits.charge(request, "write", cost=math.ceil(len(hits) / ITEMS_PER_COST), paid=1)
+        amounts = fold(hits)
+        recorded = await recorder.record(amounts, _key(request, "/events", amounts))
         counts = {event: value.count for event, value in _counted(recorded).items()}
         accepted = sum(hit.by for hit in hits)
-        return _json(CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack))
+        counted = CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack)
+        return _answer(counted, recorded)
 
 
-def path_name(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: ARG001 # for the documentation
+async def path_name(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: ARG001 # for the documentation
     """The event in the path, from its raw bytes: the decoded path shows every bad byte as the same character."""
-    raw: bytes = request.scope["raw_path"].split(b"/")[2]
+    segments = request.scope["raw_path"].split(b"/")
+    if segments[1] != b"event":  # an encoded slash made the router see another path
+        raise Problem(404, "Not Found")
     try:
-        return event_name(unquote_to_bytes(raw).decode())
+        return event_name(unquote_to_bytes(segments[2]).decode())
     except UnicodeDecodeError:
         raise Problem(422, "a name is UTF-8") from None
     except InvalidName as error:
@@ -101,7 +109,7 @@ def parse_batch(body: bytes) -> list[Hit]:
     elif first == "{":
         items = _objects(text)
     else:
-        items = [Hit(line) for line in _lines(text)]
+        items = [Hit(line) for line in _lines(text)[: BATCH_ITEMS_MAX + 1]]
     if len(items) > BATCH_ITEMS_MAX:
         raise Problem(413, f"a batch has at most {BATCH_ITEMS_MAX} items")
     return [_hit(index, item) for index, item in enumerate(items)]
@@ -138,31 +146,48 @@ def _decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
         raise Problem(422, f"{error}" if index is None else f"item {index}: {error}") from None
 
 
-def _refuse_what_is_not_built(request: Request) -> None:
-    """Refused rather than dropped: who sends these expects them to count."""
-    if "idempotency-key" in request.headers:
-        raise Problem(422, "Idempotency-Key is not supported by this version")
-    if request.url.query:
-        raise Problem(422, "this route takes no query; an amount goes into the body as by")
+def _key(request: Request, scope: str, amounts: dict[str, int]) -> Key | None:
+    """The request's Idempotency-Key, which belongs to its client's role and route; also as a quoted string."""
+    texts = request.headers.getlist("idempotency-key")
+    if not texts:
+        return None
+    match = _KEY.fullmatch(texts[0])
+    if len(texts) > 1 or not match:
+        raise Problem(422, "an Idempotency-Key is one header of 1 to 255 visible ASCII characters")
+    same = json.dumps(sorted(amounts.items()))
+    return Key(_hash(f"anonymous {scope} {match[1] or match[2]}"), _hash(same), _hash(client(request)))
+
+
+def _hash(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 async def _read(request: Request, bytes_max: int) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > bytes_max:
-            raise Problem(413, f"a body has at most {bytes_max} bytes")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > bytes_max:
+                raise Problem(413, f"a body has at most {bytes_max} bytes")
+    except ClientDisconnect:
+        raise Problem(400, "the body ended early") from None
     return bytes(body)
 
 
 def _counted(recorded: Recorded) -> dict[str, Value]:
-    answer = recorded.answer
-    if not isinstance(answer, Refused):
-        return answer
-    if answer.reason == "full":
-        raise Problem(429, "there is room for known names alone (TALLY_EVENTS_MAX)", {"Retry-After": "3600"})
-    raise Problem(422, "a count cannot pass 9007199254740991")
+    if isinstance(recorded.answer, Refused):
+        raise _REFUSALS[recorded.answer.reason]
+    return recorded.answer  # type: ignore[return-value] # the recorder has unwrapped replays
 
 
-def _json(body: CountedHit | CountedBatch) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+_REFUSALS = {
+    "full": Problem(429, "there is room for known names alone (TALLY_EVENTS_MAX)", {"Retry-After": "3600"}),
+    "overflow": Problem(422, "a count cannot pass 9007199254740991"),
+    "mismatch": Problem(422, "this Idempotency-Key was used for another request"),
+    "keys": Problem(503, "there is no room for another Idempotency-Key (TALLY_KEYS_MAX)", {"Retry-After": "60"}),
+}
+
+
+def _answer(counted: CountedHit | CountedBatch, recorded: Recorded) -> Response:
+    headers = {"Idempotency-Replayed": "true"} if recorded.replayed else None
+    return Response(msgspec.json.encode(counted), headers=headers, media_type="application/json")

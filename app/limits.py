@@ -33,8 +33,8 @@ class BoundedStorage(Storage):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         used, end = self._windows.get(key, (0, 0.0))
-        if end <= time.time():
-            used, end = 0, time.time() + expiry
+        if end <= time.monotonic():
+            used, end = 0, time.monotonic() + expiry
             self._windows.pop(key, None)  # a new window is the youngest
         self._windows[key] = (used + amount, end)
         if len(self._windows) > WINDOWS_MAX:
@@ -42,7 +42,7 @@ class BoundedStorage(Storage):
         return used + amount
 
     def get(self, key: str) -> int:
-        return self._windows[key][0] if self.get_expiry(key) > time.time() else 0
+        return self._windows[key][0] if self.get_expiry(key) > time.monotonic() else 0
 
     def get_expiry(self, key: str) -> float:
         return self._windows.get(key, (0, 0.0))[1]
@@ -65,15 +65,15 @@ class Limits:
             "read": list(LimitGroup(settings.read_limit, client, "read", False, None, None, None, 1, False)),
         }
 
-    def charge(self, request: Request, budget: Budget, cost: int = 1) -> None:
-        """Take from this client's budget, or raise RateLimitExceeded."""
+    def charge(self, request: Request, budget: Budget, cost: int = 1, paid: int = 0) -> None:
+        """Take this cost, at most the whole limit, of which some is paid, or raise RateLimitExceeded."""
         address = client(request)
         for limit in self._limits[budget]:
-            if not self._limiter.hit(limit.limit, budget, address, cost=min(cost, limit.limit.amount)):
+            if not self._limiter.hit(limit.limit, budget, address, cost=min(cost, limit.limit.amount) - paid):
                 end = self._limiter.get_window_stats(limit.limit, budget, address).reset_time
                 exceeded = RateLimitExceeded(limit)
                 exceeded.detail = f"more than {limit.limit} from one address"
-                exceeded.headers = {"Retry-After": str(max(1, math.ceil(end - time.time())))}
+                exceeded.headers = {"Retry-After": str(max(1, math.ceil(end - time.monotonic())))}
                 raise exceeded
 
 

@@ -2,19 +2,23 @@
 
 import logging
 import secrets
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 import socketio
+from engineio.exceptions import SocketIsClosedError
 from engineio.packet import MESSAGE, Packet
 
 from app.events import EVERYTHING, Clock, Moment
 from app.stores.base import CounterStore
 
 CLIENTS_MAX = 10_000
-QUEUE_MAX = 20_000  # messages waiting for one client: two of the largest batches; who has more is cut, and comes back
-PAGE_NAMES = 1000  # names in one message of a snapshot
+# Messages waiting for one client; who has more is cut, and comes back. They are shared by all whom they wait for.
+UPDATES_MAX = 20_000  # on /, some 100 bytes each: two of the largest batches
+QUEUE_MAX = 1000  # on /live, of up to PAGE_NAMES events each
+PAGE_NAMES = 1000  # events in one message
 
 log = logging.getLogger("tally.live")
 
@@ -35,6 +39,7 @@ class Live:
         self._index: dict[str, int] = {}
         self._state: dict[str, object] = {"status": "ok", "reasons": []}
         self._clients: dict[str, _Client] = {}
+        self._pages: tuple[int, list[Packet]] = (-1, [])
         self.server = socketio.AsyncServer(
             async_mode="asgi",
             always_connect=True,  # so that the snapshot can follow the greeting at once
@@ -58,11 +63,19 @@ class Live:
         fresh = [event for event in grown if event not in self._index]
         self._index.update({event: len(self._index) + i for i, event in enumerate(fresh)})
         self._counts.update(grown)
-        self._seq += 1
-        pairs = [[self._index[event], count] for event, count in grown.items()]
-        changed = _packet("/live", "changes", {"seq": self._seq, "changes": pairs, "names": fresh})
         updates = [_packet("/", "update", {"eventName": event, "count": count}) for event, count in grown.items()]
-        await self._broadcast(updates, [changed])
+        await self._broadcast(updates, list(self._changes(grown, fresh)))
+
+    def _changes(self, grown: dict[str, int], fresh: list[str]) -> Iterator[Packet]:
+        """In messages of a bounded size; a new name comes with or before its count, since both are in order."""
+        pairs = sorted([self._index[event], count] for event, count in grown.items())
+        first_fresh = len(self._index) - len(fresh)
+        for i in range(0, len(pairs), PAGE_NAMES):
+            part = pairs[i : i + PAGE_NAMES]
+            begin, end = (max(index - first_fresh, 0) for index in (part[0][0], part[-1][0] + 1))
+            names = fresh[begin:end]
+            self._seq += 1
+            yield _packet("/live", "changes", {"seq": self._seq, "changes": part, "names": names})
 
     async def turn(self, moment: Moment) -> None:
         """Begin a new day, once: counts restart at 0 on every page."""
@@ -89,7 +102,7 @@ class Live:
             await self._broadcast([], [_packet("/live", "state", state)])
 
     def _connector(self, namespace: str) -> Any:
-        async def connect(sid: str, _environ: dict[str, Any]) -> None:
+        async def connect(sid: str, _environ: dict[str, Any], _auth: object = None) -> None:
             if len(self._clients) >= CLIENTS_MAX:
                 raise socketio.exceptions.ConnectionRefusedError("too many connections")
             engine_id = self.server.manager.eio_sid_from_sid(sid, namespace)
@@ -103,11 +116,15 @@ class Live:
 
     async def _resync(self, sid: str, *_: object) -> None:
         client = self._clients.get(sid)
-        if client and client.dashboard:
+        socket = client and self.server.eio.sockets.get(client.engine_id)
+        # who has not read what was sent gets no snapshot on top of it, however often it asks
+        if client and client.dashboard and socket and socket.queue.qsize() <= 1:
             await self._send(sid, client, [*self._snapshot(), _packet("/live", "state", self._state)])
 
     def _snapshot(self) -> list[Packet]:
-        """All of the day, in pages."""
+        """All of the day, in pages, built once for all who ask before the next change."""
+        if self._pages[0] == self._seq:
+            return self._pages[1]
         head = {
             "epoch": self._epoch,
             "seq": self._seq,
@@ -120,7 +137,8 @@ class Live:
         counts = [self._counts[event] for event in names]
         pages = [slice(i, i + PAGE_NAMES) for i in range(0, max(1, len(names)), PAGE_NAMES)]
         bodies = ({"offset": page.start, "names": names[page], "counts": counts[page]} for page in pages)
-        return [_packet("/live", "snapshot", head | body) for body in bodies]
+        self._pages = (self._seq, [_packet("/live", "snapshot", head | body) for body in bodies])
+        return self._pages[1]
 
     async def _broadcast(self, plain: list[Packet], dashboards: list[Packet]) -> None:
         for sid, client in list(self._clients.items()):
@@ -128,14 +146,21 @@ class Live:
 
     async def _send(self, sid: str, client: _Client, packets: list[Packet]) -> None:
         socket = self.server.eio.sockets.get(client.engine_id)
-        if socket is None or socket.queue.qsize() + len(packets) > QUEUE_MAX:
+        if socket is None or socket.closed:
+            self._clients.pop(sid, None)
+            return
+        if socket.queue.qsize() + len(packets) > (QUEUE_MAX if client.dashboard else UPDATES_MAX):
             log.info("a client that reads too little is cut")
             self._clients.pop(sid, None)
-            if socket:
-                await socket.close(wait=False, abort=True)
+            await socket.close(wait=False, abort=True)
+            while not socket.queue.empty():  # its connection may live on until it misses a ping
+                socket.queue.get_nowait()
             return
-        for packet in packets:
-            await socket.send(packet)
+        try:
+            for packet in packets:
+                await socket.send(packet)
+        except SocketIsClosedError:  # it was found dead just now, which is nobody else's concern
+            self._clients.pop(sid, None)
 
 
 def _packet(namespace: str, event: str, data: object) -> Packet:

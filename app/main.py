@@ -19,7 +19,7 @@ from app.live import Live
 from app.recorder import Recorder
 from app.schedule import schedule
 from app.settings import Settings
-from app.stores.base import CounterStore
+from app.stores.base import Caps, CounterStore
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.spool import SpooledStore
@@ -79,12 +79,13 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
 
 
 def create_store(settings: Settings) -> CounterStore:
+    caps = Caps(settings.events_max, settings.keys_max)
     if settings.store_kind == "redis":
-        redis = RedisStore(settings.store, settings.events_max)
+        redis = RedisStore(settings.store, caps)
         return SpooledStore(redis, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
     if settings.store_kind == "sqlite":
-        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), settings.events_max)
-    return MemoryStore(settings.events_max)
+        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), caps)
+    return MemoryStore(caps)
 
 
 class _SecurityHeaders:

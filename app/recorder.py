@@ -4,17 +4,16 @@ No timer: an idle service commits at once, a busy one gathers by itself.
 """
 
 import asyncio
-import bisect
-import itertools
 import logging
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-from app.events import Batch, Clock, Moment, Posting
-from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, OutcomeUnknown, Refused, StoreError, Value
+from app.events import Batch, Clock, Key, Moment, Posting
+from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, OutcomeUnknown, Replayed, StoreError, Value
 
-WAITERS_MAX = 10_000  # about a second of work; more would only wait longer for the same disk
+WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
 BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
 
 log = logging.getLogger("tally.recorder")
@@ -23,6 +22,9 @@ log = logging.getLogger("tally.recorder")
 class Overloaded(Exception):
     """More hits wait than will be counted soon; this one was not taken."""
 
+    def __init__(self) -> None:
+        super().__init__("too many hits are waiting")
+
 
 class Recorded(NamedTuple):
     """The values right after these hits (or why they were refused), their date, and what this survives."""
@@ -30,10 +32,12 @@ class Recorded(NamedTuple):
     answer: Answer
     date: str
     ack: Ack
+    replayed: bool = False
 
 
 class _Waiter(NamedTuple):
     counts: Mapping[str, int]
+    key: Key | None
     recorded: asyncio.Future[Recorded]
 
 
@@ -44,7 +48,8 @@ class Recorder:
         self._store = store
         self._clock = clock
         self._publish = publish
-        self._waiting: list[_Waiter] = []
+        self._waiting: deque[_Waiter] = deque()
+        self._events = 0  # that wait
         self._arrived = asyncio.Event()
         self._closing = False
         self._source, self._offset = uuid.uuid4().hex, 0
@@ -58,14 +63,15 @@ class Recorder:
         self._arrived.set()
         await self._task
 
-    async def record(self, counts: Mapping[str, int]) -> Recorded:
-        """Count these hits, all or none, and wait until that is certain.
+    async def record(self, counts: Mapping[str, int], key: Key | None = None) -> Recorded:
+        """Count these hits, all or none, once for a key, and wait until that is certain.
 
         Raises Overloaded, StoreUnavailable (not counted), or OutcomeUnknown.
         """
-        if len(self._waiting) >= WAITERS_MAX:
+        if self._events >= WAITING_MAX:
             raise Overloaded
-        waiter = _Waiter(counts, asyncio.get_running_loop().create_future())
+        self._events += max(1, len(counts))
+        waiter = _Waiter(counts, key, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self._arrived.set()
         return await waiter.recorded
@@ -80,9 +86,12 @@ class Recorder:
                 self._arrived.clear()
 
     def _take(self) -> list[_Waiter]:
-        events = list(itertools.accumulate(len(waiter.counts) for waiter in self._waiting))
-        taken = max(1, bisect.bisect_right(events, BATCH_EVENTS_MAX))
-        waiters, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        waiters: list[_Waiter] = []
+        events = 0
+        while self._waiting and (not waiters or events + len(self._waiting[0].counts) <= BATCH_EVENTS_MAX):
+            waiters.append(self._waiting.popleft())
+            events += max(1, len(waiters[-1].counts))
+        self._events -= events
         return waiters
 
     async def _commit(self, waiters: list[_Waiter]) -> None:
@@ -103,7 +112,7 @@ class Recorder:
         changes: dict[str, int] = {}
         for answer, sharing in zip(applied.answers, sharers, strict=True):
             _resolve(answer, sharing, moment.date, applied.ack)
-            if not isinstance(answer, Refused):
+            if isinstance(answer, dict):
                 changes.update({event: value.count for event, value in answer.items()})
         try:
             await self._publish(moment, changes)
@@ -122,26 +131,29 @@ class Recorder:
 
 
 def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, list[list[_Waiter]]]:
-    """A posting for each request of several events, and one for all the bare hits of each event."""
+    """A posting for each request of several events or with a key, and one for all the bare hits of each event."""
     sums: dict[str, int] = {}
     bare: dict[str, list[_Waiter]] = {}
     wholes = []
     for waiter in waiters:
-        if len(waiter.counts) == 1:
+        if len(waiter.counts) == 1 and not waiter.key:
             ((event, by),) = waiter.counts.items()
             sums[event] = sums.get(event, 0) + by
             bare.setdefault(event, []).append(waiter)
         else:
             wholes.append(waiter)
     postings = [Posting(moment, {event: by}) for event, by in sums.items()]
-    postings += [Posting(moment, waiter.counts) for waiter in wholes]
+    postings += [Posting(moment, waiter.counts, waiter.key) for waiter in wholes]
     return Batch(tuple(postings)), [*bare.values(), *([waiter] for waiter in wholes)]
 
 
 def _resolve(answer: Answer, sharers: list[_Waiter], date: str, ack: Ack) -> None:
     """Give each of those who share a posting the value right after its own hit, the last one the posting's."""
+    replayed = isinstance(answer, Replayed)
+    if isinstance(answer, Replayed):
+        date, answer = answer
     for waiter in reversed(sharers):
         if not waiter.recorded.done():  # else its client went away
-            waiter.recorded.set_result(Recorded(answer, date, ack))
-        if len(sharers) > 1 and not isinstance(answer, Refused):
+            waiter.recorded.set_result(Recorded(answer, date, ack, replayed))
+        if len(sharers) > 1 and isinstance(answer, dict):
             answer = {event: Value(*(n - waiter.counts[event] for n in value)) for event, value in answer.items()}

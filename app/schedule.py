@@ -32,6 +32,6 @@ def schedule(live: Live, clock: Clock, *, shared: bool) -> AsyncIOScheduler:
     jobs.add_job(close_day, Midnight(clock.calendar), id="close_day")
     jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, where it was missed")
     if shared:
-        jobs.add_job(live.refresh, IntervalTrigger(seconds=2), id="refresh")
+        jobs.add_job(live.refresh, IntervalTrigger(seconds=1), id="refresh")
         jobs.add_job(live.tell_state, IntervalTrigger(seconds=1), id="tell_state")
     return jobs

@@ -28,6 +28,12 @@ class Settings(BaseSettings):
     write_limit: Rate = Field(default="1000/second", description="Hits from one client address.")
     read_limit: Rate = Field(default="200/second", description="Reads from one client address.")
     events_max: int = Field(default=100_000, ge=1, le=10_000_000, description="Event names; a further one gets a 429.")
+    keys_max: int = Field(
+        default=1_000_000,
+        ge=10,
+        le=100_000_000,
+        description="Idempotency-Keys kept for 24 h; a further one gets a 503.",
+    )
     trusted_proxies: str = Field(default="", description="Addresses whose X-Forwarded-For counts, comma-separated.")
     spool: str = Field(default="data/spool", description="The directory that keeps hits while Redis is away.")
     spool_max_mb: int = Field(default=512, ge=1, le=1_000_000, description="Its bound in MB; over it hits get a 503.")

@@ -125,11 +125,13 @@ async def test_concurrent_hits_end_at_the_same_number_on_every_page(tally: Serve
         await page.client.disconnect()
 
 
-@pytest.mark.catches("unbounded queues", "app/live.py", "+ len(packets) > QUEUE_MAX", "+ len(packets) > 10**9")
+@pytest.mark.catches(
+    "unbounded queues", "app/live.py", "+ len(packets) > (QUEUE_MAX", "+ len(packets) > 10**9 + (QUEUE_MAX"
+)
 async def test_a_client_that_reads_nothing_is_cut_and_the_others_go_on(
     tally: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "QUEUE_MAX", 50)
+    monkeypatch.setattr(live, "UPDATES_MAX", 50)
     stuck = socketio.AsyncClient(reconnection=False)
     await stuck.connect(tally.url, transports=["polling"])
     page = Dashboard()
@@ -155,3 +157,66 @@ async def test_a_page_of_another_origin_may_not_connect(tally: Served) -> None:
             await foreign.connect(tally.url, headers={"Origin": "http://evil.example"}, transports=[transport])
         if foreign.eio.http:
             await foreign.eio.http.close()
+
+
+@pytest.mark.catches(
+    "one dead client stops the others", "app/live.py", "except SocketIsClosedError:", "except KeyError:"
+)
+async def test_a_client_found_dead_takes_nothing_from_the_others(tally: Served) -> None:
+    dead, healthy = socketio.AsyncClient(reconnection=False), socketio.AsyncClient(reconnection=False)
+    heard: list[str] = []
+    healthy.on("update", lambda data: heard.append(data["eventName"]))
+    await dead.connect(tally.url, transports=["polling"])
+    dead.eio.read_loop_task.cancel()
+    await asyncio.gather(dead.eio.read_loop_task, return_exceptions=True)
+    await healthy.connect(tally.url, transports=["websocket"])
+    (socket,) = [s for s in tally.app.state.live.server.eio.sockets.values() if not s.upgraded]
+    socket.last_ping = 1.0  # its pong is overdue, and nobody has noticed yet
+    async with tally.client() as client:
+        await client.post("/events", json={"a": 1, "b": 1, "c": 1})
+    await eventually(lambda: heard == ["a", "b", "c"])
+    await healthy.disconnect()
+    await leave(dead)
+
+
+@pytest.mark.parametrize("namespace", ["/", "/live"])
+async def test_a_client_may_send_auth(tally: Served, namespace: str) -> None:
+    page = socketio.AsyncClient(reconnection=False)
+    heard: list[str] = []
+    page.on("*", lambda event, *_: heard.append(event), namespace=namespace)
+    await page.connect(tally.url, namespaces=[namespace], auth={"token": "x"}, transports=["websocket"])
+    async with tally.client() as client:
+        await client.post("/event/a")
+    await eventually(lambda: "update" in heard or "changes" in heard)
+    await page.disconnect()
+
+
+@pytest.mark.catches("a snapshot each time", "app/live.py", " and socket.queue.qsize() <= 1:", ":")
+async def test_who_does_not_read_gets_no_further_snapshot(tally: Served) -> None:
+    async with tally.client() as client:
+        await client.post("/events", json={f"name {i}": 1 for i in range(3000)})
+    page = Dashboard()
+    await page.client.connect(tally.url, namespaces=["/live"], transports=["polling"])
+    page.client.eio.read_loop_task.cancel()
+    await asyncio.gather(page.client.eio.read_loop_task, return_exceptions=True)
+    live_view = tally.app.state.live
+    ((sid, known),) = live_view._clients.items()
+    for _ in range(50):
+        await live_view._resync(sid)
+    assert live_view.server.eio.sockets[known.engine_id].queue.qsize() <= 2 * 5
+    await leave(page.client)
+
+
+async def test_a_large_commit_comes_in_messages_of_a_bounded_size(tally: Served) -> None:
+    page = Dashboard()
+    await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
+    async with tally.client() as client:
+        await client.post("/events", json={f"name {i}": i + 1 for i in range(1500)})
+        await eventually(lambda: len(page.counts) == 1500)
+        await client.post("/events", json={f"name {i}": 1 for i in range(700, 2600)})
+        await eventually(lambda: len(page.counts) == 2600)
+    assert page.counts["name 699"] == 700
+    assert page.counts["name 700"] == 702
+    assert page.counts["name 2599"] == 1
+    assert max(len(data["changes"]) for event, data in page.heard if event == "changes") == 1000
+    await page.client.disconnect()

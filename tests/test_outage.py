@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sqlite3
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -12,9 +13,9 @@ from conftest import Process, RedisServer, eventually, serving, settings_for, wa
 from test_live import Dashboard
 
 from app.events import TOTAL, Batch, Calendar, Posting
-from app.stores.base import OutcomeUnknown, StoreUnavailable
+from app.stores.base import Caps, OutcomeUnknown, StoreUnavailable
 from app.stores.redis import RedisStore
-from app.stores.spool import SpooledStore
+from app.stores.spool import SpooledStore, SpoolFile
 
 NOON = Calendar(ZoneInfo("UTC")).moment(1_795_435_200)
 YESTERDAY = Calendar(ZoneInfo("UTC")).moment(1_795_435_200 - 86_400)
@@ -25,11 +26,11 @@ def hits(event: str, by: int, moment=NOON) -> Batch:
 
 
 def spooled(server: RedisServer, directory: Path, bytes_max: int = 10**6, identity: str = "redis") -> SpooledStore:
-    return SpooledStore(RedisStore(server.url, 1000), identity, directory, bytes_max)
+    return SpooledStore(RedisStore(server.url, Caps(1000)), identity, directory, bytes_max)
 
 
 async def total_of(server: RedisServer, event: str) -> int:
-    store = RedisStore(server.url, 1000)
+    store = RedisStore(server.url, Caps(1000))
     (totals,) = await store.read([TOTAL], [event])
     await store.close()
     return totals.get(event, 0)
@@ -119,7 +120,7 @@ async def test_a_spool_that_was_half_applied_is_finished(tmp_path: Path, own_red
         await store.apply("s", offset, offset + 1, hits("a", 1))
     await store.close()
     own_redis.start()
-    redis = RedisStore(own_redis.url, 1000)
+    redis = RedisStore(own_redis.url, Caps(1000))
     for offset in range(2):  # it died after applying two, before it could drop them
         await redis.apply("s", offset, offset + 1, hits("a", 1))
     await redis.close()
@@ -296,3 +297,74 @@ async def test_a_full_redis_is_away_too(tmp_path: Path, own_redis: RedisServer) 
 
         await eventually(back)
     assert await total_of(own_redis, "a") == 2
+
+
+async def test_the_way_back_is_found_under_load(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start("--appendonly", "yes", "--appendfsync", "always")
+    chosen = settings_for("redis", tmp_path, own_redis, write_limit="100000/second")
+    async with serving(chosen) as tally, tally.client() as client:
+        acknowledged, done = 0, asyncio.Event()
+
+        async def write() -> None:
+            nonlocal acknowledged
+            while not done.is_set():
+                assert (await client.post("/event/a")).status_code == 200
+                acknowledged += 1
+
+        writers = [asyncio.create_task(write()) for _ in range(16)]
+        await eventually(lambda: acknowledged > 100)
+        own_redis.stop()
+        before = acknowledged
+        await eventually(lambda: acknowledged > before + 500)
+        own_redis.start("--appendonly", "yes", "--appendfsync", "always")
+
+        async def back() -> bool:
+            return (await client.get("/health")).json()["status"] == "ok"
+
+        await eventually(back)
+        done.set()
+        await asyncio.gather(*writers)
+        assert (await client.get("/event/a")).json()["total"] == acknowledged
+    assert await total_of(own_redis, "a") == acknowledged
+
+
+@pytest.mark.catches(
+    "gives up at an error of the disk",
+    "app/stores/spool.py",
+    "except (StoreError, sqlite3.Error, OSError)",
+    "except StoreError",
+)
+async def test_an_error_of_the_disk_does_not_end_the_way_back(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = spooled(own_redis, tmp_path)
+    await store.open()
+    await store.apply("s", 0, 1, hits("a", 1))
+    failures = 3
+    real = SpoolFile.drop
+
+    def drop(self: SpoolFile, lines: list[str]) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures > 0:
+            raise sqlite3.OperationalError("disk I/O error")
+        real(self, lines)
+
+    monkeypatch.setattr(SpoolFile, "drop", drop)
+    own_redis.start()
+    await eventually(lambda: store.stale_seconds() is None)
+    assert await total_of(own_redis, "a") == 1
+    await store.close()
+
+
+async def test_a_damaged_spool_file_is_named_and_left_alone(
+    tmp_path: Path, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.start()
+    store = spooled(own_redis, tmp_path)
+    damaged = tmp_path / f"0{store._suffix}"
+    damaged.write_bytes(b"no database" * 1000)
+    await store.open()
+    assert f"{damaged} cannot be read" in caplog.text
+    assert (await store.apply("s", 0, 1, hits("a", 1))).ack == "redis"
+    await store.close()

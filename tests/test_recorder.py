@@ -9,7 +9,7 @@ import pytest
 from app import recorder as recorder_module
 from app.events import EVERYTHING, Batch, Calendar, Clock, Moment
 from app.recorder import Overloaded, Recorder
-from app.stores.base import Applied, OutcomeUnknown, Refused, StoreUnavailable
+from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable
 from app.stores.memory import MemoryStore
 
 
@@ -17,7 +17,7 @@ class HeldStore(MemoryStore):
     """A memory store that commits when it is let go, and fails when it is told to."""
 
     def __init__(self) -> None:
-        super().__init__(names_max=3)
+        super().__init__(Caps(3))
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None
@@ -96,7 +96,7 @@ async def test_one_refused_posting_does_not_take_others_with_it(recorder: Record
 
 
 async def test_waiters_are_bounded(recorder: Recorder, store: HeldStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "WAITERS_MAX", 3)
+    monkeypatch.setattr(recorder_module, "WAITING_MAX", 3)
     store.gate.clear()
     tasks = [asyncio.create_task(recorder.record({"a": 1})) for _ in range(10)]
     await asyncio.sleep(0)

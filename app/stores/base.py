@@ -1,11 +1,12 @@
 """The contract that every store keeps, and what the stores share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from app.events import COUNT_MAX, Batch, Bucket, Posting
+from app.events import COUNT_MAX, Batch, Bucket, Moment, Posting
 
+KEY_KEPT_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
 SOURCE_KEPT_SECONDS = 30 * 86_400  # how long a process's offset lives after its last use
 
 Ack = Literal["memory", "disk", "redis", "spooled"]
@@ -43,13 +44,35 @@ class Value(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Why a posting was not counted, and the first event that was in the way."""
+    """Why a posting was not counted: a cap, a count at its end, or its Idempotency-Key."""
 
-    reason: Literal["full", "overflow"]
-    event: str
+    reason: Literal["full", "overflow", "mismatch", "keys"]
 
 
-Answer = dict[str, Value] | Refused
+class Replayed(NamedTuple):
+    """The first answer to a key, given again; nothing was counted now."""
+
+    date: str
+    values: dict[str, Value]
+
+
+class Remembered(NamedTuple):
+    """What a store keeps of a key: the request's hash, when it was used, its answer, and the client's hash."""
+
+    request: str
+    minute: int
+    answer: Replayed
+    owner: str
+
+
+class Caps(NamedTuple):
+    """How many names, and how many live keys, a store takes; of the keys a tenth from one client."""
+
+    names: int
+    keys: int = 1_000_000
+
+
+Answer = dict[str, Value] | Refused | Replayed
 
 
 class Applied(NamedTuple):
@@ -85,12 +108,20 @@ class CounterStore(ABC):
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
         """Each bucket's counts, of these events or of all; what was never counted is not in it."""
 
+    @abstractmethod
+    async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
+        """How many events each bucket has."""
+
+    @abstractmethod
+    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
+        """Forget the buckets of a step that begin before these UTC seconds, and the keys that expired by now."""
+
     def stale_seconds(self) -> float | None:
         """How old the last known numbers are that reads answer with; None where reads are true."""
         return None
 
 
-def settle(posting: Posting, value_of: Callable[[str], Value | None], names_left: float) -> Answer:
+def settle(posting: Posting, value_of: Callable[[str], Value | None], names_left: float) -> dict[str, Value] | Refused:
     """Decide on a posting: the values after it, or why it is refused.
 
     `value_of` gives an event's value, or None for a name never seen, of which `names_left` are let in.
@@ -101,17 +132,42 @@ def settle(posting: Posting, value_of: Callable[[str], Value | None], names_left
         if value is None:
             names_left -= 1
             if names_left < 0:
-                return Refused("full", event)
+                return Refused("full")
         count, total = value or (0, 0)
         if max(count, total) + by > COUNT_MAX:
-            return Refused("overflow", event)
+            return Refused("overflow")
         answer[event] = Value(count + by, total + by)
     return answer
 
 
-def read_answers(batch: Batch, rows: list[list[int | str]]) -> list[Answer]:
-    """The answers as Redis and SQLite keep them: [reason, event], or [count, total, ...] in the events' order."""
-    return [
-        Refused(*row) if row and isinstance(row[0], str) else dict(zip(p.counts, map(Value, row[::2], row[1::2])))  # type: ignore[arg-type] # noqa: B905 # rows are written by the stores, event by event
-        for p, row in zip(batch.postings, rows, strict=True)
-    ]
+def recall(posting: Posting, found: Remembered | None, keys: int, owned: int, caps: Caps | None) -> Answer | None:
+    """Decide on a posting's key: the answer it already has, why it is refused, or None where it is to be counted.
+
+    `found` is what the store keeps under it; `keys` are live, `owned` of them by this client; no caps, no bound.
+    """
+    if posting.key is None:
+        return None
+    if found and found.minute > posting.moment.minute - KEY_KEPT_SECONDS:
+        return found.answer if found.request == posting.key.request else Refused("mismatch")
+    if caps and (keys >= caps.keys or owned >= max(1, caps.keys // 10)):
+        return Refused("keys")
+    return None
+
+
+# An answer as Redis and SQLite keep it: [count, total, ...] in the order of the posting's events,
+# ["replayed", date, count, total, ...], or [reason].
+Row = list[int | str]
+
+
+def to_row(answer: Answer) -> Row:
+    if isinstance(answer, Replayed):
+        return ["replayed", answer.date, *to_row(answer.values)]
+    return list(answer) if isinstance(answer, Refused) else [n for value in answer.values() for n in value]
+
+
+def from_row(posting: Posting, row: Row) -> Answer:
+    if row and row[0] == "replayed":
+        return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # to_row wrote it
+    if row and isinstance(row[0], str):
+        return Refused(row[0])  # type: ignore[arg-type] # likewise
+    return dict(zip(posting.counts, map(Value, row[::2], row[1::2]), strict=True))  # type: ignore[arg-type] # likewise

@@ -2,21 +2,38 @@
 
 import math
 import multiprocessing
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from app.events import EVERYTHING, TOTAL, Batch, Bucket, Posting
-from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, Refused, StoreRefused, Value, settle
+from app.events import EVERYTHING, TOTAL, Batch, Bucket, Moment, Posting
+from app.stores.base import (
+    KEY_KEPT_SECONDS,
+    Ack,
+    Answer,
+    Applied,
+    Caps,
+    CounterStore,
+    Moved,
+    Refused,
+    Remembered,
+    Replayed,
+    StoreRefused,
+    Value,
+    recall,
+    settle,
+)
 
 
 class MemoryStore(CounterStore):
     kind = "memory"
     ack: Ack = "memory"
 
-    def __init__(self, names_max: int) -> None:
-        self._names_max = names_max
+    def __init__(self, caps: Caps) -> None:
+        self._caps = caps
         self._buckets: defaultdict[Bucket, dict[str, int]] = defaultdict(dict)
         self._sources: dict[str, tuple[int, Applied]] = {}
+        self._keys: dict[str, Remembered] = {}  # oldest first
+        self._owners: Counter[str] = Counter()
 
     async def open(self) -> None:
         if multiprocessing.parent_process():
@@ -33,19 +50,37 @@ class MemoryStore(CounterStore):
         return applied
 
     def count(self, posting: Posting, *, capped: bool) -> Answer:
-        day, total = self._buckets["day", posting.moment.day], self._buckets[TOTAL]
+        moment, key = posting.moment, posting.key
+        if key:
+            self._forget_keys(moment)
+            found, owned = self._keys.get(key.id), self._owners[key.owner]
+            known = recall(posting, found, len(self._keys), owned, self._caps if capped else None)
+            if known:
+                return known
+        day, total = self._buckets["day", moment.day], self._buckets[TOTAL]
 
         def value_of(event: str) -> Value | None:
             return Value(day.get(event, 0), total[event]) if event in total else None
 
-        answer = settle(posting, value_of, self._names_max - len(total.keys() - {EVERYTHING}) if capped else math.inf)
+        names_left = self._caps.names - (len(total) - (EVERYTHING in total)) if capped else math.inf
+        answer = settle(posting, value_of, names_left)
         if isinstance(answer, Refused):
             return answer
-        for bucket in posting.moment.buckets:
+        for bucket in moment.buckets:
             counts = self._buckets[bucket]
             for event, by in [*posting.counts.items(), (EVERYTHING, sum(posting.counts.values()))]:
                 counts[event] = counts.get(event, 0) + by
+        if key:
+            self._keys[key.id] = Remembered(key.request, moment.minute, Replayed(moment.date, answer), key.owner)
+            self._owners[key.owner] += 1
         return answer
+
+    def _forget_keys(self, moment: Moment) -> None:
+        while self._keys:
+            oldest = next(iter(self._keys))
+            if self._keys[oldest].minute > moment.minute - KEY_KEPT_SECONDS:
+                return
+            self._owners[self._keys.pop(oldest).owner] -= 1
 
     def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
         """Take over what another store says of a bucket. Counts only grow, so the larger number is the newer."""
@@ -57,3 +92,12 @@ class MemoryStore(CounterStore):
         if events is None:
             return [dict(counts) for counts in found]
         return [{event: counts[event] for event in events if event in counts} for counts in found]
+
+    async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
+        return [max(0, len(self._buckets.get(bucket, {})) - 1) for bucket in buckets]  # '' is no event
+
+    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
+        self._forget_keys(moment)
+        for step, start in list(self._buckets):
+            if start < before.get(step, 0):
+                del self._buckets[step, start]

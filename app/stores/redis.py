@@ -1,9 +1,9 @@
 """Counters in Redis, for many nodes: one script, in one round trip, counts a whole batch."""
 
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -11,9 +11,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.events import Batch, Bucket
+from app.events import Batch, Bucket, Moment, Posting
 from app.stores import base
-from app.stores.base import Ack, Applied, CounterStore
+from app.stores.base import Ack, Applied, Caps, CounterStore
 
 PREFIX = "tally:{0}:"  # the braces put every key into one slot of a cluster
 ANSWER_SECONDS = 2.0  # no request waits longer than 2.5 s, the spool's fsync included
@@ -26,7 +26,7 @@ class RedisStore(CounterStore):
     kind = "redis"
     ack: Ack = "redis"
 
-    def __init__(self, url: str, names_max: int) -> None:
+    def __init__(self, url: str, caps: Caps) -> None:
         pool = BlockingConnectionPool.from_url(
             url,
             decode_responses=True,
@@ -42,7 +42,7 @@ class RedisStore(CounterStore):
         )
         self._redis = Redis.from_pool(pool)
         self._script = self._redis.register_script((Path(__file__).parent / "redis.lua").read_text())
-        self._names_max = names_max
+        self._caps = caps
         where = pool.connection_kwargs
         self.identity = f"{where.get('path') or where.get('host')}:{where.get('port', '')}/{where.get('db', 0)}"
 
@@ -53,12 +53,9 @@ class RedisStore(CounterStore):
         await self._redis.aclose()
 
     async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
-        postings = [
-            ([_key(b) for b in p.moment.buckets], [x for pair in p.counts.items() for x in pair])
-            for p in batch.postings
-        ]
-        names_max = self._names_max if batch.capped else -1
-        arguments: list[str | int] = [PREFIX, at, next, names_max, base.SOURCE_KEPT_SECONDS, json.dumps(postings)]
+        caps = self._caps if batch.capped else Caps(-1, -1)
+        arguments: list[str | int] = [PREFIX, at, next, *caps, base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS]
+        arguments.append(json.dumps([_plain(posting) for posting in batch.postings]))
         try:
             counted, answer = await self._script(keys=[f"{PREFIX}source:{source}"], args=arguments)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
@@ -67,7 +64,7 @@ class RedisStore(CounterStore):
             raise base.StoreUnavailable(f"Redis: {error}") from error
         if not counted:
             raise base.Moved(int(answer))
-        return Applied(base.read_answers(batch, json.loads(answer)), self.ack)
+        return Applied(list(map(base.from_row, batch.postings, json.loads(answer))), self.ack)
 
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
         pipe = self._redis.pipeline(transaction=False)
@@ -80,9 +77,31 @@ class RedisStore(CounterStore):
         hashes = found if events is None else [dict(zip(events, row, strict=True)) for row in found]
         return [{event: int(count) for event, count in counts.items() if count} for counts in hashes]
 
+    async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
+        pipe = self._redis.pipeline(transaction=False)
+        for bucket in buckets:
+            pipe.hlen(PREFIX + _key(bucket))
+        return [max(0, length - 1) for length in await _reading(pipe.execute())]  # '' is no event
+
+    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:  # noqa: ARG002 # keys expire by themselves
+        for step, start in before.items():
+            listed = f"{PREFIX}starts:{step}"
+            old: list[Any] = await _reading(self._redis.zrangebyscore(listed, "-inf", f"({start}"))
+            if old:
+                pipe = self._redis.pipeline(transaction=False)
+                pipe.unlink(*(f"{PREFIX}{step}:{int(begun)}" for begun in old))
+                pipe.zrem(listed, *old)
+                await _reading(pipe.execute())
+
 
 def _key(bucket: Bucket) -> str:
     return f"{bucket[0]}:{bucket[1]}"
+
+
+def _plain(posting: Posting) -> list[object]:
+    buckets, pairs = map(_key, posting.moment.buckets), posting.counts.items()
+    counts = [part for pair in pairs for part in pair]
+    return [list(buckets), counts, posting.moment.date, posting.moment.minute, posting.key or False]
 
 
 async def _reading(answer: Awaitable[T]) -> T:

@@ -13,15 +13,17 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from app.events import TOTAL, Batch, Bucket, Moment, Posting
+from app.events import TOTAL, Batch, Bucket, Key, Moment, Posting
 from app.stores import base
-from app.stores.base import Ack, Applied, CounterStore, Refused, StoreError, StoreUnavailable
+from app.stores.base import Ack, Applied, Caps, CounterStore, StoreError, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
+LINES_AT_ONCE = 100  # applied, then dropped in one commit of the file
+PASSES = 3
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
 
 log = logging.getLogger("tally.spool")
@@ -31,12 +33,12 @@ class SpooledStore(CounterStore):
     def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
         self.kind, self.ack = store.kind, store.ack
         self._store = store
-        self._known = MemoryStore(names_max=0)  # the last known numbers; what is spooled is past the cap
+        self._known = MemoryStore(Caps(0))  # the last known numbers; what is spooled is past the caps
         self._directory = directory
         self._suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"  # whose hits a file keeps
         self._bytes_max = bytes_max
         self._files: list[SpoolFile] = []  # what waits, oldest first
-        self._writing = asyncio.Lock()  # held by whoever looks at the files
+        self._gate = asyncio.Lock()  # one batch at a time, and none while the way changes
         self._away_since: float | None = time.monotonic()
         self._returning: asyncio.Task[None] | None = None
 
@@ -60,17 +62,18 @@ class SpooledStore(CounterStore):
             file.close()
 
     async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
-        lost: StoreError = StoreUnavailable("the store is away, and the spool is full")
-        if self._away_since is None:
-            try:
-                applied = await self._store.apply(source, at, next, batch)
-            except (base.OutcomeUnknown, StoreUnavailable) as error:
-                self._leave(error)
-                lost = error
-            else:
-                self._learn(batch, applied)
-                return applied
-        return await self._spool(_encode(source, at, next, batch), batch, lost)
+        async with self._gate:
+            lost: StoreError = StoreUnavailable("the store is away, and the spool is full")
+            if self._away_since is None:
+                try:
+                    applied = await self._store.apply(source, at, next, batch)
+                except (base.OutcomeUnknown, StoreUnavailable) as error:
+                    self._leave(error)
+                    lost = error
+                else:
+                    self._learn(batch, applied)
+                    return applied
+            return await self._spool(_encode(source, at, next, batch), batch, lost)
 
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
         if self._away_since is None:
@@ -80,27 +83,44 @@ class SpooledStore(CounterStore):
                 self._leave(error)
             else:
                 for bucket, counts in zip(buckets, found, strict=True):
-                    self._known.learn(bucket, counts)
+                    if counts:
+                        self._known.learn(bucket, counts)
                 return found
         return await self._known.read(buckets, events)
+
+    async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
+        if self._away_since is None:
+            try:
+                return await self._store.sizes(buckets)
+            except StoreUnavailable as error:
+                self._leave(error)
+        return await self._known.sizes(buckets)
+
+    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
+        await self._known.prune(before, moment)
+        if self._away_since is None:
+            await self._store.prune(before, moment)
+
+    def depth(self) -> int:
+        """Bytes that wait to be applied."""
+        return sum(file.size for file in self._files)
 
     def stale_seconds(self) -> float | None:
         return None if self._away_since is None else time.monotonic() - self._away_since
 
     async def _spool(self, line: str, batch: Batch, lost: StoreError) -> Applied:
-        async with self._writing:
-            if sum(file.size for file in self._files) + len(line) > self._bytes_max:
-                raise lost
-            try:
-                if not self._files:
-                    self._directory.mkdir(parents=True, exist_ok=True)
-                    self._files.append(SpoolFile(self._directory / f"{uuid.uuid4().hex}{self._suffix}"))
-                await asyncio.to_thread(self._files[-1].append, line)
-            except (sqlite3.Error, OSError) as error:
-                log.warning("the spool cannot be written, hits are kept in memory alone: %s", error)
-                self._files.append(SpoolFile(":memory:"))
-                self._files[-1].append(line)
-            return Applied(self._count_known(batch), self._files[-1].ack)
+        if self.depth() + len(line) > self._bytes_max:
+            raise lost
+        try:
+            if not self._files:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._files.append(SpoolFile(self._directory / f"{uuid.uuid4().hex}{self._suffix}"))
+            await asyncio.to_thread(self._files[-1].append, line)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("the spool cannot be written, hits are kept in memory alone: %s", error)
+            self._files.append(SpoolFile(":memory:"))
+            self._files[-1].append(line)
+        return Applied(self._count_known(batch), self._files[-1].ack)
 
     def _leave(self, error: StoreError) -> None:
         if self._away_since is None:
@@ -112,7 +132,8 @@ class SpooledStore(CounterStore):
         while self._away_since is not None:
             try:
                 await self._come_back()
-            except StoreError:
+            except (StoreError, sqlite3.Error, OSError) as error:
+                log.debug("still away: %s", error)
                 await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
 
     async def _come_back(self) -> None:
@@ -120,20 +141,25 @@ class SpooledStore(CounterStore):
         await self._store.open()
         for totals in await self._store.read([TOTAL]):
             self._known.learn(TOTAL, totals)
-        while self._away_since is not None:
+        for _ in range(PASSES):  # while hits go on being spooled, each time fewer
+            await self._drain()
+        async with self._gate:  # the last ones, while the next hits wait a moment
+            await self._drain()
             for file in self._files:
-                while line := file.first():
-                    await self._send(line)
-                    await asyncio.to_thread(file.drop_first)
-            async with self._writing:
-                if not any(file.first() for file in self._files):
-                    self._resume()
+                file.delete()
+            self._files.clear()
+            self._away_since = None
 
-    def _resume(self) -> None:
+    async def _drain(self) -> None:
+        """Apply what waits by now, and drop it."""
         for file in self._files:
-            file.delete()
-        self._files.clear()
-        self._away_since = None
+            waiting = file.count()
+            while waiting > 0:
+                lines = file.first(min(waiting, LINES_AT_ONCE))
+                for line in lines:
+                    await self._send(line)
+                await asyncio.to_thread(file.drop, lines)
+                waiting -= len(lines)
 
     async def _send(self, line: str) -> None:
         source, at, next_offset, batch = _decode(line)
@@ -149,7 +175,7 @@ class SpooledStore(CounterStore):
 
     def _learn(self, batch: Batch, applied: Applied) -> None:
         for posting, answer in zip(batch.postings, applied.answers, strict=True):
-            if not isinstance(answer, Refused):
+            if isinstance(answer, dict):
                 day = ("day", posting.moment.day)
                 self._known.learn(day, {event: value.count for event, value in answer.items()})
                 self._known.learn(TOTAL, {event: value.total for event, value in answer.items()})
@@ -166,21 +192,26 @@ class SpoolFile:
         self.ack: Ack = "memory" if path == ":memory:" else "spooled"
         self._db = connect(path)
         self._db.execute("CREATE TABLE IF NOT EXISTS batch (id INTEGER PRIMARY KEY, line TEXT NOT NULL) STRICT")
-        self.size = sum(map(len, self.lines()))
+        (self.size,) = self._db.execute("SELECT coalesce(sum(length(line)), 0) FROM batch").fetchone()
 
     def append(self, line: str) -> None:
         self._db.execute("INSERT INTO batch (line) VALUES (?)", (line,))
         self.size += len(line)
 
-    def lines(self) -> list[str]:
-        return [line for (line,) in self._db.execute("SELECT line FROM batch ORDER BY id")]
+    def count(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM batch").fetchone()[0])
 
-    def first(self) -> str | None:
-        row = self._db.execute("SELECT line FROM batch ORDER BY id LIMIT 1").fetchone()
-        return row and str(row[0])
+    def first(self, lines_max: int) -> list[str]:
+        rows = self._db.execute("SELECT line FROM batch ORDER BY id LIMIT ?", (lines_max,))
+        return [line for (line,) in rows]
 
-    def drop_first(self) -> None:
-        self._db.execute("DELETE FROM batch WHERE id = (SELECT min(id) FROM batch)")
+    def drop(self, lines: list[str]) -> None:
+        """Forget these, which are the first."""
+        self._db.execute("DELETE FROM batch WHERE id IN (SELECT id FROM batch ORDER BY id LIMIT ?)", (len(lines),))
+        self.size -= sum(map(len, lines))
+
+    def lines(self) -> Iterator[str]:
+        return (line for (line,) in self._db.execute("SELECT line FROM batch ORDER BY id"))
 
     def close(self) -> None:
         self._db.close()
@@ -197,10 +228,14 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
     for path in sorted(directory.glob(f"*{suffix}")):
         try:
             file = SpoolFile(path)
-        except sqlite3.OperationalError:
-            continue  # its process lives
-        first = file.first()
-        if first and _decode(first)[3].postings[0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
+        except sqlite3.Error as error:
+            if "locked" not in str(error):  # else its process lives
+                log.error("%s cannot be read, and what it keeps is not counted: %s", path, error)  # noqa: TRY400 # a trace says no more
+            continue
+        first = file.first(1)
+        if not first:  # its process is about to delete it, or has died doing so: nothing may be added
+            file.delete()
+        elif _decode(first[0])[3].postings[0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
             log.error("%s is older than 30 days, and some of it could be counted twice: look at it, remove it", path)
             file.close()
         else:
@@ -209,10 +244,10 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
 
 
 def _encode(source: str, at: int, next_offset: int, batch: Batch) -> str:
-    return json.dumps([source, at, next_offset, [(p.moment, p.counts) for p in batch.postings]])
+    return json.dumps([source, at, next_offset, batch.postings])
 
 
 def _decode(line: str) -> tuple[str, int, int, Batch]:
     source, at, next_offset, postings = json.loads(line)
-    batch = Batch(tuple(Posting(Moment(*moment), counts) for moment, counts in postings), capped=False)
-    return source, at, next_offset, batch
+    batch = tuple(Posting(Moment(*moment), counts, key and Key(*key)) for moment, counts, key in postings)
+    return source, at, next_offset, Batch(batch, capped=False)

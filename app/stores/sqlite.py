@@ -8,14 +8,25 @@ import asyncio
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.events import Batch, Bucket, Posting
+from app.events import Batch, Bucket, Moment, Posting
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, CounterStore, OutcomeUnknown, Refused, StoreRefused, StoreUnavailable
+from app.stores.base import (
+    Ack,
+    Answer,
+    Applied,
+    Caps,
+    CounterStore,
+    OutcomeUnknown,
+    Refused,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 SCHEMA_VERSION = 1
 TABLES = ("minute", "hour", "day", "total")  # as Moment.buckets names them
@@ -32,6 +43,9 @@ INSERT INTO event VALUES (0, '');
 {_BUCKETS}
 CREATE TABLE source (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, answers TEXT NOT NULL,
                      used INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE key (id TEXT PRIMARY KEY, request TEXT NOT NULL, owner TEXT NOT NULL, minute INTEGER NOT NULL,
+                  date TEXT NOT NULL, answer TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX key_minute ON key (minute);
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """  # noqa: S608 # made of the constants above
@@ -58,9 +72,11 @@ class SqliteStore(CounterStore):
     kind = "sqlite"
     ack: Ack = "disk"
 
-    def __init__(self, path: Path, names_max: int) -> None:
-        self._path = path
-        self._names_left = names_max
+    def __init__(self, path: Path, caps: Caps) -> None:
+        self._path = path.absolute()  # so that no name is special to SQLite
+        self._caps = caps
+        self._names = 0
+        self._owners: Counter[str] = Counter()  # of keys
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
 
@@ -87,6 +103,20 @@ class SqliteStore(CounterStore):
         except sqlite3.Error as error:
             raise StoreUnavailable(f"SQLite: {error}") from error
 
+    async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
+        sql = "SELECT count(*) FROM {} WHERE start = ? AND event > 0"
+        return await self._run(
+            lambda: [self._db.execute(sql.format(table), (start,)).fetchone()[0] for table, start in buckets]
+        )
+
+    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
+        def prune() -> None:
+            self._forget_keys(moment)
+            for table, start in before.items():
+                self._db.execute(f"DELETE FROM {table} WHERE start < ?", (start,))  # noqa: S608 # a step is a table
+
+        await self._run(prune)
+
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -99,21 +129,24 @@ class SqliteStore(CounterStore):
                 raise StoreRefused(f"{self._path} was written by a newer Tally: run that one, or name another file")
             if version == 0:
                 self._db.executescript(_SCHEMA)
-            self._names_left -= self._db.execute("SELECT count(*) FROM event WHERE id > 0").fetchone()[0]
+            self._load()
         except (sqlite3.Error, OSError) as error:
             what = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
             if "locked" in str(error):
                 what = "is in use by another process, and SQLite serves one: stop that one, or use a Redis"
             raise StoreRefused(f"{self._path} {what}") from error
 
+    def _load(self) -> None:
+        (self._names,) = self._db.execute("SELECT count(*) FROM event WHERE id > 0").fetchone()
+        self._owners = Counter(dict(self._db.execute("SELECT owner, count(*) FROM key GROUP BY owner")))
+
     def _apply(self, source: str, at: int, next_offset: int, batch: Batch) -> Applied:
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
         offset, answers = found or (0, "[]")
         if offset == next_offset:
-            return Applied(base.read_answers(batch, json.loads(answers)), self.ack)
+            return Applied(list(map(base.from_row, batch.postings, json.loads(answers))), self.ack)
         if offset != at:
             raise base.Moved(offset)
-        names_left = self._names_left
         failure: type[base.StoreError] = StoreUnavailable
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -122,13 +155,16 @@ class SqliteStore(CounterStore):
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._names_left = names_left
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            self._load()
             raise failure(f"SQLite: {error}") from error
         return applied
 
     def _count(self, posting: Posting, *, capped: bool) -> Answer:
+        known = self._recall(posting, self._caps if capped else None)
+        if known:
+            return known
         ids: dict[str, int] = {}
 
         def value_of(event: str) -> base.Value | None:
@@ -138,22 +174,44 @@ class SqliteStore(CounterStore):
             ids[event] = row[0]
             return base.Value(row[1] or 0, row[2])
 
-        answer = base.settle(posting, value_of, self._names_left if capped else math.inf)
+        answer = base.settle(posting, value_of, self._caps.names - self._names if capped else math.inf)
         if isinstance(answer, Refused):
             return answer
         amounts = [(ids.get(event) or self._name(event), by) for event, by in posting.counts.items()]
         amounts.append((0, sum(posting.counts.values())))
         for table, start in posting.moment.buckets:
             self._db.executemany(_ADD.format(table), [(start, event, by) for event, by in amounts])
+        if posting.key:
+            self._owners[posting.key.owner] += 1
+            row = (*posting.key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(answer)))
+            self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
         return answer
 
+    def _recall(self, posting: Posting, caps: Caps | None) -> Answer | None:
+        if posting.key is None:
+            return None
+        self._forget_keys(posting.moment)
+        sql = "SELECT request, minute, date, answer, owner FROM key WHERE id = ?"
+        found = self._db.execute(sql, (posting.key.id,)).fetchone()
+        if found:
+            request, minute, date, answer, owner = found
+            # another request's answer has other events, and is not read
+            values: Any = base.from_row(posting, json.loads(answer)) if request == posting.key.request else {}
+            found = base.Remembered(request, minute, base.Replayed(date, values), owner)
+        return base.recall(posting, found, self._owners.total(), self._owners[posting.key.owner], caps)
+
+    def _forget_keys(self, moment: Moment) -> None:
+        expired = (moment.minute - base.KEY_KEPT_SECONDS,)
+        for (owner,) in self._db.execute("DELETE FROM key WHERE minute <= ? RETURNING owner", expired).fetchall():
+            self._owners[owner] -= 1
+
     def _name(self, event: str) -> int:
-        self._names_left -= 1
+        self._names += 1
         return int(self._db.execute("INSERT INTO event (name) VALUES (?)", (event,)).lastrowid or 0)
 
     def _stand(self, source: str, offset: int, applied: Applied, batch: Batch) -> None:
         """Keep the offset and its answers; where the source is new, forget those that nobody will ask for."""
-        rows = [a if isinstance(a, Refused) else [n for value in a.values() for n in value] for a in applied.answers]
+        rows = [base.to_row(answer) for answer in applied.answers]
         used = max((posting.moment.minute for posting in batch.postings), default=0)
         self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, json.dumps(rows), used))
         if offset == 1:
