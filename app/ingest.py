@@ -24,7 +24,7 @@ BATCH_ITEMS_MAX = 10_000
 ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun
 
 T = TypeVar("T")
-_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21-\x7e]{1,255})')
+_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 
 
 class HitBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,7 +76,7 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> None:
         hits = parse_batch(await _read(request, BATCH_BYTES_MAX))
         if len(hits) > ITEMS_PER_COST:
             limits.charge(request, "write", cost=math.ceil(len(hits) / ITEMS_PER_COST), paid=1)
-        amounts = fold(hits)
+        amounts = dict(sorted(fold(hits).items()))  # as its key is of the same hits in any order
         recorded = await recorder.record(amounts, _key(request, "/events", amounts))
         counts = {event: value.count for event, value in _counted(recorded).items()}
         accepted = sum(hit.by for hit in hits)

@@ -12,6 +12,7 @@ from engineio.exceptions import SocketIsClosedError
 from engineio.packet import MESSAGE, Packet
 
 from app.events import EVERYTHING, Clock, Moment
+from app.metrics import Metrics
 from app.stores.base import CounterStore
 
 CLIENTS_MAX = 10_000
@@ -29,8 +30,10 @@ class _Client(NamedTuple):
 
 
 class Live:
-    def __init__(self, store: CounterStore, clock: Clock) -> None:
+    def __init__(self, store: CounterStore, clock: Clock, metrics: Metrics) -> None:
         self._store = store
+        self._metrics = metrics
+        metrics.watch("tally_live_clients", "Connections of pages.", lambda: len(self._clients))
         self._clock = clock
         self._epoch = secrets.token_hex(4)
         self._seq = 0
@@ -159,6 +162,7 @@ class Live:
         try:
             for packet in packets:
                 await socket.send(packet)
+            self._metrics.sends.inc(len(packets))
         except SocketIsClosedError:  # it was found dead just now, which is nobody else's concern
             self._clients.pop(sid, None)
 

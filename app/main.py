@@ -16,6 +16,7 @@ from app import __version__, ingest, problems, query
 from app.events import Calendar, Clock
 from app.limits import Limits
 from app.live import Live
+from app.metrics import Metrics
 from app.recorder import Recorder
 from app.schedule import schedule
 from app.settings import Settings
@@ -39,9 +40,11 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     clock = Clock(Calendar(settings.timezone), now)
     store = create_store(settings)
     limits = Limits(settings)
-    live = Live(store, clock)
-    recorder = Recorder(store, clock, live.publish)
-    jobs = schedule(live, clock, shared=store.kind == "redis")
+    metrics = Metrics()
+    metrics.watch("tally_spool_bytes", "What waits to be applied.", store.spool_bytes)
+    live = Live(store, clock, metrics)
+    recorder = Recorder(store, clock, live.publish, metrics)
+    jobs = schedule(live, store, clock, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,9 +69,9 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.jobs, app.state.live = jobs, live
-    problems.install(app)
+    problems.install(app, metrics)
     ingest.add_routes(app, recorder, limits)
-    query.add_routes(app, store, clock, limits)
+    query.add_routes(app, store, clock, limits, settings.days_kept, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
     app.mount("/socket.io", socketio.ASGIApp(live.server))

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from app.metrics import Metrics
 from app.recorder import Overloaded
 from app.stores.base import OutcomeUnknown, StoreUnavailable
 
@@ -31,7 +32,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, metrics: Metrics) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         status, detail, headers = 500, "an unexpected error; the log has it", None
         if isinstance(error, HTTPException):
@@ -45,6 +46,7 @@ def install(app: FastAPI) -> None:
         if request.method == "POST":  # only a POST could have counted
             unknown = status == 500 or isinstance(error, OutcomeUnknown)
             problem["counted"] = "unknown" if unknown else "no"
+            (metrics.unknown if unknown else metrics.refused).inc()
         return Response(msgspec.json.encode(problem), status, headers, media_type="application/problem+json")
 
     for kind in (HTTPException, RequestValidationError, StoreUnavailable, OutcomeUnknown, Overloaded, Exception):

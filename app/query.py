@@ -1,27 +1,36 @@
 """HTTP out: counts, rankings, series, history and health."""
 
 import base64
+import csv
 import heapq
+import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from typing_extensions import TypedDict
 
 from app import __version__
 from app.events import EVERYTHING, TOTAL, Bucket, Clock, InvalidName, Step, day_start, event_name
 from app.ingest import path_name
 from app.limits import Limits
+from app.metrics import Metrics
 from app.problems import Problem, documented
 from app.stores.base import Ack, CounterStore
 
 POINTS_MAX = 1440  # the minutes of a day
+_WINDOWS: dict[str, tuple[Step, int]] = {"1h": ("minute", 60), "7d": ("day", 7)}
 LINES_MAX = 100  # events in one answer of /series
 
+Format = Literal["json", "csv"]
+Day = Annotated[str, Path(pattern=r"^\d{4}-\d\d-\d\d$")]
 PathEvent = Annotated[str, Depends(path_name)]
 Points = Annotated[int, Query(ge=1, le=POINTS_MAX)]
 
@@ -30,6 +39,7 @@ EventValue = TypedDict("EventValue", {"eventName": str, "count": int, "total": i
 Ranked = TypedDict("Ranked", {"rank": int, "eventName": str, "count": int})
 Point = TypedDict("Point", {"start": str, "count": int})
 Series = TypedDict("Series", {"eventName": str | None, "step": Step, "points": list[Point]})
+DayRow = TypedDict("DayRow", {"day": str, "hits": int, "events": int, "parts": int})
 Part = TypedDict("Part", {"until": str, "counts": dict[str, int]})
 ClosedDay = TypedDict("ClosedDay", {"day": str, "parts": list[Part]})
 Health = TypedDict(
@@ -45,7 +55,9 @@ Health = TypedDict(
 )
 
 
-def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) -> None:
+def add_routes(
+    app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int, metrics: Metrics
+) -> None:
     calendar = clock.calendar
 
     async def charge(request: Request, response: Response) -> None:
@@ -54,7 +66,8 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) 
         if stale is not None:
             response.headers["Tally-Stale"] = str(round(stale))
 
-    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(404, 422, 429, 503)}
+    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
+    missing = every | {"responses": documented(404, 422, 429, 503)}
 
     @app.get("/event/{name}", **every)
     async def read_event(event: PathEvent) -> EventValue:
@@ -84,10 +97,11 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) 
 
     @app.get("/leaderboard", **every)
     async def read_leaderboard(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 10, window: Literal["today", "total"] = "today"
+        limit: Annotated[int, Query(ge=1, le=1000)] = 10, window: Literal["today", "total", "1h", "7d"] = "today"
     ) -> list[Ranked]:
-        """The events with the largest counts of the day, or of all time."""
-        counts = await _counts(TOTAL if window == "total" else ("day", clock.moment().day))
+        """The events with the largest counts: of the day, of all time, of the last 60 minutes, of the last 7 days."""
+        step, points = _WINDOWS.get(window, ("day", 1))
+        counts = await _counts(*([TOTAL] if window == "total" else _buckets(step, points)))
         best = heapq.nsmallest(limit, counts.items(), key=lambda item: (-item[1], item[0]))
         return [Ranked(rank=i, eventName=event, count=count) for i, (event, count) in enumerate(best, 1)]
 
@@ -110,14 +124,38 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) 
         except InvalidName as error:
             raise Problem(422, f"event: {error}") from None
 
-    @app.get("/history/{day}", **every)
-    async def read_history(day: date) -> ClosedDay:
+    @app.get("/history", response_model=list[DayRow], **every)
+    async def read_days(format: Format = "json") -> Any:  # noqa: A002 # the API's word
+        """The closed days on which something was counted, newest first."""
+        starts = _buckets("day", days_kept)[-2::-1]
+        sums = await store.read(starts, [EVERYTHING])
+        hits = {start: counts[EVERYTHING] for start, counts in zip(starts, sums, strict=True) if counts.get(EVERYTHING)}
+        sizes = await store.sizes(list(hits))
+        rows = [
+            DayRow(day=calendar.moment(start).date, hits=n, events=size, parts=1)
+            for ((_, start), n), size in zip(hits.items(), sizes, strict=True)
+        ]
+        return _csv(["day", "hits", "events", "parts"], [list(r.values()) for r in rows]) if format == "csv" else rows
+
+    @app.get("/history/{day}", response_model=ClosedDay, **missing)
+    async def read_day(day: Day, format: Format = "json") -> Any:  # noqa: A002 # the API's word
         """A closed day's counts."""
-        if not "1970-01-02" <= day.isoformat() < clock.moment().date:
+        try:
+            begun = date.fromisoformat(day)
+        except ValueError:
+            raise Problem(422, "day: not a date") from None
+        if not "1970-01-02" <= day < clock.moment().date:
             raise Problem(404, "no day that is over")
-        end = day_start(calendar.zone, day + timedelta(days=1))
-        counts = await _counts(("day", day_start(calendar.zone, day)))
-        return ClosedDay(day=day.isoformat(), parts=[Part(until=_stamp(end), counts=counts)])
+        end = day_start(calendar.zone, begun + timedelta(days=1))
+        counts = dict(sorted((await _counts(("day", day_start(calendar.zone, begun)))).items()))
+        if format == "csv":
+            return _csv(["event", "count"], [list(item) for item in counts.items()])
+        return ClosedDay(day=day, parts=[Part(until=_stamp(end), counts=counts)])
+
+    @app.get("/metrics", response_class=PlainTextResponse, **every)
+    async def read_metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health")
     async def read_health() -> Health:
@@ -132,10 +170,15 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) 
             version=__version__,
         )
 
-    async def _counts(bucket: Bucket) -> dict[str, int]:
-        (counts,) = await store.read([bucket])
-        counts.pop(EVERYTHING, None)
-        return counts
+    def _buckets(step: Step, points: int) -> list[Bucket]:
+        return [(step, start) for start in calendar.starts(step, clock.at(), points)]
+
+    async def _counts(*buckets: Bucket) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for found in await store.read(buckets):
+            counts.update(found)
+        del counts[EVERYTHING]
+        return dict(counts)
 
     async def _series(events: Sequence[str], step: Step, points: int) -> list[Series]:
         starts = calendar.starts(step, clock.at(), points)
@@ -148,6 +191,15 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits) 
 
     def _stamp(second: int) -> str:
         return datetime.fromtimestamp(second, calendar.zone).isoformat()
+
+
+def _csv(head: list[str], rows: list[list[object]]) -> Response:
+    """RFC 4180; a cell that a spreadsheet would take for a formula is told to be text."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(head)
+    writer.writerows([f"'{cell}" if str(cell).startswith(tuple("=+-@\t\r")) else cell for cell in row] for row in rows)
+    return Response(out.getvalue(), media_type="text/csv; charset=utf-8")
 
 
 def _cursor(place: tuple[int, str]) -> str:

@@ -5,12 +5,14 @@ No timer: an idle service commits at once, a busy one gathers by itself.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from app.events import Batch, Clock, Key, Moment, Posting
+from app.metrics import Metrics
 from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, OutcomeUnknown, Replayed, StoreError, Value
 
 WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
@@ -43,9 +45,14 @@ class _Waiter(NamedTuple):
 
 class Recorder:
     def __init__(
-        self, store: CounterStore, clock: Clock, publish: Callable[[Moment, dict[str, int]], Awaitable[None]]
+        self,
+        store: CounterStore,
+        clock: Clock,
+        publish: Callable[[Moment, dict[str, int]], Awaitable[None]],
+        metrics: Metrics,
     ) -> None:
         self._store = store
+        self._metrics = metrics
         self._clock = clock
         self._publish = publish
         self._waiting: deque[_Waiter] = deque()
@@ -97,6 +104,7 @@ class Recorder:
     async def _commit(self, waiters: list[_Waiter]) -> None:
         moment = self._clock.moment()
         batch, sharers = _gather(moment, waiters)
+        begun = time.perf_counter()
         try:
             applied = await self._apply(batch)
         except Exception as error:
@@ -109,10 +117,16 @@ class Recorder:
                 if not waiter.recorded.done():
                     waiter.recorded.set_exception(error)
             return
+        self._metrics.commits.inc()
+        self._metrics.batch_posts.observe(len(waiters))
+        self._metrics.commit_seconds.observe(time.perf_counter() - begun)
         changes: dict[str, int] = {}
         for answer, sharing in zip(applied.answers, sharers, strict=True):
             _resolve(answer, sharing, moment.date, applied.ack)
             if isinstance(answer, dict):
+                self._metrics.accepted.inc(len(sharing))
+                self._metrics.conflated.inc(len(sharing) - 1)
+                self._metrics.hits.inc(sum(sum(waiter.counts.values()) for waiter in sharing))
                 changes.update({event: value.count for event, value in answer.items()})
         try:
             await self._publish(moment, changes)

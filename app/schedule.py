@@ -1,5 +1,6 @@
 """The table of periodic jobs. Counts would be right if none ever ran: a day is a key, not a job."""
 
+import logging
 from datetime import datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -8,6 +9,10 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from app.events import Calendar, Clock
 from app.live import Live
+from app.settings import Settings
+from app.stores.base import CounterStore, StoreError
+
+log = logging.getLogger("tally.schedule")
 
 
 class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
@@ -20,18 +25,26 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
         return self._calendar.local(self._calendar.next_day(now.timestamp()))
 
 
-def schedule(live: Live, clock: Clock, *, shared: bool) -> AsyncIOScheduler:
-    """The jobs, not yet started. A `shared` store is looked at for what other nodes counted."""
+def schedule(live: Live, store: CounterStore, clock: Clock, settings: Settings) -> AsyncIOScheduler:
+    """The jobs, not yet started."""
+    kept = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
 
     async def close_day() -> None:
-        """From now on the day is history: pages are told, nothing is moved. Idempotent."""
-        await live.turn(clock.moment())
+        """From now on the day is history: pages are told, what is too old is forgotten; as often as you like."""
+        moment = clock.moment()
+        await live.turn(moment)
+        before = {step: moment.minute - seconds for step, seconds in kept.items()}
+        before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]
+        try:
+            await store.prune(before, moment)
+        except StoreError as error:
+            log.warning("nothing was pruned this time: %s", error)
 
     # A late job is still wanted, and one that was missed several times is wanted once.
     jobs = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults={"misfire_grace_time": None, "coalesce": True})
     jobs.add_job(close_day, Midnight(clock.calendar), id="close_day")
     jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, where it was missed")
-    if shared:
+    if store.kind == "redis":  # which other nodes write to, and which may be away
         jobs.add_job(live.refresh, IntervalTrigger(seconds=1), id="refresh")
         jobs.add_job(live.tell_state, IntervalTrigger(seconds=1), id="tell_state")
     return jobs

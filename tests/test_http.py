@@ -1,12 +1,14 @@
 """The HTTP contract: forms of a batch, what is refused and how, reads, and OpenAPI."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-from conftest import ChosenClock, RedisServer, settings_for
+from conftest import ChosenClock, RedisServer, eventually, settings_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -277,7 +279,7 @@ async def test_leaderboards_of_today_and_of_all_time(client: httpx.AsyncClient, 
     ("path", "status"),
     [
         ("/leaderboard?limit=0", 422),
-        ("/leaderboard?window=1h", 422),
+        ("/leaderboard?window=2h", 422),
         ("/series?points=0", 422),
         ("/series?step=week", 422),
         ("/series?points=1441", 422),
@@ -322,7 +324,7 @@ async def test_openapi_documents_what_is_served(client: httpx.AsyncClient) -> No
     operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
     assert operations == {
         "POST /event/{name}", "GET /event/{name}", "POST /events", "GET /events", "GET /leaderboard",
-        "GET /event/{name}/series", "GET /series", "GET /history/{day}", "GET /health",
+        "GET /event/{name}/series", "GET /series", "GET /history", "GET /history/{day}", "GET /health", "GET /metrics",
     }  # fmt: skip
     assert set(document["paths"]["/events"]["post"]["responses"]) == {"200", "413", "422", "429", "503"}
     page = (await client.get("/docs")).text
@@ -350,3 +352,125 @@ def assert_problem(answer: httpx.Response, status: int, counted: str | None) -> 
     assert problem["title"]
     assert problem["detail"]
     assert problem.get("counted") == counted
+
+
+KEY = {"Idempotency-Key": "order-17"}
+
+
+async def test_a_retry_with_its_key_gets_the_first_answer_also_after_midnight(
+    client: httpx.AsyncClient, clock: ChosenClock
+) -> None:
+    first = await client.post("/event/a", json={"by": 3}, headers=KEY)
+    assert "Idempotency-Replayed" not in first.headers
+    await client.post("/event/a")
+    clock.go_to("2026-03-29T09:00:00+00:00")
+    again = await client.post("/event/a", content=b' {"by" : 3}', headers={"Idempotency-Key": '"order-17"'})
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert (await client.get("/event/a")).json()["total"] == 4
+    clock.go_to("2026-03-29T23:00:00+00:00")
+    assert (await client.post("/event/a", json={"by": 3}, headers=KEY)).json()["total"] == 7  # a day later it is new
+
+
+async def test_a_batchs_retry_counts_nothing_twice(client: httpx.AsyncClient) -> None:
+    first = await client.post("/events", json={"a": 1, "b": 2}, headers=KEY)
+    again = await client.post("/events", json=[{"event": "b", "by": 2}, {"event": "a"}], headers=KEY)
+    assert again.json() == first.json()
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert (await client.get("/events")).json() == {"a": 1, "b": 2}
+
+
+async def test_a_key_belongs_to_its_route_and_name_and_to_one_request(client: httpx.AsyncClient) -> None:
+    await client.post("/event/a", headers=KEY)
+    assert_problem(await client.post("/event/a", json={"by": 2}, headers=KEY), 422, "no")
+    assert (await client.post("/event/b", headers=KEY)).json()["count"] == 1
+    assert (await client.post("/events", json={"a": 1}, headers=KEY)).json()["counts"] == {"a": 2}
+    assert_problem(await client.post("/events", json={"a": 2}, headers=KEY), 422, "no")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "a\x7f", '""', '"a'])
+async def test_a_key_is_visible_ascii(client: httpx.AsyncClient, key: str) -> None:
+    answer = await client.post("/event/a", headers={"Idempotency-Key": key.encode("latin-1")})
+    assert_problem(answer, 422, "no")
+
+
+@pytest.mark.parametrize("client", [{"keys_max": 20}], indirect=True)
+async def test_over_the_bound_a_new_key_is_503_and_nothing_is_counted(client: httpx.AsyncClient) -> None:
+    answers = [await client.post("/event/a", headers={"Idempotency-Key": f"k{i}"}) for i in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 503]
+    assert_problem(answers[2], 503, "no")
+    assert (await client.post("/event/a", headers={"Idempotency-Key": "k1"})).headers["Idempotency-Replayed"] == "true"
+    assert (await client.post("/event/a")).json()["count"] == 3
+
+
+async def test_2000_concurrent_duplicates_of_200_keys_count_200(client: httpx.AsyncClient) -> None:
+    async def post(i: int) -> httpx.Response:
+        return await client.post("/event/a", headers={"Idempotency-Key": f"k{i % 200}"})
+
+    answers = await asyncio.gather(*(post(i) for i in range(2000)))
+    assert (await client.get("/event/a")).json()["count"] == 200
+    firsts: dict[int, set[int]] = {}
+    for i, answer in enumerate(answers):
+        firsts.setdefault(i % 200, set()).add(answer.json()["count"])
+    assert sorted(count for counts in firsts.values() for count in counts) == list(range(1, 201))
+    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 1800
+    others = await asyncio.gather(
+        *(client.post("/event/a", json={"by": 2}, headers={"Idempotency-Key": f"k{i}"}) for i in range(200))
+    )
+    assert {answer.status_code for answer in others} == {422}
+    assert (await client.get("/event/a")).json()["count"] == 200
+
+
+async def test_history_lists_closed_days_newest_first(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/events", json={"a": 2, "=1+1": 3})
+    clock.go_to("2026-03-30T12:00:00+00:00")
+    await client.post("/event/a")
+    assert (await client.get("/history")).json() == [{"day": "2026-03-28", "hits": 5, "events": 2, "parts": 1}]
+    clock.go_to("2026-03-31T12:00:00+00:00")
+    listed = (await client.get("/history")).json()
+    assert [day["day"] for day in listed] == ["2026-03-30", "2026-03-28"]
+    days = await client.get("/history?format=csv")
+    assert days.headers["content-type"] == "text/csv; charset=utf-8"
+    assert days.text == "day,hits,events,parts\r\n2026-03-30,1,1,1\r\n2026-03-28,5,2,1\r\n"
+    day = await client.get("/history/2026-03-28?format=csv")
+    assert day.text == "event,count\r\n'=1+1,3\r\na,2\r\n"
+
+
+async def test_leaderboards_of_the_last_hour_and_week(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/event/old", json={"by": 9})
+    clock.go_to("2026-03-28T23:20:00+00:00")
+    await client.post("/event/a", json={"by": 2})
+    clock.go_to("2026-03-29T00:10:00+00:00")
+    await client.post("/event/a")
+    hour = (await client.get("/leaderboard?window=1h")).json()
+    assert hour == [{"rank": 1, "eventName": "a", "count": 3}]
+    week = (await client.get("/leaderboard?window=7d")).json()
+    assert [(row["eventName"], row["count"]) for row in week] == [("old", 9), ("a", 3)]
+    clock.go_to("2026-04-04T00:10:00+00:00")
+    assert (await client.get("/leaderboard?window=7d")).json() == [{"rank": 1, "eventName": "a", "count": 1}]
+
+
+async def test_metrics_count_what_happened_and_name_no_event(client: httpx.AsyncClient) -> None:
+    await client.post("/event/secret-name", json={"by": 5})
+    await client.post("/event/secret-name", json={"by": 0})
+    text = (await client.get("/metrics")).text
+    for line in ("tally_hits_total 5.0", 'tally_posts_total{outcome="accepted"} 1.0', "tally_commits_total 1.0"):
+        assert line in text
+    assert 'tally_posts_total{outcome="refused"} 1.0' in text
+    assert "tally_spool_bytes 0.0" in text
+    assert "secret-name" not in text
+
+
+@pytest.mark.parametrize("client", [{"minutes_kept_hours": 24, "hours_kept_days": 2, "days_kept": 8}], indirect=True)
+async def test_what_is_too_old_is_forgotten_and_totals_stay(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/event/a")
+    clock.go_to("2026-04-10T12:00:00+00:00")
+    jobs = client._transport.app.state.jobs
+    jobs.get_job("close_day").modify(next_run_time=datetime.now(UTC))
+
+    async def forgotten() -> bool:
+        return (await client.get("/event/a/series?step=day&points=14")).json()["points"][0]["count"] == 0
+
+    await eventually(forgotten)
+    assert (await client.get("/history")).json() == []
+    assert (await client.get("/event/a")).json()["total"] == 1

@@ -15,7 +15,15 @@ from app.settings import Settings
 
 # A module imports only what stands before it.
 ORDER = ["app", "app.settings", "app.events", "app.stores.base", "app.stores.memory", "app.stores.sqlite"]
-ORDER += ["app.stores.redis", "app.stores.spool", "app.recorder", "app.live", "app.problems", "app.limits"]
+ORDER += [
+    "app.stores.redis",
+    "app.stores.spool",
+    "app.metrics",
+    "app.recorder",
+    "app.live",
+    "app.problems",
+    "app.limits",
+]
 ORDER += ["app.ingest", "app.query", "app.schedule", "app.main", "app.__main__"]
 ALONE = {
     "redis": ["app.stores.redis"],

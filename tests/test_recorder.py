@@ -8,6 +8,7 @@ import pytest
 
 from app import recorder as recorder_module
 from app.events import EVERYTHING, Batch, Calendar, Clock, Moment
+from app.metrics import Metrics
 from app.recorder import Overloaded, Recorder
 from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable
 from app.stores.memory import MemoryStore
@@ -49,7 +50,7 @@ async def recorder(store: HeldStore, published: list[dict[str, int]]) -> AsyncIt
     async def publish(moment: Moment, changes: dict[str, int]) -> None:
         published.append(changes)
 
-    recorder = Recorder(store, Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0), publish)
+    recorder = Recorder(store, Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0), publish, Metrics())
     recorder.start()
     yield recorder
     store.gate.set()

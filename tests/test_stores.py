@@ -13,8 +13,8 @@ from conftest import RedisServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.events import COUNT_MAX, EVERYTHING, TOTAL, Batch, Calendar, Moment, Posting
-from app.stores.base import Caps, CounterStore, Moved, Refused, Value
+from app.events import COUNT_MAX, EVERYTHING, TOTAL, Batch, Calendar, Key, Moment, Posting
+from app.stores.base import Caps, CounterStore, Moved, Refused, Replayed, Value
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.spool import SpooledStore
@@ -174,6 +174,91 @@ async def test_what_was_written_is_there_after_reopening(make_store: MakeStore) 
         await store.apply("s", 5, 6, batch({"a": 1}))
     assert (await store.apply("s", 0, 1, batch({"a": 3}))).answers == [{"a": Value(3, 3)}]
     await store.close()
+
+
+A, B = (Key(letter * 32, letter * 32, "o") for letter in "ab")
+
+
+def keyed(key: Key, by: int = 1, moment: Moment = NOON, event: str = "a", capped: bool = True) -> Batch:
+    return Batch((Posting(moment, {event: by}, key),), capped)
+
+
+async def test_a_key_counts_once_and_gets_its_first_answer_again(store: CounterStore) -> None:
+    first = await store.apply("s", 0, 1, keyed(A, 5))
+    assert first.answers == [{"a": Value(5, 5)}]
+    await store.apply("s", 1, 2, batch({"a": 100}))
+    for offset, source in ((2, "s"), (0, "another node")):
+        again = await store.apply(source, offset, offset + 1, keyed(A, 5))
+        assert again.answers == [Replayed(NOON.date, {"a": Value(5, 5)})]
+        assert (await store.apply(source, offset, offset + 1, keyed(A, 5))).answers == again.answers
+    assert (await read_day(store))["a"] == 105
+
+
+async def test_a_key_twice_in_one_batch_counts_once(store: CounterStore) -> None:
+    postings = tuple(Posting(NOON, {"a": 1, "b": 2}, A) for _ in range(3))
+    applied = await store.apply("s", 0, 1, Batch(postings))
+    values = {"a": Value(1, 1), "b": Value(2, 2)}
+    assert applied.answers == [values, Replayed(NOON.date, values), Replayed(NOON.date, values)]
+
+
+async def test_an_empty_batch_can_have_a_key(store: CounterStore) -> None:
+    for offset, answer in enumerate([{}, Replayed(NOON.date, {})]):
+        assert (await store.apply("s", offset, offset + 1, Batch((Posting(NOON, {}, A),)))).answers == [answer]
+
+
+async def test_a_key_is_remembered_over_midnight_and_for_a_day(store: CounterStore) -> None:
+    tomorrow = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 86_400 - 60)
+    later = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 86_400)
+    await store.apply("s", 0, 1, keyed(A))
+    replayed = Replayed(NOON.date, {"a": Value(1, 1)})
+    assert (await store.apply("s", 1, 2, keyed(A, moment=tomorrow))).answers == [replayed]
+    assert (await store.apply("s", 2, 3, keyed(A, moment=later))).answers == [{"a": Value(1, 2)}]
+    replayed = Replayed(later.date, {"a": Value(1, 2)})
+    assert (await store.apply("s", 3, 4, keyed(A, moment=later))).answers == [replayed]
+
+
+async def test_a_key_of_another_request_is_refused(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, keyed(A))
+    other = keyed(A._replace(request="f" * 32), by=2, event="b")
+    assert (await store.apply("s", 1, 2, other)).answers == [Refused("mismatch")]
+    assert "b" not in await read_day(store)
+
+
+async def test_a_refused_posting_is_not_remembered(make_store: MakeStore) -> None:
+    store = make_store(names=1)
+    await store.open()
+    await store.apply("s", 0, 1, batch({"x": 1}))
+    assert (await store.apply("s", 1, 2, keyed(A))).answers == [Refused("full")]
+    assert (await store.apply("s", 2, 3, keyed(A, event="x"))).answers == [{"x": Value(2, 2)}]
+    await store.close()
+
+
+async def test_live_keys_are_bounded_a_tenth_for_one_client_and_then_expire(make_store: MakeStore) -> None:
+    store = make_store(keys=20)
+    await store.open()
+    answers = []
+    for i in range(30):
+        key = Key(f"{i:032}", "r", f"o{i // 3}")  # ten clients with three keys each
+        answers += (await store.apply("s", i, i + 1, keyed(key))).answers
+    assert [i for i, answer in enumerate(answers) if answer == Refused("keys")] == list(range(2, 30, 3))
+    assert (await store.apply("s", 30, 31, keyed(A))).answers == [Refused("keys")]
+    assert (await store.apply("s", 31, 32, keyed(A, capped=False))).answers == [{"a": Value(21, 21)}]
+    later = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 90_000)
+    assert (await store.apply("s", 32, 33, keyed(B, moment=later))).answers == [{"a": Value(1, 22)}]
+    await store.close()
+
+
+async def test_sizes_and_pruning(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": 1, "b": 1}))
+    await store.apply("s", 1, 2, batch({"a": 1}, moment=LATER))
+    days = [("day", NOON.day), ("day", LATER.day), ("day", 0)]
+    assert await store.sizes(days) == [2, 1, 0]
+    for _ in range(2):
+        await store.prune({"minute": LATER.minute, "hour": LATER.hour, "day": NOON.day}, LATER)
+    assert await store.read(NOON.buckets) == [{}, {}, {"a": 1, "b": 1, EVERYTHING: 2}, {"a": 2, "b": 1, EVERYTHING: 3}]
+    assert await store.read(LATER.buckets[:3]) == [{"a": 1, EVERYTHING: 1}] * 3
+    await store.prune({"day": LATER.day}, LATER)
+    assert await store.sizes(days) == [0, 1, 0]
 
 
 steps = st.lists(

@@ -116,6 +116,10 @@ class CounterStore(ABC):
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         """Forget the buckets of a step that begin before these UTC seconds, and the keys that expired by now."""
 
+    def spool_bytes(self) -> int:
+        """What waits on this node to be applied."""
+        return 0
+
     def stale_seconds(self) -> float | None:
         """How old the last known numbers are that reads answer with; None where reads are true."""
         return None

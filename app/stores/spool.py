@@ -101,15 +101,14 @@ class SpooledStore(CounterStore):
         if self._away_since is None:
             await self._store.prune(before, moment)
 
-    def depth(self) -> int:
-        """Bytes that wait to be applied."""
+    def spool_bytes(self) -> int:
         return sum(file.size for file in self._files)
 
     def stale_seconds(self) -> float | None:
         return None if self._away_since is None else time.monotonic() - self._away_since
 
     async def _spool(self, line: str, batch: Batch, lost: StoreError) -> Applied:
-        if self.depth() + len(line) > self._bytes_max:
+        if self.spool_bytes() + len(line) > self._bytes_max:
             raise lost
         try:
             if not self._files:

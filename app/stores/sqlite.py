@@ -98,14 +98,11 @@ class SqliteStore(CounterStore):
         def fetch() -> list[dict[str, int]]:
             return [dict(self._db.execute(sql, (start, *map(json.dumps, names))).fetchall()) for sql, start in sqls]
 
-        try:
-            return await self._run(fetch)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"SQLite: {error}") from error
+        return await self._or_unavailable(fetch)
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         sql = "SELECT count(*) FROM {} WHERE start = ? AND event > 0"
-        return await self._run(
+        return await self._or_unavailable(
             lambda: [self._db.execute(sql.format(table), (start,)).fetchone()[0] for table, start in buckets]
         )
 
@@ -115,7 +112,13 @@ class SqliteStore(CounterStore):
             for table, start in before.items():
                 self._db.execute(f"DELETE FROM {table} WHERE start < ?", (start,))  # noqa: S608 # a step is a table
 
-        await self._run(prune)
+        await self._or_unavailable(prune)
+
+    async def _or_unavailable(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._run(work)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
