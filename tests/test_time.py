@@ -1,0 +1,149 @@
+"""Days in zones whose midnight is skipped or doubled, over restarts, and with a clock that jumps."""
+
+import asyncio
+import json
+from collections import Counter
+from datetime import date, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+from conftest import ChosenClock, RedisServer, settings_for
+from engineio.packet import Packet
+
+from app.events import EVERYTHING, TOTAL, Calendar, Clock, day_start
+from app.live import Live
+from app.main import create_app
+from app.metrics import Metrics
+from app.recorder import Recorder
+from app.stores.base import Caps
+from app.stores.memory import MemoryStore
+
+DAYS = 400
+ZONES = ["Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo", "Atlantic/Azores"]
+ZONES += ["Asia/Kolkata", "Australia/Lord_Howe"]
+
+
+class Heard(Live):
+    """A live view that notes what it tells plain clients."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*parts)
+        self.resets: list[str] = []
+        self.updates = 0
+
+    async def _broadcast(self, plain: list[Packet], dashboards: list[Packet]) -> None:
+        for packet in plain:
+            event, data = json.loads(packet.data[1:])
+            if event == "reset":
+                self.resets.append(data["day"])
+            else:
+                self.updates += 1
+
+
+@pytest.mark.catches(
+    "days of 24 hours",
+    "app/events.py",
+    "today.isoformat(), second - second % 60, self._hour_start(second), day_start(self.zone, today)",
+    "today.isoformat(), second - second % 60, self._hour_start(second), second - second % 86_400",
+)
+@pytest.mark.catches(
+    "a reset twice", "app/live.py", "if moment.day <= self._moment.day:", "if moment.day < self._moment.day:"
+)
+@pytest.mark.parametrize("name", ZONES)
+async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: str) -> None:
+    zone = ZoneInfo(name)
+    calendar, first = Calendar(zone), date(2026, 1, 1)
+    begin, end = day_start(zone, first), day_start(zone, first + timedelta(days=DAYS))
+    now = float(begin)
+    clock = Clock(calendar, lambda: now)
+    store = MemoryStore(Caps(10))
+    live = Heard(store, clock, Metrics())
+    recorder = Recorder(store, clock, live.publish, Metrics())
+    recorder.start()
+    expected: Counter[str] = Counter()
+    for now in range(begin, end, 1800):
+        if now % 5400 == 0:
+            await live.turn(clock.moment())  # the job, before the hit or after it
+        await recorder.record({"a": 1})
+        await live.turn(clock.moment())
+        expected[calendar.local(now).date().isoformat()] += 1
+    await recorder.close()
+    dates = [(first + timedelta(days=i)).isoformat() for i in range(DAYS)]
+    assert list(expected) == dates
+    assert live.resets == dates[1:]
+    days = await store.read([("day", start) for start in calendar.starts("day", end - 1, DAYS)])
+    assert [counts["a"] for counts in days] == list(expected.values())
+    assert set(expected.values()) <= {46, 47, 48, 49, 50}  # half hours: a day has 23 to 25 hours
+    hours = calendar.starts("hour", end - 1, (end - begin) // 1800)
+    found = await store.read([("hour", start) for start in hours if start >= begin], [EVERYTHING])
+    assert sum(counts[EVERYTHING] for counts in found) == (end - begin) // 1800
+    assert await store.read([TOTAL], ["a"]) == [{"a": (end - begin) // 1800}]
+
+
+async def days_of(client: httpx.AsyncClient) -> dict[str, int]:
+    days = (await client.get("/event/a/series?step=day&points=7")).json()["points"]
+    return {point["start"][:10]: point["count"] for point in days if point["count"]}
+
+
+@pytest.mark.catches(
+    "a day that goes back", "app/events.py", "at = max(self._now(), self._earliest)", "at = self._now()"
+)
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
+async def test_jumps_of_the_clock_lose_nothing_and_no_day_goes_back(
+    kind: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> None:
+    clock.go_to("2026-05-01T22:00:00+00:00")
+    app = create_app(settings_for(kind, tmp_path, redis_server), clock)
+    seen = []
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally") as client,
+    ):
+        for instant in (
+            "2026-05-01T22:50:00+00:00",
+            "2026-05-01T23:50:00+00:00",  # +1 h
+            "2026-05-01T21:50:00+00:00",  # -2 h
+            "2026-05-02T00:10:00+00:00",  # over midnight
+            "2026-05-01T23:10:00+00:00",  # and back over it
+            "2026-05-02T00:20:00+00:00",
+            "2026-05-05T12:00:00+00:00",  # three days on
+            "2026-05-02T12:00:00+00:00",
+        ):
+            clock.go_to(instant)
+            seen.append((await client.post("/event/a")).json()["day"])
+            assert (await client.get("/event/a")).json()["day"] == seen[-1]
+        assert seen == sorted(seen)
+        assert await days_of(client) == {"2026-05-01": 3, "2026-05-02": 3, "2026-05-05": 2}
+        clock.go_to("2026-05-05T13:00:00+00:00")
+        hours = (await client.get("/event/a/series?step=hour&points=110")).json()["points"]
+        assert sum(point["count"] for point in hours) == 8
+        assert (await client.get("/event/a")).json()["total"] == 8
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_a_restart_over_midnight_misses_nothing(
+    kind: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> None:
+    settings = settings_for(kind, tmp_path, redis_server)
+
+    async def at(instant: str, hits: int) -> dict[str, object]:
+        clock.go_to(instant)
+        app = create_app(settings, clock)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally") as client,
+        ):
+            before = (await client.get("/events")).json()
+            await asyncio.gather(*(client.post("/event/a") for _ in range(hits)))
+            return {"before": before, "days": await days_of(client), "history": (await client.get("/history")).json()}
+
+    assert (await at("2026-05-01T23:59:58+00:00", 5))["days"] == {"2026-05-01": 5}
+    after = await at("2026-05-02T00:00:01+00:00", 2)
+    assert after["before"] == {}
+    assert after["days"] == {"2026-05-01": 5, "2026-05-02": 2}
+    assert after["history"] == [{"day": "2026-05-01", "hits": 5, "events": 1, "parts": 1}]
+    much_later = await at("2026-05-06T10:00:00+00:00", 1)
+    assert much_later["days"] == {"2026-05-01": 5, "2026-05-02": 2, "2026-05-06": 1}
+    assert [day["day"] for day in much_later["history"]] == ["2026-05-02", "2026-05-01"]
