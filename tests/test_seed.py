@@ -107,6 +107,12 @@ async def test_over_the_limit_is_429_for_that_address_alone(tally: Served) -> No
 test_over_the_limit_is_429_for_that_address_alone.limits = {"write_limit": "20/minute"}
 
 
+@pytest.mark.catches(
+    "destructive reset",
+    "app/schedule.py",
+    'before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]',
+    'before["day"] = moment.day',
+)
 @pytest.mark.catches("no reset is told", "app/live.py", "self._broadcast([plain], ", "self._broadcast([], ")
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
     tally: Served, watchers: list[Watcher], clock: ChosenClock
