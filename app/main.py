@@ -48,8 +48,8 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await store.open()
         try:
+            await store.open()
             await live.refresh()
             recorder.start()
             jobs.start()

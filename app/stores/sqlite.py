@@ -60,11 +60,15 @@ T = TypeVar("T")
 def connect(path: Path | str) -> sqlite3.Connection:
     """A connection that nobody else can have, whose every commit is on disk; raises sqlite3.OperationalError."""
     db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
-    # EXCLUSIVE before the first access: the log's index then lives in this process's memory.
-    for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
-        db.execute(f"PRAGMA {pragma}")
-    db.execute("BEGIN IMMEDIATE")
-    db.execute("COMMIT")
+    try:
+        # EXCLUSIVE before the first access: the log's index then lives in this process's memory.
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+            db.execute(f"PRAGMA {pragma}")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("COMMIT")
+    except sqlite3.Error:
+        db.close()
+        raise
     return db
 
 
