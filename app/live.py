@@ -109,8 +109,9 @@ class Live:
             if len(self._clients) >= CLIENTS_MAX:
                 raise socketio.exceptions.ConnectionRefusedError("too many connections")
             engine_id = self.server.manager.eio_sid_from_sid(sid, namespace)
-            self._clients[sid] = _Client(engine_id, dashboard=namespace == "/live")
-            await self._resync(sid)
+            client = self._clients[sid] = _Client(engine_id, dashboard=namespace == "/live")
+            if client.dashboard:
+                await self._send(sid, client, [*self._snapshot(), _packet("/live", "state", self._state)])
 
         return connect
 

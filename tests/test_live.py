@@ -220,3 +220,15 @@ async def test_a_large_commit_comes_in_messages_of_a_bounded_size(tally: Served)
     assert page.counts["name 2599"] == 1
     assert max(len(data["changes"]) for event, data in page.heard if event == "changes") == 1000
     await page.client.disconnect()
+
+
+async def test_one_connection_may_join_both_namespaces(tally: Served) -> None:
+    page = Dashboard()
+    updates: list[dict] = []
+    page.client.on("update", updates.append)
+    await page.client.connect(tally.url, namespaces=["/", "/live"], transports=["websocket"])
+    await eventually(lambda: page.events()[:1] == ["snapshot"])
+    async with tally.client() as client:
+        await client.post("/event/a")
+    await eventually(lambda: updates == [{"eventName": "a", "count": 1}] and page.counts == {"a": 1})
+    await page.client.disconnect()

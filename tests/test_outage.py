@@ -13,7 +13,8 @@ from conftest import Process, RedisServer, eventually, serving, settings_for, wa
 from test_live import Dashboard
 
 from app.events import TOTAL, Batch, Calendar, Posting
-from app.stores.base import Caps, OutcomeUnknown, StoreUnavailable
+from app.stores.base import Applied, Caps, OutcomeUnknown, StoreUnavailable
+from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.spool import SpooledStore, SpoolFile
 
@@ -367,4 +368,35 @@ async def test_a_damaged_spool_file_is_named_and_left_alone(
     await store.open()
     assert f"{damaged} cannot be read" in caplog.text
     assert (await store.apply("s", 0, 1, hits("a", 1))).ack == "redis"
+    await store.close()
+
+
+class SlowStore(MemoryStore):
+    """A store that is far away, and at first cannot be reached at all."""
+
+    reachable = False
+
+    async def open(self) -> None:
+        if not self.reachable:
+            raise StoreUnavailable("not yet")
+
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+        await self.open()
+        await asyncio.sleep(0.004)  # the way there and back
+        return await super().apply(source, at, next, batch)
+
+
+async def test_the_way_back_is_found_to_a_store_slower_than_the_spool(tmp_path: Path) -> None:
+    far = SlowStore(Caps(10))
+    store = SpooledStore(far, "far", tmp_path, 10**7)
+    await store.open()
+    counted = 0
+    while counted < 50:
+        await store.apply("s", counted, counted + 1, hits("a", 1))
+        counted += 1
+    far.reachable = True
+    while store.stale_seconds() is not None:  # hits go on, as fast as they are taken
+        await store.apply("s", counted, counted + 1, hits("a", 1))
+        counted += 1
+    assert (await store.apply("s", counted, counted + 1, hits("a", 1))).answers == [{"a": (counted + 1, counted + 1)}]
     await store.close()

@@ -80,7 +80,10 @@ class MemoryStore(CounterStore):
             oldest = next(iter(self._keys))
             if self._keys[oldest].minute > moment.minute - KEY_KEPT_SECONDS:
                 return
-            self._owners[self._keys.pop(oldest).owner] -= 1
+            owner = self._keys.pop(oldest).owner
+            self._owners[owner] -= 1
+            if not self._owners[owner]:
+                del self._owners[owner]
 
     def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
         """Take over what another store says of a bucket. Counts only grow, so the larger number is the newer."""
@@ -94,7 +97,7 @@ class MemoryStore(CounterStore):
         return [{event: counts[event] for event in events if event in counts} for counts in found]
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        return [max(0, len(self._buckets.get(bucket, {})) - 1) for bucket in buckets]  # '' is no event
+        return [len(counts) - (EVERYTHING in counts) for counts in (self._buckets.get(b, {}) for b in buckets)]
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         self._forget_keys(moment)

@@ -1,5 +1,6 @@
 """Counters in Redis, for many nodes: one script, in one round trip, counts a whole batch."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
@@ -57,9 +58,11 @@ class RedisStore(CounterStore):
         arguments: list[str | int] = [PREFIX, at, next, *caps, base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS]
         arguments.append(json.dumps([_plain(posting) for posting in batch.postings]))
         try:
-            counted, answer = await self._script(keys=[f"{PREFIX}source:{source}"], args=arguments)
+            # with the wait for a connection, which the pool's own time-out would add to the socket's
+            async with asyncio.timeout(ANSWER_SECONDS):
+                counted, answer = await self._script(keys=[f"{PREFIX}source:{source}"], args=arguments)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            raise base.OutcomeUnknown(f"Redis: {error}") from error
+            raise base.OutcomeUnknown(f"Redis: {str(error) or 'no answer in time'}") from error
         except exceptions.RedisError as error:  # it answered, with a refusal
             raise base.StoreUnavailable(f"Redis: {error}") from error
         if not counted:
@@ -106,6 +109,7 @@ def _plain(posting: Posting) -> list[object]:
 
 async def _reading(answer: Awaitable[T]) -> T:
     try:
-        return await answer
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await answer
     except (exceptions.RedisError, OSError) as error:
-        raise base.StoreUnavailable(f"Redis: {error}") from error
+        raise base.StoreUnavailable(f"Redis: {str(error) or 'no answer in time'}") from error

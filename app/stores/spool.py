@@ -23,7 +23,7 @@ from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
 LINES_AT_ONCE = 100  # applied, then dropped in one commit of the file
-PASSES = 3
+SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
 
 log = logging.getLogger("tally.spool")
@@ -140,25 +140,25 @@ class SpooledStore(CounterStore):
         await self._store.open()
         for totals in await self._store.read([TOTAL]):
             self._known.learn(TOTAL, totals)
-        for _ in range(PASSES):  # while hits go on being spooled, each time fewer
-            await self._drain()
-        async with self._gate:  # the last ones, while the next hits wait a moment
-            await self._drain()
-            for file in self._files:
-                file.delete()
-            self._files.clear()
-            self._away_since = None
+        while self._away_since is not None:
+            # In slices: what arrives meanwhile waits for its turn and comes as one batch, so there is ever less.
+            async with self._gate:
+                if await self._drain(until=time.monotonic() + SLICE_SECONDS):
+                    self._away_since = None
 
-    async def _drain(self) -> None:
-        """Apply what waits by now, and drop it."""
-        for file in self._files:
-            waiting = file.count()
-            while waiting > 0:
-                lines = file.first(min(waiting, LINES_AT_ONCE))
-                for line in lines:
-                    await self._send(line)
-                await asyncio.to_thread(file.drop, lines)
-                waiting -= len(lines)
+    async def _drain(self, until: float) -> bool:
+        """Apply what waits, oldest first, and drop it, for so long; whether nothing is left."""
+        while self._files:
+            while lines := self._files[0].first(LINES_AT_ONCE):
+                applied = 0
+                while applied < len(lines) and time.monotonic() < until:
+                    await self._send(lines[applied])
+                    applied += 1
+                await asyncio.to_thread(self._files[0].drop, lines[:applied])
+                if applied < len(lines):
+                    return False
+            self._files.pop(0).delete()
+        return True
 
     async def _send(self, line: str) -> None:
         source, at, next_offset, batch = _decode(line)
@@ -197,9 +197,6 @@ class SpoolFile:
         self._db.execute("INSERT INTO batch (line) VALUES (?)", (line,))
         self.size += len(line)
 
-    def count(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM batch").fetchone()[0])
-
     def first(self, lines_max: int) -> list[str]:
         rows = self._db.execute("SELECT line FROM batch ORDER BY id LIMIT ?", (lines_max,))
         return [line for (line,) in rows]
@@ -217,8 +214,11 @@ class SpoolFile:
 
     def delete(self) -> None:
         self.close()
-        if self.ack == "spooled":
-            Path(self.path).unlink(missing_ok=True)
+        try:
+            if self.ack == "spooled":
+                Path(self.path).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s is applied and empty, but cannot be removed: %s", self.path, error)
 
 
 def adopt(directory: Path, suffix: str) -> list[SpoolFile]:

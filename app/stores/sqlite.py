@@ -80,7 +80,10 @@ class SqliteStore(CounterStore):
         self._path = path.absolute()  # so that no name is special to SQLite
         self._caps = caps
         self._names = 0
+        self._keys = 0
         self._owners: Counter[str] = Counter()  # of keys
+        self._sizes: dict[Bucket, int] = {}  # of buckets before the newest, for counting rows takes time
+        self._newest = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
 
@@ -105,14 +108,13 @@ class SqliteStore(CounterStore):
         return await self._or_unavailable(fetch)
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        sql = "SELECT count(*) FROM {} WHERE start = ? AND event > 0"
-        return await self._or_unavailable(
-            lambda: [self._db.execute(sql.format(table), (start,)).fetchone()[0] for table, start in buckets]
-        )
+        # each on its own turn of the thread, so that commits come between
+        return [await self._or_unavailable(lambda bucket=bucket: self._size(bucket)) for bucket in buckets]  # type: ignore[misc] # mypy loses the default
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         def prune() -> None:
             self._forget_keys(moment)
+            self._sizes = {bucket: n for bucket, n in self._sizes.items() if bucket[1] >= before.get(bucket[0], 0)}
             for table, start in before.items():
                 self._db.execute(f"DELETE FROM {table} WHERE start < ?", (start,))  # noqa: S608 # a step is a table
 
@@ -126,6 +128,15 @@ class SqliteStore(CounterStore):
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _size(self, bucket: Bucket) -> int:
+        if bucket not in self._sizes:
+            sql = f"SELECT count(*) FROM {bucket[0]} WHERE start = ? AND event > 0"  # noqa: S608 # a step is a table
+            (size,) = self._db.execute(sql, (bucket[1],)).fetchone()
+            if bucket[1] >= self._newest:
+                return int(size)
+            self._sizes[bucket] = size
+        return self._sizes[bucket]
 
     def _open(self) -> None:
         try:
@@ -146,6 +157,8 @@ class SqliteStore(CounterStore):
     def _load(self) -> None:
         (self._names,) = self._db.execute("SELECT count(*) FROM event WHERE id > 0").fetchone()
         self._owners = Counter(dict(self._db.execute("SELECT owner, count(*) FROM key GROUP BY owner")))
+        self._keys = self._owners.total()
+        (self._newest,) = self._db.execute("SELECT coalesce(max(start), 0) FROM day").fetchone()
 
     def _apply(self, source: str, at: int, next_offset: int, batch: Batch) -> Applied:
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
@@ -186,9 +199,12 @@ class SqliteStore(CounterStore):
             return answer
         amounts = [(ids.get(event) or self._name(event), by) for event, by in posting.counts.items()]
         amounts.append((0, sum(posting.counts.values())))
+        self._newest = max(self._newest, posting.moment.day)
         for table, start in posting.moment.buckets:
+            self._sizes.pop((table, start), None)
             self._db.executemany(_ADD.format(table), [(start, event, by) for event, by in amounts])
         if posting.key:
+            self._keys += 1
             self._owners[posting.key.owner] += 1
             row = (*posting.key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(answer)))
             self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -205,12 +221,15 @@ class SqliteStore(CounterStore):
             # another request's answer has other events, and is not read
             values: Any = base.from_row(posting, json.loads(answer)) if request == posting.key.request else {}
             found = base.Remembered(request, minute, base.Replayed(date, values), owner)
-        return base.recall(posting, found, self._owners.total(), self._owners[posting.key.owner], caps)
+        return base.recall(posting, found, self._keys, self._owners[posting.key.owner], caps)
 
     def _forget_keys(self, moment: Moment) -> None:
         expired = (moment.minute - base.KEY_KEPT_SECONDS,)
         for (owner,) in self._db.execute("DELETE FROM key WHERE minute <= ? RETURNING owner", expired).fetchall():
+            self._keys -= 1
             self._owners[owner] -= 1
+            if not self._owners[owner]:
+                del self._owners[owner]
 
     def _name(self, event: str) -> int:
         self._names += 1
