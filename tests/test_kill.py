@@ -15,7 +15,7 @@ import pytest
 from checker import History, Outcome
 from conftest import Process, RedisServer, eventually
 
-ROUNDS = int(os.environ.get("TALLY_TEST_KILLS", "5"))
+ROUNDS = int(os.environ.get("TALLY_TEST_KILLS", "20"))
 BARE = [f"bare{i}" for i in range(5)]
 KEYED = [f"keyed{i}" for i in range(5)]
 WRITERS = 8  # of each kind

@@ -4,13 +4,14 @@ Default clients on real sockets: httpx, and python-socketio's own, which begins 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import socketio
-from conftest import ChosenClock, RedisServer, Served, eventually, serving, settings_for
+from conftest import ChosenClock, Process, RedisServer, Served, eventually, serving, settings_for
 
 STORES = ["memory", "sqlite", "redis", "away"]
 
@@ -130,3 +131,19 @@ async def test_midnight_empties_the_counters_and_reaches_the_clients(
     for watcher in watchers:
         await eventually(lambda w=watcher: len(w.updates()) == 2)
         assert [event for event, _ in watcher.heard] == ["update", "reset", "update"]
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_uvicorn_serves_app_main_app_to_default_clients(
+    kind: str, process: Callable[..., Process], tmp_path: Path, redis_server: RedisServer
+) -> None:
+    store = settings_for(kind, tmp_path, redis_server).store
+    app = process("-m", "uvicorn", "app.main:app", "--port", "{port}", TALLY_STORE=store)
+    watcher = Watcher()
+    await watcher.client.connect(app.url)
+    async with httpx.AsyncClient(base_url=app.url) as client:
+        answers = [(await client.post("/event/signup")).json() for _ in range(3)]
+        assert (await client.get("/events")).json() == {"signup": 3}
+    assert [(answer["eventName"], answer["count"]) for answer in answers] == [("signup", n) for n in (1, 2, 3)]
+    await eventually(lambda: watcher.updates() == [{"eventName": "signup", "count": n} for n in (1, 2, 3)])
+    await watcher.client.disconnect()
