@@ -210,10 +210,7 @@ async def test_a_spool_too_old_to_be_safe_is_left_alone(
 
 
 @pytest.mark.catches(
-    "redis-py retries by itself and waits",
-    "app/stores/redis.py",
-    "retry=Retry(NoBackoff(), 0)",
-    "retry=Retry(NoBackoff(), 40)",
+    "waits as long as it takes", "app/stores/redis.py", "ANSWER_SECONDS = 2.0", "ANSWER_SECONDS = 200.0"
 )
 async def test_a_frozen_redis_holds_no_request_up(tmp_path: Path, own_redis: RedisServer) -> None:
     own_redis.start()

@@ -109,3 +109,11 @@ def test_links_between_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / name).read_text()):
             if "://" not in target:
                 assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_every_wrong_build_that_a_test_names_still_has_its_place(request: pytest.FixtureRequest) -> None:
+    for item in request.session.items:
+        for mark in item.iter_markers("catches"):
+            _, file, old, new = mark.args
+            assert (ROOT / file).read_text().count(old) == 1, f"{item.nodeid}: {old!r} in {file}"
+            assert old != new
