@@ -130,7 +130,7 @@ class Recorder:
                 changes.update({event: value.count for event, value in answer.items()})
         try:
             await self._publish(moment, changes)
-        except Exception:
+        except Exception:  # the hits are counted and answered; whatever a page does, the next ones must be, too
             log.exception("counted, but not shown live")
 
     async def _apply(self, batch: Batch) -> Applied:

@@ -38,7 +38,7 @@ class Machine(RuleBasedStateMachine):
     durable = True
 
     def make(self) -> CounterStore:
-        raise NotImplementedError
+        raise NotImplementedError  # each store's machine says how
 
     @initialize()
     def begin(self) -> None:
