@@ -13,12 +13,6 @@ from app.main import create_app
 from app.settings import Settings
 from app.stores.base import StoreRefused
 
-SURVIVES = {
-    "memory": "nothing: counts live as long as this process",
-    "sqlite": "kill -9 and power loss: it is on disk",
-    "redis": "the end of this process: it is in Redis, or in the spool while Redis is away",
-}
-
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -56,15 +50,14 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     async with app.router.lifespan_context(app):
-        greet(settings)
+        greet(settings, app.state.store.survives)
         await server.serve()
 
 
-def greet(settings: Settings) -> None:
+def greet(settings: Settings, survives: str) -> None:
     address = f"http://{settings.host}:{settings.port}"
-    kind = settings.store_kind
     print(f"Tally is at {address}, its API at {address}/docs")  # noqa: T201 # this is what a terminal is for
-    print(f"Counts live in {kind}; an acknowledged hit survives {SURVIVES[kind]}.")  # noqa: T201
+    print(f"Counts live in {settings.store_kind}; an acknowledged hit survives {survives}.")  # noqa: T201
     print(f"Count something:  curl -X POST {address}/event/hello", flush=True)  # noqa: T201
 
 

@@ -2,7 +2,7 @@
 
 import bisect
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
@@ -81,18 +81,18 @@ class Key(NamedTuple):
 
 
 class Posting(NamedTuple):
-    """Hits that are accepted or refused together: how much of each event, when, and under which key."""
+    """Hits that are accepted or refused together: how much of each event, when, and under which key.
+
+    Those that were acknowledged before the store saw them are past the caps.
+    """
 
     moment: Moment
     counts: Mapping[str, int]
     key: Key | None = None
-
-
-class Batch(NamedTuple):
-    """What one commit writes. Hits acknowledged before the store saw them are past the caps."""
-
-    postings: tuple[Posting, ...]
     capped: bool = True
+
+
+Batch = Sequence[Posting]  # what one commit writes
 
 
 class Calendar:

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -11,9 +11,8 @@ import socketio
 from engineio.exceptions import SocketIsClosedError
 from engineio.packet import MESSAGE, Packet
 
-from app.events import EVERYTHING, Clock, Moment
+from app.events import Clock, Moment
 from app.metrics import Metrics
-from app.stores.base import CounterStore
 
 CLIENTS_MAX = 10_000
 # Messages waiting for one client; who has more is cut, and comes back. They are shared by all whom they wait for.
@@ -30,8 +29,7 @@ class _Client(NamedTuple):
 
 
 class Live:
-    def __init__(self, store: CounterStore, clock: Clock, metrics: Metrics) -> None:
-        self._store = store
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._metrics = metrics
         metrics.watch("tally_live_clients", "Connections of pages.", lambda: len(self._clients))
         self._clock = clock
@@ -55,13 +53,15 @@ class Live:
             self.server.on("disconnect", self._disconnect, namespace=namespace)
         self.server.on("resync", self._resync, namespace="/live")
 
-    async def publish(self, moment: Moment, changes: dict[str, int]) -> None:
+    async def publish(self, moment: Moment, changes: Mapping[str, int]) -> None:
         """Send what a commit changed: absolute counts, of which a page keeps the larger."""
         await self.turn(moment)
-        if moment.day < self._moment.day:
-            return  # it landed on a day that is over
-        grown = {event: count for event, count in changes.items() if count > self._counts.get(event, 0)}
-        if not grown:
+        await self.merge(moment.day, changes)
+
+    async def merge(self, day: int, counts: Mapping[str, int]) -> None:
+        """Send what is larger than known, unless that day is over, or not begun here."""
+        grown = {event: count for event, count in counts.items() if count > self._counts.get(event, 0)}
+        if not grown or day != self._moment.day:
             return
         fresh = [event for event in grown if event not in self._index]
         self._index.update({event: len(self._index) + i for i, event in enumerate(fresh)})
@@ -89,17 +89,32 @@ class Live:
         plain, dashboard = (_packet(namespace, "reset", {"day": moment.date}) for namespace in ("/", "/live"))
         await self._broadcast([plain], [dashboard, *self._snapshot()])
 
-    async def refresh(self) -> None:
-        """Show what the store has and no commit here has told: what was there before, and other nodes' hits."""
-        moment = self._clock.moment()
-        (counts,) = await self._store.read([("day", moment.day)])
-        counts.pop(EVERYTHING, None)
-        await self.publish(moment, counts)
+    async def replace(self, moment: Moment, counts: Mapping[str, int]) -> None:
+        """Show these counts of the day even where they are smaller: the store has lost some."""
+        if all(counts.get(event, 0) >= known for event, known in self._counts.items()):
+            await self.publish(moment, counts)
+            return
+        await self.turn(moment)
+        changed = [event for event in {**self._counts, **counts} if counts.get(event, 0) != self._counts.get(event, 0)]
+        self._epoch = secrets.token_hex(4)
+        self._seq += 1
+        self._counts = dict(counts)
+        self._index = {event: i for i, event in enumerate(counts)}
+        updates = [_packet("/", "update", {"eventName": e, "count": counts.get(e, 0)}) for e in changed]
+        await self._broadcast(updates, self._snapshot())
 
-    async def tell_state(self) -> None:
-        """Tell the dashboards when the store went away or came back."""
-        reasons = [] if self._store.stale_seconds() is None else ["the store is away"]
-        state: dict[str, object] = {"status": "degraded" if reasons else "ok", "reasons": reasons}
+    @property
+    def day(self) -> int:
+        """The UTC second at which the shown day begins."""
+        return self._moment.day
+
+    def total(self) -> int:
+        """All counts of the day, as they are shown."""
+        return sum(self._counts.values())
+
+    async def tell_state(self, status: str, reasons: Sequence[str]) -> None:
+        """Tell the dashboards how the service is, when that has changed."""
+        state: dict[str, object] = {"status": status, "reasons": list(reasons)}
         if state != self._state:
             self._state = state
             await self._broadcast([], [_packet("/live", "state", state)])

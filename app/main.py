@@ -1,5 +1,6 @@
 """The composition root: create_app(settings) builds the parts, one lifespan starts and stops them."""
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,19 +13,21 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import __version__, ingest, problems, query
+from app import __version__, health, ingest, problems, query
 from app.events import Calendar, Clock
 from app.limits import Limits
 from app.live import Live
 from app.metrics import Metrics
+from app.nodes import Nodes
 from app.recorder import Recorder
 from app.schedule import schedule
 from app.settings import Settings
 from app.stores.base import Caps, CounterStore
 from app.stores.memory import MemoryStore
-from app.stores.redis import RedisStore
+from app.stores.redis import RedisStore, server
 from app.stores.spool import SpooledStore
 from app.stores.sqlite import SqliteStore
+from app.stores.tags import TaggedStore
 
 # inside the package in a wheel, beside it in a checkout and in the image
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
@@ -41,21 +44,22 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     store = create_store(settings)
     limits = Limits(settings)
     metrics = Metrics()
-    metrics.watch("tally_spool_bytes", "What waits to be applied.", store.spool_bytes)
-    live = Live(store, clock, metrics)
-    recorder = Recorder(store, clock, live.publish, metrics)
-    jobs = schedule(live, store, clock, settings)
+    live = Live(clock, metrics)
+    nodes = Nodes(store, live, clock, metrics)
+    recorder = Recorder(store, clock, nodes.publish, metrics)
+    jobs = schedule(live, nodes, store, clock, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await store.open()
-            await live.refresh()
+            await nodes.start()
             recorder.start()
             jobs.start()
             yield
             jobs.shutdown()
             await recorder.close()
+            await nodes.close()
             await live.server.shutdown()
         finally:
             await store.close()
@@ -68,10 +72,11 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.jobs, app.state.live = jobs, live
+    app.state.jobs, app.state.live, app.state.store = jobs, live, store
     problems.install(app, metrics)
     ingest.add_routes(app, recorder, limits)
-    query.add_routes(app, store, clock, limits, settings.days_kept, metrics)
+    query.add_routes(app, store, clock, limits, settings.days_kept)
+    health.add_routes(app, store, nodes, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
     app.mount("/socket.io", socketio.ASGIApp(live.server))
@@ -84,8 +89,11 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
 def create_store(settings: Settings) -> CounterStore:
     caps = Caps(settings.events_max, settings.keys_max)
     if settings.store_kind == "redis":
-        redis = RedisStore(settings.store, caps)
-        return SpooledStore(redis, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
+        redis = server(settings.store)
+        share = Caps(math.ceil(caps.names / redis.tags), math.ceil(caps.keys / redis.tags))
+        tags = [RedisStore(redis, share, tag) for tag in range(redis.tags)]
+        store = tags[0] if len(tags) == 1 else TaggedStore(tags)
+        return SpooledStore(store, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
     if settings.store_kind == "sqlite":
         return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), caps)
     return MemoryStore(caps)

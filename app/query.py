@@ -13,17 +13,13 @@ from urllib.parse import urlencode
 
 import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
-from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from typing_extensions import TypedDict
 
-from app import __version__
 from app.events import EVERYTHING, TOTAL, Bucket, Clock, InvalidName, Step, day_start, event_name
 from app.ingest import path_name
 from app.limits import Limits
-from app.metrics import Metrics
 from app.problems import Problem, documented
-from app.stores.base import Ack, CounterStore
+from app.stores.base import CounterStore
 
 POINTS_MAX = 1440  # the minutes of a day
 _WINDOWS: dict[str, tuple[Step, int]] = {"1h": ("minute", 60), "7d": ("day", 7)}
@@ -42,27 +38,14 @@ Series = TypedDict("Series", {"eventName": str | None, "step": Step, "points": l
 DayRow = TypedDict("DayRow", {"day": str, "hits": int, "events": int, "parts": int})
 Part = TypedDict("Part", {"until": str, "counts": dict[str, int]})
 ClosedDay = TypedDict("ClosedDay", {"day": str, "parts": list[Part]})
-Health = TypedDict(
-    "Health",
-    {
-        "status": Literal["ok", "degraded"],
-        "reasons": list[str],
-        "store": str,
-        "ack": Ack,
-        "resetsAt": str,
-        "version": str,
-    },
-)
 
 
-def add_routes(
-    app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int, metrics: Metrics
-) -> None:
+def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int) -> None:
     calendar = clock.calendar
 
     async def charge(request: Request, response: Response) -> None:
         limits.charge(request, "read")
-        stale = store.stale_seconds()
+        stale = store.condition().stale_seconds
         if stale is not None:
             response.headers["Tally-Stale"] = str(round(stale))
 
@@ -151,24 +134,6 @@ def add_routes(
         if format == "csv":
             return _csv(["event", "count"], [list(item) for item in counts.items()])
         return ClosedDay(day=day, parts=[Part(until=_stamp(end), counts=counts)])
-
-    @app.get("/metrics", response_class=PlainTextResponse, **every)
-    async def read_metrics() -> Response:
-        """For Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/health")
-    async def read_health() -> Health:
-        """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
-        stale = store.stale_seconds()
-        return Health(
-            status="ok" if stale is None else "degraded",
-            reasons=[] if stale is None else [f"the store is away for {stale:.0f} s, hits are spooled"],
-            store=store.kind,
-            ack=store.ack if stale is None else "spooled",
-            resetsAt=_stamp(calendar.next_day(clock.at())),
-            version=__version__,
-        )
 
     def _buckets(step: Step, points: int) -> list[Bucket]:
         return [(step, start) for start in calendar.starts(step, clock.at(), points)]

@@ -13,7 +13,17 @@ from typing import NamedTuple
 
 from app.events import Batch, Clock, Key, Moment, Posting
 from app.metrics import Metrics
-from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, OutcomeUnknown, Replayed, StoreError, Value
+from app.stores.base import (
+    Ack,
+    Answer,
+    Applied,
+    CounterStore,
+    OutcomeUnknown,
+    Replayed,
+    StoreUnavailable,
+    Value,
+    insist,
+)
 
 WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
 BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
@@ -110,13 +120,14 @@ class Recorder:
         except Exception as error:
             # whatever it was, nobody is left waiting, and this offset is not used again
             self._source, self._offset = uuid.uuid4().hex, 0
-            if not isinstance(error, StoreError):
+            if not isinstance(error, (StoreUnavailable, OutcomeUnknown)):
                 log.exception("a commit failed")
                 error = OutcomeUnknown("an unexpected error")
             for waiter in waiters:
                 if not waiter.recorded.done():
                     waiter.recorded.set_exception(error)
             return
+        self._offset += 1
         self._metrics.commits.inc()
         self._metrics.batch_posts.observe(len(waiters))
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
@@ -134,13 +145,10 @@ class Recorder:
             log.exception("counted, but not shown live")
 
     async def _apply(self, batch: Batch) -> Applied:
-        try:
-            applied = await self._store.apply(self._source, self._offset, self._offset + 1, batch)
-        except Moved:  # the store went back: what it lost is lost, but this batch is not in it
-            log.warning("the store has lost earlier batches of this process")
-            self._source, self._offset = uuid.uuid4().hex, 0
-            applied = await self._store.apply(self._source, 0, 1, batch)
-        self._offset += 1
+        at, store = self._offset, self._store
+        applied = await insist(store, store.note_loss, self._source, at, at + 1, batch)
+        if applied is None:
+            raise OutcomeUnknown("the store is ahead of this process")
         return applied
 
 
@@ -158,7 +166,7 @@ def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, list[list[_W
             wholes.append(waiter)
     postings = [Posting(moment, {event: by}) for event, by in sums.items()]
     postings += [Posting(moment, waiter.counts, waiter.key) for waiter in wholes]
-    return Batch(tuple(postings)), [*bare.values(), *([waiter] for waiter in wholes)]
+    return postings, [*bare.values(), *([waiter] for waiter in wholes)]
 
 
 def _resolve(answer: Answer, sharers: list[_Waiter], date: str, ack: Ack) -> None:

@@ -1,14 +1,17 @@
 """The table of periodic jobs. Counts would be right if none ever ran: a day is a key, not a job."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from app import health
 from app.events import Calendar, Clock
 from app.live import Live
+from app.nodes import Nodes
 from app.settings import Settings
 from app.stores.base import CounterStore, StoreError
 
@@ -25,7 +28,7 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
         return self._calendar.local(self._calendar.next_day(now.timestamp()))
 
 
-def schedule(live: Live, store: CounterStore, clock: Clock, settings: Settings) -> AsyncIOScheduler:
+def schedule(live: Live, nodes: Nodes, store: CounterStore, clock: Clock, settings: Settings) -> AsyncIOScheduler:
     """The jobs, not yet started."""
     kept = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
 
@@ -40,11 +43,27 @@ def schedule(live: Live, store: CounterStore, clock: Clock, settings: Settings) 
         except StoreError as error:
             log.warning("nothing was pruned this time: %s", error)
 
+    async def tell_state() -> None:
+        await live.tell_state(*health.state(store, nodes))
+
     # A late job is still wanted, and one that was missed several times is wanted once.
     jobs = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults={"misfire_grace_time": None, "coalesce": True})
     jobs.add_job(close_day, Midnight(clock.calendar), id="close_day")
     jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, where it was missed")
-    if store.kind == "redis":  # which other nodes write to, and which may be away
-        jobs.add_job(live.refresh, IntervalTrigger(seconds=1), id="refresh")
-        jobs.add_job(live.tell_state, IntervalTrigger(seconds=1), id="tell_state")
+    jobs.add_job(tell_state, IntervalTrigger(seconds=1), id="tell_state")
+    if store.shared:
+        jobs.add_job(_tried(nodes.resync), IntervalTrigger(seconds=2), id="resync")
+        jobs.add_job(_tried(store.adopt), IntervalTrigger(seconds=10), id="adopt")
     return jobs
+
+
+def _tried(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """The job, which the store may refuse this time."""
+
+    async def tried() -> None:
+        try:
+            await job()
+        except StoreError as error:
+            log.warning("%s: not this time: %s", job.__name__, error)
+
+    return tried

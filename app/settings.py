@@ -7,7 +7,7 @@ from limits import parse_many
 from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-STORES = r"^(sqlite:///.|memory://$|rediss?://.|unix://.)"
+STORES = r"^(sqlite:///.|memory://$|rediss?(\+sentinel|\+cluster)?://.|unix://.)"
 
 Rate = Annotated[str, AfterValidator(lambda notation: parse_many(notation) and notation)]
 
@@ -22,7 +22,7 @@ class Settings(BaseSettings):
         pattern=STORES,
         validation_alias=AliasChoices("TALLY_STORE", "REDIS_URL"),
         description="Where counts live: `sqlite:///path`, `memory://`, or `redis://host:port/db` (also `rediss://`, "
-        "`unix://path`). `REDIS_URL` is read where this is not set.",
+        "`unix://path`, `redis+sentinel://`, `redis+cluster://`). `REDIS_URL` is read where this is not set.",
     )
     timezone: ZoneInfo = Field(default=ZoneInfo("UTC"), description="The zone whose midnight ends a day.")
     write_limit: Rate = Field(default="1000/second", description="Hits from one client address.")

@@ -82,7 +82,7 @@ async def read_all(load: Load, app: Process) -> dict[str, int]:
     "app/recorder.py",
     "            applied = await self._apply(batch)\n",
     """            from app.stores.base import Value
-            waiting = [{e: Value(0, 0) for e in p.counts} for p in batch.postings]
+            waiting = [{e: Value(0, 0) for e in p.counts} for p in batch]
             for answer, sharing in zip(waiting, sharers, strict=True):
                 _resolve(answer, sharing, moment.date, "disk")
             await asyncio.sleep(0.05)

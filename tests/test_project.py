@@ -17,14 +17,16 @@ from app.settings import Settings
 ORDER = ["app", "app.settings", "app.events", "app.stores.base", "app.stores.memory", "app.stores.sqlite"]
 ORDER += [
     "app.stores.redis",
+    "app.stores.tags",
     "app.stores.spool",
     "app.metrics",
     "app.recorder",
     "app.live",
+    "app.nodes",
     "app.problems",
     "app.limits",
 ]
-ORDER += ["app.ingest", "app.query", "app.schedule", "app.main", "app.__main__"]
+ORDER += ["app.ingest", "app.query", "app.health", "app.schedule", "app.main", "app.__main__"]
 ALONE = {
     "redis": ["app.stores.redis"],
     "sqlite3": ["app.stores.spool", "app.stores.sqlite"],

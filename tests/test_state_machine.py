@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.events import EVERYTHING, TOTAL, Batch, Calendar, Key, Posting
+from app.events import EVERYTHING, TOTAL, Calendar, Key, Posting
 from app.stores.base import KEY_KEPT_SECONDS, Caps, CounterStore, Moved, Refused, Replayed
 from app.stores.memory import MemoryStore
-from app.stores.redis import RedisStore
+from app.stores.redis import RedisStore, server
 from app.stores.sqlite import SqliteStore
 
 CALENDAR = Calendar(ZoneInfo("America/Havana"))
@@ -79,8 +79,8 @@ class Machine(RuleBasedStateMachine):
 
     def commit(self, *requests: tuple[dict[str, int], Key | None], retries: int = 0) -> None:
         moment = CALENDAR.moment(self.now)
-        batch = Batch(tuple(Posting(moment, counts, key) for counts, key in requests))
-        expected = [self.expect(posting) for posting in batch.postings]
+        batch = [Posting(moment, counts, key) for counts, key in requests]
+        expected = [self.expect(posting) for posting in batch]
         for _ in range(1 + retries):  # an answer that is lost is asked for again
             applied = self.run(self.store.apply(self.source, self.offset, self.offset + 1, batch))
             assert applied.answers == expected
@@ -124,9 +124,7 @@ class Machine(RuleBasedStateMachine):
             moment = CALENDAR.moment(self.now)
             with pytest.raises(Moved):
                 self.run(
-                    self.store.apply(
-                        self.source, self.offset + off, self.offset + off + 1, Batch((Posting(moment, {"a": 1}),))
-                    )
+                    self.store.apply(self.source, self.offset + off, self.offset + off + 1, [Posting(moment, {"a": 1})])
                 )
 
     @rule()
@@ -194,6 +192,6 @@ def test_redis_is_the_model(redis_server: RedisServer) -> None:
             if not hasattr(self, "begun"):
                 self.begun = True
                 redis_server.flush()
-            return RedisStore(redis_server.url, Caps(NAMES))
+            return RedisStore(server(redis_server.url), Caps(NAMES))
 
     run_state_machine_as_test(OnRedis, settings=LIMITS)

@@ -59,7 +59,7 @@ async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: st
     now = float(begin)
     clock = Clock(calendar, lambda: now)
     store = MemoryStore(Caps(10))
-    live = Heard(store, clock, Metrics())
+    live = Heard(clock, Metrics())
     recorder = Recorder(store, clock, live.publish, Metrics())
     recorder.start()
     expected: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """The contract that every store keeps, and what the stores share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from app.events import COUNT_MAX, Batch, Bucket, Moment, Posting
@@ -82,11 +82,24 @@ class Applied(NamedTuple):
     ack: Ack
 
 
+class Condition(NamedTuple):
+    """How a store is now: what an acknowledgement is worth, what waits, and what an operator should know."""
+
+    ack: Ack
+    accepts: bool = True
+    reasons: tuple[str, ...] = ()
+    stale_seconds: float | None = None  # the age of the last known numbers that reads get; None where they are true
+    spool_bytes: int = 0  # what waits on this node to be applied
+    lost_batches: int = 0  # acknowledged, and then lost by the store
+
+
 class CounterStore(ABC):
     """Buckets of counts: event -> count by minute, hour, day and in total; '' stands for all events together."""
 
     kind: str
     ack: Ack
+    survives: str  # what a hit in it survives, in words
+    shared = False  # whether other nodes write to it
 
     @abstractmethod
     async def open(self) -> None:
@@ -116,13 +129,48 @@ class CounterStore(ABC):
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         """Forget the buckets of a step that begin before these UTC seconds, and the keys that expired by now."""
 
-    def spool_bytes(self) -> int:
-        """What waits on this node to be applied."""
-        return 0
+    def condition(self) -> Condition:
+        """How it is; asking costs nothing."""
+        return Condition(self.ack)
 
-    def stale_seconds(self) -> float | None:
-        """How old the last known numbers are that reads answer with; None where reads are true."""
-        return None
+    async def epoch(self) -> str:
+        """A text that changes when numbers may have gone back: the store lost something, or is another one."""
+        return ""
+
+    async def note_loss(self, batches: int) -> None:  # noqa: B027 # most stores lose nothing unnoticed
+        """A source was found to stand that many batches back: begin a new epoch, for all nodes."""
+
+    async def adopt(self) -> None:  # noqa: B027 # most leave nothing behind
+        """Apply what dead processes have left to be applied."""
+
+    async def tell(self, news: str) -> None:
+        """Send this to every node on this store, this one included; it may get lost."""
+        raise NotImplementedError
+
+    def hear(self, patience: float) -> AsyncIterator[str]:
+        """What nodes tell, until nothing came for so many seconds or the connection broke: then StoreUnavailable."""
+        raise NotImplementedError
+
+
+async def insist(
+    store: CounterStore,
+    note_loss: Callable[[int], Awaitable[None]],
+    source: str,
+    at: int,
+    next: int,  # noqa: A002 # the contract's word
+    batch: Batch,
+) -> Applied | None:
+    """Apply also where the store has lost what came before; None where it was applied long ago."""
+    stands = at
+    while True:
+        try:
+            return await store.apply(source, stands, next, batch)
+        except Moved as moved:
+            if moved.offset >= next:
+                return None
+            if moved.offset < at == stands:
+                await note_loss(at - moved.offset)
+            stands = moved.offset  # a batch is known by its `next`: whoever sends it again finds it there
 
 
 def settle(posting: Posting, value_of: Callable[[str], Value | None], names_left: float) -> dict[str, Value] | Refused:

@@ -27,6 +27,7 @@ from app.stores.base import (
 class MemoryStore(CounterStore):
     kind = "memory"
     ack: Ack = "memory"
+    survives = "nothing: counts live as long as this process"
 
     def __init__(self, caps: Caps) -> None:
         self._caps = caps
@@ -45,12 +46,12 @@ class MemoryStore(CounterStore):
             return applied
         if offset != at:
             raise Moved(offset)
-        applied = Applied([self.count(posting, capped=batch.capped) for posting in batch.postings], self.ack)
+        applied = Applied([self.count(posting) for posting in batch], self.ack)
         self._sources[source] = (next, applied)
         return applied
 
-    def count(self, posting: Posting, *, capped: bool) -> Answer:
-        moment, key = posting.moment, posting.key
+    def count(self, posting: Posting) -> Answer:
+        moment, key, capped = posting.moment, posting.key, posting.capped
         if key:
             self._forget_keys(moment)
             found, owned = self._keys.get(key.id), self._owners[key.owner]

@@ -1,23 +1,25 @@
 -- Count a batch, exactly once: app/stores/base.py has the contract.
 -- KEYS[1]  the source: a hash of its offset and of the answers given there
--- ARGV     prefix of every other key (same hash tag) | at | next | most names, or -1 | most keys, or -1
---          | seconds a source is kept | seconds a key is kept | postings as JSON, each
---          [[minute, hour, day and total bucket], [event, by, ...], date, minute, [key, request, owner] or false]
--- Answers  {1, rows as JSON} when the batch is counted, now or before; {0, offset} when the source stands elsewhere.
+-- ARGV     prefix of every other key (same hash tag) | at, or 'ask' | next | most names | most keys
+--          | seconds a source is kept | seconds a key is kept | postings as JSON, each [[minute, hour, day and
+--          total bucket], [event, by, ...], date, minute, [key, request, owner] or false, whether capped]
+-- Answers  {'counted', rows as JSON} when the batch is counted, now or before, or {'moved', offset}.
+--          Asked, it counts nothing and says {'asked', rows}: why a posting would be refused or what its key
+--          has as an answer, else null. A key without counts is remembered also then: so is it claimed.
 -- A script runs alone, and checks each posting before its first write, so that nothing is half done.
 local COUNT_MAX = 9007199254740991
-local prefix, at, next_offset = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local prefix, asked, next_offset = ARGV[1], ARGV[2] == 'ask', ARGV[3]
 local names_max, keys_max, key_kept = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 local live_keys = prefix .. 'keys'
 
 local offset = redis.call('HGET', KEYS[1], 'offset') or '0'
 if offset == next_offset then
-  return {1, redis.call('HGET', KEYS[1], 'answers')}
-elseif tonumber(offset) ~= at then
-  return {0, offset}
+  return {'counted', redis.call('HGET', KEYS[1], 'answers')}
+elseif not asked and tonumber(offset) ~= tonumber(ARGV[2]) then
+  return {'moved', offset}
 end
 
-local function recalled(key, minute)
+local function recalled(key, minute, capped)
   local owned, expired = live_keys .. ':' .. key[3], minute - key_kept
   local found = redis.call('GET', prefix .. 'key:' .. key[1])
   if found then
@@ -29,7 +31,7 @@ local function recalled(key, minute)
   end
   redis.call('ZREMRANGEBYSCORE', live_keys, '-inf', expired)
   redis.call('ZREMRANGEBYSCORE', owned, '-inf', expired)
-  if keys_max >= 0 and (redis.call('ZCARD', live_keys) >= keys_max
+  if capped and key[3] ~= '' and (redis.call('ZCARD', live_keys) >= keys_max
       or redis.call('ZCARD', owned) >= math.max(1, math.floor(keys_max / 10))) then
     return '["keys"]'
   end
@@ -37,17 +39,18 @@ end
 
 local function remember(key, minute, date, row)
   redis.call('SET', prefix .. 'key:' .. key[1], table.concat({key[2], minute, date, row}, ' '), 'EX', 2 * key_kept)
+  if key[3] == '' then return end -- it belongs to another tag's bound
   for _, set in ipairs({live_keys, live_keys .. ':' .. key[3]}) do
     redis.call('ZADD', set, minute, key[1])
     redis.call('EXPIRE', set, 2 * key_kept)
   end
 end
 
-local function refusal(day, total, counts)
+local function refusal(day, total, counts, capped)
   local names = nil -- asked for once, at the first new name
   for i = 1, #counts, 2 do
     local known = redis.call('HGET', total, counts[i])
-    if not known and names_max >= 0 then
+    if not known and capped then
       names = (names or math.max(redis.call('HLEN', total) - 1, 0)) + 1 -- '' is no name
       if names > names_max then return '["full"]' end
     end
@@ -79,14 +82,17 @@ end
 
 local rows = {}
 for i, posting in ipairs(cjson.decode(ARGV[8])) do
-  local buckets, counts, date, minute, key = unpack(posting)
-  rows[i] = key and recalled(key, minute) or refusal(prefix .. buckets[3], prefix .. buckets[4], counts)
-  if not rows[i] then
-    rows[i] = count(buckets, counts)
+  local buckets, counts, date, minute, key, capped = unpack(posting)
+  rows[i] = key and recalled(key, minute, capped) or refusal(prefix .. buckets[3], prefix .. buckets[4], counts, capped)
+  if not rows[i] and asked and #counts > 0 then
+    rows[i] = 'null'
+  elseif not rows[i] then
+    rows[i] = #counts > 0 and count(buckets, counts) or '[]'
     if key then remember(key, string.format('%.0f', minute), date, rows[i]) end
   end
 end
 local answers = '[' .. table.concat(rows, ',') .. ']'
+if asked then return {'asked', answers} end
 redis.call('HSET', KEYS[1], 'offset', next_offset, 'answers', answers)
 redis.call('EXPIRE', KEYS[1], ARGV[6])
-return {1, answers}
+return {'counted', answers}

@@ -1,100 +1,248 @@
-"""Counters in Redis, for many nodes: one script, in one round trip, counts a whole batch."""
+"""Counters in Redis, for many nodes: one script, in one round trip, counts a whole batch.
+
+Redis is one server, the one that Sentinels name (redis+sentinel://), or a cluster (redis+cluster://).
+"""
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.events import Batch, Bucket, Moment, Posting
 from app.stores import base
-from app.stores.base import Ack, Applied, Caps, CounterStore
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, StoreRefused, StoreUnavailable
 
-PREFIX = "tally:{0}:"  # the braces put every key into one slot of a cluster
-ANSWER_SECONDS = 2.0  # no request waits longer than 2.5 s, the spool's fsync included
-CONNECTIONS_MAX = 16  # one writes at a time; the others read
+ANSWER_SECONDS = 1.5  # no request waits longer than 2.5 s, the spool's fsync included
+SENTINEL_SECONDS = 0.3  # a dead Sentinel leaves time to ask another
+COMMANDS_MAX = 64  # under way at once; more only wait for each other
+TAGS_MAX = 1024
+SCRIPT = (Path(__file__).parent / "redis.lua").read_text()
+SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+_OPTIONS: dict[str, Any] = {
+    "decode_responses": True,
+    # redis-py would send a command again whose answer was lost, and so count it twice
+    "retry": Retry(NoBackoff(), 0),
+    # with these on, redis-py 8.1 hands out connections that the server has closed
+    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+}
+
+_SURVIVES = {  # by its appendfsync
+    "always": "a crash of Redis and power loss: it is on the disk of Redis",
+    "everysec": "a crash of Redis, but for the last 2 seconds",
+    "no": "a crash of Redis, but for what the system had not written yet",
+    "none": "the end of this process, not of Redis, which keeps no append-only file",
+}
 
 T = TypeVar("T")
 
 
+class Server(NamedTuple):
+    """A way to Redis, which all tags share; the identity names the data behind it."""
+
+    client: Any  # Redis or RedisCluster: all that is used of them they have in common
+    identity: str
+    tags: int
+    turns: asyncio.Semaphore
+
+
+def server(url: str) -> Server:
+    """Redis at this URL; nothing is connected yet. Raises StoreRefused for a URL that makes no sense."""
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    credentials, at, places = parts.netloc.rpartition("@")
+    query = dict(parse_qsl(parts.query))
+    tags = query.pop("tags", "1")
+    sentinel = {name.removeprefix("sentinel_"): query.pop(name) for name in [*query] if name.startswith("sentinel_")}
+    service, path = parts.path.strip("/"), parts.path
+    if kind == "sentinel":
+        service, _, path = service.partition("/")
+    one = f"{scheme}://{credentials}{at}{places.partition(',')[0]}/{path.lstrip('/')}?{urlencode(query)}"
+    try:
+        hosts = [_host(place) for place in places.split(",")]
+        options: dict[str, Any] = {**parse_url(one)}
+    except ValueError as error:
+        raise StoreRefused(f"TALLY_STORE: {error}") from error
+    if not tags.isdecimal() or not 1 <= int(tags) <= TAGS_MAX or (kind != "cluster" and tags != "1"):
+        raise StoreRefused(f"TALLY_STORE: tags is 1 to {TAGS_MAX}, and of use for redis+cluster:// alone")
+    identity = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts), parts.path])
+    return Server(
+        _client(kind, hosts, service, options, sentinel), identity, int(tags), asyncio.Semaphore(COMMANDS_MAX)
+    )
+
+
+def _host(place: str) -> tuple[str, int]:
+    split = urlsplit(f"//{place}")
+    return split.hostname or "127.0.0.1", split.port or 6379
+
+
+def _client(
+    kind: str, hosts: list[tuple[str, int]], service: str, chosen: dict[str, Any], sentinel: dict[str, str]
+) -> Any:
+    patience = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": 1, "health_check_interval": 15}
+    options = _OPTIONS | patience | {"max_connections": COMMANDS_MAX + 8} | chosen
+    if not kind:
+        return Redis.from_pool(ConnectionPool(**options))
+    options |= {"ssl": options.pop("connection_class", None) is SSLConnection}
+    options = {name: value for name, value in options.items() if name not in {"host", "port"}}
+    if kind == "cluster":
+        return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in hosts], **options)
+    asking = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "ssl": options["ssl"]}
+    sentinels = Sentinel(hosts, sentinel_kwargs=_OPTIONS | asking | sentinel, **options)  # type: ignore[no-untyped-call] # redis-py's
+    return sentinels.master_for(service)
+
+
 class RedisStore(CounterStore):
+    """The counters of one tag, all of whose keys lie in one slot of a cluster; most stores have but tag 0."""
+
     kind = "redis"
     ack: Ack = "redis"
+    survives = "the end of this process: it is in Redis, or in the spool while Redis is away"
+    shared = True
 
-    def __init__(self, url: str, caps: Caps) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            decode_responses=True,
-            max_connections=CONNECTIONS_MAX,
-            timeout=ANSWER_SECONDS,
-            socket_timeout=ANSWER_SECONDS,
-            socket_connect_timeout=1,
-            health_check_interval=15,
-            # redis-py would send a command again whose answer was lost, and so count it twice
-            retry=Retry(NoBackoff(), 0),
-            # with these on, redis-py 8.1 hands out connections that the server has closed
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-        self._redis = Redis.from_pool(pool)
-        self._script = self._redis.register_script((Path(__file__).parent / "redis.lua").read_text())
+    def __init__(self, server: Server, caps: Caps, tag: int = 0) -> None:
+        self._server = server
+        self._client = server.client
+        self._prefix = f"tally:{{{tag}}}:"  # what is in the braces chooses the slot
         self._caps = caps
-        where = pool.connection_kwargs
-        self.identity = f"{where.get('path') or where.get('host')}:{where.get('port', '')}/{where.get('db', 0)}"
 
     async def open(self) -> None:
-        await _reading(self._redis.ping())
+        """Connect, see that the store is cut into as many tags as the URL says, and how durable it is."""
+        await self._answer(self._client.set(f"{self._prefix}tags", self._server.tags, nx=True))
+        begun_with = await self._answer(self._client.get(f"{self._prefix}tags"))
+        if begun_with != str(self._server.tags):
+            raise StoreRefused(f"TALLY_STORE: this store was begun with tags={begun_with}, which cannot be changed")
+        self.survives = await self._durability()
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await self._client.aclose()
 
     async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
-        caps = self._caps if batch.capped else Caps(-1, -1)
-        arguments: list[str | int] = [PREFIX, at, next, *caps, base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS]
-        arguments.append(json.dumps([_plain(posting) for posting in batch.postings]))
+        said, answer = await self._run(source, at, next, batch)
+        if said == "moved":
+            raise base.Moved(int(answer))
+        return Applied(list(map(base.from_row, batch, json.loads(answer))), self.ack)
+
+    async def ask(self, source: str, next: int, batch: Batch) -> tuple[bool, list[Answer | None]]:  # noqa: A002 # likewise
+        """Whether this batch is counted already, and what becomes of each posting: None where it may be counted.
+
+        A key without counts is remembered, and so claimed. Raises what apply does, but for Moved.
+        """
+        said, answer = await self._run(source, "ask", next, batch)
+        counted = said == "counted"
+        answers: list[Answer | None] = []
+        for posting, row in zip(batch, json.loads(answer), strict=True):
+            left_out = counted and posting.counts and not row
+            answers.append(Refused("full") if left_out else None if row is None else base.from_row(posting, row))
+        return counted, answers
+
+    async def _run(self, source: str, at: int | str, next: int, batch: Batch) -> tuple[str, str]:  # noqa: A002 # likewise
+        arguments = [self._prefix, at, next, *self._caps, base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS]
+        arguments.append(json.dumps([_plain(posting) for posting in batch]))
+        call: tuple[Any, ...] = (1, f"{self._prefix}source:{source}", *arguments)
         try:
-            # with the wait for a connection, which the pool's own time-out would add to the socket's
-            async with asyncio.timeout(ANSWER_SECONDS):
-                counted, answer = await self._script(keys=[f"{PREFIX}source:{source}"], args=arguments)
+            async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
+                try:
+                    said, answer = await self._client.evalsha(SCRIPT_SHA, *call)
+                except exceptions.NoScriptError:  # a server that is new, or was restarted
+                    said, answer = await self._client.eval(SCRIPT, *call)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
             raise base.OutcomeUnknown(f"Redis: {str(error) or 'no answer in time'}") from error
         except exceptions.RedisError as error:  # it answered, with a refusal
-            raise base.StoreUnavailable(f"Redis: {error}") from error
-        if not counted:
-            raise base.Moved(int(answer))
-        return Applied(list(map(base.from_row, batch.postings, json.loads(answer))), self.ack)
+            raise StoreUnavailable(f"Redis: {error}") from error
+        return said, answer
 
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
-        pipe = self._redis.pipeline(transaction=False)
+        if events is not None and not events:
+            return [{} for _ in buckets]
+        pipe = self._client.pipeline(transaction=False)
         for bucket in buckets:
             if events is None:
-                pipe.hgetall(PREFIX + _key(bucket))
+                pipe.hgetall(self._prefix + _key(bucket))
             else:
-                pipe.hmget(PREFIX + _key(bucket), list(events))
-        found = await _reading(pipe.execute())
+                pipe.hmget(self._prefix + _key(bucket), list(events))
+        found = await self._answer(pipe.execute())
         hashes = found if events is None else [dict(zip(events, row, strict=True)) for row in found]
         return [{event: int(count) for event, count in counts.items() if count} for counts in hashes]
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._client.pipeline(transaction=False)
         for bucket in buckets:
-            pipe.hlen(PREFIX + _key(bucket))
-        return [max(0, length - 1) for length in await _reading(pipe.execute())]  # '' is no event
+            pipe.hlen(self._prefix + _key(bucket))
+        return [max(0, length - 1) for length in await self._answer(pipe.execute())]  # '' is no event
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:  # noqa: ARG002 # keys expire by themselves
         for step, start in before.items():
-            listed = f"{PREFIX}starts:{step}"
-            old: list[Any] = await _reading(self._redis.zrangebyscore(listed, "-inf", f"({start}"))
+            listed = f"{self._prefix}starts:{step}"
+            old: list[Any] = await self._answer(self._client.zrangebyscore(listed, "-inf", f"({start}"))
             if old:
-                pipe = self._redis.pipeline(transaction=False)
-                pipe.unlink(*(f"{PREFIX}{step}:{int(begun)}" for begun in old))
+                pipe = self._client.pipeline(transaction=False)
+                pipe.unlink(*(f"{self._prefix}{step}:{int(begun)}" for begun in old))
                 pipe.zrem(listed, *old)
-                await _reading(pipe.execute())
+                await self._answer(pipe.execute())
+
+    async def epoch(self) -> str:
+        """The replication id of the server, which is new after a restart or a failover, and what nodes renewed."""
+        info = await self._of_server("INFO", "replication")
+        return f"{info['master_replid']} {await self._answer(self._client.get(f'{self._prefix}epoch'))}"
+
+    async def note_loss(self, batches: int) -> None:  # noqa: ARG002 # whoever asks keeps count
+        await self._answer(self._client.set(f"{self._prefix}epoch", secrets.token_hex(8)))
+
+    async def tell(self, news: str) -> None:
+        await self._answer(self._client.publish(f"{self._prefix}news", news))
+
+    async def hear(self, patience: float) -> AsyncIterator[str]:
+        listener = self._client.pubsub()
+        try:
+            await self._answer(listener.subscribe(f"{self._prefix}news"))
+            while message := await listener.get_message(timeout=patience):
+                if message["type"] == "message":
+                    yield message["data"]
+            raise StoreUnavailable(f"nothing was heard for {patience:.0f} s")
+        except (exceptions.RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis: {error}") from error
+        finally:
+            await listener.aclose()
+
+    async def _durability(self) -> str:
+        try:
+            info = await self._of_server("INFO", "persistence")
+            synced = (await self._of_server("CONFIG GET", "appendfsync"))["appendfsync"]
+        except StoreUnavailable:  # it may be forbidden to ask
+            return "what its Redis survives, which does not say what that is"
+        return _SURVIVES[synced if info["aof_enabled"] else "none"]
+
+    async def _of_server(self, *command: str) -> Any:
+        """The answer of the server that has this tag's keys."""
+
+        async def answer() -> Any:
+            if isinstance(self._client, RedisCluster):
+                node = self._client.get_node_from_key(self._prefix)
+                return await self._client.execute_command(*command, target_nodes=node)
+            return await self._client.execute_command(*command)
+
+        return await self._answer(answer())
+
+    async def _answer(self, command: Awaitable[T]) -> T:
+        try:
+            # with the wait for a turn, which the sockets' own time-out does not know of
+            async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
+                return await command
+        except (exceptions.RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis: {str(error) or 'no answer in time'}") from error
 
 
 def _key(bucket: Bucket) -> str:
@@ -104,12 +252,5 @@ def _key(bucket: Bucket) -> str:
 def _plain(posting: Posting) -> list[object]:
     buckets, pairs = map(_key, posting.moment.buckets), posting.counts.items()
     counts = [part for pair in pairs for part in pair]
-    return [list(buckets), counts, posting.moment.date, posting.moment.minute, posting.key or False]
-
-
-async def _reading(answer: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await answer
-    except (exceptions.RedisError, OSError) as error:
-        raise base.StoreUnavailable(f"Redis: {str(error) or 'no answer in time'}") from error
+    date, minute = posting.moment.date, posting.moment.minute
+    return [list(buckets), counts, date, minute, posting.key or False, posting.capped]

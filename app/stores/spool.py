@@ -9,16 +9,27 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from app.events import TOTAL, Batch, Bucket, Key, Moment, Posting
 from app.stores import base
-from app.stores.base import Ack, Applied, Caps, CounterStore, StoreError, StoreUnavailable
+from app.stores.base import (
+    Ack,
+    Applied,
+    Caps,
+    Condition,
+    CounterStore,
+    OutcomeUnknown,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
@@ -31,16 +42,24 @@ log = logging.getLogger("tally.spool")
 
 class SpooledStore(CounterStore):
     def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
-        self.kind, self.ack = store.kind, store.ack
+        self.kind, self.ack, self.shared = store.kind, store.ack, store.shared
         self._store = store
         self._known = MemoryStore(Caps(0))  # the last known numbers; what is spooled is past the caps
         self._directory = directory
         self._suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"  # whose hits a file keeps
         self._bytes_max = bytes_max
         self._files: list[SpoolFile] = []  # what waits, oldest first
+        self._full = False
+        self._lost = 0
+        self._epoch = ""
+        self._refusal: StoreRefused | None = None
         self._gate = asyncio.Lock()  # one batch at a time, and none while the way changes
         self._away_since: float | None = time.monotonic()
         self._returning: asyncio.Task[None] | None = None
+
+    @property
+    def survives(self) -> str:  # type: ignore[override] # it is the store's, which may still find out
+        return self._store.survives
 
     async def open(self) -> None:
         self._files = adopt(self._directory, self._suffix)
@@ -49,6 +68,8 @@ class SpooledStore(CounterStore):
                 self._count_known(_decode(line)[3])
         try:
             await self._come_back()
+        except StoreRefused:
+            raise
         except StoreError as error:
             self._away_since = None
             self._leave(error)
@@ -67,7 +88,7 @@ class SpooledStore(CounterStore):
             if self._away_since is None:
                 try:
                     applied = await self._store.apply(source, at, next, batch)
-                except (base.OutcomeUnknown, StoreUnavailable) as error:
+                except (OutcomeUnknown, StoreUnavailable) as error:
                     self._leave(error)
                     lost = error
                 else:
@@ -101,14 +122,38 @@ class SpooledStore(CounterStore):
         if self._away_since is None:
             await self._store.prune(before, moment)
 
-    def spool_bytes(self) -> int:
+    async def epoch(self) -> str:
+        if self._away_since is None:
+            epoch = await self._store.epoch()
+            if epoch != self._epoch and self._away_since is None:  # what was known may be more than there is
+                self._epoch, self._known = epoch, MemoryStore(Caps(0))
+        return self._epoch
+
+    async def tell(self, news: str) -> None:
+        if self._away_since is None:
+            await self._store.tell(news)
+
+    def hear(self, patience: float) -> AsyncIterator[str]:
+        return self._store.hear(patience)
+
+    def condition(self) -> Condition:
+        ack, reasons, stale = self.ack, [], None
+        if self._lost:
+            reasons.append(f"the store has lost {self._lost} acknowledged batches since this process was started")
+        if self._away_since is not None:
+            ack, stale = self._files[-1].ack if self._files else "spooled", time.monotonic() - self._away_since
+            what = "refused: the spool is full" if self._full else "kept in memory" if ack == "memory" else "spooled"
+            reasons.append(f"the store is away, hits are {what}")
+        if self._refusal:
+            reasons.append(str(self._refusal))
+        return Condition(ack, not self._full, tuple(reasons), stale, self._spool_bytes(), self._lost)
+
+    def _spool_bytes(self) -> int:
         return sum(file.size for file in self._files)
 
-    def stale_seconds(self) -> float | None:
-        return None if self._away_since is None else time.monotonic() - self._away_since
-
     async def _spool(self, line: str, batch: Batch, lost: StoreError) -> Applied:
-        if self.spool_bytes() + len(line) > self._bytes_max:
+        self._full = self._spool_bytes() + len(line) > self._bytes_max
+        if self._full:
             raise lost
         try:
             if not self._files:
@@ -133,6 +178,7 @@ class SpooledStore(CounterStore):
                 await self._come_back()
             except (StoreError, sqlite3.Error, OSError) as error:
                 log.debug("still away: %s", error)
+                self._refusal = error if isinstance(error, StoreRefused) else None
                 await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
 
     async def _come_back(self) -> None:
@@ -143,44 +189,61 @@ class SpooledStore(CounterStore):
         while self._away_since is not None:
             # In slices: what arrives meanwhile waits for its turn and comes as one batch, so there is ever less.
             async with self._gate:
-                if await self._drain(until=time.monotonic() + SLICE_SECONDS):
-                    self._away_since = None
+                if await self._drain(self._files, until=time.monotonic() + SLICE_SECONDS):
+                    self._away_since, self._full, self._refusal = None, False, None
 
-    async def _drain(self, until: float) -> bool:
-        """Apply what waits, oldest first, and drop it, for so long; whether nothing is left."""
-        while self._files:
-            while lines := self._files[0].first(LINES_AT_ONCE):
+    async def adopt(self) -> None:
+        """Apply what other processes have left in the directory since this one was started."""
+        if self._away_since is not None:
+            return  # what waits here is enough
+        files = await asyncio.to_thread(adopt, self._directory, self._suffix)
+        try:
+            await self._drain(files, until=math.inf)
+        finally:  # what an error has left is there for the next time
+            for file in files:
+                file.close()
+
+    async def _drain(self, files: "list[SpoolFile]", until: float) -> bool:
+        """Apply what waits in these, oldest first, and drop it, for so long; whether nothing is left."""
+        while files:
+            while lines := files[0].first(LINES_AT_ONCE):
                 applied = 0
-                while applied < len(lines) and time.monotonic() < until:
-                    await self._send(lines[applied])
-                    applied += 1
-                await asyncio.to_thread(self._files[0].drop, lines[:applied])
+                try:
+                    while applied < len(lines) and time.monotonic() < until:
+                        await self._send_spooled(lines[applied])
+                        applied += 1
+                finally:
+                    await asyncio.to_thread(files[0].drop, lines[:applied])
                 if applied < len(lines):
                     return False
-            self._files.pop(0).delete()
+            files.pop(0).delete()
         return True
 
-    async def _send(self, line: str) -> None:
+    async def _send_spooled(self, line: str) -> None:
         source, at, next_offset, batch = _decode(line)
-        try:
-            await self._store.apply(source, at, next_offset, batch)
-        except base.Moved as moved:
-            if moved.offset >= next_offset:
-                return  # it was applied; only the answer was lost
-            # The store has lost what came before this batch. That is no reason to lose this one:
-            # under a name made of both it is applied once, however often it is sent.
-            log.warning("the store went back from offset %s to %s of a source", at, moved.offset)
-            await self._store.apply(f"{source}@{at}", 0, 1, batch)
+        applied = await base.insist(self._store, self.note_loss, source, at, next_offset, batch)
+        if applied is None:
+            return
+        # A cap had refused it, but that answer was lost, and so it was acknowledged as spooled: it counts now.
+        capped = [base.Refused("full"), base.Refused("keys")]
+        late = [posting for posting, answer in zip(batch, applied.answers, strict=True) if answer in capped]
+        if late:
+            await self._store.apply(f"{source} {at}", 0, 1, late)
+
+    async def note_loss(self, batches: int) -> None:
+        await self._store.note_loss(batches)
+        self._lost += batches
+        log.error("the store has lost %s acknowledged batches of this node", batches)
 
     def _learn(self, batch: Batch, applied: Applied) -> None:
-        for posting, answer in zip(batch.postings, applied.answers, strict=True):
+        for posting, answer in zip(batch, applied.answers, strict=True):
             if isinstance(answer, dict):
                 day = ("day", posting.moment.day)
                 self._known.learn(day, {event: value.count for event, value in answer.items()})
                 self._known.learn(TOTAL, {event: value.total for event, value in answer.items()})
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
-        return [self._known.count(posting, capped=False) for posting in batch.postings]
+        return [self._known.count(posting._replace(capped=False)) for posting in batch]
 
 
 class SpoolFile:
@@ -225,6 +288,8 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
     """The files of dead processes that belong to this store."""
     files = []
     for path in sorted(directory.glob(f"*{suffix}")):
+        if not path.stat().st_size:
+            continue  # its process is making it
         try:
             file = SpoolFile(path)
         except sqlite3.Error as error:
@@ -234,7 +299,7 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
         first = file.first(1)
         if not first:  # its process is about to delete it, or has died doing so: nothing may be added
             file.delete()
-        elif _decode(first[0])[3].postings[0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
+        elif _decode(first[0])[3][0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
             log.error("%s is older than 30 days, and some of it could be counted twice: look at it, remove it", path)
             file.close()
         else:
@@ -243,10 +308,10 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
 
 
 def _encode(source: str, at: int, next_offset: int, batch: Batch) -> str:
-    return json.dumps([source, at, next_offset, batch.postings])
+    return json.dumps([source, at, next_offset, [posting[:3] for posting in batch]])
 
 
 def _decode(line: str) -> tuple[str, int, int, Batch]:
     source, at, next_offset, postings = json.loads(line)
-    batch = tuple(Posting(Moment(*moment), counts, key and Key(*key)) for moment, counts, key in postings)
-    return source, at, next_offset, Batch(batch, capped=False)
+    batch = [Posting(Moment(*moment), counts, key and Key(*key), capped=False) for moment, counts, key in postings]
+    return source, at, next_offset, batch

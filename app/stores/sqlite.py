@@ -75,6 +75,7 @@ def connect(path: Path | str) -> sqlite3.Connection:
 class SqliteStore(CounterStore):
     kind = "sqlite"
     ack: Ack = "disk"
+    survives = "kill -9 and power loss: it is on disk"
 
     def __init__(self, path: Path, caps: Caps) -> None:
         self._path = path.absolute()  # so that no name is special to SQLite
@@ -164,13 +165,13 @@ class SqliteStore(CounterStore):
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
         offset, answers = found or (0, "[]")
         if offset == next_offset:
-            return Applied(list(map(base.from_row, batch.postings, json.loads(answers))), self.ack)
+            return Applied(list(map(base.from_row, batch, json.loads(answers))), self.ack)
         if offset != at:
             raise base.Moved(offset)
         failure: type[base.StoreError] = StoreUnavailable
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            applied = Applied([self._count(p, capped=batch.capped) for p in batch.postings], self.ack)
+            applied = Applied([self._count(posting) for posting in batch], self.ack)
             self._stand(source, next_offset, applied, batch)
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
@@ -181,8 +182,8 @@ class SqliteStore(CounterStore):
             raise failure(f"SQLite: {error}") from error
         return applied
 
-    def _count(self, posting: Posting, *, capped: bool) -> Answer:
-        known = self._recall(posting, self._caps if capped else None)
+    def _count(self, posting: Posting) -> Answer:
+        known = self._recall(posting, self._caps if posting.capped else None)
         if known:
             return known
         ids: dict[str, int] = {}
@@ -194,7 +195,7 @@ class SqliteStore(CounterStore):
             ids[event] = row[0]
             return base.Value(row[1] or 0, row[2])
 
-        answer = base.settle(posting, value_of, self._caps.names - self._names if capped else math.inf)
+        answer = base.settle(posting, value_of, self._caps.names - self._names if posting.capped else math.inf)
         if isinstance(answer, Refused):
             return answer
         amounts = [(ids.get(event) or self._name(event), by) for event, by in posting.counts.items()]
@@ -238,7 +239,7 @@ class SqliteStore(CounterStore):
     def _stand(self, source: str, offset: int, applied: Applied, batch: Batch) -> None:
         """Keep the offset and its answers; where the source is new, forget those that nobody will ask for."""
         rows = [base.to_row(answer) for answer in applied.answers]
-        used = max((posting.moment.minute for posting in batch.postings), default=0)
+        used = max((posting.moment.minute for posting in batch), default=0)
         self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, json.dumps(rows), used))
         if offset == 1:
             self._db.execute("DELETE FROM source WHERE used < ?", (used - base.SOURCE_KEPT_SECONDS,))

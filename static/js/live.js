@@ -99,7 +99,7 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
   socket.on("changes", takeChanges);
   socket.on("reset", expectSnapshot);
   socket.on("state", (/** @type {{status: string, reasons?: string[]}} */ state) => {
-    degraded = state.status === "degraded" ? state.reasons ?? [] : null;
+    degraded = state.status === "ok" ? null : state.reasons ?? [];
     report();
   });
   socket.on("disconnect", (/** @type {string} */ reason) => {

@@ -10,7 +10,7 @@ const LABEL = { loading: "Connecting", live: "Live", reconnecting: "Reconnecting
 /** @param {import("./live.js").Status} status */
 function sentence({ name, reasons, asOf, hint }) {
   if (name === "live" || name === "loading") return LABEL[name];
-  if (name === "degraded") return ["Store unreachable: counting to the spool.", ...reasons].join(" ");
+  if (name === "degraded") return `Not all is well: ${reasons.join("; ")}.`;
   if (hint) return "No live connection yet. Behind a reverse proxy? It has to pass WebSocket upgrades on /socket.io/.";
   return `${name === "offline" ? "You are offline." : "Connection lost, trying again."} Showing the numbers as of ${clock(asOf)}.`;
 }

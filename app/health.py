@@ -1,0 +1,82 @@
+"""What an operator asks: how it is, and figures for Prometheus."""
+
+from typing import Literal, NamedTuple
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from typing_extensions import TypedDict
+
+from app import __version__
+from app.events import Clock
+from app.limits import Limits
+from app.metrics import Metrics
+from app.nodes import Nodes
+from app.problems import documented
+from app.stores.base import Ack, CounterStore
+
+Status = Literal["ok", "degraded", "down"]
+
+
+class State(NamedTuple):
+    """Whether hits are accepted and all is well, and if not, why."""
+
+    status: Status
+    reasons: list[str]
+
+
+Health = TypedDict(
+    "Health",
+    {
+        "status": Status,
+        "reasons": list[str],
+        "store": str,
+        "ack": Ack,
+        "survives": str,
+        "staleSeconds": float | None,
+        "spoolBytes": int,
+        "lostBatches": int,
+        "nodes": int,
+        "resetsAt": str,
+        "version": str,
+    },
+)
+
+
+def state(store: CounterStore, nodes: Nodes) -> State:
+    condition = store.condition()
+    reasons = [*condition.reasons, *nodes.reasons()]
+    return State("down" if not condition.accepts else "degraded" if reasons else "ok", reasons)
+
+
+def add_routes(app: FastAPI, store: CounterStore, nodes: Nodes, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+    metrics.watch("tally_spool_bytes", "What waits to be applied.", lambda: store.condition().spool_bytes)
+    metrics.watch(
+        "tally_store_stale_seconds", "How long the store is away.", lambda: store.condition().stale_seconds or 0
+    )
+    metrics.watch("tally_lost_batches", "Acknowledged, then lost by the store.", lambda: store.condition().lost_batches)
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=documented(429))
+    async def read_metrics(request: Request) -> Response:
+        """For Prometheus."""
+        limits.charge(request, "read")
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
+    async def read_health(response: Response) -> Health:
+        """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
+        condition, (status, reasons) = store.condition(), state(store, nodes)
+        response.status_code = 503 if status == "down" else 200
+        return Health(
+            status=status,
+            reasons=reasons,
+            store=store.kind,
+            ack=condition.ack,
+            survives=store.survives,
+            staleSeconds=condition.stale_seconds,
+            spoolBytes=condition.spool_bytes,
+            lostBatches=condition.lost_batches,
+            nodes=nodes.count(),
+            resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
+            version=__version__,
+        )

@@ -1,0 +1,165 @@
+"""One store cut into tags, for a cluster: each event lives in one tag, and each tag in one slot.
+
+A batch goes to every tag, so that a source stands at the same offset in all of them, and each tag takes
+its part exactly once. Where a request has several events, or a key, all its tags are asked before any
+counts, so that none of them refuses what another has counted.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
+
+from app.events import EVERYTHING, Batch, Bucket, Moment, Posting
+from app.stores import base
+from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, Refused, Replayed
+from app.stores.redis import RedisStore
+
+
+class _Part(NamedTuple):
+    """What one tag gets of a batch, and each posting's place in the whole."""
+
+    batch: list[Posting]
+    places: list[int]
+
+
+class TaggedStore(CounterStore):
+    kind = "redis"
+    ack: Ack = "redis"
+    survives = RedisStore.survives
+    shared = True
+
+    def __init__(self, stores: Sequence[RedisStore]) -> None:
+        self._stores = stores
+
+    async def open(self) -> None:
+        await asyncio.gather(*(store.open() for store in self._stores))
+        self.survives = self._stores[0].survives
+
+    async def close(self) -> None:
+        await self._stores[0].close()  # they share one client
+
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+        refused: dict[int, Refused] = {}
+        if any(posting.key or len(posting.counts) > 1 for posting in batch):
+            refused = await self._ask(source, next, batch)
+        parts = self._cut(batch)
+        for part in parts:  # a refused posting keeps its place, so that a retry finds each answer at the same one
+            part.batch[:] = [
+                Posting(posting.moment, {}) if place in refused else posting
+                for posting, place in zip(part.batch, part.places, strict=True)
+            ]
+        outcomes = await asyncio.gather(
+            *(store.apply(source, at, next, part.batch) for store, part in zip(self._stores, parts, strict=True)),
+            return_exceptions=True,
+        )
+        answers: list[Answer | None] = [refused.get(place) for place in range(len(batch))]
+        for part, applied in zip(parts, _all_applied(outcomes), strict=True):
+            for place, answer in zip(part.places, applied.answers, strict=True):
+                answers[place] = _joined(answers[place], answer)
+        return Applied([{} if answer is None else answer for answer in answers], self.ack)
+
+    async def _ask(self, source: str, next: int, batch: Batch) -> dict[int, Refused]:  # noqa: A002 # likewise
+        """Which postings no tag may count. A key is claimed in the tag of its own, for one request of any events."""
+        parts = self._cut(batch, capped=True)
+        for place, (moment, _, key, capped) in enumerate(batch):
+            if key:
+                home = parts[self._tag(key.id)]
+                home.batch.append(Posting(moment, {}, key._replace(id=f"{key.id}@"), capped))
+                home.places.append(place)
+        asked = await asyncio.gather(
+            *(store.ask(source, next, part.batch) for store, part in zip(self._stores, parts, strict=True))
+        )
+        refused: dict[int, Refused] = {}
+        counted: set[int] = set()  # by the tags that have taken this batch already
+        for part, (taken, answers) in zip(parts, asked, strict=True):
+            for place, answer in zip(part.places, answers, strict=False):  # of a batch once taken, without the claims
+                if isinstance(answer, Refused):
+                    refused[place] = answer
+                elif taken:
+                    counted.add(place)
+        return {place: reason for place, reason in refused.items() if place not in counted}
+
+    def _cut(self, batch: Batch, *, capped: bool = False) -> list[_Part]:
+        """Each tag's part; what lies in several tags, or has a key, is past the caps once it was asked for."""
+        parts = [_Part([], []) for _ in self._stores]
+        for place, posting in enumerate(batch):
+            shares: dict[int, dict[str, int]] = {}
+            for event, by in posting.counts.items():
+                shares.setdefault(self._tag(event), {})[event] = by
+            if posting.key and not shares:
+                shares[self._tag(posting.key.id)] = {}
+            for tag, counts in shares.items():
+                share = posting
+                if posting.key or len(posting.counts) > 1:
+                    key = posting.key and posting.key._replace(owner="")  # its claim is what counts for its owner
+                    share = Posting(posting.moment, counts, key, posting.capped and capped)
+                parts[tag].batch.append(share)
+                parts[tag].places.append(place)
+        return parts
+
+    def _tag(self, name: str) -> int:
+        return zlib.crc32(name.encode()) % len(self._stores)
+
+    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
+        asked: list[list[str] | None] = [None if events is None else [] for _ in self._stores]
+        for event in events or ():
+            for tag in range(len(self._stores)) if event == EVERYTHING else (self._tag(event),):
+                asked[tag].append(event)  # type: ignore[union-attr] # of events that are named
+        found = await asyncio.gather(*(store.read(buckets, of) for store, of in zip(self._stores, asked, strict=True)))
+        return [_together(parts) for parts in zip(*found, strict=True)]
+
+    async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
+        found = await asyncio.gather(*(store.sizes(buckets) for store in self._stores))
+        return [sum(sizes) for sizes in zip(*found, strict=True)]
+
+    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
+        await asyncio.gather(*(store.prune(before, moment) for store in self._stores))
+
+    async def epoch(self) -> str:
+        return " ".join(await asyncio.gather(*(store.epoch() for store in self._stores)))
+
+    async def note_loss(self, batches: int) -> None:
+        await self._stores[0].note_loss(batches)
+
+    async def tell(self, news: str) -> None:
+        await self._stores[0].tell(news)
+
+    def hear(self, patience: float) -> AsyncIterator[str]:
+        return self._stores[0].hear(patience)
+
+
+def _all_applied(outcomes: Sequence[Applied | BaseException]) -> list[Applied]:
+    """Every tag's answers, or the error that says most: what is unknown in one tag is unknown in all."""
+    applied = [outcome for outcome in outcomes if isinstance(outcome, Applied)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    for error in errors:
+        if not isinstance(error, Moved):
+            nothing = not applied and all(isinstance(e, base.StoreUnavailable) for e in errors)
+            raise error if nothing or not isinstance(error, base.StoreError) else base.OutcomeUnknown(str(error))
+    offsets = sorted(error.offset for error in errors if isinstance(error, Moved))
+    if offsets:  # the lowest, since that tag still wants this batch; or else every tag is past it
+        raise Moved(offsets[0])
+    return applied
+
+
+def _joined(one: Answer | None, other: Answer) -> Answer:
+    """The answer to a posting that lies in two tags. Where one had the key already, this completes a first attempt."""
+    if one is None or isinstance(other, Refused):
+        return other
+    if isinstance(one, Refused):
+        return one
+    replayed = [answer for answer in (one, other) if isinstance(answer, Replayed)]
+    values = {
+        e: v for answer in (one, other) for e, v in (answer.values if isinstance(answer, Replayed) else answer).items()
+    }
+    return Replayed(replayed[0].date, values) if replayed else values
+
+
+def _together(parts: Sequence[dict[str, int]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for part in parts:
+        counts |= part
+    if EVERYTHING in counts:
+        counts[EVERYTHING] = sum(part.get(EVERYTHING, 0) for part in parts)
+    return counts
