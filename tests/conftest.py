@@ -1,10 +1,9 @@
-"""What the tests stand on: a real Redis, every store, the app on a real socket, and a clock to choose."""
+"""What the tests stand on: real Redis servers, every store, the app on a real socket, and a clock to choose."""
 
 import asyncio
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,68 +14,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
-import redis
 import uvicorn
+from redis_servers import Cluster, GuardedRedis, RedisServer, Sentinels, free_port, wait_until
 
 from app.main import create_app
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class RedisServer:
-    """A private redis-server on a unix socket, which a test may stop, freeze and start again."""
-
-    def __init__(self, directory: Path) -> None:
-        self.socket = directory / "redis.sock"
-        self.url = f"unix://{self.socket}"
-        self._directory = directory
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *options: str) -> None:
-        binary = shutil.which("redis-server")
-        assert binary, "redis-server is not installed: apt-get install redis-server"
-        command = [binary, "--port", "0", "--unixsocket", str(self.socket), "--save", "", *options]
-        log = (self._directory / "redis.log").open("ab")
-        with log:
-            self.process = subprocess.Popen(command, cwd=self._directory, stdout=log, stderr=log)
-        wait_until(self._answers, (self._directory / "redis.log").read_text)
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def flush(self) -> None:
-        with self.client() as client:
-            client.flushall()
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
-
-    def _answers(self) -> bool:
-        assert self.process
-        assert self.process.poll() is None, "redis-server ended"
-        with self.client() as client, contextlib.suppress(redis.ConnectionError):
-            return bool(client.ping())
-        return False
-
-
-def wait_until(done: Callable[[], bool], explain: Callable[[], str] = str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"it did not come to that within {seconds} s: {explain()}"
-        time.sleep(0.02)
+Servers = TypeVar("Servers", Cluster, Sentinels, GuardedRedis)
 
 
 async def eventually(check: Callable[[], object], seconds: float = 20) -> None:
@@ -115,6 +64,46 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 def redis_server(shared_redis: RedisServer) -> RedisServer:
     shared_redis.flush()
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with up(Cluster(tmp_path_factory.mktemp("cluster"))) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(shared_cluster: Cluster) -> Cluster:
+    shared_cluster.flush()
+    return shared_cluster
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of this test alone, with a replica of each master."""
+    with up(Cluster(tmp_path, replicas=1)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
+    with up(Sentinels(tmp_path)) as watched:
+        yield watched
+
+
+@pytest.fixture
+def guarded_redis(tmp_path: Path) -> Iterator[GuardedRedis]:
+    with up(GuardedRedis(tmp_path)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def up(servers: Servers) -> Iterator[Servers]:
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
 
 
 @dataclass
