@@ -19,7 +19,7 @@ USER = "tally"
 # what Tally asks of Redis, and nothing more
 ALLOWED = (
     "resetkeys ~tally:* resetchannels &tally:* -@all +@read +@write -@dangerous"
-    " +auth +hello +ping +evalsha +script|load +publish +subscribe +unsubscribe +info"
+    " +auth +hello +ping +eval +evalsha +publish +subscribe +unsubscribe +info"
 )
 
 
@@ -184,7 +184,8 @@ class Sentinels:
             arguments = [str(place / "sentinel.conf"), "--sentinel", *user]
             self.sentinels.append(RedisServer(place, *arguments, port=ports[me], password=operators))
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports[2:])
-        self.url = f"redis+sentinel://{USER}:{password}@{hosts}/{SERVICE}/0"
+        theirs = f"sentinel_username={USER}&sentinel_password={password}"
+        self.url = f"redis+sentinel://{USER}:{password}@{hosts}/{SERVICE}/0?{theirs}"
 
     def start(self) -> None:
         master, replica = self.servers

@@ -1,7 +1,4 @@
-"""What every CounterStore promises; a further store is one more parameter.
-
-SpooledStore is here twice: with its Redis, and without.
-"""
+"""What every CounterStore promises; a further store is one more parameter."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,7 +6,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from conftest import RedisServer
+from conftest import Cluster, RedisServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,28 +16,44 @@ from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore, server
 from app.stores.spool import SpooledStore
 from app.stores.sqlite import SqliteStore
+from app.stores.tags import TaggedStore
 
 NOON = Calendar(ZoneInfo("UTC")).moment(1_795_435_200)
 LATER = Calendar(ZoneInfo("UTC")).moment(1_795_435_200 + 86_400)
 MakeStore = Callable[..., CounterStore]
 
 
-DURABLE = ["sqlite", "redis", "spooled"]
+ONE_SERVER = ["memory", "sqlite", "redis", "spooled"]
+DURABLE = ["sqlite", "redis", "spooled", "cluster"]
 
 
 @pytest.fixture(params=["memory", *DURABLE])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> MakeStore:
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+    kind = request.param
+    cluster: Cluster = request.getfixturevalue("redis_cluster") if kind == "cluster" else None
+    redis: RedisServer = request.getfixturevalue("redis_server") if kind in {"redis", "spooled"} else None
+
     def make(names: int = 1000, keys: int = 1000) -> CounterStore:
         caps = Caps(names, keys)
-        match request.param:
+        match kind:
             case "memory":
                 return MemoryStore(caps)
             case "sqlite":
                 return SqliteStore(tmp_path / "tally.db", caps)
             case "redis":
-                return RedisStore(server(redis_server.url), caps)
-        return SpooledStore(RedisStore(server(redis_server.url), caps), "test", tmp_path / "spool", 10**6)
+                return RedisStore(server(redis.url), caps)
+            case "cluster":
+                way = server(cluster.url)
+                return TaggedStore([RedisStore(way, caps, tag) for tag in range(way.tags)])
+        return SpooledStore(RedisStore(server(redis.url), caps), "test", tmp_path / "spool", 10**6)
 
+    def flush() -> None:
+        (tmp_path / "tally.db").unlink(missing_ok=True)
+        for servers in (cluster, redis):
+            if servers:
+                servers.flush()
+
+    make.flush = flush
     return make
 
 
@@ -128,6 +141,7 @@ async def test_a_total_may_not_overflow_on_a_later_day_either(store: CounterStor
     assert applied.answers == [Refused("overflow")]
 
 
+@pytest.mark.parametrize("make_store", ONE_SERVER, indirect=True)
 async def test_the_cap_on_names_is_exact_and_known_names_go_on(make_store: MakeStore) -> None:
     store = make_store(names=3)
     await store.open()
@@ -232,6 +246,7 @@ async def test_a_refused_posting_is_not_remembered(make_store: MakeStore) -> Non
     await store.close()
 
 
+@pytest.mark.parametrize("make_store", ONE_SERVER, indirect=True)
 async def test_live_keys_are_bounded_a_tenth_for_one_client_and_then_expire(make_store: MakeStore) -> None:
     store = make_store(keys=20)
     await store.open()
@@ -269,11 +284,10 @@ steps = st.lists(
 @given(steps)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_batches_with_any_retries_add_up(
-    make_store: MakeStore, redis_server: RedisServer, tmp_path: Path, steps: list[tuple[dict[str, int], bool, bool]]
+    make_store: MakeStore, steps: list[tuple[dict[str, int], bool, bool]]
 ) -> None:
     async def run() -> None:
-        redis_server.flush()
-        (tmp_path / "tally.db").unlink(missing_ok=True)
+        make_store.flush()
         store = make_store()
         await store.open()
         expected: dict[Moment, dict[str, int]] = {NOON: {}, LATER: {}}

@@ -2,10 +2,11 @@
 -- KEYS[1]  the source: a hash of its offset and of the answers given there
 -- ARGV     prefix of every other key (same hash tag) | at, or 'ask' | next | most names | most keys
 --          | seconds a source is kept | seconds a key is kept | postings as JSON, each [[minute, hour, day and
---          total bucket], [event, by, ...], date, minute, [key, request, owner] or false, whether capped]
+--          total bucket], [event, by, ...], date, minute, [key, request, owner] or false, whether capped,
+--          why another tag has refused it, or false]
 -- Answers  {'counted', rows as JSON} when the batch is counted, now or before, or {'moved', offset}.
 --          Asked, it counts nothing and says {'asked', rows}: why a posting would be refused or what its key
---          has as an answer, else null. A key without counts is remembered also then: so is it claimed.
+--          has as an answer, else null. A claim, which is a key with an owner and no counts, is remembered then.
 -- A script runs alone, and checks each posting before its first write, so that nothing is half done.
 local COUNT_MAX = 9007199254740991
 local prefix, asked, next_offset = ARGV[1], ARGV[2] == 'ask', ARGV[3]
@@ -82,9 +83,15 @@ end
 
 local rows = {}
 for i, posting in ipairs(cjson.decode(ARGV[8])) do
-  local buckets, counts, date, minute, key, capped = unpack(posting)
-  rows[i] = key and recalled(key, minute, capped) or refusal(prefix .. buckets[3], prefix .. buckets[4], counts, capped)
-  if not rows[i] and asked and #counts > 0 then
+  local buckets, counts, date, minute, key, capped, refused = unpack(posting)
+  local claim = key and key[3] ~= '' and #counts == 0
+  if refused then
+    rows[i] = '["' .. refused .. '"]'
+  else
+    rows[i] = key and recalled(key, minute, capped)
+      or refusal(prefix .. buckets[3], prefix .. buckets[4], counts, capped)
+  end
+  if not rows[i] and asked and not claim then
     rows[i] = 'null'
   elseif not rows[i] then
     rows[i] = #counts > 0 and count(buckets, counts) or '[]'

@@ -129,8 +129,16 @@ class RedisStore(CounterStore):
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
-        said, answer = await self._run(source, at, next, batch)
+    async def apply(
+        self,
+        source: str,
+        at: int,
+        next: int,  # noqa: A002 # the contract's word
+        batch: Batch,
+        refused: Mapping[int, Refused] | None = None,
+    ) -> Applied:
+        """As the contract says, but for postings that another tag has refused: their reason is kept as their answer."""
+        said, answer = await self._run(source, at, next, batch, refused or {})
         if said == "moved":
             raise base.Moved(int(answer))
         return Applied(list(map(base.from_row, batch, json.loads(answer))), self.ack)
@@ -140,17 +148,20 @@ class RedisStore(CounterStore):
 
         A key without counts is remembered, and so claimed. Raises what apply does, but for Moved.
         """
-        said, answer = await self._run(source, "ask", next, batch)
-        counted = said == "counted"
-        answers: list[Answer | None] = []
-        for posting, row in zip(batch, json.loads(answer), strict=True):
-            left_out = counted and posting.counts and not row
-            answers.append(Refused("full") if left_out else None if row is None else base.from_row(posting, row))
-        return counted, answers
+        said, answer = await self._run(source, "ask", next, batch, {})
+        rows = zip(batch, json.loads(answer), strict=False)  # what is counted has no claims
+        return said == "counted", [None if row is None else base.from_row(posting, row) for posting, row in rows]
 
-    async def _run(self, source: str, at: int | str, next: int, batch: Batch) -> tuple[str, str]:  # noqa: A002 # likewise
+    async def _run(
+        self,
+        source: str,
+        at: int | str,
+        next: int,  # noqa: A002 # likewise
+        batch: Batch,
+        refused: Mapping[int, Refused],
+    ) -> tuple[str, str]:
         arguments = [self._prefix, at, next, *self._caps, base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS]
-        arguments.append(json.dumps([_plain(posting) for posting in batch]))
+        arguments.append(json.dumps([_plain(posting, refused.get(i)) for i, posting in enumerate(batch)]))
         call: tuple[Any, ...] = (1, f"{self._prefix}source:{source}", *arguments)
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
@@ -188,10 +199,8 @@ class RedisStore(CounterStore):
             listed = f"{self._prefix}starts:{step}"
             old: list[Any] = await self._answer(self._client.zrangebyscore(listed, "-inf", f"({start}"))
             if old:
-                pipe = self._client.pipeline(transaction=False)
-                pipe.unlink(*(f"{self._prefix}{step}:{int(begun)}" for begun in old))
-                pipe.zrem(listed, *old)
-                await self._answer(pipe.execute())
+                await self._answer(self._client.unlink(*(f"{self._prefix}{step}:{int(begun)}" for begun in old)))
+                await self._answer(self._client.zrem(listed, *old))
 
     async def epoch(self) -> str:
         """The replication id of the server, which is new after a restart or a failover, and what nodes renewed."""
@@ -249,8 +258,8 @@ def _key(bucket: Bucket) -> str:
     return f"{bucket[0]}:{bucket[1]}"
 
 
-def _plain(posting: Posting) -> list[object]:
-    buckets, pairs = map(_key, posting.moment.buckets), posting.counts.items()
-    counts = [part for pair in pairs for part in pair]
-    date, minute = posting.moment.date, posting.moment.minute
-    return [list(buckets), counts, date, minute, posting.key or False, posting.capped]
+def _plain(posting: Posting, refused: Refused | None) -> list[object]:
+    moment, counts, key, capped = posting
+    pairs = [part for pair in counts.items() for part in pair]
+    buckets = list(map(_key, moment.buckets))
+    return [buckets, pairs, moment.date, moment.minute, key or False, capped, refused.reason if refused else False]

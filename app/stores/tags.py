@@ -33,7 +33,8 @@ class TaggedStore(CounterStore):
         self._stores = stores
 
     async def open(self) -> None:
-        await asyncio.gather(*(store.open() for store in self._stores))
+        await self._stores[0].open()  # alone: it is where redis-py looks at the cluster for the first time
+        await asyncio.gather(*(store.open() for store in self._stores[1:]))
         self.survives = self._stores[0].survives
 
     async def close(self) -> None:
@@ -44,13 +45,12 @@ class TaggedStore(CounterStore):
         if any(posting.key or len(posting.counts) > 1 for posting in batch):
             refused = await self._ask(source, next, batch)
         parts = self._cut(batch)
-        for part in parts:  # a refused posting keeps its place, so that a retry finds each answer at the same one
-            part.batch[:] = [
-                Posting(posting.moment, {}) if place in refused else posting
-                for posting, place in zip(part.batch, part.places, strict=True)
-            ]
+        theirs = [{i: refused[place] for i, place in enumerate(part.places) if place in refused} for part in parts]
         outcomes = await asyncio.gather(
-            *(store.apply(source, at, next, part.batch) for store, part in zip(self._stores, parts, strict=True)),
+            *(
+                store.apply(source, at, next, part.batch, out)
+                for store, part, out in zip(self._stores, parts, theirs, strict=True)
+            ),
             return_exceptions=True,
         )
         answers: list[Answer | None] = [refused.get(place) for place in range(len(batch))]
