@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -13,7 +14,7 @@ from conftest import Process, RedisServer, eventually, serving, settings_for, wa
 from test_live import Dashboard
 
 from app.events import TOTAL, Batch, Calendar, Posting
-from app.stores.base import Applied, Caps, OutcomeUnknown, StoreUnavailable
+from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.redis import server as redis_at
@@ -401,3 +402,106 @@ async def test_the_way_back_is_found_to_a_store_slower_than_the_spool(tmp_path: 
         counted += 1
     assert (await store.apply("s", counted, counted + 1, hits("a", 1))).answers == [{"a": (counted + 1, counted + 1)}]
     await store.close()
+
+
+@pytest.mark.catches(
+    "a cap outlives the acknowledgement", "app/stores/spool.py", "        if late:\n", "        if False:\n"
+)
+async def test_what_a_cap_had_refused_in_an_answer_that_got_lost_is_counted(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    own_redis.start()
+    redis = RedisStore(redis_at(own_redis.url), Caps(1))
+    store = SpooledStore(redis, "redis", tmp_path, 10**6)
+    await store.open()
+    real, answered = redis.apply, asyncio.Event()
+
+    async def lose_the_answer(*arguments: object) -> Applied:
+        applied = await real(*arguments)
+        if answered.is_set():
+            return applied
+        answered.set()
+        assert applied.answers[1] == Refused("full")
+        raise OutcomeUnknown("cut")
+
+    redis.apply = lose_the_answer
+    applied = await store.apply("s", 0, 1, [*hits("a", 1), *hits("b", 1)])
+    assert (applied.answers, applied.ack) == ([{"a": (1, 1)}, {"b": (1, 1)}], "spooled")
+    await eventually(lambda: store.condition().stale_seconds is None)
+    assert await store.read([TOTAL], ["a", "b"]) == [{"a": 1, "b": 1}]
+    await store.close()
+
+
+@pytest.mark.catches("adoption at the start alone", "app/schedule.py", "_tried(store.adopt)", "_tried(store.close)")
+async def test_a_running_node_adopts_what_a_dead_neighbour_has_left(tmp_path: Path, own_redis: RedisServer) -> None:
+    url = own_redis.url
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        own_redis.start()
+
+        async def back() -> bool:
+            return (await client.get("/health")).json()["status"] == "ok"
+
+        await eventually(back)
+        own_redis.stop()
+        dead = SpooledStore(RedisStore(redis_at(url), Caps(10)), redis_at(url).identity, tmp_path / "spool", 10**6)
+        await dead.open()
+        for offset in range(3):
+            await dead.apply("dead", offset, offset + 1, hits("a", 1))
+        own_redis.start()
+        await dead._store.apply("dead", 0, 1, hits("a", 1))  # one was applied before it died
+        await dead.close()
+        await eventually(back)
+        tally.app.state.jobs.get_job("adopt").modify(next_run_time=datetime.now(UTC))
+
+        async def adopted() -> bool:
+            return (await client.get("/event/a")).json()["total"] == 3
+
+        await eventually(adopted)
+    assert not list((tmp_path / "spool").glob("*.spool"))
+
+
+async def test_a_node_whose_spool_is_full_is_down_and_says_so(tmp_path: Path, own_redis: RedisServer) -> None:
+    chosen = settings_for("redis", tmp_path, own_redis, spool_max_mb=1, write_limit="100000/second")
+    async with serving(chosen) as tally, tally.client() as client:
+        assert (await client.get("/health")).status_code == 200
+        status, taken, body = 200, 0, {f"{i} {'x' * 100}": 1 for i in range(5000)}
+        while status == 200:
+            answer = await client.post("/events", json=body)
+            status = answer.status_code
+            taken += status == 200
+        assert (status, answer.json()["counted"], answer.headers["Retry-After"]) == (503, "no", "1")
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "down")
+        assert "the spool is full" in health.json()["reasons"][0]
+        assert health.json()["spoolBytes"] > 500_000
+        page = Dashboard()
+        await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
+        await eventually(lambda: page.heard and page.heard[-1][1].get("status") == "down")
+        await page.client.disconnect()
+        own_redis.start()
+
+        async def back() -> bool:
+            return (await client.get("/health")).json()["status"] == "ok"
+
+        await eventually(back)
+        assert (await client.post("/events", json=body)).status_code == 200
+    assert await total_of(own_redis, f"0 {'x' * 100}") == taken + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "survives"),
+    [
+        ((), "keeps no append-only file"),
+        (("--appendonly", "yes"), "but for the last 2 seconds"),
+        (("--appendonly", "yes", "--appendfsync", "always"), "power loss"),
+        (("--appendonly", "yes", "--rename-command", "CONFIG", ""), "does not say"),
+    ],
+)
+async def test_health_says_how_durable_redis_is(
+    tmp_path: Path, own_redis: RedisServer, options: tuple[str, ...], survives: str
+) -> None:
+    own_redis.start(*options)
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        health = (await client.get("/health")).json()
+        assert survives in health["survives"]
+        assert (health["status"], health["nodes"]) == ("ok", 1)
