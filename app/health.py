@@ -10,10 +10,13 @@ from typing_extensions import TypedDict
 from app import __version__
 from app.events import Clock
 from app.limits import Limits
+from app.live import Live
 from app.metrics import Metrics
 from app.nodes import Nodes
 from app.problems import documented
 from app.stores.base import Ack, CounterStore
+
+LATE_SECONDS = 10.0  # since pages were last looked after, which is done each second
 
 Status = Literal["ok", "degraded", "down"]
 
@@ -37,19 +40,24 @@ Health = TypedDict(
         "spoolBytes": int,
         "lostBatches": int,
         "nodes": int,
+        "liveTickSeconds": float,
         "resetsAt": str,
         "version": str,
     },
 )
 
 
-def state(store: CounterStore, nodes: Nodes) -> State:
+def state(store: CounterStore, nodes: Nodes, live: Live) -> State:
     condition = store.condition()
     reasons = [*condition.reasons, *nodes.reasons()]
+    if live.tick_seconds() > LATE_SECONDS:
+        reasons.append("pages are not told what changes")
     return State("down" if not condition.accepts else "degraded" if reasons else "ok", reasons)
 
 
-def add_routes(app: FastAPI, store: CounterStore, nodes: Nodes, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+def add_routes(
+    app: FastAPI, store: CounterStore, nodes: Nodes, live: Live, clock: Clock, limits: Limits, metrics: Metrics
+) -> None:
     metrics.watch("tally_spool_bytes", "What waits to be applied.", lambda: store.condition().spool_bytes)
     metrics.watch(
         "tally_store_stale_seconds", "How long the store is away.", lambda: store.condition().stale_seconds or 0
@@ -65,7 +73,7 @@ def add_routes(app: FastAPI, store: CounterStore, nodes: Nodes, clock: Clock, li
     @app.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
         """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
-        condition, (status, reasons) = store.condition(), state(store, nodes)
+        condition, (status, reasons) = store.condition(), state(store, nodes, live)
         response.status_code = 503 if status == "down" else 200
         return Health(
             status=status,
@@ -77,6 +85,7 @@ def add_routes(app: FastAPI, store: CounterStore, nodes: Nodes, clock: Clock, li
             spoolBytes=condition.spool_bytes,
             lostBatches=condition.lost_batches,
             nodes=nodes.count(),
+            liveTickSeconds=round(live.tick_seconds(), 1),
             resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
             version=__version__,
         )

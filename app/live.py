@@ -1,107 +1,139 @@
-"""Live numbers: what each commit changed, sent to every open page over Socket.IO."""
+"""Live numbers over Socket.IO: every commit at once while that is cheap, the latest values when it is not.
 
+Counts are absolute, so a page that gets fewer messages than others still ends on the same numbers. What
+a tick has to say is encoded once for all pages that are in step; a page that reads more slowly is left
+out, and told what it missed, as it is by then, once it can take more.
+"""
+
+import asyncio
+import contextlib
+import itertools
 import logging
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 import msgspec
 import socketio
-from engineio.exceptions import SocketIsClosedError
-from engineio.packet import MESSAGE, Packet
+from engineio.packet import MESSAGE, NOOP, Packet
 
 from app.events import Clock, Moment
 from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
-# Messages waiting for one client; who has more is cut, and comes back. They are shared by all whom they wait for.
-UPDATES_MAX = 20_000  # on /, some 100 bytes each: two of the largest batches
-QUEUE_MAX = 1000  # on /live, of up to PAGE_NAMES events each
+SHARE = 0.25  # of the core, which sending may take
+CLIENTS_AT_ONCE = 50  # served before others, who want to count something, have their turn
+QUEUE_MAX = 1000  # messages that wait for a polling client
 PAGE_NAMES = 1000  # events in one message
+LOG_MAX = 20_000  # changes that are remembered for pages that fall behind
+SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be, since what changed after it follows
+RETRY_SECONDS = 0.05  # between two looks at pages that could not take more
+STUCK_SECONDS = 30.0  # after which a page that takes nothing is cut
 
 log = logging.getLogger("tally.live")
 
 
-class _Client(NamedTuple):
+class _Message(NamedTuple):
+    """A Socket.IO event, encoded once: as a packet to be queued, and as what a WebSocket is sent."""
+
+    packet: Packet
+    frame: dict[str, str]
+
+
+class _Place(NamedTuple):
+    """How far a page has been told: the number of changes, of messages and of names, in this epoch and day."""
+
+    change: int
+    seq: int
+    names: int
+    epoch: str
+    day: int
+
+
+class _Tick(NamedTuple):
+    """What is new since a place, for those who stand there."""
+
+    begin: _Place
+    end: _Place
+    plain: list[_Message]
+    dashboards: list[_Message]
+
+
+Send = Callable[[dict[str, str]], Coroutine[Any, Any, None]]
+NOWHERE = _Place(-1, -1, 0, "", -1)
+
+
+@dataclass(eq=False, slots=True)
+class _Client:
     engine_id: str
     dashboard: bool  # on /live, or else on /
+    send: Send | None  # to its WebSocket
+    direct: bool = False  # whether all that was queued for it has gone, so that the WebSocket may be used
+    marked: bool = False
+    place: _Place = NOWHERE
+    state: object = None
+    todo: Iterator[_Message] | None = None  # what it is in the midst of, and the place where that leads
+    then: _Place = NOWHERE
+    held: _Message | None = None  # what it could not take
+    blocked_since: float | None = None
+
+
+class _Marker(Packet):  # type: ignore[misc] # engineio ships no types
+    """A packet that says nothing to the client; when it is encoded, all that was queued before it has gone."""
+
+    def __init__(self, gone: Callable[[], None]) -> None:
+        super().__init__(NOOP)
+        self._gone = gone
+
+    def encode(self, b64: bool = False) -> str:
+        self._gone()
+        return str(super().encode(b64))
 
 
 class Live:
-    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, metrics: Metrics, interval: float) -> None:
         self._metrics = metrics
         metrics.watch("tally_live_clients", "Connections of pages.", lambda: len(self._clients))
         self._clock = clock
-        self._epoch = secrets.token_hex(4)
-        self._seq = 0
+        self._interval = interval
         self._moment = clock.moment()
-        self._counts: dict[str, int] = {}  # of the day; an event's index is its place
+        self._names: list[str] = []  # of the day
         self._index: dict[str, int] = {}
-        self._state: dict[str, object] = {"status": "ok", "reasons": []}
+        self._counts: list[int] = []
+        self._log: list[int] = []  # indices, in the order of their changes
+        self._base = 0  # the number of the log's first change
+        self._told = _Place(0, 0, 0, secrets.token_hex(4), self._moment.day)
+        self._ticks: list[_Tick] = []  # of days that ended before they were sent
+        self._pages: tuple[float, _Place, list[_Message]] = (0.0, NOWHERE, [])
+        self._state = _message("/live", "state", {"status": "ok", "reasons": []})
         self._clients: dict[str, _Client] = {}
-        self._pages: tuple[int, list[Packet]] = (-1, [])
+        self._upgraded: dict[str, Send] = {}
+        self._changed = asyncio.Event()
+        self._ticked = time.monotonic()
         self.server = socketio.AsyncServer(
             async_mode="asgi",
-            always_connect=True,  # so that the snapshot can follow the greeting at once
+            always_connect=True,
             max_http_buffer_size=16_384,  # clients say next to nothing
             logger=log,
             engineio_logger=log,
         )
+        self._asgi = socketio.ASGIApp(self.server)
         for namespace in ("/", "/live"):
             self.server.on("connect", self._connector(namespace), namespace=namespace)
             self.server.on("disconnect", self._disconnect, namespace=namespace)
         self.server.on("resync", self._resync, namespace="/live")
 
-    async def publish(self, moment: Moment, changes: Mapping[str, int]) -> None:
-        """Send what a commit changed: absolute counts, of which a page keeps the larger."""
-        await self.turn(moment)
-        await self.merge(moment.day, changes)
+    def start(self) -> None:
+        self._sender = asyncio.create_task(self._send())
 
-    async def merge(self, day: int, counts: Mapping[str, int]) -> None:
-        """Send what is larger than known, unless that day is over, or not begun here."""
-        grown = {event: count for event, count in counts.items() if count > self._counts.get(event, 0)}
-        if not grown or day != self._moment.day:
-            return
-        fresh = [event for event in grown if event not in self._index]
-        self._index.update({event: len(self._index) + i for i, event in enumerate(fresh)})
-        self._counts.update(grown)
-        updates = [_packet("/", "update", {"eventName": event, "count": count}) for event, count in grown.items()]
-        await self._broadcast(updates, list(self._changes(grown, fresh)))
-
-    def _changes(self, grown: dict[str, int], fresh: list[str]) -> Iterator[Packet]:
-        """In messages of a bounded size; a new name comes with or before its count, since both are in order."""
-        pairs = sorted([self._index[event], count] for event, count in grown.items())
-        first_fresh = len(self._index) - len(fresh)
-        for i in range(0, len(pairs), PAGE_NAMES):
-            part = pairs[i : i + PAGE_NAMES]
-            begin, end = (max(index - first_fresh, 0) for index in (part[0][0], part[-1][0] + 1))
-            names = fresh[begin:end]
-            self._seq += 1
-            yield _packet("/live", "changes", {"seq": self._seq, "changes": part, "names": names})
-
-    async def turn(self, moment: Moment) -> None:
-        """Begin a new day, once: counts restart at 0 on every page."""
-        if moment.day <= self._moment.day:
-            return
-        self._moment, self._counts, self._index = moment, {}, {}
-        self._seq += 1
-        plain, dashboard = (_packet(namespace, "reset", {"day": moment.date}) for namespace in ("/", "/live"))
-        await self._broadcast([plain], [dashboard, *self._snapshot()])
-
-    async def replace(self, moment: Moment, counts: Mapping[str, int]) -> None:
-        """Show these counts of the day even where they are smaller: the store has lost some."""
-        if all(counts.get(event, 0) >= known for event, known in self._counts.items()):
-            await self.publish(moment, counts)
-            return
-        await self.turn(moment)
-        changed = [event for event in {**self._counts, **counts} if counts.get(event, 0) != self._counts.get(event, 0)]
-        self._epoch = secrets.token_hex(4)
-        self._seq += 1
-        self._counts = dict(counts)
-        self._index = {event: i for i, event in enumerate(counts)}
-        updates = [_packet("/", "update", {"eventName": e, "count": counts.get(e, 0)}) for e in changed]
-        await self._broadcast(updates, self._snapshot())
+    async def close(self) -> None:
+        self._sender.cancel()
+        await asyncio.gather(self._sender, return_exceptions=True)
+        await self.server.shutdown()
 
     @property
     def day(self) -> int:
@@ -110,23 +142,91 @@ class Live:
 
     def total(self) -> int:
         """All counts of the day, as they are shown."""
-        return sum(self._counts.values())
+        return sum(self._counts)
 
-    async def tell_state(self, status: str, reasons: Sequence[str]) -> None:
+    def tick_seconds(self) -> float:
+        """How long ago it was that pages were last looked after."""
+        return time.monotonic() - self._ticked
+
+    def publish(self, moment: Moment, counts: Mapping[str, int]) -> None:
+        """Show what a commit made of the counts."""
+        self.turn(moment)
+        self.merge(moment.day, counts)
+
+    def merge(self, day: int, counts: Mapping[str, int]) -> None:
+        """Show what is larger than known, unless that day is over, or has not begun here."""
+        if day != self._moment.day:
+            return
+        for event, count in counts.items():
+            index = self._place_of(event)
+            if count > self._counts[index]:
+                self._counts[index] = count
+                self._log.append(index)
+        self._changed.set()
+
+    def turn(self, moment: Moment) -> None:
+        """Begin a new day, once: counts restart at 0 on every page."""
+        if moment.day <= self._moment.day:
+            return
+        self._collect()  # what the old day still has to say
+        begin = self._told
+        self._moment, self._names, self._index, self._counts = moment, [], {}, []
+        self._base, self._log = begin.change, []
+        self._told = _Place(begin.change, begin.seq + 1, 0, begin.epoch, moment.day)
+        self._ticks.append(_Tick(begin, self._told, [self._reset("/")], [self._reset("/live"), *self._snapshot()[1]]))
+        self._changed.set()
+
+    def replace(self, moment: Moment, counts: Mapping[str, int]) -> None:
+        """Show these counts of the day even where they are smaller: the store has lost some."""
+        self.turn(moment)
+        if any(counts.get(event, 0) < count for event, count in zip(self._names, self._counts, strict=True)):
+            self._told = self._told._replace(epoch=secrets.token_hex(4))
+            for index, event in enumerate(self._names):
+                if self._counts[index] > counts.get(event, 0):
+                    self._counts[index] = counts.get(event, 0)
+                    self._log.append(index)
+        self.merge(moment.day, counts)
+
+    def tell_state(self, status: str, reasons: Sequence[str]) -> None:
         """Tell the dashboards how the service is, when that has changed."""
-        state: dict[str, object] = {"status": status, "reasons": list(reasons)}
-        if state != self._state:
+        state = _message("/live", "state", {"status": status, "reasons": reasons})
+        if state.frame != self._state.frame:
             self._state = state
-            await self._broadcast([], [_packet("/live", "state", state)])
+            self._changed.set()
+
+    def _place_of(self, event: str) -> int:
+        index = self._index.get(event)
+        if index is None:
+            index = self._index[event] = len(self._names)
+            self._names.append(event)
+            self._counts.append(0)
+        return index
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application to mount at /socket.io, which notes the WebSocket of a client that began by polling."""
+        engine_id = parse_qs(scope["query_string"].decode("latin-1")).get("sid", [""])[0]
+        if scope["type"] != "websocket" or not engine_id or engine_id in self._upgraded:
+            await self._asgi(scope, receive, send)
+            return
+        self._upgraded[engine_id] = send
+        for client in self._clients.values():
+            if client.engine_id == engine_id:
+                client.send = send
+        try:
+            await self._asgi(scope, receive, send)
+        finally:
+            del self._upgraded[engine_id]
 
     def _connector(self, namespace: str) -> Any:
-        async def connect(sid: str, _environ: dict[str, Any], _auth: object = None) -> None:
+        async def connect(sid: str, environ: dict[str, Any], _auth: object = None) -> None:
             if len(self._clients) >= CLIENTS_MAX:
                 raise socketio.exceptions.ConnectionRefusedError("too many connections")
             engine_id = self.server.manager.eio_sid_from_sid(sid, namespace)
-            client = self._clients[sid] = _Client(engine_id, dashboard=namespace == "/live")
-            if client.dashboard:
-                await self._send(sid, client, [*self._snapshot(), _packet("/live", "state", self._state)])
+            first = environ["asgi.send"] if environ["asgi.scope"]["type"] == "websocket" else None
+            send = self._upgraded.get(engine_id, first)
+            dashboard = namespace == "/live"
+            self._clients[sid] = _Client(engine_id, dashboard, send, place=NOWHERE if dashboard else self._told)
+            self._changed.set()
 
         return connect
 
@@ -137,53 +237,188 @@ class Live:
         client = self._clients.get(sid)
         socket = client and self.server.eio.sockets.get(client.engine_id)
         # who has not read what was sent gets no snapshot on top of it, however often it asks
-        if client and client.dashboard and socket and socket.queue.qsize() <= 1:
-            await self._send(sid, client, [*self._snapshot(), _packet("/live", "state", self._state)])
+        if client and client.todo is None and socket and socket.queue.qsize() <= 1:
+            client.place = NOWHERE
+            self._changed.set()
 
-    def _snapshot(self) -> list[Packet]:
-        """All of the day, in pages, built once for all who ask before the next change."""
-        if self._pages[0] == self._seq:
-            return self._pages[1]
+    async def _send(self) -> None:
+        waiting = False
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS if waiting else 1.0):
+                    await self._changed.wait()
+            self._changed.clear()
+            begun = self._ticked = time.monotonic()
+            try:
+                spent, waiting = await self._round()
+            except Exception:  # the hits are counted; whatever went wrong with a page, the next ones must be shown
+                log.exception("a round of sending failed")
+                spent, waiting = 1.0, True
+            await asyncio.sleep(spent * (1 / SHARE - 1))
+            if self._changed.is_set():  # so that many commits are one message
+                await asyncio.sleep(self._interval - (time.monotonic() - begun))
+
+    async def _round(self) -> tuple[float, bool]:
+        """Tell every page what it lacks; the seconds of CPU that took, and whether some could not take it."""
+        begun = time.thread_time()
+        self._collect()
+        ticks, self._ticks = self._ticks, []
+        spent, waiting, clients = time.thread_time() - begun, False, list(self._clients.items())
+        for i in range(0, len(clients), CLIENTS_AT_ONCE):
+            begun = time.thread_time()
+            for sid, client in clients[i : i + CLIENTS_AT_ONCE]:
+                waiting |= not await self._serve(sid, client, ticks)
+            spent += time.thread_time() - begun
+            await asyncio.sleep(0)
+        return spent, waiting
+
+    def _collect(self) -> None:
+        """Make a tick of what has changed since the last one, in the words of those who listen."""
+        begin = self._told
+        changed = list(dict.fromkeys(self._log[begin.change - self._base :]))
+        if not changed:
+            return
+        kinds = {client.dashboard for client in self._clients.values()}
+        plain = [_update(self._names[i], self._counts[i]) for i in changed] if False in kinds else []
+        dashboards = self._changes(changed, begin) if True in kinds else []
+        self._told = begin._replace(
+            change=self._base + len(self._log), seq=begin.seq + len(dashboards), names=len(self._names)
+        )
+        self._ticks.append(_Tick(begin, self._told, plain, dashboards))
+        if len(self._log) > LOG_MAX:
+            self._log = self._log[-LOG_MAX // 2 :]
+            self._base = self._told.change - len(self._log)
+
+    async def _serve(self, sid: str, client: _Client, ticks: list[_Tick]) -> bool:
+        """Send a page what it lacks; whether it could take all of that."""
+        try:
+            for message in self._lacked(client, ticks):
+                if not self._give(client, message):
+                    client.held = message
+                    client.blocked_since = client.blocked_since or time.monotonic()
+                    if time.monotonic() - client.blocked_since > STUCK_SECONDS:
+                        await self._cut(sid, client)
+                    return False
+                client.held = client.blocked_since = None
+                self._metrics.sends.inc()
+        except (OSError, RuntimeError):  # its connection has just ended, which is nobody else's concern
+            self._clients.pop(sid, None)
+        return True
+
+    def _lacked(self, client: _Client, ticks: list[_Tick]) -> Iterator[_Message]:
+        """What a page lacks, in order. It may be left at any message, and begins there the next time."""
+        if client.held:
+            yield client.held
+        while True:
+            if client.todo is not None:
+                for message in client.todo:  # noqa: UP028 # 'yield from' would end it where the page takes no more
+                    yield message
+                client.todo, client.place = None, client.then
+            elif tick := next((tick for tick in ticks if tick.begin is client.place), None):
+                client.todo, client.then = iter(tick.dashboards if client.dashboard else tick.plain), tick.end
+            elif client.place is not self._told:
+                client.todo, client.then = self._missed(client)
+            elif client.dashboard and client.state is not self._state:
+                client.state = self._state
+                yield self._state
+            else:
+                return
+
+    def _missed(self, client: _Client) -> tuple[Iterator[_Message], _Place]:
+        """What a page that is not in step has to be told, and the place where it stands then."""
+        place, told = client.place, self._told
+        reset = [] if place.day in {told.day, NOWHERE.day} else [self._reset("/live" if client.dashboard else "/")]
+        forgotten = place.change < self._base
+        changed = list(dict.fromkeys(self._log[max(0, place.change - self._base) : told.change - self._base]))
+        if not client.dashboard:
+            names, counts = self._names, self._counts  # a new day has others
+            indices = range(told.names) if forgotten else changed
+            return itertools.chain(reset, (_update(names[i], counts[i]) for i in indices)), told
+        if forgotten or (place.epoch, place.day) != (told.epoch, told.day):
+            stands, pages = self._snapshot()
+            return itertools.chain(reset, pages), stands
+        return iter(self._changes(changed, place, until=told.seq)), told
+
+    def _changes(self, changed: Iterable[int], begin: _Place, until: int | None = None) -> list[_Message]:
+        """In messages of a bounded size; a new name comes with or before its count, since both are in order."""
+        indices, messages = sorted(changed), []
+        for seq, i in enumerate(range(0, len(indices), PAGE_NAMES), begin.seq + 1):
+            page = indices[i : i + PAGE_NAMES]
+            body: dict[str, object] = {"seq": seq, "changes": [[index, self._counts[index]] for index in page]}
+            body["names"] = self._names[max(page[0], begin.names) : page[-1] + 1]
+            if until is not None:
+                body |= {"seq": until, "since": begin.seq + 1}
+            messages.append(_message("/live", "changes", body))
+        return messages
+
+    def _snapshot(self) -> tuple[_Place, list[_Message]]:
+        """All of the day as told, in pages, and their place; built once for all who ask within a second."""
+        made, place, pages = self._pages
+        told, current = self._told, (place.epoch, place.day) == (self._told.epoch, self._told.day)
+        if place == told or (current and place.change >= self._base and time.monotonic() - made < SNAPSHOT_SECONDS):
+            return place, pages
         head = {
-            "epoch": self._epoch,
-            "seq": self._seq,
+            "epoch": told.epoch,
+            "seq": told.seq,
             "day": self._moment.date,
             "generation": 0,  # it moves when counts are corrected, which nobody can do yet
             "resetsAt": datetime.fromtimestamp(self._clock.calendar.next_day(self._moment.day), UTC).isoformat(),
-            "size": len(self._index),
+            "size": told.names,
         }
-        names = list(self._index)
-        counts = [self._counts[event] for event in names]
-        pages = [slice(i, i + PAGE_NAMES) for i in range(0, max(1, len(names)), PAGE_NAMES)]
-        bodies = ({"offset": page.start, "names": names[page], "counts": counts[page]} for page in pages)
-        self._pages = (self._seq, [_packet("/live", "snapshot", head | body) for body in bodies])
-        return self._pages[1]
+        names, counts = self._names[: told.names], self._counts[: told.names]
+        parts = [slice(i, i + PAGE_NAMES) for i in range(0, max(1, told.names), PAGE_NAMES)]
+        bodies = ({"offset": part.start, "names": names[part], "counts": counts[part]} for part in parts)
+        pages = [_message("/live", "snapshot", head | body) for body in bodies]
+        self._pages = (time.monotonic(), told, pages)
+        return told, pages
 
-    async def _broadcast(self, plain: list[Packet], dashboards: list[Packet]) -> None:
-        for sid, client in list(self._clients.items()):
-            await self._send(sid, client, dashboards if client.dashboard else plain)
+    def _reset(self, namespace: str) -> _Message:
+        return _message(namespace, "reset", {"day": self._moment.date})
 
-    async def _send(self, sid: str, client: _Client, packets: list[Packet]) -> None:
+    def _give(self, client: _Client, message: _Message) -> bool:
+        """Send this if the page takes it now, or else not at all. Raises OSError or RuntimeError for a closed one."""
+        if client.direct and client.send:
+            return _at_once(client.send(message.frame))
         socket = self.server.eio.sockets.get(client.engine_id)
         if socket is None or socket.closed:
-            self._clients.pop(sid, None)
-            return
-        if socket.queue.qsize() + len(packets) > (QUEUE_MAX if client.dashboard else UPDATES_MAX):
-            log.info("a client that reads too little is cut")
-            self._clients.pop(sid, None)
+            raise ConnectionResetError
+        if client.send and not client.marked and socket.upgraded and not socket.upgrading:
+            client.marked = True
+            socket.queue.put_nowait(_Marker(lambda: self._now_direct(client)))
+        if client.marked or socket.queue.qsize() >= QUEUE_MAX:
+            return False
+        socket.queue.put_nowait(message.packet)
+        return True
+
+    def _now_direct(self, client: _Client) -> None:
+        client.direct = True
+        self._changed.set()
+
+    async def _cut(self, sid: str, client: _Client) -> None:
+        log.info("a page that takes nothing is cut")
+        self._clients.pop(sid, None)
+        socket = self.server.eio.sockets.get(client.engine_id)
+        if socket:
             await socket.close(wait=False, abort=True)
             while not socket.queue.empty():  # its connection may live on until it misses a ping
                 socket.queue.get_nowait()
-            return
-        try:
-            for packet in packets:
-                await socket.send(packet)
-            self._metrics.sends.inc(len(packets))
-        except SocketIsClosedError:  # it was found dead just now, which is nobody else's concern
-            self._clients.pop(sid, None)
 
 
-def _packet(namespace: str, event: str, data: object) -> Packet:
-    """A Socket.IO event, encoded once for all who get it."""
+def _at_once(sending: Coroutine[Any, Any, None]) -> bool:
+    """Whether this is done at once. A server waits before it writes: where it would wait, nothing is sent."""
+    try:
+        sending.send(None)
+    except StopIteration:
+        return True
+    sending.close()
+    return False
+
+
+def _update(event: str, count: int) -> _Message:
+    return _message("/", "update", {"eventName": event, "count": count})
+
+
+def _message(namespace: str, event: str, data: object) -> _Message:
     where = "" if namespace == "/" else f"{namespace},"
-    return Packet(MESSAGE, f"2{where}{msgspec.json.encode([event, data]).decode()}")
+    packet = Packet(MESSAGE, f"2{where}{msgspec.json.encode([event, data]).decode()}")
+    return _Message(packet, {"type": "websocket.send", "text": packet.encode()})

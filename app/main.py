@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 
-import socketio
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
@@ -44,7 +43,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     store = create_store(settings)
     limits = Limits(settings)
     metrics = Metrics()
-    live = Live(clock, metrics)
+    live = Live(clock, metrics, settings.live_interval_ms / 1000)
     nodes = Nodes(store, live, clock, metrics)
     recorder = Recorder(store, clock, nodes.publish, metrics)
     jobs = schedule(live, nodes, store, clock, settings)
@@ -53,6 +52,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await store.open()
+            live.start()
             await nodes.start()
             recorder.start()
             jobs.start()
@@ -60,7 +60,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
             jobs.shutdown()
             await recorder.close()
             await nodes.close()
-            await live.server.shutdown()
+            await live.close()
         finally:
             await store.close()
 
@@ -76,10 +76,10 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     problems.install(app, metrics)
     ingest.add_routes(app, recorder, limits)
     query.add_routes(app, store, clock, limits, settings.days_kept)
-    health.add_routes(app, store, nodes, clock, limits, metrics)
+    health.add_routes(app, store, nodes, live, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
-    app.mount("/socket.io", socketio.ASGIApp(live.server))
+    app.mount("/socket.io", live.asgi)
     app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
     app.mount("/static", StaticFiles(directory=STATIC))
     app.add_middleware(_SecurityHeaders)

@@ -63,9 +63,9 @@ class Nodes:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def publish(self, moment: Moment, counts: dict[str, int]) -> None:
+    def publish(self, moment: Moment, counts: dict[str, int]) -> None:
         """Show what a commit here made of the counts, to this node's pages and to the other nodes."""
-        await self._live.publish(moment, counts)
+        self._live.publish(moment, counts)
         if self._store.shared:
             if moment.day != self._day:
                 self._day, self._untold = moment.day, {}
@@ -84,7 +84,7 @@ class Nodes:
         counts.pop(EVERYTHING, None)
         show = self._live.publish if epoch == self._epoch else self._live.replace
         self._epoch = epoch
-        await show(moment, counts)
+        show(moment, counts)
 
     def count(self) -> int:
         """How many nodes were heard of lately, this one included."""
@@ -118,13 +118,13 @@ class Nodes:
         while True:
             try:
                 async for text in self._store.hear(SILENCE_SECONDS):
-                    await self._take(msgspec.json.decode(text, type=News))
+                    self._take(msgspec.json.decode(text, type=News))
             except (StoreError, msgspec.DecodeError) as error:
                 log.warning("news of other nodes do not come: %s", error)
             await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
 
-    async def _take(self, news: News) -> None:
+    def _take(self, news: News) -> None:
         self._heard[news.node] = time.monotonic()
         # In another epoch one of the two does not know yet that the store went back; it will, within seconds.
         if news.node != self._id and news.epoch == self._epoch:
-            await self._live.merge(news.day, news.counts)
+            self._live.merge(news.day, news.counts)

@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from app.events import Batch, Clock, Key, Moment, Posting
@@ -55,11 +55,7 @@ class _Waiter(NamedTuple):
 
 class Recorder:
     def __init__(
-        self,
-        store: CounterStore,
-        clock: Clock,
-        publish: Callable[[Moment, dict[str, int]], Awaitable[None]],
-        metrics: Metrics,
+        self, store: CounterStore, clock: Clock, publish: Callable[[Moment, dict[str, int]], None], metrics: Metrics
     ) -> None:
         self._store = store
         self._metrics = metrics
@@ -140,7 +136,7 @@ class Recorder:
                 self._metrics.hits.inc(sum(sum(waiter.counts.values()) for waiter in sharing))
                 changes.update({event: value.count for event, value in answer.items()})
         try:
-            await self._publish(moment, changes)
+            self._publish(moment, changes)
         except Exception:  # the hits are counted and answered; whatever a page does, the next ones must be, too
             log.exception("counted, but not shown live")
 

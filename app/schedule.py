@@ -35,7 +35,7 @@ def schedule(live: Live, nodes: Nodes, store: CounterStore, clock: Clock, settin
     async def close_day() -> None:
         """From now on the day is history: pages are told, what is too old is forgotten; as often as you like."""
         moment = clock.moment()
-        await live.turn(moment)
+        live.turn(moment)
         before = {step: moment.minute - seconds for step, seconds in kept.items()}
         before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]
         try:
@@ -44,7 +44,7 @@ def schedule(live: Live, nodes: Nodes, store: CounterStore, clock: Clock, settin
             log.warning("nothing was pruned this time: %s", error)
 
     async def tell_state() -> None:
-        await live.tell_state(*health.state(store, nodes))
+        live.tell_state(*health.state(store, nodes, live))
 
     # A late job is still wanted, and one that was missed several times is wanted once.
     jobs = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults={"misfire_grace_time": None, "coalesce": True})

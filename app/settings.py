@@ -34,6 +34,12 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Idempotency-Keys kept for 24 h; a further one gets a 503.",
     )
+    live_interval_ms: int = Field(
+        default=10,
+        ge=0,
+        le=10_000,
+        description="The shortest time between two messages to a page, in ms, while changes come faster than that.",
+    )
     minutes_kept_hours: int = Field(default=48, ge=24, le=8760, description="How long minutes are kept, in hours.")
     hours_kept_days: int = Field(default=90, ge=1, le=3660, description="How long hours are kept, in days.")
     days_kept: int = Field(default=400, ge=8, le=36_600, description="How many days are kept; totals are for good.")

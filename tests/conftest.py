@@ -139,12 +139,15 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Served]:
+async def serving(settings: Settings, clock: Callable[[], float] = time.time, buffer: int = 0) -> AsyncIterator[Served]:
+    """Serve on a free port; with a send buffer of so many bytes, so that a client that does not read is soon felt."""
     app = create_app(settings, clock)
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1)
     )
     sockets = [socket.create_server(("127.0.0.1", 0))]
+    if buffer:
+        sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     running = asyncio.create_task(server._serve(sockets))
     await eventually(lambda: server.started or running.done())
     if running.done():

@@ -51,7 +51,7 @@ def published() -> list[dict[str, int]]:
 
 @pytest.fixture
 async def recorder(store: HeldStore, published: list[dict[str, int]]) -> AsyncIterator[Recorder]:
-    async def publish(moment: Moment, changes: dict[str, int]) -> None:
+    def publish(moment: Moment, changes: dict[str, int]) -> None:
         published.append(changes)
 
     recorder = Recorder(store, Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0), publish, Metrics())

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 from conftest import ChosenClock, RedisServer, settings_for
-from engineio.packet import Packet
 
+from app import live as live_module
 from app.events import EVERYTHING, TOTAL, Calendar, Clock, day_start
 from app.live import Live
 from app.main import create_app
@@ -26,20 +26,22 @@ ZONES += ["Asia/Kolkata", "Australia/Lord_Howe"]
 
 
 class Heard(Live):
-    """A live view that notes what it tells plain clients."""
+    """A live view with one plain client, which notes what it is told."""
 
-    def __init__(self, *parts: object) -> None:
-        super().__init__(*parts)
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock, Metrics(), 0.0)
         self.resets: list[str] = []
         self.updates = 0
+        self._clients["page"] = live_module._Client(
+            "page", dashboard=False, send=self._note, direct=True, place=self._told
+        )
 
-    async def _broadcast(self, plain: list[Packet], dashboards: list[Packet]) -> None:
-        for packet in plain:
-            event, data = json.loads(packet.data[1:])
-            if event == "reset":
-                self.resets.append(data["day"])
-            else:
-                self.updates += 1
+    async def _note(self, frame: dict[str, str]) -> None:
+        event, data = json.loads(frame["text"][2:])
+        if event == "reset":
+            self.resets.append(data["day"])
+        else:
+            self.updates += 1
 
 
 @pytest.mark.catches(
@@ -59,15 +61,16 @@ async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: st
     now = float(begin)
     clock = Clock(calendar, lambda: now)
     store = MemoryStore(Caps(10))
-    live = Heard(clock, Metrics())
+    live = Heard(clock)
     recorder = Recorder(store, clock, live.publish, Metrics())
     recorder.start()
     expected: Counter[str] = Counter()
     for now in range(begin, end, 1800):
         if now % 5400 == 0:
-            await live.turn(clock.moment())  # the job, before the hit or after it
+            live.turn(clock.moment())  # the job, before the hit or after it
         await recorder.record({"a": 1})
-        await live.turn(clock.moment())
+        live.turn(clock.moment())
+        await live._round()
         expected[calendar.local(now).date().isoformat()] += 1
     await recorder.close()
     dates = [(first + timedelta(days=i)).isoformat() for i in range(DAYS)]

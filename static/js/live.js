@@ -10,7 +10,7 @@ const FAILURES_BEFORE_HINT = 2; // two failures and never a success look like a 
 /**
  * @typedef {"loading"|"live"|"reconnecting"|"offline"|"degraded"} StatusName
  * @typedef {{name: StatusName, reasons: string[], asOf: number, hint: boolean}} Status
- * @typedef {{seq: number, changes: [number, number][], names: string[]}} Changes
+ * @typedef {{seq: number, since?: number, changes: [number, number][], names: string[]}} Changes
  * @typedef {{epoch: string, seq: number, resetsAt: string|null, offset: number, size: number,
  *            names: string[], counts: number[]}} Snapshot
  * @param {{onSnapshot: (s: Snapshot) => void, onChanges: (c: Changes) => void, onStatus: (s: Status) => void}} on
@@ -84,7 +84,8 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
     if (awaiting) return early.push(message);
     if (message.seq <= seq) return;
     const grown = size + message.names.length;
-    if (message.seq !== seq + 1 || message.changes.some(([index]) => index >= grown)) return resync();
+    const first = message.since ?? message.seq; // a page that fell behind gets in one what it missed in several
+    if (first > seq + 1 || message.changes.some(([index]) => index >= grown)) return resync();
     [seq, size] = [message.seq, grown];
     onChanges(message);
   }
