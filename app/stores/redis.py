@@ -46,6 +46,8 @@ _SURVIVES = {  # by its appendfsync
     "none": "the end of this process, not of Redis, which keeps no append-only file",
 }
 
+_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)  # the second is none of the first
+
 T = TypeVar("T")
 
 
@@ -171,7 +173,7 @@ class RedisStore(CounterStore):
                     said, answer = await self._client.eval(SCRIPT, *call)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
             raise base.OutcomeUnknown(f"Redis: {str(error) or 'no answer in time'}") from error
-        except exceptions.RedisError as error:  # it answered, with a refusal
+        except _FAILURES as error:  # it answered, with a refusal, or no node of a cluster could be reached
             raise StoreUnavailable(f"Redis: {error}") from error
         return said, answer
 
@@ -221,7 +223,7 @@ class RedisStore(CounterStore):
                 if message["type"] == "message":
                     yield message["data"]
             raise StoreUnavailable(f"nothing was heard for {patience:.0f} s")
-        except (exceptions.RedisError, OSError) as error:
+        except _FAILURES as error:
             raise StoreUnavailable(f"Redis: {error}") from error
         finally:
             await listener.aclose()
@@ -250,7 +252,7 @@ class RedisStore(CounterStore):
             # with the wait for a turn, which the sockets' own time-out does not know of
             async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
                 return await command
-        except (exceptions.RedisError, OSError) as error:
+        except _FAILURES as error:
             raise StoreUnavailable(f"Redis: {str(error) or 'no answer in time'}") from error
 
 
