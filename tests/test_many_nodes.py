@@ -238,6 +238,23 @@ async def test_hits_go_on_while_a_replica_takes_the_place_of_its_master(
             assert history.wrong_reads() == []
 
 
+async def test_a_cluster_that_is_away_as_a_whole_is_come_back_to(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    try:
+        async with serving(settings(cluster.url, tmp_path)) as tally, tally.client() as client:
+            assert (await client.post("/event/a")).json()["ack"] == "spooled"  # it was never there
+            for hits in (1, 2):
+                cluster.start("--appendonly", "yes", "--appendfsync", "always")
+                await eventually(lambda: all_ok(client))
+                answer = (await client.post("/event/a")).json()
+                assert (answer["count"], answer["ack"]) == (2 * hits, "redis")
+                cluster.stop()
+                answer = (await client.post("/event/a")).json()
+                assert (answer["count"], answer["ack"]) == (2 * hits + 1, "spooled")
+    finally:
+        cluster.stop()
+
+
 async def shown_by_all(pages: list[Watcher], counts: dict[str, int], lives: int) -> None:
     """Each page shows these counts, as those of the store's so-manieth life."""
 
