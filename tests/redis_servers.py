@@ -129,9 +129,9 @@ class Cluster:
         self.hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
         self.url = f"redis+cluster://{self.hosts}?tags=16"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         for node in self.nodes:
-            node.launch()
+            node.launch(*options)
         for node in self.nodes:
             wait_until(lambda node=node: node.answers() and self._is_ok(node), node.log)
         for node in self.nodes[3:]:
@@ -144,6 +144,10 @@ class Cluster:
     def flush(self) -> None:
         for node in self.masters():
             node.flush()
+
+    def kill_master(self) -> None:
+        """One that has a replica, which will take its place."""
+        self.masters()[-1].stop()
 
     def masters(self) -> list[RedisServer]:
         """Of the nodes that live, by what they say of themselves now."""
@@ -200,6 +204,20 @@ class Sentinels:
     def stop(self) -> None:
         for server in (*self.sentinels, *self.servers):
             server.stop()
+
+    def kill_master(self) -> None:
+        self.master().stop()
+
+    def part(self) -> None:
+        """From now on the replica hears nothing of what its master counts, and nobody minds until the master dies."""
+        master = self.master()
+        for server in self.servers:
+            with server.client() as client:
+                if server is master:
+                    client.wait(1, 5000)  # until now it has heard everything
+                client.config_set("masterauth", "forgotten")
+        with master.client() as client:
+            client.client_kill_filter(_type="replica")
 
     def master(self) -> RedisServer:
         """Whom the first sentinel calls that."""

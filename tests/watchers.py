@@ -1,0 +1,102 @@
+"""Pages on bare WebSockets, hundreds in one process: what each of them shows, and what no page may be told."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+from websockets.asyncio.client import ClientConnection, connect
+
+JOINING_AT_ONCE = 50  # more would fill the queue of a listening socket
+
+
+class Watcher:
+    """A page of one namespace. It shows what it is told, and keeps the larger count."""
+
+    def __init__(self, namespace: str) -> None:
+        self.counts: dict[str, int] = {}
+        self.resets: list[str] = []  # the days of which it was told that they begin
+        self.epochs: list[str] = []  # the stores' lives, of which /live tells with each snapshot
+        self.states: list[str] = []
+        self.wrong: list[str] = []  # counts that ran backwards
+        self._prefix = "" if namespace == "/" else f"{namespace},"
+        self._names: list[str] = []
+        self._seq = -1
+        self._same: object = None  # within which counts only grow
+        self._joined = asyncio.Event()
+
+    async def join(self, url: str) -> None:
+        address = f"{url.replace('http', 'ws', 1)}/socket.io/?EIO=4&transport=websocket"
+        self._socket: ClientConnection = await connect(address, compression=None, ping_interval=None)
+        assert (await self._socket.recv())[0] == "0"
+        await self._socket.send(f"40{self._prefix}")
+        self._reading = asyncio.create_task(self._read())
+        await self._joined.wait()
+
+    async def leave(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._socket.close()
+
+    async def _read(self) -> None:
+        async for packet in self._socket:
+            if packet == "2":
+                await self._socket.send("3")
+            elif packet.startswith(f"40{self._prefix}"):
+                self._joined.set()
+            elif packet.startswith(f"42{self._prefix}"):
+                event, data = json.loads(packet[2 + len(self._prefix) :])
+                await getattr(self, f"_on_{event}")(data)
+
+    async def _on_update(self, data: dict) -> None:
+        self._show(data["eventName"], data["count"])
+
+    async def _on_reset(self, data: dict) -> None:
+        self.resets.append(data["day"])
+        self.counts = {}
+
+    async def _on_state(self, data: dict) -> None:
+        self.states.append(data["status"])
+
+    async def _on_snapshot(self, data: dict) -> None:
+        if data["offset"] == 0:
+            same = data["epoch"], data["day"], data["generation"]
+            if same != self._same:
+                self._same, self.counts = same, {}
+                self.epochs += [data["epoch"]] if data["epoch"] not in self.epochs[-1:] else []
+            self._names = []
+        self._names += data["names"]
+        self._seq = data["seq"]
+        for name, count in zip(data["names"], data["counts"], strict=True):
+            self._show(name, count)
+
+    async def _on_changes(self, data: dict) -> None:
+        if data["seq"] != self._seq + 1:
+            await self._socket.send(f'42{self._prefix}["resync"]')
+            return
+        self._seq += 1
+        self._names += data["names"]
+        for index, count in data["changes"]:
+            self._show(self._names[index], count)
+
+    def _show(self, name: str, count: int) -> None:
+        if count < self.counts.get(name, 0):
+            self.wrong.append(f"{name} was {self.counts[name]}, and then {count}")
+        self.counts[name] = max(count, self.counts.get(name, 0))
+
+
+@contextlib.asynccontextmanager
+async def watching(*urls: str, live: int, plain: int) -> AsyncIterator[list[Watcher]]:
+    """So many pages of each namespace, on each of these nodes, in the order of the nodes."""
+    places = [(url, Watcher(name)) for url in urls for name in ["/live"] * live + ["/"] * plain]
+    door = asyncio.Semaphore(JOINING_AT_ONCE)
+
+    async def join(url: str, watcher: Watcher) -> None:
+        async with door:
+            await watcher.join(url)
+
+    await asyncio.gather(*(join(url, watcher) for url, watcher in places))
+    try:
+        yield [watcher for _, watcher in places]
+    finally:
+        await asyncio.gather(*(watcher.leave() for _, watcher in places))
