@@ -9,12 +9,12 @@ run: $(BIN)/.installed
 	@$(BIN)/python -m app
 
 test: $(TOOLS)
-	@tools/setup redis-server chromium
+	@tools/setup redis-server chromium openssl
 	$(BIN)/python -m pytest
 
 # Does each fault test fail on the wrong build that it names?
 mutants: $(TOOLS)
-	@tools/setup redis-server chromium
+	@tools/setup redis-server chromium openssl
 	$(BIN)/python tests/mutants.py
 
 check: $(TOOLS)

@@ -166,26 +166,34 @@ class Live:
 
     def turn(self, moment: Moment) -> None:
         """Begin a new day, once: counts restart at 0 on every page."""
-        if moment.day <= self._moment.day:
-            return
-        self._collect()  # what the old day still has to say
-        begin = self._told
-        self._moment, self._names, self._index, self._counts = moment, [], {}, []
-        self._base, self._log = begin.change, []
-        self._told = _Place(begin.change, begin.seq + 1, 0, begin.epoch, moment.day)
-        self._ticks.append(_Tick(begin, self._told, [self._reset("/")], [self._reset("/live"), *self._snapshot()[1]]))
-        self._changed.set()
+        if moment.day > self._moment.day:
+            self._collect()  # what the old day still has to say
+            self._moment = moment
+            self._begin_anew({}, self._told.epoch, [self._reset("/")], [self._reset("/live")])
 
     def replace(self, moment: Moment, counts: Mapping[str, int]) -> None:
         """Show these counts of the day even where they are smaller: the store has lost some."""
         self.turn(moment)
-        if any(counts.get(event, 0) < count for event, count in zip(self._names, self._counts, strict=True)):
-            self._told = self._told._replace(epoch=secrets.token_hex(4))
-            for index, event in enumerate(self._names):
-                if self._counts[index] > counts.get(event, 0):
-                    self._counts[index] = counts.get(event, 0)
-                    self._log.append(index)
-        self.merge(moment.day, counts)
+        shown = dict(zip(self._names, self._counts, strict=True))
+        if all(counts.get(event, 0) >= count for event, count in shown.items()):
+            self.merge(moment.day, counts)
+            return
+        self._collect()
+        smaller = [_update(event, counts.get(event, 0)) for event, n in shown.items() if counts.get(event, 0) < n]
+        larger = [_update(event, count) for event, count in counts.items() if count > shown.get(event, 0)]
+        self._begin_anew(counts, secrets.token_hex(4), smaller + larger, [])
+
+    def _begin_anew(
+        self, counts: Mapping[str, int], epoch: str, plain: list[_Message], dashboards: list[_Message]
+    ) -> None:
+        """With these counts; every page is told so, and whoever falls behind here has to be told everything."""
+        begin = self._told
+        self._names, self._counts = list(counts), list(counts.values())
+        self._index = {event: index for index, event in enumerate(counts)}
+        self._base, self._log = begin.change + 1, []
+        self._told = _Place(self._base, begin.seq + 1, len(counts), epoch, self._moment.day)
+        self._ticks.append(_Tick(begin, self._told, plain, [*dashboards, *self._snapshot()[1]]))
+        self._changed.set()
 
     def tell_state(self, status: str, reasons: Sequence[str]) -> None:
         """Tell the dashboards how the service is, when that has changed."""

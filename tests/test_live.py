@@ -204,7 +204,11 @@ async def test_a_page_that_reads_slowly_gets_fewer_messages_and_ends_on_the_same
     batch = {f"{i} {'x' * 120}": 1 for i in range(500)}
     posts = 100
     chosen = settings_for("memory", tmp_path, redis_server, write_limit="100000/second", live_interval_ms=0)
-    async with serving(chosen, buffer=32_768) as tally, SlowPage(tally.url, namespace) as slow, tally.client() as client:
+    async with (
+        serving(chosen, buffer=32_768) as tally,
+        SlowPage(tally.url, namespace) as slow,
+        tally.client() as client,
+    ):
         for _ in range(posts):
             assert (await client.post("/events", json=batch)).status_code == 200
         ((_, page),) = tally.app.state.live._clients.items()

@@ -32,7 +32,7 @@ ALONE = {
     "sqlite3": ["app.stores.spool", "app.stores.sqlite"],
     "apscheduler": ["app.schedule"],
 }
-ALONE |= {"socketio": ["app.live", "app.main"], "slowapi": ["app.limits"], "os": []}
+ALONE |= {"socketio": ["app.live"], "slowapi": ["app.limits"], "os": []}
 
 
 def modules() -> dict[str, Path]:

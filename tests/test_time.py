@@ -51,7 +51,7 @@ class Heard(Live):
     "today.isoformat(), second - second % 60, self._hour_start(second), second - second % 86_400",
 )
 @pytest.mark.catches(
-    "a reset twice", "app/live.py", "if moment.day <= self._moment.day:", "if moment.day < self._moment.day:"
+    "a reset twice", "app/live.py", "if moment.day > self._moment.day:", "if moment.day >= self._moment.day:"
 )
 @pytest.mark.parametrize("name", ZONES)
 async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: str) -> None:

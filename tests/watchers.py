@@ -71,10 +71,10 @@ class Watcher:
             self._show(name, count)
 
     async def _on_changes(self, data: dict) -> None:
-        if data["seq"] != self._seq + 1:
+        if data.get("since", data["seq"]) > self._seq + 1:
             await self._socket.send(f'42{self._prefix}["resync"]')
             return
-        self._seq += 1
+        self._seq = data["seq"]
         self._names += data["names"]
         for index, count in data["changes"]:
             self._show(self._names[index], count)
