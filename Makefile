@@ -9,20 +9,22 @@ run: $(BIN)/.installed
 	@$(BIN)/python -m app
 
 test: $(TOOLS)
-	@tools/setup redis-server chromium openssl
+	@tools/setup redis-server nginx openssl chromium
 	$(BIN)/python -m pytest
 
 # Does each fault test fail on the wrong build that it names?
 mutants: $(TOOLS)
-	@tools/setup redis-server chromium openssl
+	@tools/setup redis-server nginx openssl chromium
 	$(BIN)/python tests/mutants.py
 
 check: $(TOOLS)
+	@tools/setup nginx
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/compose-lint docker-compose.yml
+	$(BIN)/python tests/proxy.py
 
 format: $(TOOLS)
 	$(BIN)/ruff format .

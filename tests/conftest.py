@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import TypeVar
 import httpx
 import pytest
 import uvicorn
-from redis_servers import Cluster, GuardedRedis, RedisServer, Sentinels, free_port, wait_until
+from proxy import Proxy
+from redis_servers import Cluster, ComposedRedis, GuardedRedis, RedisServer, Sentinels, free_port, wait_until
 
 from app.main import create_app
 from app.settings import Settings
@@ -231,3 +233,35 @@ def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield start
     for one in started:
         one.kill()
+
+
+@dataclass
+class Fleet:
+    """What `docker compose up --scale app=3` starts: nginx, the nodes, and their Redis."""
+
+    proxy: Proxy
+    nodes: list[Process]
+    redis: ComposedRedis
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Three nodes; each test of a module comes from an address of its own, for an address has 30 hits a minute."""
+    with contextlib.ExitStack() as started:
+        server = ComposedRedis(tmp_path_factory.mktemp("redis"))
+        started.callback(server.stop)
+        server.start()
+        shared = {
+            "TALLY_STORE": server.url,
+            "TALLY_SPOOL": str(tmp_path_factory.mktemp("spool")),
+            "TALLY_WRITE_LIMIT": "30/minute",
+            "TALLY_TRUSTED_PROXIES": "127.0.0.0/30",  # a network, as in docker-compose.yml
+        }
+        nodes = [Process(tmp_path_factory.mktemp("node"), **shared) for _ in range(3)]
+        for node in nodes:
+            started.callback(node.kill)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Process.start, nodes))
+        proxy = Proxy(tmp_path_factory.mktemp("nginx"), [node.port for node in nodes])
+        started.callback(proxy.stop)
+        yield Fleet(proxy.start(), nodes, server)

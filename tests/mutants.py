@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("app", "static", "tests", "docs", "README.md", "pyproject.toml")
+PARTS = ("app", "static", "tests", "docs", "deploy", "docker-compose.yml", "README.md", "pyproject.toml")
 
 
 class Mutant(NamedTuple):

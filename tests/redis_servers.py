@@ -1,8 +1,9 @@
-"""Real redis-servers: one alone, a cluster, one under sentinels, and one behind TLS and an access list."""
+"""Real redis-servers: one alone, a cluster, one under sentinels, one behind TLS and an access list, and compose's."""
 
 import contextlib
 import hashlib
 import random
+import re
 import secrets
 import shutil
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import redis
 
+ROOT = Path(__file__).parent.parent
 SLOTS = 16_384
 SERVICE = "tally"  # what the sentinels call the master
 USER = "tally"
@@ -251,3 +253,20 @@ class GuardedRedis(RedisServer):
         )
         self.unverifiable = f"rediss://{USER}:{password}@127.0.0.1:{port}/0"  # for who does not know the authority
         self.url = f"{self.unverifiable}?ssl_ca_certs={self.authority}"
+
+
+class ComposedRedis(RedisServer):
+    """Redis as docker-compose.yml starts it with deploy/redis.conf, but for where it listens."""
+
+    def __init__(self, directory: Path) -> None:
+        compose = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (ROOT / "docker-compose.yml").read_text())  # each with its default
+        (options,) = re.findall(r"- /etc/redis.conf\n((?: {6,}.*\n)+)", compose)
+        words = [line.strip().removeprefix("- ") for line in options.splitlines() if line.strip()[0] != "#"]
+        port = free_port()
+        super().__init__(directory, str(ROOT / "deploy/redis.conf"), *" ".join(words).split(), port=port)
+        (self.password,) = re.findall(r"redis://tally:(.*?)@", compose)
+        self.url = f"redis://{USER}:{self.password}@127.0.0.1:{port}/0"
+
+    def client(self) -> redis.Redis:
+        """As a node, for there is nobody else."""
+        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=5)
