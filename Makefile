@@ -1,9 +1,10 @@
 # Every target sets up what it needs. `make run` is the first one to try.
-.PHONY: run test mutants check format lock clean
+.PHONY: run test bench mutants check format lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 TOOLS := $(BIN)/.tools
+EXPRESS := bench/peers/express
 
 run: $(BIN)/.installed
 	@$(BIN)/python -m app
@@ -11,6 +12,13 @@ run: $(BIN)/.installed
 test: $(TOOLS)
 	@tools/setup redis-server nginx openssl chromium
 	$(BIN)/python -m pytest
+
+# How fast, beside its peers: writes docs/benchmarks.md. `make bench BENCH=--quick` and `make bench BENCH="post delay"`
+# measure less and only print.
+bench: $(TOOLS)
+	@tools/setup redis-server wrk npm
+	@cd $(EXPRESS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
+	$(BIN)/python -m bench.run $(BENCH)
 
 # Does each fault test fail on the wrong build that it names?
 mutants: $(TOOLS)
@@ -39,7 +47,7 @@ lock: $(TOOLS)
 	  pyproject.toml -o requirements-dev.txt
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis test-artifacts
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis test-artifacts $(EXPRESS)/node_modules
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
