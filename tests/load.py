@@ -139,6 +139,49 @@ class Load:
         connection.close()
 
 
+class Offer:
+    """So many hits a second over so many connections, whether they are answered or not, until `stop` is set.
+
+    A connection that was held up offers what it owes as soon as it can, so that a slow node is offered no less.
+    """
+
+    def __init__(self, url: str, events: list[str], rate: float, connections: int) -> None:
+        self.url, self.events, self.rate, self.connections = url, events, rate, connections
+        self.outcomes: Counter[Outcome] = Counter()
+        self.acks: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # the acknowledged hits, by event
+        self.longest_seconds = 0.0  # that a hit waited for its answer
+        self.stop = asyncio.Event()
+
+    @property
+    def answered(self) -> int:
+        return self.outcomes.total()
+
+    async def run(self) -> None:
+        self._begun = time.monotonic()
+        await asyncio.gather(*(self._offer(number) for number in range(self.connections)))
+
+    async def _offer(self, number: int) -> None:
+        connection = Connection(self.url)
+        event, due = self.events[number % len(self.events)], self._begun + number / self.rate
+        while not self.stop.is_set():
+            await asyncio.sleep(due - time.monotonic())
+            due += self.connections / self.rate
+            sent = time.monotonic()
+            try:
+                answer = await connection.ask("POST", f"/event/{event}")
+            except (OSError, EOFError):
+                self.outcomes["unknown"] += 1
+                continue
+            finally:
+                self.longest_seconds = max(self.longest_seconds, time.monotonic() - sent)
+            self.outcomes[answer.outcome] += 1
+            if answer.status == 200:
+                self.acks[answer.json["ack"]] += 1
+                self.counts[event] += 1
+        connection.close()
+
+
 async def read_all(load: Load, app: Process) -> dict[str, int]:
     values = await asyncio.to_thread(app.get, "/events")
     for event in (*BARE, *KEYED):

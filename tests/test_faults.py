@@ -1,21 +1,25 @@
-"""A network that fails between a node and its Redis.
+"""A network that fails between a node and its Redis, and a Redis that goes away under load.
 
-TALLY_TEST_CUTS chooses how many of Redis' answers are lost. `pytest -rP` shows the figures.
+TALLY_TEST_CUTS chooses how many of Redis' answers are lost, TALLY_TEST_RATE how many hits a second are offered while
+Redis is away. `pytest -rP` shows the figures.
 """
 
 import asyncio
 import os
 import random
 import re
+import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from conftest import Process, eventually
 from fault_proxy import Fault, FaultProxy, Kind
-from load import Load, assert_exact, read_all
+from load import Load, Offer, assert_exact, read_all
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -23,8 +27,14 @@ from redis.exceptions import RedisError
 from redis_servers import RedisServer
 
 CUTS = int(os.environ.get("TALLY_TEST_CUTS", "500"))
+RATE = int(os.environ.get("TALLY_TEST_RATE", "2000"))
+CONNECTIONS = 100
+AWAY_SECONDS = 5
 REST_SECONDS = 0.02  # so that the clients leave the node some of the machine to find Redis again
+WAIT_SECONDS_MAX = 2.5  # the promise
+GROWTH_KB_MAX = 50_000  # likewise
 UNLIMITED = {"TALLY_WRITE_LIMIT": "100000/second", "TALLY_READ_LIMIT": "100000/second"}
+AOF = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 @dataclass
@@ -229,3 +239,69 @@ def told(scene: Scene, fault: Fault) -> None:
         f"{fault.kind} {fault.struck} times; hits {dict(scene.load.acks)}, unknown {history.total('unknown')};"
         f" reads {len(history.reads)}, stale {len(stale.reads)}, of these wrong {len(stale.wrong_reads())}"
     )
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(
+            "frozen",
+            marks=pytest.mark.catches(
+                "waits as long as it takes", "app/stores/redis.py", "ANSWER_SECONDS = ", "ANSWER_SECONDS = 100 * "
+            ),
+        ),
+        pytest.param(
+            "killed",
+            marks=pytest.mark.catches(
+                "drops more of the spool than it has applied",
+                "app/stores/spool.py",
+                "files[0].drop, lines[:applied])",
+                "files[0].drop, lines)",
+            ),
+        ),
+    ],
+)
+async def test_an_outage_under_load_costs_no_hit_and_no_long_wait(how: str, process, own_redis: RedisServer) -> None:
+    own_redis.start(*AOF)
+    app = process(TALLY_STORE=own_redis.url, **UNLIMITED)
+    offer = Offer(app.url, [f"event{i}" for i in range(10)], RATE, CONNECTIONS)
+    async with at_once(offer.run()) as running:
+        begun = time.monotonic()
+        await eventually(lambda: running.done() or offer.answered >= RATE)
+        reached, resident = offer.answered / (time.monotonic() - begun), memory_kb(app, "VmRSS")
+        await (freeze if how == "frozen" else kill)(own_redis)
+        back, meanwhile = time.monotonic(), offer.answered
+        await healthy(app)
+        found_seconds = time.monotonic() - back
+        offer.stop.set()
+        await running
+    values = await asyncio.to_thread(app.get, "/events")
+    exact_seconds = time.monotonic() - back
+    growth = memory_kb(app, "VmHWM") - resident
+    print(  # noqa: T201 # for pytest -rP
+        f"{how} for {AWAY_SECONDS} s at {RATE} hits/s ({reached:.0f} answered before) over {CONNECTIONS} connections:"
+        f" {dict(offer.outcomes)}, {meanwhile} of them before Redis was back; acks {dict(offer.acks)};"
+        f" longest wait {offer.longest_seconds:.2f} s; memory +{growth / 1000:.1f} MB;"
+        f" Redis found again {found_seconds:.2f} s after, all read {exact_seconds:.2f} s after"
+    )
+    assert values == offer.counts
+    assert in_redis(own_redis) == offer.counts
+    assert offer.outcomes["unknown"] == 0
+    assert offer.longest_seconds < WAIT_SECONDS_MAX
+    assert growth < GROWTH_KB_MAX
+
+
+async def freeze(server: RedisServer) -> None:
+    os.kill(server.process.pid, signal.SIGSTOP)
+    await asyncio.sleep(AWAY_SECONDS)  # this is the outage, and not a wait for something
+    os.kill(server.process.pid, signal.SIGCONT)
+
+
+async def kill(server: RedisServer) -> None:
+    server.stop()
+    await asyncio.sleep(AWAY_SECONDS)  # likewise
+    await asyncio.to_thread(server.start, *AOF)
+
+
+def memory_kb(app: Process, what: str) -> int:
+    return int(re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{app.pid}/status").read_text())[1])
