@@ -7,9 +7,11 @@ A history is what clients saw: adds that began and ended, and reads that began a
 A read is right when it lies between the lower bound at its beginning and the upper bound at its end.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 Outcome = Literal["acknowledged", "refused", "unknown"]
@@ -69,14 +71,30 @@ class History:
         self.reads.append(Read(event, began, self.tick(), values[0]))
 
     def wrong_reads(self) -> list[Wrong]:
-        checked = [Wrong(read, *self.bounds(read)) for read in self.reads]
+        bounds = {event: self._bounds(event) for event in {read.event for read in self.reads}}
+        checked = [
+            Wrong(read, lower.before(read.began), upper.before(read.ended))
+            for read in self.reads
+            for lower, upper in [bounds[read.event]]
+        ]
         return [wrong for wrong in checked if not wrong.lower <= wrong.read.value <= wrong.upper]
 
-    def bounds(self, read: Read) -> tuple[int, int]:
-        adds = [add for add in self.adds if add.event == read.event]
-        lower = [a.by for a in adds if a.outcome == "acknowledged" and a.ended is not None and a.ended < read.began]
-        upper = [a.by for a in adds if a.outcome != "refused" and a.began < read.ended]
-        return sum(lower), sum(upper)
+    def _bounds(self, event: str) -> tuple["Sums", "Sums"]:
+        adds = [add for add in self.adds if add.event == event]
+        lower = [(a.ended, a.by) for a in adds if a.outcome == "acknowledged" and a.ended is not None]
+        return Sums(lower), Sums([(a.began, a.by) for a in adds if a.outcome != "refused"])
 
     def total(self, outcome: Outcome) -> int:
         return sum(add.by for add in self.adds if add.outcome == outcome)
+
+
+class Sums:
+    """What was added before a moment, found without going through a long history for every read."""
+
+    def __init__(self, added: list[tuple[int, int]]) -> None:
+        added.sort()
+        self._moments = [moment for moment, _ in added]
+        self._sums = [0, *accumulate(by for _, by in added)]
+
+    def before(self, moment: int) -> int:
+        return self._sums[bisect_left(self._moments, moment)]

@@ -192,6 +192,11 @@ class Process:
         wait_until(self._answers, self.log.read_text)
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         self._end(subprocess.Popen.kill)
 
