@@ -251,22 +251,28 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Three nodes; each test of a module comes from an address of its own, for an address has 30 hits a minute."""
+    """Each test of a module comes from an address of its own, for an address has 30 hits a minute."""
+    with composed(tmp_path_factory.mktemp, TALLY_WRITE_LIMIT="30/minute") as fleet:
+        yield fleet
+
+
+@contextlib.contextmanager
+def composed(directory: Callable[[str], Path], *redis_options: str, **environment: str) -> Iterator[Fleet]:
+    """Three nodes behind the proxy, on the Redis that docker-compose.yml describes."""
     with contextlib.ExitStack() as started:
-        server = ComposedRedis(tmp_path_factory.mktemp("redis"))
+        server = ComposedRedis(directory("redis"))
         started.callback(server.stop)
-        server.start()
+        server.start(*redis_options)
         shared = {
             "TALLY_STORE": server.url,
-            "TALLY_SPOOL": str(tmp_path_factory.mktemp("spool")),
-            "TALLY_WRITE_LIMIT": "30/minute",
+            "TALLY_SPOOL": str(directory("spool")),
             "TALLY_TRUSTED_PROXIES": "127.0.0.0/30",  # a network, as in docker-compose.yml
         }
-        nodes = [Process(tmp_path_factory.mktemp("node"), **shared) for _ in range(3)]
+        nodes = [Process(directory("node"), **(shared | environment)) for _ in range(3)]
         for node in nodes:
             started.callback(node.kill)
         with ThreadPoolExecutor() as pool:
             list(pool.map(Process.start, nodes))
-        proxy = Proxy(tmp_path_factory.mktemp("nginx"), [node.port for node in nodes])
+        proxy = Proxy(directory("nginx"), [node.port for node in nodes])
         started.callback(proxy.stop)
         yield Fleet(proxy.start(), nodes, server)

@@ -4,6 +4,7 @@ They speak HTTP by hand, so that two cores have room for them beside a node: htt
 """
 
 import asyncio
+import itertools
 import json
 import random
 import time
@@ -28,24 +29,28 @@ class Answer(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """What it says of a hit: counted, not counted, or that nobody knows. A 503 is the only problem there may be."""
+        """What it says of a hit: counted, not counted, or that nobody knows. Else it is no answer to a hit."""
         if self.status == 200:
             return "acknowledged"
-        assert (self.status, self.headers["content-type"]) == (503, "application/problem+json"), self
+        assert self.status in {502, 503, 504}, self
+        assert self.headers["content-type"] == "application/problem+json", self
         return "refused" if self.json["counted"] == "no" else "unknown"
 
 
 class Connection:
     """One kept alive, with one request at a time; after an error the next request makes it anew."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, address: str = "127.0.0.1") -> None:
         self._host, self._port = url.removeprefix("http://").split(":")
+        self._address = address  # that it comes from
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self) -> None:
         """Raises OSError; nothing has been sent then."""
         if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection(self._host, int(self._port))
+            self._reader, self._writer = await asyncio.open_connection(
+                self._host, int(self._port), local_addr=(self._address, 0)
+            )
 
     async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         """Raises OSError or EOFError: whether it was heard is not known."""
@@ -73,11 +78,13 @@ class Connection:
 class Load:
     """Writers that hit one after the other, and a reader, until `stop` is set.
 
-    Bare hits are never retried; keyed ones are retried until they are acknowledged.
+    Bare hits are never retried; keyed ones are retried until they are acknowledged. They come from several
+    addresses, which a proxy may spread over its nodes.
     """
 
-    def __init__(self, url: str, rest_seconds: float = 0) -> None:
+    def __init__(self, url: str, rest_seconds: float = 0, addresses: int = 1) -> None:
         self.url, self.rest_seconds = url, rest_seconds  # between one request and the next
+        self._addresses = itertools.cycle(f"127.0.1.{i + 1}" for i in range(addresses))
         self.history = History()
         self.stale = History(self.history.adds)  # what was read while the node answered with the last known numbers
         self.acks: Counter[str] = Counter()  # the acknowledged hits, by what they survive
@@ -93,7 +100,7 @@ class Load:
         await asyncio.gather(self._read(), *(self._write(event) for event in (*BARE, *KEYED) for _ in range(WRITERS)))
 
     async def _write(self, event: str) -> None:
-        connection = Connection(self.url)
+        connection = Connection(self.url, next(self._addresses))
         while not self.stop.is_set():
             add = self.history.begin(event, random.randint(1, 5))
             key = {"idempotency-key": uuid.uuid4().hex} if event in KEYED else {}
@@ -123,7 +130,7 @@ class Load:
         return answer.outcome
 
     async def _read(self) -> None:
-        connection = Connection(self.url)
+        connection = Connection(self.url, next(self._addresses))
         while not self.stop.is_set():
             event = random.choice([*BARE, *KEYED])
             began = self.history.tick()
