@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import Process, eventually
 from fault_proxy import Fault, FaultProxy, Kind
-from load import Load, Offer, assert_exact, read_all
+from load import Load, Offer, assert_exact, assert_right, read_all
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -167,6 +167,7 @@ async def test_hits_are_counted_once_although_redis_answers_are_lost(scene: Scen
     values = await scene.end()
     told(scene, fault)
     assert_exact(scene.load, values)
+    assert_right(scene.load.stale)
     assert scene.load.problems == []
     assert in_redis(redis_server) == values
     # The same proxy makes a client that retries by itself count once more for each answer that was lost.
@@ -230,6 +231,40 @@ async def test_a_slow_redis_costs_one_wait_for_many_hits(scene: Scene, redis_ser
     told(scene, fault)
     assert_exact(scene.load, values)
     assert scene.load.problems == []
+    assert in_redis(redis_server) == values
+
+
+@pytest.mark.catches(
+    "a read during a commit is believed",
+    "app/stores/spool.py",
+    "if self._away_since is None and self._gate.locked():",
+    "if False:",
+)
+async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_server: RedisServer) -> None:
+    async with FaultProxy(redis_server.socket) as proxy:
+        app: Process = await asyncio.to_thread(process, TALLY_STORE=proxy.url)
+        assert (await asyncio.to_thread(app.post, "/event/a"))["count"] == 1
+        fault = proxy.strike("cut after", left=1, seconds=1)  # Redis has counted; a second later its answer is lost
+        posting = asyncio.create_task(asyncio.to_thread(app.post, "/event/a"))
+        await eventually(lambda: fault.struck)
+        assert (await asyncio.to_thread(app.get, "/event/a"))["count"] in {1, 2}
+        answer = await posting
+        assert (answer["ack"], answer["count"]) == ("spooled", 2)
+
+
+@pytest.mark.catches(
+    "a pause after each lost answer", "app/stores/spool.py", "if self._drained > drained:", "if False:"
+)
+async def test_the_way_back_is_found_although_one_answer_in_ten_is_lost(
+    scene: Scene, redis_server: RedisServer
+) -> None:
+    scene.proxy.strike("cut after", holding=b"EVALSHA", chance=0.1)
+    acked = scene.load.acks
+    for _ in range(10):  # again and again it is back at Redis itself
+        before = acked["redis"]
+        await scene.come_to(lambda before=before: acked["redis"] > before + 20)
+    values = await scene.end()
+    assert_exact(scene.load, values)
     assert in_redis(redis_server) == values
 
 

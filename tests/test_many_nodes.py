@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import ChosenClock, Cluster, GuardedRedis, RedisServer, Sentinels, Served, eventually, serving
-from test_kill import BARE, KEYED, Load
+from load import BARE, KEYED, Load
 from watchers import Watcher, watching
 
 from app.settings import Settings

@@ -35,6 +35,7 @@ from app.stores.sqlite import connect
 
 LINES_AT_ONCE = 100  # applied, then dropped in one commit of the file
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
+TAUGHT_MAX = 100  # buckets that are read during one commit and still learnt from
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
 
 log = logging.getLogger("tally.spool")
@@ -49,6 +50,8 @@ class SpooledStore(CounterStore):
         self._suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"  # whose hits a file keeps
         self._bytes_max = bytes_max
         self._files: list[SpoolFile] = []  # what waits, oldest first
+        self._taught: list[tuple[Bucket, dict[str, int]]] = []  # by reads, while a batch was under way
+        self._drained = 0  # lines so far
         self._full = False
         self._lost = 0
         self._epoch = ""
@@ -94,6 +97,10 @@ class SpooledStore(CounterStore):
                 else:
                     self._learn(batch, applied)
                     return applied
+                finally:  # what was read meanwhile may have this batch in it, which is now to be counted on top
+                    taught, self._taught = self._taught, []
+                    if self._away_since is None:
+                        self._learn_all(taught)
             return await self._spool(_encode(source, at, next, batch), batch, lost)
 
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
@@ -103,9 +110,11 @@ class SpooledStore(CounterStore):
             except StoreUnavailable as error:
                 self._leave(error)
             else:
-                for bucket, counts in zip(buckets, found, strict=True):
-                    if counts:
-                        self._known.learn(bucket, counts)
+                taught = [(bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
+                if self._away_since is None and self._gate.locked():
+                    self._taught = [*self._taught, *taught][-TAUGHT_MAX:]
+                elif self._away_since is None:
+                    self._learn_all(taught)
                 return found
         return await self._known.read(buckets, events)
 
@@ -174,11 +183,14 @@ class SpooledStore(CounterStore):
 
     async def _return(self) -> None:
         while self._away_since is not None:
+            drained = self._drained
             try:
                 await self._come_back()
             except (StoreError, sqlite3.Error, OSError) as error:
                 log.debug("still away: %s", error)
                 self._refusal = error if isinstance(error, StoreRefused) else None
+                if self._drained > drained:
+                    continue  # an answer got lost on the way, which on a bad network each of many may
                 await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
 
     async def _come_back(self) -> None:
@@ -214,6 +226,7 @@ class SpooledStore(CounterStore):
                         applied += 1
                 finally:
                     await asyncio.to_thread(files[0].drop, lines[:applied])
+                    self._drained += applied
                 if applied < len(lines):
                     return False
             files.pop(0).delete()
@@ -234,6 +247,10 @@ class SpooledStore(CounterStore):
         await self._store.note_loss(batches)
         self._lost += batches
         log.error("the store has lost %s acknowledged batches of this node", batches)
+
+    def _learn_all(self, taught: list[tuple[Bucket, dict[str, int]]]) -> None:
+        for bucket, counts in taught:
+            self._known.learn(bucket, counts)
 
     def _learn(self, batch: Batch, applied: Applied) -> None:
         for posting, answer in zip(batch, applied.answers, strict=True):
