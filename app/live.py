@@ -263,7 +263,7 @@ class Live:
                 log.exception("a round of sending failed")
                 spent, waiting = 1.0, True
             await asyncio.sleep(spent * (1 / SHARE - 1))
-            if self._changed.is_set():  # so that many commits are one message
+            if self._told.change < self._base + len(self._log):  # so that many commits are one message
                 await asyncio.sleep(self._interval - (time.monotonic() - begun))
 
     async def _round(self) -> tuple[float, bool]:
@@ -299,6 +299,8 @@ class Live:
 
     async def _serve(self, sid: str, client: _Client, ticks: list[_Tick]) -> bool:
         """Send a page what it lacks; whether it could take all of that."""
+        if not client.marked:
+            self._mark(client)
         try:
             for message in self._lacked(client, ticks):
                 if not self._give(client, message):
@@ -390,17 +392,22 @@ class Live:
         socket = self.server.eio.sockets.get(client.engine_id)
         if socket is None or socket.closed:
             raise ConnectionResetError
-        if client.send and not client.marked and socket.upgraded and not socket.upgrading:
-            client.marked = True
-            socket.queue.put_nowait(_Marker(lambda: self._now_direct(client)))
         if client.marked or socket.queue.qsize() >= QUEUE_MAX:
             return False
         socket.queue.put_nowait(message.packet)
         return True
 
-    def _now_direct(self, client: _Client) -> None:
-        client.direct = True
-        self._changed.set()
+    def _mark(self, client: _Client) -> None:
+        """Have it told when all has gone that is queued for a page which has a WebSocket by now."""
+
+        def gone() -> None:
+            client.direct = True
+            self._changed.set()
+
+        socket = self.server.eio.sockets.get(client.engine_id)
+        if client.send and socket and socket.upgraded and not socket.upgrading:
+            client.marked = True
+            socket.queue.put_nowait(_Marker(gone))
 
     async def _cut(self, sid: str, client: _Client) -> None:
         log.info("a page that takes nothing is cut")

@@ -139,6 +139,8 @@ class Load:
             except (OSError, EOFError):
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
+            if answer.status in {502, 504}:  # the proxy's
+                continue
             assert answer.status == 200, answer
             read = Read(event, began, self.history.tick(), answer.json["count"])
             (self.stale if "tally-stale" in answer.headers else self.history).reads.append(read)

@@ -193,7 +193,7 @@ async def test_two_nodes_agree_on_every_kind_of_redis(
 class Writers(Load):
     """A load that reads nothing: a node cannot know what the other has spooled."""
 
-    async def _read(self, client: httpx.AsyncClient) -> None:
+    async def _read(self) -> None:
         pass
 
 
