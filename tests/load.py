@@ -140,6 +140,7 @@ class Load:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             if answer.status in {502, 504}:  # the proxy's
+                await asyncio.sleep(AGAIN_SECONDS)
                 continue
             assert answer.status == 200, answer
             read = Read(event, began, self.history.tick(), answer.json["count"])
