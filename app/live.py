@@ -26,6 +26,7 @@ from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
 SHARE = 0.25  # of the core, which sending may take
+BURST_SECONDS = 0.05  # of it, that may be taken at once after a rest
 CLIENTS_AT_ONCE = 50  # served before others, who want to count something, have their turn
 QUEUE_MAX = 1000  # messages that wait for a polling client
 PAGE_NAMES = 1000  # events in one message
@@ -250,21 +251,22 @@ class Live:
             self._changed.set()
 
     async def _send(self) -> None:
-        waiting = False
+        waiting, credit = False, BURST_SECONDS
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_SECONDS if waiting else 1.0):
                     await self._changed.wait()
             self._changed.clear()
-            begun = self._ticked = time.monotonic()
+            now = time.monotonic()
+            credit, self._ticked = min(BURST_SECONDS, credit + (now - self._ticked) * SHARE), now
             try:
                 spent, waiting = await self._round()
             except Exception:  # the hits are counted; whatever went wrong with a page, the next ones must be shown
                 log.exception("a round of sending failed")
                 spent, waiting = 1.0, True
-            await asyncio.sleep(spent * (1 / SHARE - 1))
-            if self._told.change < self._base + len(self._log):  # so that many commits are one message
-                await asyncio.sleep(self._interval - (time.monotonic() - begun))
+            credit -= spent
+            if credit < 0:  # what changes meanwhile is told as one
+                await asyncio.sleep(max(-credit / SHARE, self._interval))
 
     async def _round(self) -> tuple[float, bool]:
         """Tell every page what it lacks; the seconds of CPU that took, and whether some could not take it."""
@@ -299,8 +301,6 @@ class Live:
 
     async def _serve(self, sid: str, client: _Client, ticks: list[_Tick]) -> bool:
         """Send a page what it lacks; whether it could take all of that."""
-        if not client.marked:
-            self._mark(client)
         try:
             for message in self._lacked(client, ticks):
                 if not self._give(client, message):
@@ -311,6 +311,8 @@ class Live:
                     return False
                 client.held = client.blocked_since = None
                 self._metrics.sends.inc()
+            if not client.marked:
+                self._mark(client)
         except (OSError, RuntimeError):  # its connection has just ended, which is nobody else's concern
             self._clients.pop(sid, None)
         return True
@@ -392,19 +394,19 @@ class Live:
         socket = self.server.eio.sockets.get(client.engine_id)
         if socket is None or socket.closed:
             raise ConnectionResetError
-        if client.marked or socket.queue.qsize() >= QUEUE_MAX:
+        if socket.queue.qsize() >= QUEUE_MAX:
             return False
         socket.queue.put_nowait(message.packet)
         return True
 
     def _mark(self, client: _Client) -> None:
-        """Have it told when all has gone that is queued for a page which has a WebSocket by now."""
+        """Once a page has its WebSocket, find out when all has gone that is queued for it: from then on use that."""
+        socket = self.server.eio.sockets.get(client.engine_id)
 
         def gone() -> None:
-            client.direct = True
-            self._changed.set()
+            client.direct = socket.queue.empty()
+            client.marked = client.direct
 
-        socket = self.server.eio.sockets.get(client.engine_id)
         if client.send and socket and socket.upgraded and not socket.upgrading:
             client.marked = True
             socket.queue.put_nowait(_Marker(gone))
