@@ -11,7 +11,7 @@ run: $(BIN)/.installed
 
 test: $(TOOLS)
 	@tools/setup redis-server nginx openssl chromium
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # How fast, beside its peers: writes docs/benchmarks.md. `make bench BENCH=--quick` and `make bench BENCH="post delay"`
 # measure less and only print.
