@@ -34,6 +34,15 @@ _CSP = (
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
+_DOCS_HEADERS, _HEADERS = (
+    [
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cache-control", b"no-cache"),
+        (b"content-security-policy", policy.encode()),
+    ]
+    for policy in (_CSP, _CSP + _TRUSTED_TYPES)
+)
 
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
@@ -69,15 +78,15 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.jobs, app.state.live = jobs, live
-    problems.install(app, metrics)
-    ingest.add_routes(app, recorder, limits)
+    refuse = problems.install(app, metrics)
+    count_event = ingest.add_routes(app, recorder, limits)
     query.add_routes(app, store, clock, limits, settings.days_kept, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
     app.mount("/socket.io", socketio.ASGIApp(live.server))
     app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
     app.mount("/static", StaticFiles(directory=STATIC))
-    app.add_middleware(_SecurityHeaders)
+    app.middleware_stack = _SecurityHeaders(ingest.Shortcut(app.build_middleware_stack(), count_event, refuse))
     return app
 
 
@@ -98,9 +107,7 @@ class _SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        policy = _CSP + ("" if scope.get("path", "").startswith("/docs") else _TRUSTED_TYPES)
-        told = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache"}
-        headers = [(k.encode(), v.encode()) for k, v in (told | {"content-security-policy": policy}).items()]
+        headers = _DOCS_HEADERS if scope.get("path", "").startswith("/docs") else _HEADERS
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
