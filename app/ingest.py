@@ -28,6 +28,7 @@ ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items 
 
 T = TypeVar("T")
 CountEvent = Callable[[Request, str], Awaitable[Response]]
+_ITEM_DECODER = msgspec.json.Decoder(Hit)
 _HIT_PATH = re.compile("/event/[^/]+")
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 
@@ -83,10 +84,13 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
         hits = parse_batch(await _read(request, BATCH_BYTES_MAX))
         if len(hits) > ITEMS_PER_COST:
             limits.charge(request, "write", cost=math.ceil(len(hits) / ITEMS_PER_COST), paid=1)
-        amounts = dict(sorted(fold(hits).items()))  # as its key is of the same hits in any order
-        recorded = await recorder.record(amounts, _key(request, "/events", amounts))
+        amounts = fold_names(hits)
+        key = _key(request, "/events", amounts)
+        if key:  # which is of the same hits in any order, and so is its answer
+            amounts = dict(sorted(amounts.items()))
+        recorded = await recorder.record(amounts, key)
         counts = {event: value.count for event, value in _counted(recorded).items()}
-        accepted = sum(hit.by for hit in hits)
+        accepted = sum(amounts.values())
         counted = CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack)
         return _Counted(counted, recorded)
 
@@ -151,30 +155,47 @@ def parse_batch(body: bytes) -> list[Hit]:
         items = [Hit(line) for line in _lines(text)[: BATCH_ITEMS_MAX + 1]]
     if len(items) > BATCH_ITEMS_MAX:
         raise Problem(413, f"a batch has at most {BATCH_ITEMS_MAX} items")
-    return [_hit(index, item) for index, item in enumerate(items)]
+    return items
+
+
+def fold_names(hits: list[Hit]) -> dict[str, int]:
+    """How much each event is counted. A name is looked at once, however often it comes; the first bad one is told."""
+    amounts: dict[str, int] = {}
+    for text, by in fold(hits).items():
+        try:
+            event = event_name(text)
+        except InvalidName as error:
+            index = next(i for i, hit in enumerate(hits) if hit.event == text)
+            raise Problem(422, f"item {index}: {error}") from None
+        amounts[event] = amounts.get(event, 0) + by
+    return amounts
 
 
 def _objects(text: str) -> list[Hit]:
     try:
         pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)  # a name twice counts twice
     except (ValueError, RecursionError):
-        return [_decode(line, Hit, index) for index, line in enumerate(_lines(text))]
-    if all(type(by) is int for _, by in pairs):
-        return [Hit(name, by) for name, by in pairs]
-    return [_decode(text, Hit, 0)]
+        return _ndjson(text)
+    if not all(type(by) is int for _, by in pairs):
+        return [_decode(text, Hit, 0)]
+    for index, (_, by) in enumerate(pairs):
+        if not 1 <= by <= BY_MAX:
+            raise Problem(422, f"item {index}: an amount is 1 to {BY_MAX}")
+    return [Hit(name, by) for name, by in pairs]
+
+
+def _ndjson(text: str) -> list[Hit]:
+    hits: list[Hit] = []
+    try:
+        for line in _lines(text):
+            hits.append(_ITEM_DECODER.decode(line))  # noqa: PERF401 # so that an error knows how many came before
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(422, f"item {len(hits)}: {error}") from None
+    return hits
 
 
 def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
-
-
-def _hit(index: int, item: Hit) -> Hit:
-    if not 1 <= item.by <= BY_MAX:
-        raise Problem(422, f"item {index}: an amount is 1 to {BY_MAX}")
-    try:
-        return Hit(event_name(item.event), item.by)
-    except InvalidName as error:
-        raise Problem(422, f"item {index}: {error}") from None
 
 
 def _decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
