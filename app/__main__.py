@@ -60,6 +60,7 @@ async def serve(settings: Settings) -> None:
         greet(settings)
         gc.collect()
         gc.freeze()  # all that was imported stays: to walk through it again and again would hold hits up for 50 ms
+        sys.setswitchinterval(0.0005)  # SQLite's thread waits this long for its turn, some ten times a commit
         await server.serve()
 
 
