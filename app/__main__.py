@@ -1,6 +1,7 @@
 """`python -m app`: read the settings, refuse what cannot work, say where it listens, serve."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -51,6 +52,9 @@ async def serve(settings: Settings) -> None:
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     async with app.router.lifespan_context(app):
         greet(settings, app.state.store.survives)
+        gc.collect()
+        gc.freeze()  # all that was imported stays: to walk through it again and again would hold hits up for 50 ms
+        sys.setswitchinterval(0.0005)  # SQLite's thread waits this long for its turn, some ten times a commit
         await server.serve()
 
 

@@ -105,9 +105,7 @@ class Calendar:
         return datetime.fromtimestamp(at, self.zone)
 
     def moment(self, at: float) -> Moment:
-        today = self.local(at).date()
-        second = int(at)
-        return Moment(today.isoformat(), second - second % 60, self._hour_start(second), day_start(self.zone, today))
+        return _moment(self.zone, int(at) // 60 * 60)
 
     def next_day(self, at: float) -> int:
         """The UTC second at which the day after this instant's begins."""
@@ -120,15 +118,26 @@ class Calendar:
             starts.append(getattr(self.moment(starts[-1] - 1), step))
         return starts[::-1]
 
-    def _hour_start(self, second: int) -> int:
-        local = self.local(second)
-        start = second - local.minute * 60 - local.second
-        if self.local(start).utcoffset() == local.utcoffset():
-            return start
-        # The clock was moved within this hour, which so begins with the move: where it moves by
-        # half an hour, the full hour's beginning would lie inside another bucket.
-        moved = range(start, second + 1)
-        return moved[bisect.bisect_left(moved, True, key=lambda s: self.local(s).utcoffset() == local.utcoffset())]
+
+@lru_cache(maxsize=4096)  # every commit asks, and no zone moves its clock within a minute
+def _moment(zone: ZoneInfo, minute: int) -> Moment:
+    local = datetime.fromtimestamp(minute, zone)
+    return Moment(local.date().isoformat(), minute, _hour_start(local), day_start(zone, local.date()))
+
+
+def _hour_start(local: datetime) -> int:
+    second, zone = int(local.timestamp()), local.tzinfo
+    start = second - local.minute * 60 - local.second
+    if datetime.fromtimestamp(start, zone).utcoffset() == local.utcoffset():
+        return start
+    # The clock was moved within this hour, which so begins with the move: where it moves by
+    # half an hour, the full hour's beginning would lie inside another bucket.
+    moved = range(start, second + 1)
+
+    def has_moved(second: int) -> bool:
+        return datetime.fromtimestamp(second, zone).utcoffset() == local.utcoffset()
+
+    return moved[bisect.bisect_left(moved, True, key=has_moved)]
 
 
 @lru_cache(maxsize=4096)

@@ -7,12 +7,12 @@ from collections import OrderedDict
 from functools import lru_cache
 from typing import Literal
 
+from limits import RateLimitItem
 from limits.storage import Storage
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded
-from slowapi.util import get_remote_address
 from slowapi.wrappers import Limit, LimitGroup
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from app.settings import Settings
 
@@ -57,6 +57,17 @@ class BoundedStorage(Storage):
         self._windows.pop(key, None)
 
 
+class _Limit(RateLimitItem):
+    """A limit that remembers what clients' windows are called: to say it costs more than to count in them."""
+
+    __slots__ = ("GRANULARITY", "key_for")
+
+    def __init__(self, item: RateLimitItem) -> None:
+        super().__init__(item.amount, item.multiples)
+        self.GRANULARITY = item.GRANULARITY  # type: ignore[misc] # a slot here
+        self.key_for = lru_cache(maxsize=10_000)(item.key_for)  # type: ignore[method-assign] # likewise
+
+
 class Limits:
     def __init__(self, settings: Settings) -> None:
         self._limiter = Limiter(client, storage_uri="bounded://", strategy="fixed-window").limiter
@@ -64,8 +75,10 @@ class Limits:
             "write": list(LimitGroup(settings.write_limit, client, "write", False, None, None, None, 1, False)),
             "read": list(LimitGroup(settings.read_limit, client, "read", False, None, None, None, 1, False)),
         }
+        for limit in (*self._limits["write"], *self._limits["read"]):
+            limit.limit = _Limit(limit.limit)
 
-    def charge(self, request: Request, budget: Budget, cost: int = 1, paid: int = 0) -> None:
+    def charge(self, request: HTTPConnection, budget: Budget, cost: int = 1, paid: int = 0) -> None:
         """Take this cost, at most the whole limit, of which some is paid, or raise RateLimitExceeded."""
         address = client(request)
         for limit in self._limits[budget]:
@@ -77,8 +90,8 @@ class Limits:
                 raise exceeded
 
 
-def client(request: Request) -> str:
-    return _network(get_remote_address(request))
+def client(request: HTTPConnection) -> str:
+    return _network((request.scope["client"] or ("127.0.0.1", 0))[0])
 
 
 @lru_cache(maxsize=10_000)

@@ -36,6 +36,15 @@ _CSP = (
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
+_DOCS_HEADERS, _HEADERS = (
+    [
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cache-control", b"no-cache"),
+        (b"content-security-policy", policy.encode()),
+    ]
+    for policy in (_CSP, _CSP + _TRUSTED_TYPES)
+)
 
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
@@ -73,8 +82,8 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.jobs, app.state.live, app.state.store = jobs, live, store
-    problems.install(app, metrics)
-    ingest.add_routes(app, recorder, limits)
+    refuse = problems.install(app, metrics)
+    count_event = ingest.add_routes(app, recorder, limits)
     query.add_routes(app, store, clock, limits, settings.days_kept)
     health.add_routes(app, store, nodes, live, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
@@ -82,7 +91,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     app.mount("/socket.io", live.asgi)
     app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
     app.mount("/static", StaticFiles(directory=STATIC))
-    app.add_middleware(_SecurityHeaders)
+    app.middleware_stack = _SecurityHeaders(ingest.Shortcut(app.build_middleware_stack(), count_event, refuse))
     return app
 
 
@@ -106,9 +115,7 @@ class _SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        policy = _CSP + ("" if scope.get("path", "").startswith("/docs") else _TRUSTED_TYPES)
-        told = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache"}
-        headers = [(k.encode(), v.encode()) for k, v in (told | {"content-security-policy": policy}).items()]
+        headers = _DOCS_HEADERS if scope.get("path", "").startswith("/docs") else _HEADERS
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

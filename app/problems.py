@@ -1,5 +1,6 @@
 """The one shape of every error: RFC 9457 problem details."""
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from app.recorder import Overloaded
 from app.stores.base import OutcomeUnknown, StoreUnavailable
 
 Problem = HTTPException  # raised wherever a request is refused
+REFUSALS = (HTTPException, RequestValidationError, StoreUnavailable, OutcomeUnknown, Overloaded)
+Answer = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class ProblemDetails(BaseModel):
@@ -32,7 +35,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-def install(app: FastAPI, metrics: Metrics) -> None:
+def install(app: FastAPI, metrics: Metrics) -> Answer:
+    """Make this app answer refusals and errors in the one shape; returns what does it."""
+
     async def answer(request: Request, error: Exception) -> Response:
         status, detail, headers = 500, "an unexpected error; the log has it", None
         if isinstance(error, HTTPException):
@@ -49,5 +54,6 @@ def install(app: FastAPI, metrics: Metrics) -> None:
             (metrics.unknown if unknown else metrics.refused).inc()
         return Response(msgspec.json.encode(problem), status, headers, media_type="application/problem+json")
 
-    for kind in (HTTPException, RequestValidationError, StoreUnavailable, OutcomeUnknown, Overloaded, Exception):
+    for kind in (*REFUSALS, Exception):
         app.add_exception_handler(kind, answer)
+    return answer

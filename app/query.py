@@ -1,14 +1,16 @@
 """HTTP out: counts, rankings, series, history and health."""
 
+import asyncio
 import base64
 import csv
 import heapq
 import io
 import math
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any, Literal
+from itertools import chain, islice
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -24,12 +26,17 @@ from app.stores.base import CounterStore
 POINTS_MAX = 1440  # the minutes of a day
 _WINDOWS: dict[str, tuple[Step, int]] = {"1h": ("minute", 60), "7d": ("day", 7)}
 LINES_MAX = 100  # events in one answer of /series
+SLICE = 2000  # events looked at in one go, which takes about a millisecond
+PAUSE_SECONDS = 0.001  # after it, at least: less is nothing to the event loop
+
+T = TypeVar("T")
 
 Format = Literal["json", "csv"]
 Day = Annotated[str, Path(pattern=r"^\d{4}-\d\d-\d\d$")]
 PathEvent = Annotated[str, Depends(path_name)]
 Points = Annotated[int, Query(ge=1, le=POINTS_MAX)]
-
+Place = tuple[float, str]  # in an order: what sorts first, and the name
+_FIRST, _LAST = (-math.inf, ""), (math.inf, "")
 
 EventValue = TypedDict("EventValue", {"eventName": str, "count": int, "total": int, "day": str})
 Ranked = TypedDict("Ranked", {"rank": int, "eventName": str, "count": int})
@@ -40,43 +47,81 @@ Part = TypedDict("Part", {"until": str, "counts": dict[str, int]})
 ClosedDay = TypedDict("ClosedDay", {"day": str, "parts": list[Part]})
 
 
-def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int) -> None:
-    calendar = clock.calendar
+class Reads:
+    """What routes ask of the store, never holding up hits: what is long is done in slices."""
 
+    def __init__(self, store: CounterStore, clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+        self.calendar = clock.calendar
+
+    def buckets(self, step: Step, points: int) -> list[Bucket]:
+        return [(step, start) for start in self.calendar.starts(step, self.clock.at(), points)]
+
+    async def counts(self, *buckets: Bucket) -> dict[str, int]:
+        """The sum of these buckets for every event."""
+        first, *others = await self.store.read(buckets)
+        for found in others:
+            async for part in _slices(found.items()):
+                for event, count in part:
+                    first[event] = first.get(event, 0) + count
+        first.pop(EVERYTHING, None)
+        return first
+
+    async def series(self, events: Sequence[str], step: Step, points: int) -> list[Series]:
+        starts = self.calendar.starts(step, self.clock.at(), points)
+        found = await self.store.read([(step, start) for start in starts], events)
+        stamped = [(self.stamp(start), counts) for start, counts in zip(starts, found, strict=True)]
+        return [
+            Series(eventName=e or None, step=step, points=[Point(start=s, count=c.get(e, 0)) for s, c in stamped])
+            for e in events
+        ]
+
+    def stamp(self, second: int) -> str:
+        return datetime.fromtimestamp(second, self.calendar.zone).isoformat()
+
+
+def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int) -> None:
     async def charge(request: Request, response: Response) -> None:
         limits.charge(request, "read")
         stale = store.condition().stale_seconds
         if stale is not None:
             response.headers["Tally-Stale"] = str(round(stale))
 
+    reads = Reads(store, clock)
     every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
-    missing = every | {"responses": documented(404, 422, 429, 503)}
+    _add_counts(app, reads, every)
+    _add_series(app, reads, every)
+    _add_history(app, reads, every, days_kept)
 
+
+def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
     @app.get("/event/{name}", **every)
     async def read_event(event: PathEvent) -> EventValue:
         """One event's count of the current day, and its total; 0 for an unknown one."""
-        moment = clock.moment()
-        day, total = await store.read([("day", moment.day), TOTAL], [event])
+        moment = reads.clock.moment()
+        day, total = await reads.store.read([("day", moment.day), TOTAL], [event])
         return EventValue(eventName=event, count=day.get(event, 0), total=total.get(event, 0), day=moment.date)
 
-    @app.get("/events", **every)
+    @app.get("/events", response_model=dict[str, int], **every)
     async def read_events(
         response: Response,
         prefix: str = "",
         sort: Literal["name", "-count"] = "name",
         limit: Annotated[int | None, Query(ge=1)] = None,
         after: str | None = None,
-    ) -> dict[str, int]:
+    ) -> Response:
         """All counts of the current day. A limit that left some out answers with a Link to the next page."""
-        counts = await _counts(("day", clock.moment().day))
-        past = (-math.inf, "") if after is None else _place(after)
-        ordered = sorted((-n * (sort == "-count"), event) for event, n in counts.items() if event.startswith(prefix))
-        places = [place for place in ordered if place > past]
-        if limit is not None and limit < len(places):
-            places = places[:limit]
-            query = {"prefix": prefix, "sort": sort, "limit": limit, "after": _cursor(places[-1])}
+        past = _FIRST if after is None else _place(after)
+        counts = await reads.counts(("day", reads.clock.moment().day))
+        places = ((-n * (sort == "-count"), event) for event, n in counts.items())
+        page = await _best(places, None if limit is None else limit + 1, past, prefix)
+        if limit is not None and limit < len(page):
+            page = page[:limit]
+            query = {"prefix": prefix, "sort": sort, "limit": limit, "after": _cursor(page[-1])}
             response.headers["Link"] = f'</events?{urlencode(query)}>; rel="next"'
-        return {event: counts[event] for _, event in places}
+        body = [msgspec.json.encode({event: counts[event] for _, event in part})[1:-1] async for part in _slices(page)]
+        return Response(b"{%b}" % b",".join(body), headers=dict(response.headers), media_type="application/json")
 
     @app.get("/leaderboard", **every)
     async def read_leaderboard(
@@ -84,14 +129,16 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, 
     ) -> list[Ranked]:
         """The events with the largest counts: of the day, of all time, of the last 60 minutes, of the last 7 days."""
         step, points = _WINDOWS.get(window, ("day", 1))
-        counts = await _counts(*([TOTAL] if window == "total" else _buckets(step, points)))
-        best = heapq.nsmallest(limit, counts.items(), key=lambda item: (-item[1], item[0]))
-        return [Ranked(rank=i, eventName=event, count=count) for i, (event, count) in enumerate(best, 1)]
+        counts = await reads.counts(*([TOTAL] if window == "total" else reads.buckets(step, points)))
+        best = await _best(((-count, event) for event, count in counts.items()), limit)
+        return [Ranked(rank=i, eventName=event, count=counts[event]) for i, (_, event) in enumerate(best, 1)]
 
+
+def _add_series(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
     @app.get("/event/{name}/series", **every)
     async def read_event_series(event: PathEvent, step: Step = "minute", points: Points = 60) -> Series:
         """One event's counts by minute, hour or day, oldest first; the last one is running."""
-        return (await _series([event], step, points))[0]
+        return (await reads.series([event], step, points))[0]
 
     @app.get("/series", **every)
     async def read_series(
@@ -101,21 +148,25 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, 
     ) -> Series | list[Series]:
         """All events together; or, with ?event=a&event=b, a list of those."""
         if not event:
-            return (await _series([EVERYTHING], step, points))[0]
+            return (await reads.series([EVERYTHING], step, points))[0]
         try:
-            return await _series([event_name(text) for text in event], step, points)
+            return await reads.series([event_name(text) for text in event], step, points)
         except InvalidName as error:
             raise Problem(422, f"event: {error}") from None
+
+
+def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: int) -> None:
+    missing = every | {"responses": documented(404, 422, 429, 503)}
 
     @app.get("/history", response_model=list[DayRow], **every)
     async def read_days(format: Format = "json") -> Any:  # noqa: A002 # the API's word
         """The closed days on which something was counted, newest first."""
-        starts = _buckets("day", days_kept)[-2::-1]
-        sums = await store.read(starts, [EVERYTHING])
+        starts = reads.buckets("day", days_kept)[-2::-1]
+        sums = await reads.store.read(starts, [EVERYTHING])
         hits = {start: counts[EVERYTHING] for start, counts in zip(starts, sums, strict=True) if counts.get(EVERYTHING)}
-        sizes = await store.sizes(list(hits))
+        sizes = await reads.store.sizes(list(hits))
         rows = [
-            DayRow(day=calendar.moment(start).date, hits=n, events=size, parts=1)
+            DayRow(day=reads.calendar.moment(start).date, hits=n, events=size, parts=1)
             for ((_, start), n), size in zip(hits.items(), sizes, strict=True)
         ]
         return _csv(["day", "hits", "events", "parts"], [list(r.values()) for r in rows]) if format == "csv" else rows
@@ -127,35 +178,37 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, 
             begun = date.fromisoformat(day)
         except ValueError:
             raise Problem(422, "day: not a date") from None
-        if not "1970-01-02" <= day < clock.moment().date:
+        if not "1970-01-02" <= day < reads.clock.moment().date:
             raise Problem(404, "no day that is over")
-        end = day_start(calendar.zone, begun + timedelta(days=1))
-        counts = dict(sorted((await _counts(("day", day_start(calendar.zone, begun)))).items()))
+        end = day_start(reads.calendar.zone, begun + timedelta(days=1))
+        counts = dict(sorted((await reads.counts(("day", day_start(reads.calendar.zone, begun)))).items()))
         if format == "csv":
             return _csv(["event", "count"], [list(item) for item in counts.items()])
-        return ClosedDay(day=day, parts=[Part(until=_stamp(end), counts=counts)])
+        return ClosedDay(day=day, parts=[Part(until=reads.stamp(end), counts=counts)])
 
-    def _buckets(step: Step, points: int) -> list[Bucket]:
-        return [(step, start) for start in calendar.starts(step, clock.at(), points)]
 
-    async def _counts(*buckets: Bucket) -> dict[str, int]:
-        counts: Counter[str] = Counter()
-        for found in await store.read(buckets):
-            counts.update(found)
-        del counts[EVERYTHING]
-        return dict(counts)
+async def _slices(items: Iterable[T]) -> AsyncIterator[list[T]]:
+    """These, some at a time; in between, for as long as each took, the time is for hits."""
+    left = iter(items)
+    part = list(islice(left, SLICE))
+    while part:
+        begun = time.perf_counter()
+        yield part
+        if part := list(islice(left, SLICE)):
+            await asyncio.sleep(max(PAUSE_SECONDS, time.perf_counter() - begun))
 
-    async def _series(events: Sequence[str], step: Step, points: int) -> list[Series]:
-        starts = calendar.starts(step, clock.at(), points)
-        found = await store.read([(step, start) for start in starts], events)
-        stamped = [(_stamp(start), counts) for start, counts in zip(starts, found, strict=True)]
-        return [
-            Series(eventName=e or None, step=step, points=[Point(start=s, count=c.get(e, 0)) for s, c in stamped])
-            for e in events
-        ]
 
-    def _stamp(second: int) -> str:
-        return datetime.fromtimestamp(second, calendar.zone).isoformat()
+async def _best(places: Iterable[Place], limit: int | None, past: Place = _FIRST, prefix: str = "") -> list[Place]:
+    """The first so many places after `past`, in order, of names that begin so."""
+    runs: list[list[Place]] = []
+    end = _LAST
+    async for part in _slices(places):
+        runs.append(sorted(place for place in part if past < place < end and place[1].startswith(prefix)))
+        if limit is not None:
+            best = sorted(chain(*runs))[:limit]
+            runs = [best]
+            end = best[-1] if len(best) == limit else _LAST
+    return [place async for part in _slices(heapq.merge(*runs)) for place in part]
 
 
 def _csv(head: list[str], rows: list[list[object]]) -> Response:
@@ -167,11 +220,11 @@ def _csv(head: list[str], rows: list[list[object]]) -> Response:
     return Response(out.getvalue(), media_type="text/csv; charset=utf-8")
 
 
-def _cursor(place: tuple[int, str]) -> str:
+def _cursor(place: Place) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
 
 
-def _place(cursor: str) -> tuple[int, str]:
+def _place(cursor: str) -> Place:
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=tuple[int, str])
     except (ValueError, msgspec.DecodeError):

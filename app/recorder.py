@@ -101,6 +101,9 @@ class Recorder:
     def _take(self) -> list[_Waiter]:
         waiters: list[_Waiter] = []
         events = 0
+        if self._events <= BATCH_EVENTS_MAX:
+            waiters, self._waiting, self._events = list(self._waiting), deque(), 0
+            return waiters
         while self._waiting and (not waiters or events + len(self._waiting[0].counts) <= BATCH_EVENTS_MAX):
             waiters.append(self._waiting.popleft())
             events += max(1, len(waiters[-1].counts))
@@ -128,13 +131,18 @@ class Recorder:
         self._metrics.batch_posts.observe(len(waiters))
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
         changes: dict[str, int] = {}
-        for answer, sharing in zip(applied.answers, sharers, strict=True):
+        accepted = conflated = hits = 0
+        for posting, answer, sharing in zip(batch, applied.answers, sharers, strict=True):
             _resolve(answer, sharing, moment.date, applied.ack)
             if isinstance(answer, dict):
-                self._metrics.accepted.inc(len(sharing))
-                self._metrics.conflated.inc(len(sharing) - 1)
-                self._metrics.hits.inc(sum(sum(waiter.counts.values()) for waiter in sharing))
-                changes.update({event: value.count for event, value in answer.items()})
+                accepted += len(sharing)
+                conflated += len(sharing) - 1
+                hits += sum(posting.counts.values())
+                for event, value in answer.items():
+                    changes[event] = value.count
+        self._metrics.accepted.inc(accepted)
+        self._metrics.conflated.inc(conflated)
+        self._metrics.hits.inc(hits)
         try:
             self._publish(moment, changes)
         except Exception:  # the hits are counted and answered; whatever a page does, the next ones must be, too
@@ -174,4 +182,6 @@ def _resolve(answer: Answer, sharers: list[_Waiter], date: str, ack: Ack) -> Non
         if not waiter.recorded.done():  # else its client went away
             waiter.recorded.set_result(Recorded(answer, date, ack, replayed))
         if len(sharers) > 1 and isinstance(answer, dict):
-            answer = {event: Value(*(n - waiter.counts[event] for n in value)) for event, value in answer.items()}
+            ((event, value),) = answer.items()  # to share a posting is for the bare hits of one event
+            by = waiter.counts[event]
+            answer = {event: Value(value.count - by, value.total - by)}

@@ -12,10 +12,12 @@ from conftest import ChosenClock, RedisServer, eventually, settings_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app import query
 from app.events import Hit
 from app.ingest import parse_batch
 from app.main import create_app
 from app.problems import Problem
+from app.stores import sqlite
 
 
 @pytest.fixture
@@ -230,6 +232,28 @@ async def test_events_are_filtered_sorted_and_paged(client: httpx.AsyncClient) -
             seen += answer.json()
             url = answer.links.get("next", {}).get("url")
         assert seen == list((await client.get(f"/events?sort={sort}")).json())
+
+
+@pytest.mark.catches("a slice forgotten", "app/query.py", "chain(*runs)", "runs[-1]")
+async def test_long_listings_are_put_together_from_slices(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "SLICE", 7)
+    monkeypatch.setattr(sqlite, "PAGE_ROWS", 5)
+    counts = {f"{'ab'[i % 2]} {i * 37 % 100}": 1 + i % 5 for i in range(100)}
+    await client.post("/events", json=counts)
+    orders = {"name": sorted(counts), "-count": sorted(counts, key=lambda event: (-counts[event], event))}
+    for sort, order in orders.items():
+        assert list((await client.get(f"/events?sort={sort}")).json().items()) == [(e, counts[e]) for e in order]
+        seen, url = [], f"/events?sort={sort}&limit=9&prefix=a"
+        while url:
+            answer = await client.get(url)
+            seen += answer.json()
+            url = answer.links.get("next", {}).get("url")
+        assert seen == [event for event in order if event.startswith("a")]
+    for window in ("today", "total", "1h", "7d"):
+        best = (await client.get(f"/leaderboard?limit=20&window={window}")).json()
+        assert [(row["eventName"], row["count"]) for row in best] == [(e, counts[e]) for e in orders["-count"][:20]]
 
 
 async def test_series_are_filled_with_zeros_and_end_with_the_running_bucket(

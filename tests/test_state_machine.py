@@ -170,8 +170,8 @@ def test_memory_is_the_model() -> None:
 @pytest.mark.catches(
     "a key that is not remembered",
     "app/stores/sqlite.py",
-    "        if posting.key:\n            self._keys += 1",
-    "        if False:\n            self._keys += 1",
+    "            if posting.key:\n                self._remember",
+    "            if False:\n                self._remember",
 )
 def test_sqlite_is_the_model(directory: Path) -> None:
     class OnSqlite(Machine):

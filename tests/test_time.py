@@ -47,8 +47,8 @@ class Heard(Live):
 @pytest.mark.catches(
     "days of 24 hours",
     "app/events.py",
-    "today.isoformat(), second - second % 60, self._hour_start(second), day_start(self.zone, today)",
-    "today.isoformat(), second - second % 60, self._hour_start(second), second - second % 86_400",
+    "_hour_start(local), day_start(zone, local.date()))",
+    "_hour_start(local), minute - minute % 86_400)",
 )
 @pytest.mark.catches(
     "a reset twice", "app/live.py", "if moment.day > self._moment.day:", "if moment.day >= self._moment.day:"

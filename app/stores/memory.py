@@ -67,10 +67,12 @@ class MemoryStore(CounterStore):
         answer = settle(posting, value_of, names_left)
         if isinstance(answer, Refused):
             return answer
+        together = sum(posting.counts.values())
         for bucket in moment.buckets:
             counts = self._buckets[bucket]
-            for event, by in [*posting.counts.items(), (EVERYTHING, sum(posting.counts.values()))]:
+            for event, by in posting.counts.items():
                 counts[event] = counts.get(event, 0) + by
+            counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
         if key:
             self._keys[key.id] = Remembered(key.request, moment.minute, Replayed(moment.date, answer), key.owner)
             self._owners[key.owner] += 1

@@ -112,7 +112,8 @@ class SpooledStore(CounterStore):
             else:
                 taught = [(bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
                 if self._away_since is None and self._gate.locked():
-                    self._taught = [*self._taught, *taught][-TAUGHT_MAX:]
+                    held = [(bucket, dict(counts)) for bucket, counts in taught]  # which whoever asked may change
+                    self._taught = [*self._taught, *held][-TAUGHT_MAX:]
                 elif self._away_since is None:
                     self._learn_all(taught)
                 return found

@@ -14,19 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.events import Batch, Bucket, Moment, Posting
+import msgspec
+
+from app.events import EVERYTHING, TOTAL, Batch, Bucket, Key, Moment, Posting
 from app.stores import base
-from app.stores.base import (
-    Ack,
-    Answer,
-    Applied,
-    Caps,
-    CounterStore,
-    OutcomeUnknown,
-    Refused,
-    StoreRefused,
-    StoreUnavailable,
-)
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, OutcomeUnknown, StoreRefused, StoreUnavailable
 
 SCHEMA_VERSION = 1
 TABLES = ("minute", "hour", "day", "total")  # as Moment.buckets names them
@@ -49,12 +41,21 @@ CREATE INDEX key_minute ON key (minute);
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """  # noqa: S608 # made of the constants above
-_FIND = """SELECT id, (SELECT count FROM day WHERE start = ? AND event = id),
-                  (SELECT count FROM total WHERE start = 0 AND event = id) FROM event WHERE name = ?"""
-_ADD = "INSERT INTO {} VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
-_READ = "SELECT name, count FROM {} JOIN event ON id = event WHERE start = ?"
+# A statement has as many rows as a batch has events, but takes and gives them as one JSON text: Python would let
+# another thread run after each row, and wait for its turn again.
+_NAMES = "INSERT INTO event (name) SELECT value FROM json_each(?)"
+_IDS = "SELECT json_group_object(name, id) FROM event WHERE name IN (SELECT value FROM json_each(?))"
+_ADD = """INSERT INTO {} SELECT ?, CAST(key AS INTEGER), value FROM json_each(?) WHERE true
+          ON CONFLICT DO UPDATE SET count = count + excluded.count"""
+# CROSS JOIN is SQLite's word for joining in this order: it would rather look through all of the bucket.
+_SOME = """SELECT json_group_object(name, count) FROM json_each(?) AS wanted
+           CROSS JOIN event ON name = wanted.value CROSS JOIN {0} ON {0}.event = event.id AND start = ?"""
+_PAGE = """SELECT json_group_object(name, count), max(event) FROM (SELECT name, event, count
+           FROM {} JOIN event ON id = event WHERE start = ? AND event > ? ORDER BY event LIMIT ?)"""
+PAGE_ROWS = 2000  # read at once, which takes about a millisecond; a commit may come between
 
 T = TypeVar("T")
+_counts = msgspec.json.Decoder(dict[str, int]).decode
 
 
 def connect(path: Path | str) -> sqlite3.Connection:
@@ -100,13 +101,25 @@ class SqliteStore(CounterStore):
         return await self._run(lambda: self._apply(source, at, next, batch))
 
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
-        among, names = ("", []) if events is None else (" AND name IN (SELECT value FROM json_each(?))", [events])
-        sqls = [(_READ.format(table) + among, start) for table, start in buckets]
+        if events is not None:
+            return await self._or_unavailable(lambda: [self._some(bucket, events) for bucket in buckets])
+        found: dict[Bucket, dict[str, int]] = {bucket: {} for bucket in buckets}
+        left = [(bucket, -1) for bucket in found]  # and after which event
 
-        def fetch() -> list[dict[str, int]]:
-            return [dict(self._db.execute(sql, (start, *map(json.dumps, names))).fetchall()) for sql, start in sqls]
+        def read_on() -> None:
+            rows = 0
+            while left and rows < PAGE_ROWS:
+                (table, start), after = left.pop()
+                text, last = self._db.execute(_PAGE.format(table), (start, after, PAGE_ROWS)).fetchone()
+                page = _counts(text)
+                found[table, start].update(page)
+                rows += len(page) + 1
+                if len(page) == PAGE_ROWS:
+                    left.append(((table, start), last))
 
-        return await self._or_unavailable(fetch)
+        while left:
+            await self._or_unavailable(read_on)
+        return [found[bucket] for bucket in buckets]
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         # each on its own turn of the thread, so that commits come between
@@ -171,7 +184,7 @@ class SqliteStore(CounterStore):
         failure: type[base.StoreError] = StoreUnavailable
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            applied = Applied([self._count(posting) for posting in batch], self.ack)
+            applied = Applied(self._count(batch), self.ack)
             self._stand(source, next_offset, applied, batch)
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
@@ -182,34 +195,61 @@ class SqliteStore(CounterStore):
             raise failure(f"SQLite: {error}") from error
         return applied
 
-    def _count(self, posting: Posting) -> Answer:
-        known = self._recall(posting, self._caps if posting.capped else None)
-        if known:
-            return known
-        ids: dict[str, int] = {}
+    def _count(self, batch: Batch) -> list[Answer]:
+        """Decide on each posting by what is known when its turn comes, then write all that they add at once."""
+        events = list({event for posting in batch for event in posting.counts})
+        total = self._some(TOTAL, events)
+        days = {day: self._some(("day", day), events) for day in {posting.moment.day for posting in batch}}
+        added: dict[Moment, dict[str, int]] = {posting.moment: {} for posting in batch}
+        answers: list[Answer] = []
 
         def value_of(event: str) -> base.Value | None:
-            row = self._db.execute(_FIND, (posting.moment.day, event)).fetchone()
-            if row is None:
-                return None
-            ids[event] = row[0]
-            return base.Value(row[1] or 0, row[2])
+            return base.Value(day.get(event, 0), total[event]) if event in total else None
 
-        answer = base.settle(posting, value_of, self._caps.names - self._names if posting.capped else math.inf)
-        if isinstance(answer, Refused):
-            return answer
-        amounts = [(ids.get(event) or self._name(event), by) for event, by in posting.counts.items()]
-        amounts.append((0, sum(posting.counts.values())))
-        self._newest = max(self._newest, posting.moment.day)
-        for table, start in posting.moment.buckets:
-            self._sizes.pop((table, start), None)
-            self._db.executemany(_ADD.format(table), [(start, event, by) for event, by in amounts])
-        if posting.key:
-            self._keys += 1
-            self._owners[posting.key.owner] += 1
-            row = (*posting.key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(answer)))
-            self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
-        return answer
+        for posting in batch:
+            day = days[posting.moment.day]
+            caps = self._caps if posting.capped else None
+            names_left = caps.names - self._names if caps else math.inf
+            answer = self._recall(posting, caps) or base.settle(posting, value_of, names_left)
+            answers.append(answer)
+            if not isinstance(answer, dict):
+                continue
+            for event, value in answer.items():
+                self._names += event not in total
+                day[event], total[event] = value
+            sums = added[posting.moment]
+            for event, by in [*posting.counts.items(), (EVERYTHING, sum(posting.counts.values()))]:
+                sums[event] = sums.get(event, 0) + by
+            if posting.key:
+                self._remember(posting, posting.key, answer)
+        self._add(added)
+        return answers
+
+    def _add(self, added: dict[Moment, dict[str, int]]) -> None:
+        names = {event for sums in added.values() for event in sums}
+        ids = self._ids(names)
+        if len(ids) < len(names):
+            self._db.execute(_NAMES, (json.dumps(list(names - ids.keys())),))
+            ids = self._ids(names)
+        for moment, sums in added.items():
+            self._newest = max(self._newest, moment.day)
+            rows = json.dumps({ids[event]: by for event, by in sums.items()})
+            for table, start in moment.buckets:
+                self._sizes.pop((table, start), None)
+                self._db.execute(_ADD.format(table), (start, rows))
+
+    def _ids(self, names: set[str]) -> dict[str, int]:
+        return _counts(self._db.execute(_IDS, (json.dumps(list(names)),)).fetchone()[0])
+
+    def _some(self, bucket: Bucket, events: Sequence[str]) -> dict[str, int]:
+        table, start = bucket
+        return _counts(self._db.execute(_SOME.format(table), (json.dumps(events), start)).fetchone()[0])
+
+    def _remember(self, posting: Posting, key: Key, answer: dict[str, base.Value]) -> None:
+        self._keys += 1
+        self._owners[key.owner] += 1
+        row = (*key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(answer)))
+        self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _recall(self, posting: Posting, caps: Caps | None) -> Answer | None:
         if posting.key is None:
@@ -231,10 +271,6 @@ class SqliteStore(CounterStore):
             self._owners[owner] -= 1
             if not self._owners[owner]:
                 del self._owners[owner]
-
-    def _name(self, event: str) -> int:
-        self._names += 1
-        return int(self._db.execute("INSERT INTO event (name) VALUES (?)", (event,)).lastrowid or 0)
 
     def _stand(self, source: str, offset: int, applied: Applied, batch: Batch) -> None:
         """Keep the offset and its answers; where the source is new, forget those that nobody will ask for."""
