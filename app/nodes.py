@@ -24,6 +24,7 @@ from app.stores.base import CounterStore, StoreError
 TELL_SECONDS = 0.1  # between two news of a node, so that many commits cost the others little
 BEAT_SECONDS = 1.0  # after which a node tells that it is there
 SILENCE_SECONDS = 3.0  # in which a node hears at least itself, or else its connection is dead
+REST = 50  # times as long as reading a whole day took, a node waits to do so again
 NEWS_EVENTS = 2000  # in one message: Redis cuts a listener for which megabytes wait
 
 log = logging.getLogger("tally.nodes")
@@ -46,6 +47,7 @@ class Nodes:
         self._id = secrets.token_hex(4)
         self._epoch = ""
         self._day = 0
+        self._rested = 0.0  # when the whole day may be read again
         self._untold: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._heard: dict[str, float] = {}  # when from whom
@@ -78,10 +80,12 @@ class Nodes:
         epoch = await self._store.epoch()
         if epoch == self._epoch and self._live.day == moment.day:
             (everything,) = await self._store.read([("day", moment.day)], [EVERYTHING])
-            if everything.get(EVERYTHING, 0) == self._live.total():
+            if everything.get(EVERYTHING, 0) == self._live.total() or time.monotonic() < self._rested:
                 return
+        begun = time.monotonic()
         (counts,) = await self._store.read([("day", moment.day)])
         counts.pop(EVERYTHING, None)
+        self._rested = time.monotonic() + REST * (time.monotonic() - begun)
         show = self._live.publish if epoch == self._epoch else self._live.replace
         self._epoch = epoch
         show(moment, counts)

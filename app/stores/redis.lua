@@ -1,9 +1,9 @@
 -- Count a batch, exactly once: app/stores/base.py has the contract.
 -- KEYS[1]  the source: a hash of its offset and of the answers given there
 -- ARGV     prefix of every other key (same hash tag) | at, or 'ask' | next | most names | most keys
---          | seconds a source is kept | seconds a key is kept | postings as JSON, each [[minute, hour, day and
---          total bucket], [event, by, ...], date, minute, [key, request, owner] or false, whether capped,
---          why another tag has refused it, or false]
+--          | seconds a source is kept | seconds a key is kept | as JSON: moments, each [[minute, hour, day and total
+--          bucket], date, minute], and postings, each [which moment, [event, by, ...], [key, request, owner] or
+--          false, whether capped, why another tag has refused it, or false]
 -- Answers  {'counted', rows as JSON} when the batch is counted, now or before, or {'moved', offset}.
 --          Asked, it counts nothing and says {'asked', rows}: why a posting would be refused or what its key
 --          has as an answer, else null. A claim, which is a key with an owner and no counts, is remembered then.
@@ -52,7 +52,7 @@ local function refusal(day, total, counts, capped)
   for i = 1, #counts, 2 do
     local known = redis.call('HGET', total, counts[i])
     if not known and capped then
-      names = (names or math.max(redis.call('HLEN', total) - 1, 0)) + 1 -- '' is no name
+      names = (names or redis.call('HLEN', total) - redis.call('HEXISTS', total, '')) + 1 -- '' is no name
       if names > names_max then return '["full"]' end
     end
     local count = redis.call('HGET', day, counts[i]) or 0
@@ -60,30 +60,35 @@ local function refusal(day, total, counts, capped)
   end
 end
 
+local sums = {} -- of all events, by bucket
+
 local function count(buckets, counts)
-  local sum, row = 0, {}
+  local row = {}
   for i = 1, #counts, 2 do
-    sum = sum + counts[i + 1]
-    for _, bucket in ipairs(buckets) do
-      redis.call('HINCRBY', prefix .. bucket, counts[i], counts[i + 1])
-    end
-    row[i] = redis.call('HGET', prefix .. buckets[3], counts[i])
-    row[i + 1] = redis.call('HGET', prefix .. buckets[4], counts[i])
-  end
-  for i, bucket in ipairs(buckets) do
-    local new = redis.call('HEXISTS', prefix .. bucket, '') == 0
-    redis.call('HINCRBY', prefix .. bucket, '', string.format('%.0f', sum))
-    if new and i < 4 then -- what can be pruned is listed, by its step
-      local step, start = string.match(bucket, '^(%a+):(%-?%d+)$')
-      redis.call('ZADD', prefix .. 'starts:' .. step, start, start)
+    for b, bucket in ipairs(buckets) do
+      local value = redis.call('HINCRBY', prefix .. bucket, counts[i], counts[i + 1])
+      sums[bucket] = (sums[bucket] or 0) + counts[i + 1]
+      if b > 2 then row[i + b - 3] = string.format('%.0f', value) end
     end
   end
   return '[' .. table.concat(row, ',') .. ']'
 end
 
+local function count_all()
+  for bucket, sum in pairs(sums) do
+    local all = redis.call('HINCRBY', prefix .. bucket, '', string.format('%.0f', sum))
+    local step, start = string.match(bucket, '^(%a+):(%-?%d+)$')
+    if all == sum and step ~= 'total' then -- it is new; what can be pruned is listed, by its step
+      redis.call('ZADD', prefix .. 'starts:' .. step, start, start)
+    end
+  end
+end
+
 local rows = {}
-for i, posting in ipairs(cjson.decode(ARGV[8])) do
-  local buckets, counts, date, minute, key, capped, refused = unpack(posting)
+local moments, postings = unpack(cjson.decode(ARGV[8]))
+for i, posting in ipairs(postings) do
+  local moment, counts, key, capped, refused = unpack(posting)
+  local buckets, date, minute = unpack(moments[moment + 1])
   local claim = key and key[3] ~= '' and #counts == 0
   if refused then
     rows[i] = '["' .. refused .. '"]'
@@ -94,10 +99,11 @@ for i, posting in ipairs(cjson.decode(ARGV[8])) do
   if not rows[i] and asked and not claim then
     rows[i] = 'null'
   elseif not rows[i] then
-    rows[i] = #counts > 0 and count(buckets, counts) or '[]'
+    rows[i] = count(buckets, counts)
     if key then remember(key, string.format('%.0f', minute), date, rows[i]) end
   end
 end
+count_all()
 local answers = '[' .. table.concat(rows, ',') .. ']'
 if asked then return {'asked', answers} end
 redis.call('HSET', KEYS[1], 'offset', next_offset, 'answers', answers)

@@ -5,13 +5,13 @@ Redis is one server, the one that Sentinels name (redis+sentinel://), or a clust
 
 import asyncio
 import hashlib
-import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import msgspec
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.events import Batch, Bucket, Moment, Posting
+from app.events import Batch, Bucket, Moment
 from app.stores import base
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, StoreRefused, StoreUnavailable
 
@@ -143,7 +143,7 @@ class RedisStore(CounterStore):
         said, answer = await self._run(source, at, next, batch, refused or {})
         if said == "moved":
             raise base.Moved(int(answer))
-        return Applied(list(map(base.from_row, batch, json.loads(answer))), self.ack)
+        return Applied(list(map(base.from_row, batch, msgspec.json.decode(answer))), self.ack)
 
     async def ask(self, source: str, next: int, batch: Batch) -> tuple[bool, list[Answer | None]]:  # noqa: A002 # likewise
         """Whether this batch is counted already, and what becomes of each posting: None where it may be counted.
@@ -151,7 +151,7 @@ class RedisStore(CounterStore):
         A key without counts is remembered, and so claimed. Raises what apply does, but for Moved.
         """
         said, answer = await self._run(source, "ask", next, batch, {})
-        rows = zip(batch, json.loads(answer), strict=False)  # what is counted has no claims
+        rows = zip(batch, msgspec.json.decode(answer), strict=False)  # what is counted has no claims
         return said == "counted", [None if row is None else base.from_row(posting, row) for posting, row in rows]
 
     async def _run(
@@ -162,8 +162,8 @@ class RedisStore(CounterStore):
         batch: Batch,
         refused: Mapping[int, Refused],
     ) -> tuple[str, str]:
-        arguments = [self._prefix, at, next, *self._caps, base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS]
-        arguments.append(json.dumps([_plain(posting, refused.get(i)) for i, posting in enumerate(batch)]))
+        kept = base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS
+        arguments = (self._prefix, at, next, *self._caps, *kept, _encode(batch, refused))
         call: tuple[Any, ...] = (1, f"{self._prefix}source:{source}", *arguments)
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
@@ -260,8 +260,11 @@ def _key(bucket: Bucket) -> str:
     return f"{bucket[0]}:{bucket[1]}"
 
 
-def _plain(posting: Posting, refused: Refused | None) -> list[object]:
-    moment, counts, key, capped = posting
-    pairs = [part for pair in counts.items() for part in pair]
-    buckets = list(map(_key, moment.buckets))
-    return [buckets, pairs, moment.date, moment.minute, key or False, capped, refused.reason if refused else False]
+def _encode(batch: Batch, refused: Mapping[int, Refused]) -> bytes:
+    moments: dict[Moment, int] = {}
+    postings = []
+    for place, (moment, counts, key, capped) in enumerate(batch):
+        pairs = [part for pair in counts.items() for part in pair]
+        reason = refused[place].reason if place in refused else False
+        postings.append((moments.setdefault(moment, len(moments)), pairs, key or False, capped, reason))
+    return msgspec.json.encode(([(list(map(_key, m.buckets)), m.date, m.minute) for m in moments], postings))
