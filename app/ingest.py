@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import Depends, FastAPI, Path, Request, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from app.events import BY_MAX, By, Hit, InvalidName, Key, event_name, fold
@@ -28,6 +28,7 @@ ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items 
 
 T = TypeVar("T")
 CountEvent = Callable[[Request, str], Awaitable[Response]]
+Headers = list[tuple[bytes, bytes]]
 _ITEM_DECODER = msgspec.json.Decoder(Hit)
 _HIT_PATH = re.compile("/event/[^/]+")
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
@@ -103,15 +104,15 @@ class Shortcut:
     The router has the same route, for the documentation; a test holds the two ways to the same answers.
     """
 
-    def __init__(self, app: ASGIApp, count_event: CountEvent, refuse: Answer) -> None:
-        self._app = app
+    def __init__(self, count_event: CountEvent, refuse: Answer, headers: Headers) -> None:
         self._count_event = count_event
         self._refuse = refuse
+        self._headers = headers  # that every answer has
+
+    def takes(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and scope["method"] == "POST" and bool(_HIT_PATH.fullmatch(scope["path"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not _HIT_PATH.fullmatch(scope["path"]):
-            await self._app(scope, receive, send)
-            return
         request = Request(scope, receive)
         try:
             answer = await self._count_event(request, _raw_name(scope["raw_path"]))
@@ -119,6 +120,7 @@ class Shortcut:
             if not isinstance(error, REFUSALS):
                 log.exception("a hit failed")
             answer = await self._refuse(request, error)
+        answer.raw_headers += self._headers
         await answer(scope, receive, send)
 
 

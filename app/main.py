@@ -73,7 +73,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         finally:
             await store.close()
 
-    app = FastAPI(
+    app = _Tally(
         title="Tally",
         version=__version__,
         lifespan=lifespan,
@@ -91,7 +91,8 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     app.mount("/socket.io", live.asgi)
     app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
     app.mount("/static", StaticFiles(directory=STATIC))
-    app.middleware_stack = _SecurityHeaders(ingest.Shortcut(app.build_middleware_stack(), count_event, refuse))
+    app.middleware_stack = _SecurityHeaders(app.build_middleware_stack())
+    app.shortcut = ingest.Shortcut(count_event, refuse, _HEADERS)
     return app
 
 
@@ -106,6 +107,18 @@ def create_store(settings: Settings) -> CounterStore:
     if settings.store_kind == "sqlite":
         return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), caps)
     return MemoryStore(caps)
+
+
+class _Tally(FastAPI):
+    """FastAPI, which is asked for all but single hits."""
+
+    shortcut: ingest.Shortcut
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.shortcut.takes(scope):
+            await self.shortcut(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class _SecurityHeaders:

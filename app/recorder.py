@@ -9,7 +9,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from app.events import Batch, Clock, Key, Moment, Posting
 from app.metrics import Metrics
@@ -38,7 +39,7 @@ class Overloaded(Exception):
         super().__init__("too many hits are waiting")
 
 
-class Recorded(NamedTuple):
+class Recorded(msgspec.Struct):
     """The values right after these hits (or why they were refused), their date, and what this survives."""
 
     answer: Answer
@@ -47,7 +48,7 @@ class Recorded(NamedTuple):
     replayed: bool = False
 
 
-class _Waiter(NamedTuple):
+class _Waiter(msgspec.Struct):
     counts: Mapping[str, int]
     key: Key | None
     recorded: asyncio.Future[Recorded]
@@ -83,7 +84,7 @@ class Recorder:
         """
         if self._events >= WAITING_MAX:
             raise Overloaded
-        self._events += max(1, len(counts))
+        self._events += len(counts) or 1
         waiter = _Waiter(counts, key, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self._arrived.set()
@@ -106,7 +107,7 @@ class Recorder:
             return waiters
         while self._waiting and (not waiters or events + len(self._waiting[0].counts) <= BATCH_EVENTS_MAX):
             waiters.append(self._waiting.popleft())
-            events += max(1, len(waiters[-1].counts))
+            events += len(waiters[-1].counts) or 1
         self._events -= events
         return waiters
 

@@ -173,10 +173,12 @@ async def insist(
             stands = moved.offset  # a batch is known by its `next`: whoever sends it again finds it there
 
 
-def settle(posting: Posting, value_of: Callable[[str], Value | None], names_left: float) -> dict[str, Value] | Refused:
+def settle(
+    posting: Posting, value_of: Callable[[str], tuple[int, int] | None], names_left: float
+) -> dict[str, Value] | Refused:
     """Decide on a posting: the values after it, or why it is refused.
 
-    `value_of` gives an event's value, or None for a name never seen, of which `names_left` are let in.
+    `value_of` gives an event's count and total, or None for a name never seen, of which `names_left` are let in.
     """
     answer: dict[str, Value] = {}
     for event, by in posting.counts.items():
@@ -186,7 +188,7 @@ def settle(posting: Posting, value_of: Callable[[str], Value | None], names_left
             if names_left < 0:
                 return Refused("full")
         count, total = value or (0, 0)
-        if max(count, total) + by > COUNT_MAX:
+        if count + by > COUNT_MAX or total + by > COUNT_MAX:
             return Refused("overflow")
         answer[event] = Value(count + by, total + by)
     return answer

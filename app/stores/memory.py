@@ -5,7 +5,7 @@ import multiprocessing
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from app.events import EVERYTHING, TOTAL, Batch, Bucket, Moment, Posting
+from app.events import EVERYTHING, Batch, Bucket, Moment, Posting
 from app.stores.base import (
     KEY_KEPT_SECONDS,
     Ack,
@@ -18,7 +18,6 @@ from app.stores.base import (
     Remembered,
     Replayed,
     StoreRefused,
-    Value,
     recall,
     settle,
 )
@@ -58,18 +57,18 @@ class MemoryStore(CounterStore):
             known = recall(posting, found, len(self._keys), owned, self._caps if capped else None)
             if known:
                 return known
-        day, total = self._buckets["day", moment.day], self._buckets[TOTAL]
+        buckets = [self._buckets[bucket] for bucket in moment.buckets]
+        _, _, day, total = buckets
 
-        def value_of(event: str) -> Value | None:
-            return Value(day.get(event, 0), total[event]) if event in total else None
+        def value_of(event: str) -> tuple[int, int] | None:
+            return (day.get(event, 0), total[event]) if event in total else None
 
         names_left = self._caps.names - (len(total) - (EVERYTHING in total)) if capped else math.inf
         answer = settle(posting, value_of, names_left)
         if isinstance(answer, Refused):
             return answer
         together = sum(posting.counts.values())
-        for bucket in moment.buckets:
-            counts = self._buckets[bucket]
+        for counts in buckets:
             for event, by in posting.counts.items():
                 counts[event] = counts.get(event, 0) + by
             counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together

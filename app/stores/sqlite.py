@@ -203,8 +203,8 @@ class SqliteStore(CounterStore):
         added: dict[Moment, dict[str, int]] = {posting.moment: {} for posting in batch}
         answers: list[Answer] = []
 
-        def value_of(event: str) -> base.Value | None:
-            return base.Value(day.get(event, 0), total[event]) if event in total else None
+        def value_of(event: str) -> tuple[int, int] | None:
+            return (day.get(event, 0), total[event]) if event in total else None
 
         for posting in batch:
             day = days[posting.moment.day]
