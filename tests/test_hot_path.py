@@ -1,5 +1,6 @@
-"""The shortcut of a single hit past the router: whatever is asked, both ways give the same answer."""
+"""The shortcut of a single hit past the router: whatever is asked, both ways give the same answer; and one write."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from conftest import ChosenClock, RedisServer, settings_for
 from test_bad_input import AMOUNTS, BODIES, NAMES
 
 from app import ingest, recorder
+from app.__main__ import OneWriteTransport
 from app.main import create_app
 from app.stores.base import Applied, OutcomeUnknown, StoreUnavailable
 from app.stores.memory import MemoryStore
@@ -98,3 +100,40 @@ async def test_both_ways_to_a_hit_give_the_same_answers(
         assert one == other
     assert {seen[2] for seen in short[:-2]} == {200, 404, 405, 413, 422, 429, 500, 503}
     assert all(seen[3]["x-content-type-options"] == "nosniff" for seen in short[:-2])
+
+
+@pytest.mark.catches(
+    "a head that waits for its body for ever", "app/__main__.py", "            self._loop.call_soon(self._flush)\n", ""
+)
+@pytest.mark.catches("a body lost", "app/__main__.py", "write(self._held + data)", "write(self._held)")
+async def test_an_answer_is_one_write_and_nothing_is_held_back() -> None:
+    class Noted(asyncio.Transport):
+        def __init__(self) -> None:
+            self.written: list[bytes] = []
+            self.closed = False
+
+        def write(self, data: bytes) -> None:
+            self.written.append(data)
+
+        def is_closing(self) -> bool:
+            return self.closed
+
+        def close(self) -> None:
+            self.closed = True
+
+    noted = Noted()
+    transport = OneWriteTransport(noted, asyncio.get_running_loop())
+    transport.write(b"head and ")
+    transport.write(b"body")
+    assert noted.written == [b"head and body"]
+    transport.write(b"the head of a stream")
+    await asyncio.sleep(0)
+    assert noted.written[1:] == [b"the head of a stream"]
+    transport.write(b"the last words")
+    transport.close()
+    await asyncio.sleep(0)
+    assert noted.written[2:] == [b"the last words"]
+    assert transport.is_closing()
+    transport.write(b"too late")
+    await asyncio.sleep(0)
+    assert noted.written[3:] == []
