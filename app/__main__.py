@@ -67,6 +67,10 @@ class OneWriteProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(OneWriteTransport(transport, self.loop))  # type: ignore[arg-type] # it is one in effect
 
+    def handle_websocket_upgrade(self) -> None:
+        self.transport = self.transport.unwrap()  # type: ignore[attr-defined] # as above; a frame is one call anyway
+        super().handle_websocket_upgrade()
+
 
 class OneWriteTransport:
     """Holds the head of an answer until its body comes; if that takes longer, until the loop's next turn."""
@@ -85,8 +89,11 @@ class OneWriteTransport:
             self._loop.call_soon(self._flush)
 
     def close(self) -> None:
+        self.unwrap().close()
+
+    def unwrap(self) -> Any:
         self._flush()
-        self._transport.close()
+        return self._transport
 
     def _flush(self) -> None:
         if self._held and not self._transport.is_closing():
