@@ -109,7 +109,7 @@ class CounterStore(ABC):
         """Let go of everything."""
 
     @abstractmethod
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         """Compare and set, in one atomic step.
 
         The source stands at `at` (an unknown one at 0): count the batch and store `next`. It stands
@@ -153,12 +153,7 @@ class CounterStore(ABC):
 
 
 async def insist(
-    store: CounterStore,
-    note_loss: Callable[[int], Awaitable[None]],
-    source: str,
-    at: int,
-    next: int,  # noqa: A002 # the contract's word
-    batch: Batch,
+    store: CounterStore, note_loss: Callable[[int], Awaitable[None]], source: str, at: int, next: int, batch: Batch
 ) -> Applied | None:
     """Apply also where the store has lost what came before; None where it was applied long ago."""
     stands = at

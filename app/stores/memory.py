@@ -6,21 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from app.events import EVERYTHING, Batch, Bucket, Moment, Posting
-from app.stores.base import (
-    KEY_KEPT_SECONDS,
-    Ack,
-    Answer,
-    Applied,
-    Caps,
-    CounterStore,
-    Moved,
-    Refused,
-    Remembered,
-    Replayed,
-    StoreRefused,
-    recall,
-    settle,
-)
+from app.stores import base
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, Remembered, Replayed
 
 
 class MemoryStore(CounterStore):
@@ -37,14 +24,16 @@ class MemoryStore(CounterStore):
 
     async def open(self) -> None:
         if multiprocessing.parent_process():
-            raise StoreRefused("memory:// serves one process: run it without --workers, or set TALLY_STORE to a Redis")
+            raise base.StoreRefused(
+                "memory:// serves one process: run it without --workers, or set TALLY_STORE to a Redis"
+            )
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         offset, applied = self._sources.get(source, (0, Applied([], self.ack)))
         if offset == next:
             return applied
         if offset != at:
-            raise Moved(offset)
+            raise base.Moved(offset)
         applied = Applied([self.count(posting) for posting in batch], self.ack)
         self._sources[source] = (next, applied)
         return applied
@@ -54,7 +43,7 @@ class MemoryStore(CounterStore):
         if key:
             self._forget_keys(moment)
             found, owned = self._keys.get(key.id), self._owners[key.owner]
-            known = recall(posting, found, len(self._keys), owned, self._caps if capped else None)
+            known = base.recall(posting, found, len(self._keys), owned, self._caps if capped else None)
             if known:
                 return known
         buckets = [self._buckets[bucket] for bucket in moment.buckets]
@@ -64,7 +53,7 @@ class MemoryStore(CounterStore):
             return (day.get(event, 0), total[event]) if event in total else None
 
         names_left = self._caps.names - (len(total) - (EVERYTHING in total)) if capped else math.inf
-        answer = settle(posting, value_of, names_left)
+        answer = base.settle(posting, value_of, names_left)
         if isinstance(answer, Refused):
             return answer
         together = sum(posting.counts.values())
@@ -80,7 +69,7 @@ class MemoryStore(CounterStore):
     def _forget_keys(self, moment: Moment) -> None:
         while self._keys:
             oldest = next(iter(self._keys))
-            if self._keys[oldest].minute > moment.minute - KEY_KEPT_SECONDS:
+            if self._keys[oldest].minute > moment.minute - base.KEY_KEPT_SECONDS:
                 return
             owner = self._keys.pop(oldest).owner
             self._owners[owner] -= 1

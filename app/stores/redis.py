@@ -132,12 +132,7 @@ class RedisStore(CounterStore):
         await self._client.aclose()
 
     async def apply(
-        self,
-        source: str,
-        at: int,
-        next: int,  # noqa: A002 # the contract's word
-        batch: Batch,
-        refused: Mapping[int, Refused] | None = None,
+        self, source: str, at: int, next: int, batch: Batch, refused: Mapping[int, Refused] | None = None
     ) -> Applied:
         """As the contract says, but for postings that another tag has refused: their reason is kept as their answer."""
         said, answer = await self._run(source, at, next, batch, refused or {})
@@ -145,7 +140,7 @@ class RedisStore(CounterStore):
             raise base.Moved(int(answer))
         return Applied(list(map(base.from_row, batch, msgspec.json.decode(answer))), self.ack)
 
-    async def ask(self, source: str, next: int, batch: Batch) -> tuple[bool, list[Answer | None]]:  # noqa: A002 # likewise
+    async def ask(self, source: str, next: int, batch: Batch) -> tuple[bool, list[Answer | None]]:
         """Whether this batch is counted already, and what becomes of each posting: None where it may be counted.
 
         A key without counts is remembered, and so claimed. Raises what apply does, but for Moved.
@@ -155,12 +150,7 @@ class RedisStore(CounterStore):
         return said == "counted", [None if row is None else base.from_row(posting, row) for posting, row in rows]
 
     async def _run(
-        self,
-        source: str,
-        at: int | str,
-        next: int,  # noqa: A002 # likewise
-        batch: Batch,
-        refused: Mapping[int, Refused],
+        self, source: str, at: int | str, next: int, batch: Batch, refused: Mapping[int, Refused]
     ) -> tuple[str, str]:
         kept = base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS
         arguments = (self._prefix, at, next, *self._caps, *kept, _encode(batch, refused))

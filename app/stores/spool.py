@@ -19,17 +19,7 @@ from pathlib import Path
 
 from app.events import TOTAL, Batch, Bucket, Key, Moment, Posting
 from app.stores import base
-from app.stores.base import (
-    Ack,
-    Applied,
-    Caps,
-    Condition,
-    CounterStore,
-    OutcomeUnknown,
-    StoreError,
-    StoreRefused,
-    StoreUnavailable,
-)
+from app.stores.base import Ack, Applied, Caps, Condition, CounterStore, StoreError, StoreRefused, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
@@ -85,13 +75,13 @@ class SpooledStore(CounterStore):
         for file in self._files:
             file.close()
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         async with self._gate:
             lost: StoreError = StoreUnavailable("the store is away, and the spool is full")
             if self._away_since is None:
                 try:
                     applied = await self._store.apply(source, at, next, batch)
-                except (OutcomeUnknown, StoreUnavailable) as error:
+                except (base.OutcomeUnknown, StoreUnavailable) as error:
                     self._leave(error)
                     lost = error
                 else:

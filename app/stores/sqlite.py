@@ -97,7 +97,7 @@ class SqliteStore(CounterStore):
             await self._run(self._db.close)
         self._thread.shutdown()
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         return await self._run(lambda: self._apply(source, at, next, batch))
 
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:

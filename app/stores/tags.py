@@ -40,7 +40,7 @@ class TaggedStore(CounterStore):
     async def close(self) -> None:
         await self._stores[0].close()  # they share one client
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         refused: dict[int, Refused] = {}
         if any(posting.key or len(posting.counts) > 1 for posting in batch):
             refused = await self._ask(source, next, batch)
@@ -59,7 +59,7 @@ class TaggedStore(CounterStore):
                 answers[place] = _joined(answers[place], answer)
         return Applied([{} if answer is None else answer for answer in answers], self.ack)
 
-    async def _ask(self, source: str, next: int, batch: Batch) -> dict[int, Refused]:  # noqa: A002 # likewise
+    async def _ask(self, source: str, next: int, batch: Batch) -> dict[int, Refused]:
         """Which postings no tag may count. A key is claimed in the tag of its own, for one request of any events."""
         parts = self._cut(batch, capped=True)
         for place, (moment, _, key, capped) in enumerate(batch):
