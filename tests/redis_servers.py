@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import itertools
+import os
 import random
 import re
 import secrets
@@ -16,6 +18,7 @@ import redis
 
 ROOT = Path(__file__).parent.parent
 SLOTS = 16_384
+_ports = itertools.count(random.randrange(1000))
 SERVICE = "tally"  # what the sentinels call the master
 USER = "tally"
 # what Tally asks of Redis, and nothing more
@@ -26,9 +29,13 @@ ALLOWED = (
 
 
 def free_port() -> int:
-    """One below those that outgoing connections get, so that none of them takes it before its server does, or after."""
+    """One below those that outgoing connections get, so that none of them takes it before its server does, or after.
+
+    None is given twice, and each of the processes that run tests side by side has a thousand of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = 20_000 + worker * 1000 + next(_ports) % 1000
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
