@@ -74,6 +74,7 @@ def add_routes(
     async def read_health(response: Response) -> Health:
         """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
         condition, (status, reasons) = store.condition(), state(store, nodes, live)
+        stale = condition.stale_seconds
         response.status_code = 503 if status == "down" else 200
         return Health(
             status=status,
@@ -81,7 +82,7 @@ def add_routes(
             store=store.kind,
             ack=condition.ack,
             survives=store.survives,
-            staleSeconds=condition.stale_seconds,
+            staleSeconds=stale and round(stale, 1),
             spoolBytes=condition.spool_bytes,
             lostBatches=condition.lost_batches,
             nodes=nodes.count(),

@@ -97,8 +97,9 @@ class Nodes:
         return len(self._heard) if self._store.shared else 1
 
     def reasons(self) -> list[str]:
-        """What is wrong with hearing the other nodes."""
-        return [] if self.count() else ["nothing is heard from any node, not even from this one"]
+        """What is wrong with hearing the other nodes, beside what the store says of itself."""
+        heard = self.count() or self._store.condition().stale_seconds is not None
+        return [] if heard else ["nothing is heard from any node, not even from this one"]
 
     async def _speak(self) -> None:
         while True:
@@ -124,7 +125,8 @@ class Nodes:
                 async for text in self._store.hear(SILENCE_SECONDS):
                     self._take(msgspec.json.decode(text, type=News))
             except (StoreError, msgspec.DecodeError) as error:
-                log.warning("news of other nodes do not come: %s", error)
+                away = self._store.condition().stale_seconds is not None  # which was said already
+                log.log(logging.DEBUG if away else logging.WARNING, "news of other nodes do not come: %s", error)
             await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
 
     def _take(self, news: News) -> None:
