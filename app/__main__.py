@@ -84,9 +84,11 @@ class OneWriteTransport:
         if self._held:
             self._transport.write(self._held + data)
             self._held = b""
-        else:
+        elif data.startswith(b"HTTP/"):
             self._held = data
             self._loop.call_soon(self._flush)
+        else:  # more of a body, or a WebSocket's message
+            self._transport.write(data)
 
     def close(self) -> None:
         self.unwrap().close()

@@ -123,17 +123,18 @@ async def test_an_answer_is_one_write_and_nothing_is_held_back() -> None:
 
     noted = Noted()
     transport = OneWriteTransport(noted, asyncio.get_running_loop())
-    transport.write(b"head and ")
-    transport.write(b"body")
-    assert noted.written == [b"head and body"]
-    transport.write(b"the head of a stream")
+    transport.write(b"HTTP/1.1 200 OK, ")
+    transport.write(b"its body, ")
+    transport.write(b"and more of it")
+    assert noted.written == [b"HTTP/1.1 200 OK, its body, ", b"and more of it"]
+    transport.write(b"HTTP/1.1 200 OK, of a stream")
     await asyncio.sleep(0)
-    assert noted.written[1:] == [b"the head of a stream"]
-    transport.write(b"the last words")
+    assert noted.written[2:] == [b"HTTP/1.1 200 OK, of a stream"]
+    transport.write(b"HTTP/1.1 500")
     transport.close()
     await asyncio.sleep(0)
-    assert noted.written[2:] == [b"the last words"]
+    assert noted.written[3:] == [b"HTTP/1.1 500"]
     assert transport.is_closing()
-    transport.write(b"too late")
+    transport.write(b"HTTP/1.1 too late")
     await asyncio.sleep(0)
-    assert noted.written[3:] == []
+    assert noted.written[4:] == []
