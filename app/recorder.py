@@ -100,11 +100,12 @@ class Recorder:
                 self._arrived.clear()
 
     def _take(self) -> list[_Waiter]:
+        """All that wait, or as many as a commit may have."""
+        if self._events <= BATCH_EVENTS_MAX:
+            all_waiting, self._waiting, self._events = list(self._waiting), deque(), 0
+            return all_waiting
         waiters: list[_Waiter] = []
         events = 0
-        if self._events <= BATCH_EVENTS_MAX:
-            waiters, self._waiting, self._events = list(self._waiting), deque(), 0
-            return waiters
         while self._waiting and (not waiters or events + len(self._waiting[0].counts) <= BATCH_EVENTS_MAX):
             waiters.append(self._waiting.popleft())
             events += len(waiters[-1].counts) or 1
