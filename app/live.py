@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from urllib.parse import parse_qs
 import msgspec
 import socketio
 from engineio.packet import MESSAGE, NOOP, Packet
+from socketio.packet import CONNECT, DISCONNECT, EVENT
+from starlette.exceptions import HTTPException
 
 from app.events import Clock, Moment
 from app.metrics import Metrics
@@ -95,6 +98,23 @@ class _Marker(Packet):  # type: ignore[misc] # engineio ships no types
         return str(super().encode(b64))
 
 
+class _FromClient(socketio.packet.Packet):  # type: ignore[misc] # likewise
+    """What clients may say: nothing binary, and no event but `resync`, for python-socketio takes some for its own."""
+
+    packet_type: int
+    data: Any
+
+    def decode(self, encoded_packet: str) -> int:
+        try:
+            super().decode(encoded_packet)
+            spoken = self.packet_type in {CONNECT, DISCONNECT} or (self.packet_type, self.data[0]) == (EVENT, "resync")
+        except Exception:  # noqa: BLE001 # whatever nonsense it is
+            spoken = False
+        if not spoken:
+            self.packet_type, self.data = EVENT, ["ignored"]
+        return 0
+
+
 class Live:
     def __init__(self, clock: Clock, metrics: Metrics, interval: float) -> None:
         self._metrics = metrics
@@ -105,6 +125,7 @@ class Live:
         self._names: list[str] = []  # of the day
         self._index: dict[str, int] = {}
         self._counts: list[int] = []
+        self._gone: set[str] = set()  # what the store has lost of it
         self._log: list[int] = []  # indices, in the order of their changes
         self._base = 0  # the number of the log's first change
         self._told = _Place(0, 0, 0, secrets.token_hex(4), self._moment.day)
@@ -118,6 +139,8 @@ class Live:
         self.server = socketio.AsyncServer(
             async_mode="asgi",
             always_connect=True,
+            serializer=_FromClient,
+            http_compression=False,  # of long polls: it would be done here, between hits
             max_http_buffer_size=16_384,  # clients say next to nothing
             logger=log,
             engineio_logger=log,
@@ -140,10 +163,6 @@ class Live:
     def day(self) -> int:
         """The UTC second at which the shown day begins."""
         return self._moment.day
-
-    def total(self) -> int:
-        """All counts of the day, as they are shown."""
-        return sum(self._counts)
 
     def tick_seconds(self) -> float:
         """How long ago it was that pages were last looked after."""
@@ -169,20 +188,27 @@ class Live:
         """Begin a new day, once: counts restart at 0 on every page."""
         if moment.day > self._moment.day:
             self._collect()  # what the old day still has to say
-            self._moment = moment
+            self._moment, self._gone = moment, set()
             self._begin_anew({}, self._told.epoch, [self._reset("/")], [self._reset("/live")])
 
-    def replace(self, moment: Moment, counts: Mapping[str, int]) -> None:
-        """Show these counts of the day even where they are smaller: the store has lost some."""
+    def shown(self) -> dict[str, int]:
+        """The counts of the day, as they are shown."""
+        return dict(zip(self._names, self._counts, strict=True))
+
+    def replace(self, moment: Moment, counts: Mapping[str, int], before: Mapping[str, int]) -> None:
+        """Show these counts where they are smaller than what was shown before they were read: the store lost some."""
         self.turn(moment)
-        shown = dict(zip(self._names, self._counts, strict=True))
-        if all(counts.get(event, 0) >= count for event, count in shown.items()):
+        shown = self.shown()
+        lost = {event for event, known in before.items() if event in shown and counts.get(event, 0) < known}
+        if not lost:
             self.merge(moment.day, counts)
             return
         self._collect()
-        smaller = [_update(event, counts.get(event, 0)) for event, n in shown.items() if counts.get(event, 0) < n]
-        larger = [_update(event, count) for event, count in counts.items() if count > shown.get(event, 0)]
-        self._begin_anew(counts, secrets.token_hex(4), smaller + larger, [])
+        kept = {event: 0 if event in lost else count for event, count in shown.items()}
+        now = {event: max(counts.get(event, 0), kept.get(event, 0)) for event in {**shown, **counts}}
+        self._gone |= {event for event in lost if not now[event]}
+        changed = [_update(event, count) for event, count in now.items() if count != shown.get(event)]
+        self._begin_anew({e: n for e, n in now.items() if n}, secrets.token_hex(4), changed, [])
 
     def _begin_anew(
         self, counts: Mapping[str, int], epoch: str, plain: list[_Message], dashboards: list[_Message]
@@ -214,6 +240,8 @@ class Live:
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         """The application to mount at /socket.io, which notes the WebSocket of a client that began by polling."""
         engine_id = parse_qs(scope["query_string"].decode("latin-1")).get("sid", [""])[0]
+        if not engine_id and len(self.server.eio.sockets) >= CLIENTS_MAX:
+            raise HTTPException(503, "too many connections")
         if scope["type"] != "websocket" or not engine_id or engine_id in self._upgraded:
             await self._asgi(scope, receive, send)
             return
@@ -292,7 +320,9 @@ class Live:
         plain = [_update(self._names[i], self._counts[i]) for i in changed] if False in kinds else []
         dashboards = self._changes(changed, begin) if True in kinds else []
         self._told = begin._replace(
-            change=self._base + len(self._log), seq=begin.seq + len(dashboards), names=len(self._names)
+            change=self._base + len(self._log),
+            seq=begin.seq + math.ceil(len(changed) / PAGE_NAMES),  # whoever listens
+            names=len(self._names),
         )
         self._ticks.append(_Tick(begin, self._told, plain, dashboards))
         if len(self._log) > LOG_MAX:
@@ -313,12 +343,17 @@ class Live:
                 self._metrics.sends.inc()
             if not client.marked:
                 self._mark(client)
-        except (OSError, RuntimeError):  # its connection has just ended, which is nobody else's concern
+        except (OSError, RuntimeError):  # its connection has just ended
+            self._clients.pop(sid, None)
+        except Exception:  # whatever is wrong with it is nobody else's concern
+            log.exception("a page could not be told")
             self._clients.pop(sid, None)
         return True
 
     def _lacked(self, client: _Client, ticks: list[_Tick]) -> Iterator[_Message]:
         """What a page lacks, in order. It may be left at any message, and begins there the next time."""
+        if client.todo is not None:  # from an earlier round: what it is told next may be newer than this round's ticks
+            ticks = []
         if client.held:
             yield client.held
         while True:
@@ -345,7 +380,8 @@ class Live:
         if not client.dashboard:
             names, counts = self._names, self._counts  # a new day has others
             indices = range(told.names) if forgotten else changed
-            return itertools.chain(reset, (_update(names[i], counts[i]) for i in indices)), told
+            gone = (_update(event, 0) for event in list(self._gone) if forgotten)
+            return itertools.chain(reset, gone, (_update(names[i], counts[i]) for i in indices)), told
         if forgotten or (place.epoch, place.day) != (told.epoch, told.day):
             stands, pages = self._snapshot()
             return itertools.chain(reset, pages), stands
@@ -358,8 +394,8 @@ class Live:
             page = indices[i : i + PAGE_NAMES]
             body: dict[str, object] = {"seq": seq, "changes": [[index, self._counts[index]] for index in page]}
             body["names"] = self._names[max(page[0], begin.names) : page[-1] + 1]
-            if until is not None:
-                body |= {"seq": until, "since": begin.seq + 1}
+            if until is not None and i + PAGE_NAMES >= len(indices):
+                body |= {"seq": until, "since": seq}
             messages.append(_message("/live", "changes", body))
         return messages
 

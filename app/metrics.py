@@ -26,7 +26,6 @@ class Metrics:
             **kept,
         )
         self.sends = Counter("tally_live_sends", "Messages queued for pages.", **kept)
-        self.conflated = Counter("tally_live_conflated", "Hits shown only as part of a later value.", **kept)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Ask for this value whenever Prometheus asks."""

@@ -47,7 +47,7 @@ class Nodes:
         self._id = secrets.token_hex(4)
         self._epoch = ""
         self._day = 0
-        self._rested = 0.0  # when the whole day may be read again
+        self._rested = (0, 0.0)  # until when a day is not read again as a whole
         self._untold: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._heard: dict[str, float] = {}  # when from whom
@@ -55,7 +55,8 @@ class Nodes:
         metrics.watch("tally_nodes", "Nodes heard of lately, this one included.", self.count)
 
     async def start(self) -> None:
-        await self.resync()
+        with contextlib.suppress(StoreError):  # it has just gone away, and is looked for
+            await self.resync()
         if self._store.shared:
             self._heard[self._id] = time.monotonic()
             self._tasks = [asyncio.create_task(self._speak()), asyncio.create_task(self._listen())]
@@ -76,19 +77,23 @@ class Nodes:
 
     async def resync(self) -> None:
         """Look whether the store has more than is shown, or less, which its epoch must explain."""
-        moment = self._clock.moment()
-        epoch = await self._store.epoch()
-        if epoch == self._epoch and self._live.day == moment.day:
+        moment, live = self._clock.moment(), self._live
+        epoch, before = await self._store.epoch(), live.shown() if live.day == moment.day else {}
+        if epoch == self._epoch and live.day == moment.day:
             (everything,) = await self._store.read([("day", moment.day)], [EVERYTHING])
-            if everything.get(EVERYTHING, 0) == self._live.total() or time.monotonic() < self._rested:
+            if everything.get(EVERYTHING, 0) == sum(before.values()) or (moment.day, time.monotonic()) < self._rested:
                 return
         begun = time.monotonic()
         (counts,) = await self._store.read([("day", moment.day)])
         counts.pop(EVERYTHING, None)
-        self._rested = time.monotonic() + REST * (time.monotonic() - begun)
-        show = self._live.publish if epoch == self._epoch else self._live.replace
-        self._epoch = epoch
-        show(moment, counts)
+        self._rested = moment.day, time.monotonic() + REST * (time.monotonic() - begun)
+        if live.day > moment.day:
+            return  # it has ended meanwhile
+        if epoch == self._epoch:
+            live.publish(moment, counts)
+        else:
+            self._epoch = epoch
+            live.replace(moment, counts, before)
 
     def count(self) -> int:
         """How many nodes were heard of lately, this one included."""
@@ -110,7 +115,7 @@ class Nodes:
             try:
                 for news in self._news():
                     await self._store.tell(msgspec.json.encode(news).decode())
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 # the next ones are told all the same
                 log.debug("news got lost: %s", error)
             await asyncio.sleep(TELL_SECONDS)
 
@@ -123,8 +128,9 @@ class Nodes:
         while True:
             try:
                 async for text in self._store.hear(SILENCE_SECONDS):
-                    self._take(msgspec.json.decode(text, type=News))
-            except (StoreError, msgspec.DecodeError) as error:
+                    with contextlib.suppress(msgspec.DecodeError):  # of another version, perhaps
+                        self._take(msgspec.json.decode(text, type=News))
+            except Exception as error:  # noqa: BLE001 # whatever it was, the next news are heard
                 away = self._store.condition().stale_seconds is not None  # which was said already
                 log.log(logging.DEBUG if away else logging.WARNING, "news of other nodes do not come: %s", error)
             await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together

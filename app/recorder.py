@@ -133,17 +133,15 @@ class Recorder:
         self._metrics.batch_posts.observe(len(waiters))
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
         changes: dict[str, int] = {}
-        accepted = conflated = hits = 0
+        accepted = hits = 0
         for posting, answer, sharing in zip(batch, applied.answers, sharers, strict=True):
             _resolve(answer, sharing, moment.date, applied.ack)
             if isinstance(answer, dict):
                 accepted += len(sharing)
-                conflated += len(sharing) - 1
                 hits += sum(posting.counts.values())
                 for event, value in answer.items():
                     changes[event] = value.count
         self._metrics.accepted.inc(accepted)
-        self._metrics.conflated.inc(conflated)
         self._metrics.hits.inc(hits)
         try:
             self._publish(moment, changes)

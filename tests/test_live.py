@@ -197,12 +197,12 @@ class SlowPage:
     "            elif client.place is not self._told:\n",
     "            elif False:\n",
 )
-@pytest.mark.parametrize("namespace", ["/", "/live"])
+@pytest.mark.catches("one number for several messages", "app/live.py", " and i + PAGE_NAMES >= len(indices):", ":")
+@pytest.mark.parametrize(("namespace", "names", "posts"), [("/", 500, 100), ("/live", 2500, 30)])
 async def test_a_page_that_reads_slowly_gets_fewer_messages_and_ends_on_the_same_numbers(
-    tmp_path: Path, redis_server: RedisServer, namespace: str
+    tmp_path: Path, redis_server: RedisServer, namespace: str, names: int, posts: int
 ) -> None:
-    batch = {f"{i} {'x' * 120}": 1 for i in range(500)}
-    posts = 100
+    batch = {f"{i} {'x' * 120}": 1 for i in range(names)}
     chosen = settings_for("memory", tmp_path, redis_server, write_limit="100000/second", live_interval_ms=0)
     async with (
         serving(chosen, buffer=32_768) as tally,
@@ -246,6 +246,61 @@ async def test_sending_takes_no_more_than_its_share_and_the_last_value_arrives(
         await eventually(lambda p=page: set(p.counts.values()) == {sent})
         await page.client.disconnect()
     assert share < 0.3
+
+
+@pytest.mark.catches(
+    "numbers for those who listen alone",
+    "app/live.py",
+    "seq=begin.seq + math.ceil(len(changed) / PAGE_NAMES)",
+    "seq=begin.seq + len(dashboards)",
+)
+async def test_a_dashboard_misses_nothing_that_came_while_there_was_none(tally: Served) -> None:
+    async with tally.client() as client:
+        for hits in range(1, 4):
+            page = Dashboard()
+            await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
+            await client.post("/event/a")
+            await eventually(lambda p=page, n=hits: p.counts.get("a") == 2 * n - 1)
+            await page.client.disconnect()
+            await eventually(lambda: not tally.app.state.live._clients)
+            await client.post("/events", json={"a": 1, f"new {hits}": 1})  # the snapshot is not old yet
+
+
+@pytest.mark.catches("python-socketio's own events", "app/live.py", "            serializer=_FromClient,\n", "")
+@pytest.mark.parametrize(
+    "said",
+    [
+        ['42/live,["connect",{"asgi.scope":{"type":"websocket"},"asgi.send":"boom"}]'],
+        ['42/live,["disconnect","x"]'],
+        ['459999999999-/live,["x",{"_placeholder":true,"num":0}]', *([b"x" * 10_000] * 20)],
+        ['46/live,1["x"]', "44/live,{}", "42/live,", "42/live,{}", '43/live,7["x"]', "49", '42["resync"]'],
+    ],
+)
+async def test_what_a_hostile_page_says_is_its_own_affair(
+    tally: Served, said: list[str | bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SlowPage(tally.url, "/live") as hostile, tally.client() as client:
+        await eventually(lambda: len(tally.app.state.live._clients) == 1)
+        page = Dashboard()
+        await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
+        await client.post("/event/a")
+        await eventually(lambda: page.counts == {"a": 1})
+        for message in said:
+            await hostile._socket.send(message)
+        await client.post("/event/a")
+        await eventually(lambda: page.counts == {"a": 2})
+        assert len(tally.app.state.live._clients) == 2
+        assert tally.app.state.live.server._binary_packet == {}
+        await page.client.disconnect()
+    assert "Traceback" not in caplog.text
+
+
+async def test_sessions_are_bounded(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "CLIENTS_MAX", 2)
+    async with tally.client() as client:
+        answers = [await client.get("/socket.io/?EIO=4&transport=polling") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 503]
+    assert answers[2].headers["Content-Type"] == "application/problem+json"
 
 
 async def test_three_slow_hits_are_three_updates_on_a_plain_client(tally: Served) -> None:

@@ -268,8 +268,8 @@ async def shown_by_all(pages: list[Watcher], counts: dict[str, int], lives: int)
 @pytest.mark.catches(
     "larger numbers always win",
     "app/nodes.py",
-    "show = self._live.publish if epoch == self._epoch else self._live.replace",
-    "show = self._live.publish",
+    "            live.replace(moment, counts, before)",
+    "            live.publish(moment, counts)",
 )
 @pytest.mark.parametrize("how", ["flushed", "restarted"])
 async def test_all_pages_follow_a_redis_that_has_lost_everything(

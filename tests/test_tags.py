@@ -158,6 +158,8 @@ async def test_what_no_tag_has_taken_is_certainly_not_counted(
         "redis+cluster://h?tags=x",
         "redis://h:port",
         "redis+cluster://h:99999",
+        "redis+cluster://h/1",
+        "redis://:pa55/word@h",
     ],
 )
 def test_a_url_that_makes_no_sense_is_refused_in_a_sentence(url: str) -> None:

@@ -160,6 +160,10 @@ async def insist(
     while True:
         try:
             return await store.apply(source, stands, next, batch)
+        except StoreUnavailable as error:
+            if stands == at:
+                raise
+            raise OutcomeUnknown(str(error)) from error  # some tag of a cluster may have taken it before
         except Moved as moved:
             if moved.offset >= next:
                 return None

@@ -5,6 +5,7 @@ Redis is one server, the one that Sentinels name (redis+sentinel://), or a clust
 
 import asyncio
 import hashlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)  
 
 T = TypeVar("T")
 
+log = logging.getLogger("tally.redis")
+
 
 class Server(NamedTuple):
     """A way to Redis, which all tags share; the identity names the data behind it."""
@@ -62,7 +65,10 @@ class Server(NamedTuple):
 
 def server(url: str) -> Server:
     """Redis at this URL; nothing is connected yet. Raises StoreRefused for a URL that makes no sense."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StoreRefused("TALLY_STORE is no URL") from error
     scheme, _, kind = parts.scheme.partition("+")
     credentials, at, places = parts.netloc.rpartition("@")
     query = dict(parse_qsl(parts.query))
@@ -71,18 +77,16 @@ def server(url: str) -> Server:
     service, path = parts.path.strip("/"), parts.path
     if kind == "sentinel":
         service, _, path = service.partition("/")
+    if not tags.isdecimal() or not 1 <= int(tags) <= TAGS_MAX or (kind != "cluster" and tags != "1"):
+        raise StoreRefused(f"TALLY_STORE: tags is 1 to {TAGS_MAX}, and of use for redis+cluster:// alone")
     one = f"{scheme}://{credentials}{at}{places.partition(',')[0]}/{path.lstrip('/')}?{urlencode(query)}"
     try:
         hosts = [_host(place) for place in places.split(",")]
-        options: dict[str, Any] = {**parse_url(one)}
-    except ValueError as error:
-        raise StoreRefused(f"TALLY_STORE: {error}") from error
-    if not tags.isdecimal() or not 1 <= int(tags) <= TAGS_MAX or (kind != "cluster" and tags != "1"):
-        raise StoreRefused(f"TALLY_STORE: tags is 1 to {TAGS_MAX}, and of use for redis+cluster:// alone")
+        client = _client(kind, hosts, service, {**parse_url(one)}, sentinel)
+    except (ValueError, exceptions.RedisClusterException) as error:  # whose texts may hold a part of the password
+        raise StoreRefused("TALLY_STORE is no URL of a Redis; in a password, percent-encode all but letters") from error
     identity = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts), parts.path])
-    return Server(
-        _client(kind, hosts, service, options, sentinel), identity, int(tags), asyncio.Semaphore(COMMANDS_MAX)
-    )
+    return Server(client, identity, int(tags), asyncio.Semaphore(COMMANDS_MAX))
 
 
 def _host(place: str) -> tuple[str, int]:
@@ -154,7 +158,8 @@ class RedisStore(CounterStore):
     ) -> tuple[str, str]:
         kept = base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS
         arguments = (self._prefix, at, next, *self._caps, *kept, _encode(batch, refused))
-        call: tuple[Any, ...] = (1, f"{self._prefix}source:{source}", *arguments)
+        keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in _touched(batch))]
+        call: tuple[Any, ...] = (len(keys), *keys, *arguments)
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
                 try:
@@ -165,6 +170,9 @@ class RedisStore(CounterStore):
             raise base.OutcomeUnknown(f"Redis: {str(error) or 'no answer in time'}") from error
         except _FAILURES as error:  # it answered, with a refusal, or no node of a cluster could be reached
             raise StoreUnavailable(f"Redis: {error}") from error
+        except Exception as error:  # redis-py's own, while a cluster changes
+            log.exception("redis-py failed")
+            raise base.OutcomeUnknown("Redis: an unexpected error") from error
         return said, answer
 
     async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
@@ -222,9 +230,9 @@ class RedisStore(CounterStore):
         try:
             info = await self._of_server("INFO", "persistence")
             synced = (await self._of_server("CONFIG GET", "appendfsync"))["appendfsync"]
-        except StoreUnavailable:  # it may be forbidden to ask
+            return _SURVIVES[synced if info["aof_enabled"] else "none"]
+        except (StoreUnavailable, KeyError):  # it may be forbidden to ask, or it is not quite a Redis
             return "what its Redis survives, which does not say what that is"
-        return _SURVIVES[synced if info["aof_enabled"] else "none"]
 
     async def _of_server(self, *command: str) -> Any:
         """The answer of the server that has this tag's keys."""
@@ -244,10 +252,23 @@ class RedisStore(CounterStore):
                 return await command
         except _FAILURES as error:
             raise StoreUnavailable(f"Redis: {str(error) or 'no answer in time'}") from error
+        except Exception as error:  # likewise
+            log.exception("redis-py failed")
+            raise StoreUnavailable("Redis: an unexpected error") from error
 
 
 def _key(bucket: Bucket) -> str:
     return f"{bucket[0]}:{bucket[1]}"
+
+
+def _touched(batch: Batch) -> dict[str, None]:
+    """Every key that the script may use: a server that hands over their slot must see them all before it runs."""
+    keys = dict.fromkeys(["keys", "starts:minute", "starts:hour", "starts:day"])
+    for posting in batch:
+        keys |= dict.fromkeys(map(_key, posting.moment.buckets))
+        if posting.key:
+            keys |= {f"key:{posting.key.id}": None, f"keys:{posting.key.owner}": None}
+    return keys
 
 
 def _encode(batch: Batch, refused: Mapping[int, Refused]) -> bytes:

@@ -6,6 +6,7 @@ that one which Redis had taken, though its answer was lost, is not counted twice
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -23,7 +24,7 @@ from app.stores.base import Ack, Applied, Caps, Condition, CounterStore, StoreEr
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
-LINES_AT_ONCE = 100  # applied, then dropped in one commit of the file
+LINES_AT_ONCE = 20  # applied, then dropped in one commit of the file
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
 TAUGHT_MAX = 100  # buckets that are read during one commit and still learnt from
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
@@ -125,8 +126,13 @@ class SpooledStore(CounterStore):
     async def epoch(self) -> str:
         if self._away_since is None:
             epoch = await self._store.epoch()
-            if epoch != self._epoch and self._away_since is None:  # what was known may be more than there is
-                self._epoch, self._known = epoch, MemoryStore(Caps(0))
+            if self._epoch not in {"", epoch}:  # what was known may be more than there is
+                (totals,) = await self._store.read([TOTAL])
+                if self._away_since is not None:
+                    return self._epoch
+                self._known = MemoryStore(Caps(0))
+                self._known.learn(TOTAL, totals)
+            self._epoch = epoch
         return self._epoch
 
     async def tell(self, news: str) -> None:
@@ -177,7 +183,7 @@ class SpooledStore(CounterStore):
             drained = self._drained
             try:
                 await self._come_back()
-            except (StoreError, sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 # whatever it is, the way back is tried again
                 log.debug("still away: %s", error)
                 self._refusal = error if isinstance(error, StoreRefused) else None
                 if self._drained > drained:
@@ -209,10 +215,10 @@ class SpooledStore(CounterStore):
     async def _drain(self, files: "list[SpoolFile]", until: float) -> bool:
         """Apply what waits in these, oldest first, and drop it, for so long; whether nothing is left."""
         while files:
-            while lines := files[0].first(LINES_AT_ONCE):
+            while lines := await asyncio.to_thread(files[0].first, LINES_AT_ONCE):
                 applied = 0
                 try:
-                    while applied < len(lines) and time.monotonic() < until:
+                    while applied < len(lines) and (not applied or time.monotonic() < until):
                         await self._send_spooled(lines[applied])
                         applied += 1
                 finally:
@@ -235,9 +241,10 @@ class SpooledStore(CounterStore):
             await self._store.apply(f"{source} {at}", 0, 1, late)
 
     async def note_loss(self, batches: int) -> None:
-        await self._store.note_loss(batches)
         self._lost += batches
         log.error("the store has lost %s acknowledged batches of this node", batches)
+        with contextlib.suppress(StoreError):  # the replication id will do, or the next loss
+            await self._store.note_loss(batches)
 
     def _learn_all(self, taught: list[tuple[Bucket, dict[str, int]]]) -> None:
         for bucket, counts in taught:
@@ -296,22 +303,23 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
     """The files of dead processes that belong to this store."""
     files = []
     for path in sorted(directory.glob(f"*{suffix}")):
-        if not path.stat().st_size:
-            continue  # its process is making it
         try:
+            if not path.stat().st_size:
+                continue  # its process is making it
             file = SpoolFile(path)
-        except sqlite3.Error as error:
+            first = file.first(1)
+            if not first:  # its process is about to delete it, or has died doing so: nothing may be added
+                file.delete()
+            elif _decode(first[0])[3][0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
+                log.error("%s is older than 30 days, some of it could be counted twice: look at it, remove it", path)
+                file.close()
+            else:
+                files.append(file)
+        except FileNotFoundError:
+            continue  # it has just been applied
+        except (sqlite3.Error, OSError, ValueError) as error:
             if "locked" not in str(error):  # else its process lives
                 log.error("%s cannot be read, and what it keeps is not counted: %s", path, error)  # noqa: TRY400 # a trace says no more
-            continue
-        first = file.first(1)
-        if not first:  # its process is about to delete it, or has died doing so: nothing may be added
-            file.delete()
-        elif _decode(first[0])[3][0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
-            log.error("%s is older than 30 days, and some of it could be counted twice: look at it, remove it", path)
-            file.close()
-        else:
-            files.append(file)
     return files
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from app.events import EVERYTHING, Batch, Bucket, Moment, Posting
 from app.stores import base
 from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, Refused, Replayed
-from app.stores.redis import RedisStore
+from app.stores.redis import ANSWER_SECONDS, RedisStore
 
 
 class _Part(NamedTuple):
@@ -41,6 +41,13 @@ class TaggedStore(CounterStore):
         await self._stores[0].close()  # they share one client
 
     async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):  # both steps together
+                return await self._apply(source, at, next, batch)
+        except TimeoutError:
+            raise base.OutcomeUnknown("Redis: no answer in time") from None
+
+    async def _apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         refused: dict[int, Refused] = {}
         if any(posting.key or len(posting.counts) > 1 for posting in batch):
             refused = await self._ask(source, next, batch)

@@ -1,0 +1,97 @@
+"""What a node makes of a store that changes while it is read."""
+
+from collections.abc import Callable, Sequence
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from app.events import Bucket, Calendar, Clock, Posting
+from app.live import Live
+from app.metrics import Metrics
+from app.nodes import Nodes
+from app.stores.base import Caps
+from app.stores.memory import MemoryStore
+
+NOON = 1_795_435_200.0
+
+
+class Lossy(MemoryStore):
+    """A store of another epoch each time it has lost something, in which something may happen after a read."""
+
+    def __init__(self) -> None:
+        super().__init__(Caps(10))
+        self.lives = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def lose(self) -> None:
+        self._buckets.clear()
+        self.lives += 1
+
+    async def epoch(self) -> str:
+        return str(self.lives)
+
+    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
+        found = await super().read(buckets, events)
+        self.meanwhile()
+        return found
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.now = NOON
+        self.clock = Clock(Calendar(ZoneInfo("UTC")), lambda: self.now)
+        self.store, metrics = Lossy(), Metrics()
+        self.live = Live(self.clock, metrics, 0.01)
+        self.nodes = Nodes(self.store, self.live, self.clock, metrics)
+
+    def hit(self, event: str, by: int) -> None:
+        moment = self.clock.moment()
+        answer = self.store.count(Posting(moment, {event: by}))
+        self.nodes.publish(moment, {event: value.count for event, value in answer.items()})
+
+
+@pytest.fixture
+async def scene() -> Scene:
+    scene = Scene()
+    scene.hit("a", 5)
+    scene.hit("b", 1)
+    await scene.nodes.resync()
+    return scene
+
+
+async def test_what_the_store_has_lost_is_shown_no_longer(scene: Scene) -> None:
+    scene.store.lose()
+    scene.hit("a", 2)
+    await scene.nodes.resync()
+    assert scene.live.shown() == {"a": 2}
+
+
+@pytest.mark.catches(
+    "a hit during the read is taken for a loss",
+    "app/live.py",
+    "for event, known in before.items()",
+    "for event, known in shown.items()",
+)
+async def test_a_hit_while_a_new_epoch_is_read_is_no_loss(scene: Scene) -> None:
+    epoch = scene.live._told.epoch
+    scene.store.lives += 1  # a restart that has lost nothing
+    scene.store.meanwhile = lambda: scene.hit("a", 1)
+    await scene.nodes.resync()
+    assert scene.live.shown() == {"a": 6, "b": 1}
+    assert scene.live._told.epoch == epoch  # no page has to begin anew
+
+
+@pytest.mark.catches("yesterday is shown today", "app/nodes.py", "if live.day > moment.day:", "if False:")
+async def test_a_day_that_ends_while_it_is_read_is_not_shown_on_the_next(scene: Scene) -> None:
+    def midnight() -> None:
+        scene.now = NOON + 86_400
+        scene.live.turn(scene.clock.moment())
+
+    scene.store.lives += 1
+    scene.store.meanwhile = midnight
+    await scene.nodes.resync()
+    assert scene.live.shown() == {}
+    scene.store.meanwhile = lambda: None
+    scene.hit("a", 1)
+    await scene.nodes.resync()
+    assert scene.live.shown() == {"a": 1}
