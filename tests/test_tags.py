@@ -1,5 +1,6 @@
 """A store cut into tags: what concerns several of them is refused by all or by none, and counted once in each."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from zoneinfo import ZoneInfo
 
@@ -124,6 +125,29 @@ async def test_a_tag_that_went_back_takes_what_comes_and_the_loss_is_noted(
     assert {e: n for e, n in (await totals(store)).items() if e} == {
         event: before.get(event, 0) + by for event, by in MANY.items()
     }
+
+
+@pytest.mark.catches("keys untold", "app/stores/redis.py", "(len(keys), *keys, *arguments)", "(1, keys[0], *arguments)")
+async def test_a_batch_that_meets_a_slot_on_the_move_is_not_half_counted(redis_cluster: Cluster) -> None:
+    store = RedisStore(server(redis_cluster.url.replace("?tags=16", "")), Caps(100))
+    await store.open()
+    await store.apply("s", 0, 1, [Posting(NOON, {"a": 1})])
+    late = [Posting(NOON, {"a": 1}), Posting(NOON, {"b": 1}, KEY)]  # whose keys are there, and are not
+    with contextlib.ExitStack() as opened:
+        operators = [opened.enter_context(node.client()) for node in redis_cluster.nodes]
+        slot = operators[0].execute_command("CLUSTER KEYSLOT", "tally:{0}:keys")
+        names = [operator.execute_command("CLUSTER MYID") for operator in operators]
+        owner = slot * 3 // 16_384
+        other = (owner + 1) % 3
+        operators[other].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[owner])
+        operators[owner].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[other])
+        with pytest.raises((StoreUnavailable, OutcomeUnknown)):
+            await store.apply("s", 1, 2, late)
+        for operator in operators:
+            operator.execute_command("CLUSTER SETSLOT", slot, "STABLE")
+    assert await store.read(NOON.buckets) == [{"a": 1, EVERYTHING: 1}] * 4
+    assert (await store.apply("s", 1, 2, late)).answers == [{"a": Value(2, 2)}, {"b": Value(1, 1)}]
+    await store.close()
 
 
 async def test_a_store_keeps_the_tags_it_was_begun_with(store: TaggedStore, redis_cluster: Cluster) -> None:
