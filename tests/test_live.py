@@ -197,8 +197,18 @@ class SlowPage:
     "            elif client.place is not self._told:\n",
     "            elif False:\n",
 )
-@pytest.mark.catches("one number for several messages", "app/live.py", " and i + PAGE_NAMES >= len(indices):", ":")
-@pytest.mark.parametrize(("namespace", "names", "posts"), [("/", 500, 100), ("/live", 2500, 30)])
+@pytest.mark.parametrize(
+    ("namespace", "names", "posts"),
+    [
+        ("/", 500, 100),
+        pytest.param(
+            *("/live", 2500, 7),  # few enough for the log of changes
+            marks=pytest.mark.catches(
+                "one number for several messages", "app/live.py", " and i + PAGE_NAMES >= len(indices):", ":"
+            ),
+        ),
+    ],
+)
 async def test_a_page_that_reads_slowly_gets_fewer_messages_and_ends_on_the_same_numbers(
     tmp_path: Path, redis_server: RedisServer, namespace: str, names: int, posts: int
 ) -> None:

@@ -84,14 +84,14 @@ async def test_a_hit_while_a_new_epoch_is_read_is_no_loss(scene: Scene) -> None:
 @pytest.mark.catches("yesterday is shown today", "app/nodes.py", "if live.day > moment.day:", "if False:")
 async def test_a_day_that_ends_while_it_is_read_is_not_shown_on_the_next(scene: Scene) -> None:
     def midnight() -> None:
+        scene.store.meanwhile = lambda: None
         scene.now = NOON + 86_400
-        scene.live.turn(scene.clock.moment())
+        scene.hit("a", 1)
 
-    scene.store.lives += 1
+    scene.store.lose()
+    scene.store.count(Posting(scene.clock.moment(), {"a": 2}))
     scene.store.meanwhile = midnight
     await scene.nodes.resync()
-    assert scene.live.shown() == {}
-    scene.store.meanwhile = lambda: None
-    scene.hit("a", 1)
+    assert scene.live.shown() == {"a": 1}
     await scene.nodes.resync()
     assert scene.live.shown() == {"a": 1}
