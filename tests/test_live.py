@@ -236,26 +236,28 @@ async def test_sending_takes_no_more_than_its_share_and_the_last_value_arrives(
     view = tally.app.state.live
     spent, rounds, real = 0.0, 0, view._round
 
-    async def measured() -> tuple[float, bool]:
+    async def costly() -> tuple[float, bool]:
+        """A round as it is with hundreds of pages."""
         nonlocal spent, rounds
-        result = await real()
-        spent, rounds = spent + result[0], rounds + 1
-        return result
+        begun = time.thread_time()
+        _, waiting = await real()
+        while time.thread_time() - begun < 0.03:
+            pass
+        spent, rounds = spent + time.thread_time() - begun, rounds + 1
+        return time.thread_time() - begun, waiting
 
-    monkeypatch.setattr(view, "_round", measured)
-    pages = [Dashboard() for _ in range(20)]
-    for page in pages:
-        await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
+    page = Dashboard()
+    await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
     async with tally.client() as client:
-        spent, rounds, begun, sent = 0.0, 0, time.monotonic(), 0
-        while rounds < 100:
-            await client.post("/events", json={f"event {i}": 1 for i in range(200)})
+        monkeypatch.setattr(view, "_round", costly)
+        begun, sent = time.monotonic(), 0
+        while rounds < 25:
+            await client.post("/event/a")
             sent += 1
         share = spent / (time.monotonic() - begun)
-    for page in pages:
-        await eventually(lambda p=page: set(p.counts.values()) == {sent})
-        await page.client.disconnect()
-    assert share < 0.3
+    await eventually(lambda: page.counts == {"a": sent})
+    await page.client.disconnect()
+    assert share < 0.4
 
 
 @pytest.mark.catches(
@@ -266,23 +268,24 @@ async def test_sending_takes_no_more_than_its_share_and_the_last_value_arrives(
 )
 async def test_a_dashboard_misses_nothing_that_came_while_there_was_none(tally: Served) -> None:
     async with tally.client() as client:
-        for hits in range(1, 4):
+        for hits in range(3):
             page = Dashboard()
             await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
-            await client.post("/event/a")
-            await eventually(lambda p=page, n=hits: p.counts.get("a") == 2 * n - 1)
+            await eventually(lambda p=page, n=hits: p.seq >= 0 and p.counts.get("a", 0) == n)
             await page.client.disconnect()
             await eventually(lambda: not tally.app.state.live._clients)
             await client.post("/events", json={"a": 1, f"new {hits}": 1})  # the snapshot is not old yet
 
 
-@pytest.mark.catches("python-socketio's own events", "app/live.py", "            serializer=_FromClient,\n", "")
 @pytest.mark.parametrize(
     "said",
     [
         ['42/live,["connect",{"asgi.scope":{"type":"websocket"},"asgi.send":"boom"}]'],
         ['42/live,["disconnect","x"]'],
-        ['459999999999-/live,["x",{"_placeholder":true,"num":0}]', *([b"x" * 10_000] * 20)],
+        pytest.param(
+            ['459999999999-/live,["x",{"_placeholder":true,"num":0}]', *([b"x" * 10_000] * 20)],
+            marks=pytest.mark.catches("all is listened to", "app/live.py", "            serializer=_FromClient,\n", ""),
+        ),
         ['46/live,1["x"]', "44/live,{}", "42/live,", "42/live,{}", '43/live,7["x"]', "49", '42["resync"]'],
     ],
 )
@@ -363,9 +366,6 @@ async def test_a_page_of_another_origin_may_not_connect(tally: Served) -> None:
             await foreign.eio.http.close()
 
 
-@pytest.mark.catches(
-    "one dead client stops the others", "app/live.py", "except (OSError, RuntimeError):", "except KeyError:"
-)
 async def test_a_client_found_dead_takes_nothing_from_the_others(tally: Served) -> None:
     dead, healthy = socketio.AsyncClient(reconnection=False), socketio.AsyncClient(reconnection=False)
     heard: list[str] = []
@@ -407,6 +407,7 @@ async def test_who_does_not_read_gets_no_further_snapshot(tally: Served) -> None
     ((sid, known),) = live_view._clients.items()
     for _ in range(50):
         await live_view._resync(sid)
+        await live_view._round()
     assert live_view.server.eio.sockets[known.engine_id].queue.qsize() <= 2 * 5
     await leave(page.client)
 
