@@ -116,7 +116,7 @@ class Nodes:
                 for news in self._news():
                     await self._store.tell(msgspec.json.encode(news).decode())
             except Exception as error:  # noqa: BLE001 # the next ones are told all the same
-                log.debug("news got lost: %s", error)
+                log.log(logging.DEBUG if isinstance(error, StoreError) else logging.ERROR, "news got lost: %r", error)
             await asyncio.sleep(TELL_SECONDS)
 
     def _news(self) -> Iterator[News]:

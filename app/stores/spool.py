@@ -184,7 +184,7 @@ class SpooledStore(CounterStore):
             try:
                 await self._come_back()
             except Exception as error:  # noqa: BLE001 # whatever it is, the way back is tried again
-                log.debug("still away: %s", error)
+                log.log(logging.DEBUG if isinstance(error, StoreError) else logging.ERROR, "still away: %r", error)
                 self._refusal = error if isinstance(error, StoreRefused) else None
                 if self._drained > drained:
                     continue  # an answer got lost on the way, which on a bad network each of many may
