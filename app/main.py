@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__, health, ingest, problems, query
 from app.events import Calendar, Clock
+from app.feed import Feed
 from app.limits import Limits
 from app.live import Live
 from app.metrics import Metrics
@@ -52,10 +53,11 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     store = create_store(settings)
     limits = Limits(settings)
     metrics = Metrics()
-    live = Live(clock, metrics, settings.live_interval_ms / 1000)
-    nodes = Nodes(store, live, clock, metrics)
+    feed = Feed(clock)
+    live = Live(feed, metrics, settings.live_interval_ms / 1000)
+    nodes = Nodes(store, feed, clock, metrics)
     recorder = Recorder(store, clock, nodes.publish, metrics)
-    jobs = schedule(live, nodes, store, clock, settings)
+    jobs = schedule(feed, live, nodes, store, clock, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

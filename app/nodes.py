@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from app.events import EVERYTHING, Clock, Moment
-from app.live import Live
+from app.feed import Feed
 from app.metrics import Metrics
 from app.stores.base import CounterStore, StoreError
 
@@ -40,9 +40,9 @@ class News(NamedTuple):
 
 
 class Nodes:
-    def __init__(self, store: CounterStore, live: Live, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, store: CounterStore, feed: Feed, clock: Clock, metrics: Metrics) -> None:
         self._store = store
-        self._live = live
+        self._feed = feed
         self._clock = clock
         self._id = secrets.token_hex(4)
         self._epoch = ""
@@ -68,7 +68,7 @@ class Nodes:
 
     def publish(self, moment: Moment, counts: dict[str, int]) -> None:
         """Show what a commit here made of the counts, to this node's pages and to the other nodes."""
-        self._live.publish(moment, counts)
+        self._feed.publish(moment, counts)
         if self._store.shared:
             if moment.day != self._day:
                 self._day, self._untold = moment.day, {}
@@ -77,9 +77,9 @@ class Nodes:
 
     async def resync(self) -> None:
         """Look whether the store has more than is shown, or less, which its epoch must explain."""
-        moment, live = self._clock.moment(), self._live
-        epoch, before = await self._store.epoch(), live.shown() if live.day == moment.day else {}
-        if epoch == self._epoch and live.day == moment.day:
+        moment, feed = self._clock.moment(), self._feed
+        epoch, before = await self._store.epoch(), feed.shown() if feed.day == moment.day else {}
+        if epoch == self._epoch and feed.day == moment.day:
             (everything,) = await self._store.read([("day", moment.day)], [EVERYTHING])
             if everything.get(EVERYTHING, 0) == sum(before.values()) or (moment.day, time.monotonic()) < self._rested:
                 return
@@ -87,13 +87,13 @@ class Nodes:
         (counts,) = await self._store.read([("day", moment.day)])
         counts.pop(EVERYTHING, None)
         self._rested = moment.day, time.monotonic() + REST * (time.monotonic() - begun)
-        if live.day > moment.day:
+        if feed.day > moment.day:
             return  # it has ended meanwhile
         if epoch == self._epoch:
-            live.publish(moment, counts)
+            feed.publish(moment, counts)
         else:
             self._epoch = epoch
-            live.replace(moment, counts, before)
+            feed.replace(moment, counts, before)
 
     def count(self) -> int:
         """How many nodes were heard of lately, this one included."""
@@ -139,4 +139,4 @@ class Nodes:
         self._heard[news.node] = time.monotonic()
         # In another epoch one of the two does not know yet that the store went back; it will, within seconds.
         if news.node != self._id and news.epoch == self._epoch:
-            self._live.merge(news.day, news.counts)
+            self._feed.merge(news.day, news.counts)

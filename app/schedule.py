@@ -10,6 +10,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from app import health
 from app.events import Calendar, Clock
+from app.feed import Feed
 from app.live import Live
 from app.nodes import Nodes
 from app.settings import Settings
@@ -28,14 +29,16 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
         return self._calendar.local(self._calendar.next_day(now.timestamp()))
 
 
-def schedule(live: Live, nodes: Nodes, store: CounterStore, clock: Clock, settings: Settings) -> AsyncIOScheduler:
+def schedule(
+    feed: Feed, live: Live, nodes: Nodes, store: CounterStore, clock: Clock, settings: Settings
+) -> AsyncIOScheduler:
     """The jobs, not yet started."""
     kept = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
 
     async def close_day() -> None:
         """From now on the day is history: pages are told, what is too old is forgotten; as often as you like."""
         moment = clock.moment()
-        live.turn(moment)
+        feed.turn(moment)
         before = {step: moment.minute - seconds for step, seconds in kept.items()}
         before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]
         try:
@@ -44,7 +47,7 @@ def schedule(live: Live, nodes: Nodes, store: CounterStore, clock: Clock, settin
             log.warning("nothing was pruned this time: %s", error)
 
     async def tell_state() -> None:
-        live.tell_state(*health.state(store, nodes, live))
+        feed.tell_state(*health.state(store, nodes, live))
 
     # A late job is still wanted, and one that was missed several times is wanted once.
     jobs = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults={"misfire_grace_time": None, "coalesce": True})

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.events import Bucket, Calendar, Clock, Posting
-from app.live import Live
+from app.feed import Feed
 from app.metrics import Metrics
 from app.nodes import Nodes
 from app.stores.base import Caps
@@ -40,9 +40,8 @@ class Scene:
     def __init__(self) -> None:
         self.now = NOON
         self.clock = Clock(Calendar(ZoneInfo("UTC")), lambda: self.now)
-        self.store, metrics = Lossy(), Metrics()
-        self.live = Live(self.clock, metrics, 0.01)
-        self.nodes = Nodes(self.store, self.live, self.clock, metrics)
+        self.store, self.feed = Lossy(), Feed(self.clock)
+        self.nodes = Nodes(self.store, self.feed, self.clock, Metrics())
 
     def hit(self, event: str, by: int) -> None:
         moment = self.clock.moment()
@@ -63,25 +62,25 @@ async def test_what_the_store_has_lost_is_shown_no_longer(scene: Scene) -> None:
     scene.store.lose()
     scene.hit("a", 2)
     await scene.nodes.resync()
-    assert scene.live.shown() == {"a": 2}
+    assert scene.feed.shown() == {"a": 2}
 
 
 @pytest.mark.catches(
     "a hit during the read is taken for a loss",
-    "app/live.py",
+    "app/feed.py",
     "for event, known in before.items()",
     "for event, known in shown.items()",
 )
 async def test_a_hit_while_a_new_epoch_is_read_is_no_loss(scene: Scene) -> None:
-    epoch = scene.live._told.epoch
+    epoch = scene.feed.told.epoch
     scene.store.lives += 1  # a restart that has lost nothing
     scene.store.meanwhile = lambda: scene.hit("a", 1)
     await scene.nodes.resync()
-    assert scene.live.shown() == {"a": 6, "b": 1}
-    assert scene.live._told.epoch == epoch  # no page has to begin anew
+    assert scene.feed.shown() == {"a": 6, "b": 1}
+    assert scene.feed.told.epoch == epoch  # no page has to begin anew
 
 
-@pytest.mark.catches("yesterday is shown today", "app/nodes.py", "if live.day > moment.day:", "if False:")
+@pytest.mark.catches("yesterday is shown today", "app/nodes.py", "if feed.day > moment.day:", "if False:")
 async def test_a_day_that_ends_while_it_is_read_is_not_shown_on_the_next(scene: Scene) -> None:
     def midnight() -> None:
         scene.store.meanwhile = lambda: None
@@ -92,6 +91,6 @@ async def test_a_day_that_ends_while_it_is_read_is_not_shown_on_the_next(scene: 
     scene.store.count(Posting(scene.clock.moment(), {"a": 2}))
     scene.store.meanwhile = midnight
     await scene.nodes.resync()
-    assert scene.live.shown() == {"a": 1}
+    assert scene.feed.shown() == {"a": 1}
     await scene.nodes.resync()
-    assert scene.live.shown() == {"a": 1}
+    assert scene.feed.shown() == {"a": 1}

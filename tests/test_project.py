@@ -21,6 +21,7 @@ ORDER += [
     "app.stores.spool",
     "app.metrics",
     "app.recorder",
+    "app.feed",
     "app.live",
     "app.nodes",
     "app.problems",

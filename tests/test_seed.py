@@ -114,7 +114,7 @@ test_over_the_limit_is_429_for_that_address_alone.limits = {"write_limit": "20/m
     'before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]',
     'before["day"] = moment.day',
 )
-@pytest.mark.catches("no reset is told", "app/live.py", 'self._told.epoch, [self._reset("/")]', "self._told.epoch, []")
+@pytest.mark.catches("no reset is told", "app/feed.py", "told.epoch, [self._reset()]", "told.epoch, []")
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
     tally: Served, watchers: list[Watcher], clock: ChosenClock
 ) -> None:

@@ -13,6 +13,7 @@ from conftest import ChosenClock, RedisServer, settings_for
 
 from app import live as live_module
 from app.events import EVERYTHING, TOTAL, Calendar, Clock, day_start
+from app.feed import Feed
 from app.live import Live
 from app.main import create_app
 from app.metrics import Metrics
@@ -28,12 +29,12 @@ ZONES += ["Asia/Kolkata", "Australia/Lord_Howe"]
 class Heard(Live):
     """A live view with one plain client, which notes what it is told."""
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock, Metrics(), 0.0)
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(feed, Metrics(), 0.0)
         self.resets: list[str] = []
         self.updates = 0
         self._clients["page"] = live_module._Client(
-            "page", dashboard=False, send=self._note, direct=True, place=self._told
+            "page", dashboard=False, send=self._note, direct=True, place=feed.told
         )
 
     async def _note(self, frame: dict[str, str]) -> None:
@@ -51,7 +52,7 @@ class Heard(Live):
     "_hour_start(local), minute - minute % 86_400)",
 )
 @pytest.mark.catches(
-    "a reset twice", "app/live.py", "if moment.day > self._moment.day:", "if moment.day >= self._moment.day:"
+    "a reset twice", "app/feed.py", "if moment.day > self._moment.day:", "if moment.day >= self._moment.day:"
 )
 @pytest.mark.parametrize("name", ZONES)
 async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: str) -> None:
@@ -61,15 +62,16 @@ async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: st
     now = float(begin)
     clock = Clock(calendar, lambda: now)
     store = MemoryStore(Caps(10))
-    live = Heard(clock)
-    recorder = Recorder(store, clock, live.publish, Metrics())
+    feed = Feed(clock)
+    live = Heard(feed)
+    recorder = Recorder(store, clock, feed.publish, Metrics())
     recorder.start()
     expected: Counter[str] = Counter()
     for now in range(begin, end, 1800):
         if now % 5400 == 0:
-            live.turn(clock.moment())  # the job, before the hit or after it
+            feed.turn(clock.moment())  # the job, before the hit or after it
         await recorder.record({"a": 1})
-        live.turn(clock.moment())
+        feed.turn(clock.moment())
         await live._round()
         expected[calendar.local(now).date().isoformat()] += 1
     await recorder.close()

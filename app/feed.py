@@ -1,0 +1,240 @@
+"""What is to be told of the running day: its counts, what has changed since when, and how the service is.
+
+Whoever tells it, to whatever kind of page, remembers a place for each page and asks what came after it.
+Counts are absolute, so a page that gets fewer messages than others still ends on the same numbers.
+"""
+
+import asyncio
+import itertools
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import NamedTuple
+
+import msgspec
+
+from app.events import Clock, Moment
+
+PAGE_NAMES = 1000  # events in one message
+LOG_MAX = 20_000  # changes that are remembered for pages that fall behind
+SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be, since what changed after it follows
+
+
+class Message:
+    """An event and its data as JSON, encoded once for all; who sends it keeps the whole frame here."""
+
+    __slots__ = ("data", "event", "frame")
+
+    def __init__(self, event: str, data: object) -> None:
+        self.event = event
+        self.data = msgspec.json.encode(data).decode()
+        self.frame: dict[str, str] | None = None
+
+
+class Place(NamedTuple):
+    """How far a page has been told: the number of changes, of messages and of names, in this epoch and day."""
+
+    change: int
+    seq: int
+    names: int
+    epoch: str
+    day: int
+
+
+class Tick(NamedTuple):
+    """What is new since a place, for those who stand there; encoded when it is first asked for."""
+
+    begin: Place
+    end: Place
+    updates: Callable[[], Sequence[Message]]  # for plain pages
+    changes: Callable[[], Sequence[Message]]  # for dashboards
+
+
+NOWHERE = Place(-1, -1, 0, "", -1)
+
+
+class Feed:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._moment = clock.moment()
+        self._names: list[str] = []  # of the day
+        self._index: dict[str, int] = {}
+        self._counts: list[int] = []
+        self._gone: set[str] = set()  # what the store has lost of it
+        self._log: list[int] = []  # indices, in the order of their changes
+        self._base = 0  # the number of the log's first change
+        self._ticks: list[Tick] = []  # of days that ended before they were told
+        self._pages: tuple[float, Place, list[Message]] = (0.0, NOWHERE, [])
+        self.told = Place(0, 0, 0, secrets.token_hex(4), self._moment.day)
+        self.state = Message("state", {"status": "ok", "reasons": []})
+        self.changed = asyncio.Event()  # there is something to tell
+
+    @property
+    def day(self) -> int:
+        """The UTC second at which the shown day begins."""
+        return self._moment.day
+
+    def publish(self, moment: Moment, counts: Mapping[str, int]) -> None:
+        """Show what a commit made of the counts."""
+        self.turn(moment)
+        self.merge(moment.day, counts)
+
+    def merge(self, day: int, counts: Mapping[str, int]) -> None:
+        """Show what is larger than known, unless that day is over, or has not begun here."""
+        if day != self._moment.day:
+            return
+        for event, count in counts.items():
+            index = self._place_of(event)
+            if count > self._counts[index]:
+                self._counts[index] = count
+                self._log.append(index)
+        self.changed.set()
+
+    def turn(self, moment: Moment) -> None:
+        """Begin a new day, once: counts restart at 0 on every page."""
+        if moment.day > self._moment.day:
+            self._collect()  # what the old day still has to say
+            self._moment, self._gone = moment, set()
+            self._begin_anew({}, self.told.epoch, [self._reset()], [self._reset()])
+
+    def shown(self) -> dict[str, int]:
+        """The counts of the day, as they are shown."""
+        return dict(zip(self._names, self._counts, strict=True))
+
+    def replace(self, moment: Moment, counts: Mapping[str, int], before: Mapping[str, int]) -> None:
+        """Show these counts where they are smaller than what was shown before they were read: the store lost some."""
+        self.turn(moment)
+        shown = self.shown()
+        lost = {event for event, known in before.items() if event in shown and counts.get(event, 0) < known}
+        if not lost:
+            self.merge(moment.day, counts)
+            return
+        self._collect()
+        kept = {event: 0 if event in lost else count for event, count in shown.items()}
+        now = {event: max(counts.get(event, 0), kept.get(event, 0)) for event in {**shown, **counts}}
+        self._gone |= {event for event in lost if not now[event]}
+        changed = [_update(event, count) for event, count in now.items() if count != shown.get(event)]
+        self._begin_anew({e: n for e, n in now.items() if n}, secrets.token_hex(4), changed, [])
+
+    def tell_state(self, status: str, reasons: Sequence[str]) -> None:
+        """Tell the dashboards how the service is, when that has changed."""
+        state = Message("state", {"status": status, "reasons": reasons})
+        if state.data != self.state.data:
+            self.state = state
+            self.changed.set()
+
+    def collect(self) -> list[Tick]:
+        """What is new since this was last asked, in order."""
+        self._collect()
+        ticks, self._ticks = self._ticks, []
+        return ticks
+
+    def missed_updates(self, place: Place) -> tuple[Iterator[Message], Place]:
+        """What a plain page that is not in step has to be told, and the place where it stands then."""
+        names, counts = self._names, self._counts  # a new day has others
+        changed, forgotten = self._since(place)
+        indices = range(self.told.names) if forgotten else changed
+        gone = (_update(event, 0) for event in list(self._gone) if forgotten)
+        updates = (_update(names[i], counts[i]) for i in indices)
+        return itertools.chain(self._reset_since(place), gone, updates), self.told
+
+    def missed_changes(self, place: Place) -> tuple[Iterator[Message], Place]:
+        """The same for a dashboard."""
+        changed, forgotten = self._since(place)
+        if forgotten or (place.epoch, place.day) != (self.told.epoch, self.told.day):
+            stands, pages = self._snapshot()
+            return itertools.chain(self._reset_since(place), pages), stands
+        messages = _changes(self._names, self._counts, changed, place, until=self.told.seq)
+        return iter(messages), self.told
+
+    def _since(self, place: Place) -> tuple[list[int], bool]:
+        """What has changed, and whether some of that is forgotten."""
+        log = self._log[max(0, place.change - self._base) : self.told.change - self._base]
+        return list(dict.fromkeys(log)), place.change < self._base
+
+    def _reset_since(self, place: Place) -> list[Message]:
+        return [] if place.day in {self.told.day, NOWHERE.day} else [self._reset()]
+
+    def _reset(self) -> Message:
+        return Message("reset", {"day": self._moment.date})
+
+    def _begin_anew(
+        self, counts: Mapping[str, int], epoch: str, updates: list[Message], changes: list[Message]
+    ) -> None:
+        """With these counts; every page is told so, and whoever falls behind here has to be told everything."""
+        begin = self.told
+        self._names, self._counts = list(counts), list(counts.values())
+        self._index = {event: index for index, event in enumerate(counts)}
+        self._base, self._log = begin.change + 1, []
+        self.told = Place(self._base, begin.seq + 1, len(counts), epoch, self._moment.day)
+        changes = [*changes, *self._snapshot()[1]]
+        self._ticks.append(Tick(begin, self.told, lambda: updates, lambda: changes))
+        self.changed.set()
+
+    def _place_of(self, event: str) -> int:
+        index = self._index.get(event)
+        if index is None:
+            index = self._index[event] = len(self._names)
+            self._names.append(event)
+            self._counts.append(0)
+        return index
+
+    def _collect(self) -> None:
+        """Make a tick of what has changed since the last one."""
+        begin, names, counts = self.told, self._names, self._counts
+        changed = list(dict.fromkeys(self._log[begin.change - self._base :]))
+        if not changed:
+            return
+        self.told = begin._replace(
+            change=self._base + len(self._log),
+            seq=begin.seq + math.ceil(len(changed) / PAGE_NAMES),  # whoever listens
+            names=len(self._names),
+        )
+        updates = cache(lambda: [_update(names[i], counts[i]) for i in changed])
+        self._ticks.append(Tick(begin, self.told, updates, cache(lambda: _changes(names, counts, changed, begin))))
+        if len(self._log) > LOG_MAX:
+            self._log = self._log[-LOG_MAX // 2 :]
+            self._base = self.told.change - len(self._log)
+
+    def _snapshot(self) -> tuple[Place, list[Message]]:
+        """All of the day as told, in pages, and their place; built once for all who ask within a second."""
+        made, place, pages = self._pages
+        told, current = self.told, (place.epoch, place.day) == (self.told.epoch, self.told.day)
+        if place == told or (current and place.change >= self._base and time.monotonic() - made < SNAPSHOT_SECONDS):
+            return place, pages
+        head = {
+            "epoch": told.epoch,
+            "seq": told.seq,
+            "day": self._moment.date,
+            "generation": 0,  # it moves when counts are corrected, which nobody can do yet
+            "resetsAt": datetime.fromtimestamp(self._clock.calendar.next_day(self._moment.day), UTC).isoformat(),
+            "size": told.names,
+        }
+        names, counts = self._names[: told.names], self._counts[: told.names]
+        parts = [slice(i, i + PAGE_NAMES) for i in range(0, max(1, told.names), PAGE_NAMES)]
+        bodies = ({"offset": part.start, "names": names[part], "counts": counts[part]} for part in parts)
+        pages = [Message("snapshot", head | body) for body in bodies]
+        self._pages = (time.monotonic(), told, pages)
+        return told, pages
+
+
+def _update(event: str, count: int) -> Message:
+    return Message("update", {"eventName": event, "count": count})
+
+
+def _changes(
+    names: Sequence[str], counts: Sequence[int], changed: Iterable[int], begin: Place, until: int | None = None
+) -> list[Message]:
+    """In messages of a bounded size; a new name comes with or before its count, since both are in order."""
+    indices, messages = sorted(changed), []
+    for seq, i in enumerate(range(0, len(indices), PAGE_NAMES), begin.seq + 1):
+        page = indices[i : i + PAGE_NAMES]
+        body: dict[str, object] = {"seq": seq, "changes": [[index, counts[index]] for index in page]}
+        body["names"] = names[max(page[0], begin.names) : page[-1] + 1]
+        if until is not None and i + PAGE_NAMES >= len(indices):
+            body |= {"seq": until, "since": seq}
+        messages.append(Message("changes", body))
+    return messages
