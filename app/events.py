@@ -2,7 +2,7 @@
 
 import bisect
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
@@ -20,23 +20,51 @@ _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u20
 
 By = Annotated[int, msgspec.Meta(ge=1, le=BY_MAX)]
 Step = Literal["minute", "hour", "day"]
-Bucket = tuple[str, int]  # a step and the UTC second at which it begins
-TOTAL: Bucket = ("total", 0)  # since the beginning
+Kind = Literal["user", "session"]
+
+
+class Bucket(NamedTuple):
+    """Where counts lie: a step, the UTC second at which it begins, and of what else than events they are.
+
+    `of` is "user:<event>" or "session:<event>" for who hit it, "sketch:" before that for the registers of an
+    estimate, or one of those below for what administrators changed on that day.
+    """
+
+    step: str
+    start: int
+    of: str = ""
+
+
+TOTAL = Bucket("total", 0)  # since the beginning
+OFFSET = "offset"  # what is to be added to a day's hits to get its counts
+PART = "part:"  # and a number: the counts that a reset has ended
+GENERATION = "generation"  # how often the day's counts were changed, under EVERYTHING
+SKETCH = "sketch:"
+VISITS = ("user:", "session:")
 
 
 class InvalidName(ValueError):
-    """A text that is no event name; the message says why and never repeats the text."""
+    """A text that is no name; the message says why and never repeats the text."""
 
 
 @lru_cache(maxsize=65_536)  # the same names come again and again
 def event_name(text: str) -> str:
     """The stored form (NFC) of an event's name, or InvalidName."""
+    name = visitor_name(text)
+    if "/" in name:
+        raise InvalidName("a name has no '/'")
+    return name
+
+
+@lru_cache(maxsize=65_536)  # likewise
+def visitor_name(text: str) -> str:
+    """The stored form of a user's or session's id: like an event's name, but with '/' allowed."""
     # Far too long is not even normalised: that takes quadratic time for marks in the wrong order.
     name = unicodedata.normalize("NFC", text) if len(text) <= 4 * NAME_MAX else text
     if not 1 <= len(name) <= NAME_MAX:
         raise InvalidName(f"a name has 1 to {NAME_MAX} characters")
-    if "/" in name or name in {".", ".."}:
-        raise InvalidName("a name has no '/' and is not '.' or '..'")
+    if name in {".", ".."}:
+        raise InvalidName("a name is not '.' or '..'")
     if name != name.strip():
         raise InvalidName("a name has no space at its beginning or end")
     if any(unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in name):
@@ -49,6 +77,17 @@ class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     event: str
     by: By = 1
+    user: str | None = None
+    session: str | None = None
+
+
+class Visit(NamedTuple):
+    """Who hit an event."""
+
+    event: str
+    by: int
+    user: str | None
+    session: str | None
 
 
 def fold(hits: Iterable[Hit]) -> dict[str, int]:
@@ -69,7 +108,28 @@ class Moment(NamedTuple):
 
     @property
     def buckets(self) -> tuple[Bucket, Bucket, Bucket, Bucket]:
-        return ("minute", self.minute), ("hour", self.hour), ("day", self.day), TOTAL
+        return _buckets(self)
+
+    @property
+    def counted(self) -> tuple[Bucket, Bucket]:
+        """The day's hits, and what is to be added to them."""
+        return Bucket("day", self.day), Bucket("day", self.day, OFFSET)
+
+    def marks(self, visit: Visit) -> Iterator[tuple[Bucket, str]]:
+        """Where a visit is counted, with its event and among all of them, and under which id."""
+        minute, _, day, total = self.buckets
+        user, session, event = visit.user, visit.session, visit.event
+        if user is not None:
+            for bucket, of in ((minute, event), (day, event), (total, event), (day, EVERYTHING)):
+                yield bucket._replace(of=f"user:{of}"), user
+        if session is not None:
+            for bucket, of in ((minute, event), (day, event), (minute, EVERYTHING), (day, EVERYTHING)):
+                yield bucket._replace(of=f"session:{of}"), session
+
+
+@lru_cache(maxsize=256)  # those of this minute, mostly
+def _buckets(moment: Moment) -> tuple[Bucket, Bucket, Bucket, Bucket]:
+    return Bucket("minute", moment.minute), Bucket("hour", moment.hour), Bucket("day", moment.day), TOTAL
 
 
 class Key(NamedTuple):
@@ -90,9 +150,48 @@ class Posting(NamedTuple):
     counts: Mapping[str, int]
     key: Key | None = None
     capped: bool = True
+    visits: Sequence[Visit] = ()
 
 
-Batch = Sequence[Posting]  # what one commit writes
+class Correction(NamedTuple):
+    """What an administrator changes: an event's numbers, an event that goes, or, of EVERYTHING, the day's counts."""
+
+    moment: Moment
+    at: int  # UTC second
+    action: Literal["correct", "delete", "reset"]
+    event: str = EVERYTHING
+    count: int | None = None  # type: ignore[assignment] # tuple.count is of no use here
+    total: int | None = None
+
+
+class Erasure(NamedTuple):
+    """A user is to be forgotten."""
+
+    moment: Moment
+    user: str
+
+
+class Restored(NamedTuple):
+    """Counts that another store had in this bucket, and are added here; or corrections of a day."""
+
+    moment: Moment
+    bucket: Bucket
+    counts: Mapping[str, int]
+    log: Sequence["Logged"] = ()
+
+
+class Logged(NamedTuple):
+    """A correction as it is remembered: of an event's count and total, from and to; of all together for a reset."""
+
+    at: int
+    action: str
+    event: str
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+
+Batch = Sequence[Posting]  # what one commit counts
+Change = Correction | Erasure | Restored  # or else changes
 
 
 class Calendar:

@@ -68,6 +68,7 @@ class Feed:
         self._base = 0  # the number of the log's first change
         self._ticks: list[Tick] = []  # of days that ended before they were told
         self._pages: tuple[float, Place, list[Message]] = (0.0, NOWHERE, [])
+        self.generation = 0  # of the day's counts
         self.told = Place(0, 0, 0, secrets.token_hex(4), self._moment.day)
         self.state = Message("state", {"status": "ok", "reasons": []})
         self.changed = asyncio.Event()  # there is something to tell
@@ -97,27 +98,33 @@ class Feed:
         """Begin a new day, once: counts restart at 0 on every page."""
         if moment.day > self._moment.day:
             self._collect()  # what the old day still has to say
-            self._moment, self._gone = moment, set()
+            self._moment, self._gone, self.generation = moment, set(), 0
             self._begin_anew({}, self.told.epoch, [self._reset()], [self._reset()])
 
     def shown(self) -> dict[str, int]:
         """The counts of the day, as they are shown."""
         return dict(zip(self._names, self._counts, strict=True))
 
-    def replace(self, moment: Moment, counts: Mapping[str, int], before: Mapping[str, int]) -> None:
-        """Show these counts where they are smaller than what was shown before they were read: the store lost some."""
+    def replace(self, moment: Moment, counts: Mapping[str, int], before: Mapping[str, int], generation: int) -> None:
+        """Show these counts where they are smaller than what was shown before they were read: the store lost some.
+
+        In another generation they are smaller because an administrator wants it so, and what was shown means nothing.
+        """
         self.turn(moment)
-        shown = self.shown()
+        shown, same = self.shown(), generation == self.generation
         lost = {event for event, known in before.items() if event in shown and counts.get(event, 0) < known}
-        if not lost:
+        if same and not lost:
             self.merge(moment.day, counts)
             return
         self._collect()
-        kept = {event: 0 if event in lost else count for event, count in shown.items()}
+        kept = {event: count for event, count in shown.items() if same and event not in lost}
         now = {event: max(counts.get(event, 0), kept.get(event, 0)) for event in {**shown, **counts}}
-        self._gone |= {event for event in lost if not now[event]}
+        self._gone |= {event for event, count in now.items() if not count}
         changed = [_update(event, count) for event, count in now.items() if count != shown.get(event)]
-        self._begin_anew({e: n for e, n in now.items() if n}, secrets.token_hex(4), changed, [])
+        now, self.generation = {event: count for event, count in now.items() if count}, generation
+        anew = [self._reset(), *itertools.starmap(_update, now.items())]
+        updates = anew if len(anew) <= len(changed) else changed
+        self._begin_anew(now, secrets.token_hex(4), updates, [])
 
     def tell_state(self, status: str, reasons: Sequence[str]) -> None:
         """Tell the dashboards how the service is, when that has changed."""
@@ -209,7 +216,7 @@ class Feed:
             "epoch": told.epoch,
             "seq": told.seq,
             "day": self._moment.date,
-            "generation": 0,  # it moves when counts are corrected, which nobody can do yet
+            "generation": self.generation,
             "resetsAt": datetime.fromtimestamp(self._clock.calendar.next_day(self._moment.day), UTC).isoformat(),
             "size": told.names,
         }

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, Path, Request, Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from app.events import BY_MAX, By, Hit, InvalidName, Key, event_name, fold
+from app.events import BY_MAX, NAME_MAX, By, Hit, InvalidName, Key, Visit, event_name, fold, visitor_name
 from app.limits import Limits, client
 from app.problems import REFUSALS, Answer, Problem, documented
 from app.recorder import Recorded, Recorder
@@ -38,15 +38,21 @@ log = logging.getLogger("tally.ingest")
 
 class HitBody(msgspec.Struct, forbid_unknown_fields=True):
     by: By = 1
+    user: str | None = None
+    session: str | None = None
 
+
+_BARE = HitBody()
 
 CountedHit = TypedDict("CountedHit", {"eventName": str, "count": int, "total": int, "day": str, "ack": Ack})
 CountedBatch = TypedDict("CountedBatch", {"accepted": int, "counts": dict[str, int], "day": str, "ack": Ack})
 
 # The bodies are decoded by msgspec, so OpenAPI is told of them here.
 _BY = {"type": "integer", "minimum": 1, "maximum": BY_MAX, "default": 1}
-_ITEM = {"type": "object", "properties": {"event": {"type": "string"}, "by": _BY}, "required": ["event"]}
-_HIT = {"type": "object", "properties": {"by": _BY}, "additionalProperties": False}
+_WHO = {"type": ["string", "null"], "maxLength": NAME_MAX}
+_VISIT = {"by": _BY, "user": _WHO, "session": _WHO}
+_ITEM = {"type": "object", "properties": {"event": {"type": "string"}} | _VISIT, "required": ["event"]}
+_HIT = {"type": "object", "properties": _VISIT, "additionalProperties": False}
 _ITEMS = {"type": "array", "items": _ITEM | {"additionalProperties": False}, "maxItems": BATCH_ITEMS_MAX}
 _BATCH = {"anyOf": [_ITEMS, {"type": "object", "additionalProperties": _BY}, _ITEM]}
 _TEXT = {"type": "string"}
@@ -66,9 +72,10 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
     async def count_event(request: Request, event: Annotated[str, Depends(path_name)]) -> Response:
         """Count one hit."""
         limits.charge(request, "write")
-        body = await _read(request, HIT_BYTES_MAX)
-        by = _decode(body, HitBody).by if body.strip() else 1
-        recorded = await recorder.record({event: by}, _key(request, f"/event/{event}", {event: by}))
+        body = await read_body(request, HIT_BYTES_MAX)
+        hit = decode(body, HitBody) if body.strip() else _BARE
+        counts, visits = {event: hit.by}, _visit(event, hit)
+        recorded = await recorder.record(counts, _key(request, f"/event/{event}", counts, visits), visits)
         count, total = _counted(recorded)[event]
         counted = CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack)
         return _Counted(counted, recorded)
@@ -82,14 +89,14 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
     async def count_events(request: Request) -> Response:
         """Count many hits, all or none: an array of items, a map of names to amounts, NDJSON, or a name a line."""
         limits.charge(request, "write")
-        hits = parse_batch(await _read(request, BATCH_BYTES_MAX))
+        hits = parse_batch(await read_body(request, BATCH_BYTES_MAX))
         if len(hits) > ITEMS_PER_COST:
             limits.charge(request, "write", cost=math.ceil(len(hits) / ITEMS_PER_COST), paid=1)
-        amounts = fold_names(hits)
-        key = _key(request, "/events", amounts)
+        amounts, visits = fold_names(hits), fold_visits(hits)
+        key = _key(request, "/events", amounts, visits)
         if key:  # which is of the same hits in any order, and so is its answer
             amounts = dict(sorted(amounts.items()))
-        recorded = await recorder.record(amounts, key)
+        recorded = await recorder.record(amounts, key, visits)
         counts = {event: value.count for event, value in _counted(recorded).items()}
         accepted = sum(amounts.values())
         counted = CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack)
@@ -128,6 +135,14 @@ async def path_name(request: Request, name: Annotated[str, Path()]) -> str:  # n
     return _raw_name(request.scope["raw_path"])
 
 
+async def path_visitor(request: Request, id: Annotated[str, Path()]) -> str:  # noqa: A002, ARG001 # likewise
+    """A user or session in a path; the rest of it, for such an id may have a slash."""
+    try:
+        return visitor_name(unquote_to_bytes(request.scope["raw_path"].split(b"/", 2)[2]).decode())
+    except (UnicodeDecodeError, InvalidName) as error:
+        raise Problem(422, str(error) if isinstance(error, InvalidName) else "an id is UTF-8") from None
+
+
 @lru_cache(maxsize=8192)  # the same names come again and again
 def _raw_name(path: bytes) -> str:
     """The event in a path, from its raw bytes: the decoded path shows every bad byte as the same character."""
@@ -150,7 +165,7 @@ def parse_batch(body: bytes) -> list[Hit]:
         raise Problem(422, "the body is not UTF-8") from None
     first = text.lstrip(" \t\r\n")[:1]
     if first == "[":
-        items = _decode(text, list[Hit])
+        items = decode(text, list[Hit])
     elif first == "{":
         items = _objects(text)
     else:
@@ -173,13 +188,40 @@ def fold_names(hits: list[Hit]) -> dict[str, int]:
     return amounts
 
 
+def fold_visits(hits: list[Hit]) -> list[Visit]:
+    """Who hit these, each with each event once; the first bad user or session is told."""
+    sums: dict[tuple[str, str | None, str | None], int] = {}
+    for index, hit in enumerate(hits):
+        if hit.user is not None or hit.session is not None:
+            try:
+                ((event, by, *who),) = _visit(event_name(hit.event), hit)
+            except Problem as problem:
+                raise Problem(422, f"item {index}: {problem.detail}") from None
+            sums[event, who[0], who[1]] = sums.get((event, who[0], who[1]), 0) + by
+    return [Visit(event, by, user, session) for (event, user, session), by in sums.items()]
+
+
+def _visit(event: str, hit: Hit | HitBody) -> tuple[Visit, ...]:
+    """By whom, if that is said."""
+    if hit.user is None and hit.session is None:
+        return ()
+    return (Visit(event, hit.by, _visitor("user", hit.user), _visitor("session", hit.session)),)
+
+
+def _visitor(what: str, text: str | None) -> str | None:
+    try:
+        return None if text is None else visitor_name(text)
+    except InvalidName as error:
+        raise Problem(422, f"{what}: {error}") from None
+
+
 def _objects(text: str) -> list[Hit]:
     try:
         pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)  # a name twice counts twice
     except (ValueError, RecursionError):
         return _ndjson(text)
     if not all(type(by) is int for _, by in pairs):
-        return [_decode(text, Hit, 0)]
+        return [decode(text, Hit, 0)]
     for index, (_, by) in enumerate(pairs):
         if not 1 <= by <= BY_MAX:
             raise Problem(422, f"item {index}: an amount is 1 to {BY_MAX}")
@@ -200,7 +242,7 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
 
 
-def _decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
+def decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
     """JSON of this kind; an array's error names the item itself, as $[index]."""
     try:
         return msgspec.json.decode(text, type=kind)
@@ -208,7 +250,7 @@ def _decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
         raise Problem(422, f"{error}" if index is None else f"item {index}: {error}") from None
 
 
-def _key(request: Request, scope: str, amounts: dict[str, int]) -> Key | None:
+def _key(request: Request, scope: str, amounts: dict[str, int], visits: Sequence[Visit]) -> Key | None:
     """The request's Idempotency-Key, which belongs to its client's role and route; also as a quoted string."""
     texts = [value.decode("latin-1") for header, value in request.scope["headers"] if header == b"idempotency-key"]
     if not texts:
@@ -216,7 +258,7 @@ def _key(request: Request, scope: str, amounts: dict[str, int]) -> Key | None:
     match = _KEY.fullmatch(texts[0])
     if len(texts) > 1 or not match:
         raise Problem(422, "an Idempotency-Key is one header of 1 to 255 visible ASCII characters")
-    same = json.dumps(sorted(amounts.items()))
+    same = json.dumps([sorted(amounts.items()), sorted(visits, key=str)])
     return Key(_hash(f"anonymous {scope} {match[1] or match[2]}"), _hash(same), _hash(client(request)))
 
 
@@ -224,7 +266,7 @@ def _hash(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-async def _read(request: Request, bytes_max: int) -> bytes:
+async def read_body(request: Request, bytes_max: int) -> bytes:
     body, more = bytearray(), True
     while more:
         message = await request.receive()
@@ -239,11 +281,11 @@ async def _read(request: Request, bytes_max: int) -> bytes:
 
 def _counted(recorded: Recorded) -> dict[str, Value]:
     if isinstance(recorded.answer, Refused):
-        raise Problem(*_REFUSALS[recorded.answer.reason])
+        raise Problem(*REFUSED[recorded.answer.reason])
     return recorded.answer  # type: ignore[return-value] # the recorder has unwrapped replays
 
 
-_REFUSALS: dict[str, tuple[int, str, dict[str, str]]] = {
+REFUSED: dict[str, tuple[int, str, dict[str, str]]] = {
     "full": (429, "there is room for known names alone (TALLY_EVENTS_MAX)", {"Retry-After": "3600"}),
     "overflow": (422, "a count cannot pass 9007199254740991", {}),
     "mismatch": (422, "this Idempotency-Key was used for another request", {}),

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import __version__, health, ingest, problems, query
+from app import __version__, admin, health, ingest, problems, query
 from app.events import Calendar, Clock
 from app.feed import Feed
 from app.limits import Limits
@@ -87,6 +87,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     refuse = problems.install(app, metrics)
     count_event = ingest.add_routes(app, recorder, limits)
     query.add_routes(app, store, clock, limits, settings.days_kept)
+    admin.add_routes(app, recorder, store, clock, limits)
     health.add_routes(app, store, nodes, live, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)

@@ -2,7 +2,8 @@
 
 Counts are absolute, so that news which come twice, late or out of order do no harm: the larger number is
 the newer. What got lost is found in the store within seconds. Only where the store itself has lost
-something, which its epoch says, do its smaller numbers win.
+something, which its epoch says, or where an administrator changed the counts, which their generation
+says, do its smaller numbers win.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.events import EVERYTHING, Clock, Moment
+from app.events import EVERYTHING, GENERATION, Bucket, Clock, Moment
 from app.feed import Feed
 from app.metrics import Metrics
 from app.stores.base import CounterStore, StoreError
@@ -37,6 +38,7 @@ class News(NamedTuple):
     epoch: str
     day: int
     counts: dict[str, int]
+    generation: int = 0
 
 
 class Nodes:
@@ -46,7 +48,9 @@ class Nodes:
         self._clock = clock
         self._id = secrets.token_hex(4)
         self._epoch = ""
-        self._day = 0
+        self._counted = (0, 0)  # the day and generation of what is untold
+        self._early = (0, 0, dict[str, int]())  # the same of what was counted in a generation that is not shown yet
+        self._behind = asyncio.Event()  # there is one
         self._rested = (0, 0.0)  # until when a day is not read again as a whole
         self._untold: dict[str, int] = {}
         self._changed = asyncio.Event()
@@ -57,43 +61,72 @@ class Nodes:
     async def start(self) -> None:
         with contextlib.suppress(StoreError):  # it has just gone away, and is looked for
             await self.resync()
+        self._tasks = [asyncio.create_task(self._catch_up())]
         if self._store.shared:
             self._heard[self._id] = time.monotonic()
-            self._tasks = [asyncio.create_task(self._speak()), asyncio.create_task(self._listen())]
+            self._tasks += [asyncio.create_task(self._speak()), asyncio.create_task(self._listen())]
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def publish(self, moment: Moment, counts: dict[str, int]) -> None:
+    def publish(self, moment: Moment, counts: dict[str, int], generation: int) -> None:
         """Show what a commit here made of the counts, to this node's pages and to the other nodes."""
-        self._feed.publish(moment, counts)
+        self._feed.turn(moment)
+        self._show(moment.day, counts, generation)
         if self._store.shared:
-            if moment.day != self._day:
-                self._day, self._untold = moment.day, {}
+            if (moment.day, generation) != self._counted:
+                self._counted, self._untold = (moment.day, generation), {}
             self._untold |= counts
             self._changed.set()
 
+    def _show(self, day: int, counts: dict[str, int], generation: int) -> None:
+        """Show these counts, if they are of the generation that is shown. For a newer one all are looked up first."""
+        feed = self._feed
+        if day == feed.day and generation > feed.generation:
+            if self._early[:2] != (day, generation):
+                self._early = (day, generation, {})
+            self._early[2].update(counts)
+            self._behind.set()
+        elif generation == feed.generation:
+            feed.merge(day, counts)
+
     async def resync(self) -> None:
-        """Look whether the store has more than is shown, or less, which its epoch must explain."""
-        moment, feed = self._clock.moment(), self._feed
-        epoch, before = await self._store.epoch(), feed.shown() if feed.day == moment.day else {}
-        if epoch == self._epoch and feed.day == moment.day:
-            (everything,) = await self._store.read([("day", moment.day)], [EVERYTHING])
-            if everything.get(EVERYTHING, 0) == sum(before.values()) or (moment.day, time.monotonic()) < self._rested:
+        """Look whether the store has more than is shown, or less, which its epoch or its generation must explain."""
+        moment, feed, store = self._clock.moment(), self._feed, self._store
+        epoch, before = await store.epoch(), feed.shown() if feed.day == moment.day else {}
+        (generations,) = await store.read([Bucket("day", moment.day, GENERATION)], [EVERYTHING])
+        generation = generations.get(EVERYTHING, 0)
+        if (epoch, moment.day, generation) == (self._epoch, feed.day, feed.generation):
+            everything = (await store.counts(moment.day, [EVERYTHING])).get(EVERYTHING, 0)
+            if everything == sum(before.values()) or (moment.day, time.monotonic()) < self._rested:
                 return
         begun = time.monotonic()
-        (counts,) = await self._store.read([("day", moment.day)])
+        counts = await store.counts(moment.day)
         counts.pop(EVERYTHING, None)
         self._rested = moment.day, time.monotonic() + REST * (time.monotonic() - begun)
         if feed.day > moment.day:
             return  # it has ended meanwhile
-        if epoch == self._epoch:
-            feed.publish(moment, counts)
+        feed.turn(moment)
+        if (epoch, generation) == (self._epoch, feed.generation):
+            feed.merge(moment.day, counts)
         else:
             self._epoch = epoch
-            feed.replace(moment, counts, before)
+            feed.replace(moment, counts, before, generation)
+            if self._early[:2] == (moment.day, generation):
+                feed.merge(moment.day, self._early[2])
+
+    async def _catch_up(self) -> None:
+        while True:
+            await self._behind.wait()
+            self._behind.clear()
+            try:
+                await self.resync()
+            except Exception as error:  # noqa: BLE001 # it is looked up once more
+                log.log(logging.DEBUG if isinstance(error, StoreError) else logging.ERROR, "still behind: %r", error)
+                await asyncio.sleep(TELL_SECONDS)
+                self._behind.set()
 
     def count(self) -> int:
         """How many nodes were heard of lately, this one included."""
@@ -122,7 +155,8 @@ class Nodes:
     def _news(self) -> Iterator[News]:
         counts, self._untold = list(self._untold.items()), {}
         for i in range(0, max(1, len(counts)), NEWS_EVENTS):
-            yield News(self._id, self._epoch, self._day, dict(counts[i : i + NEWS_EVENTS]))
+            day, generation = self._counted
+            yield News(self._id, self._epoch, day, dict(counts[i : i + NEWS_EVENTS]), generation)
 
     async def _listen(self) -> None:
         while True:
@@ -139,4 +173,4 @@ class Nodes:
         self._heard[news.node] = time.monotonic()
         # In another epoch one of the two does not know yet that the store went back; it will, within seconds.
         if news.node != self._id and news.epoch == self._epoch:
-            self._feed.merge(news.day, news.counts)
+            self._show(news.day, news.counts, news.generation)

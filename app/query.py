@@ -7,6 +7,7 @@ import heapq
 import io
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from itertools import chain, islice
@@ -17,14 +18,16 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from typing_extensions import TypedDict
 
-from app.events import EVERYTHING, TOTAL, Bucket, Clock, InvalidName, Step, day_start, event_name
-from app.ingest import path_name
+from app.events import EVERYTHING, PART, TOTAL, Bucket, Clock, InvalidName, Kind, Logged, Step, day_start, event_name
+from app.ingest import path_name, path_visitor
 from app.limits import Limits
 from app.problems import Problem, documented
-from app.stores.base import CounterStore
+from app.stores.base import RANKED_MAX, CounterStore
 
 POINTS_MAX = 1440  # the minutes of a day
 _WINDOWS: dict[str, tuple[Step, int]] = {"1h": ("minute", 60), "7d": ("day", 7)}
+DAYS_MAX = 400  # over which visitors are told apart in one answer
+ACTIVE_MINUTES = 5  # since its last hit, in which a session is active
 LINES_MAX = 100  # events in one answer of /series
 SLICE = 2000  # events looked at in one go, which takes about a millisecond
 PAUSE_SECONDS = 0.001  # after it, at least: less is nothing to the event loop
@@ -34,6 +37,8 @@ T = TypeVar("T")
 Format = Literal["json", "csv"]
 Day = Annotated[str, Path(pattern=r"^\d{4}-\d\d-\d\d$")]
 PathEvent = Annotated[str, Depends(path_name)]
+PathVisitor = Annotated[str, Depends(path_visitor)]
+Days = Annotated[int, Query(ge=1, le=DAYS_MAX)]
 Points = Annotated[int, Query(ge=1, le=POINTS_MAX)]
 Place = tuple[float, str]  # in an order: what sorts first, and the name
 _FIRST, _LAST = (-math.inf, ""), (math.inf, "")
@@ -44,7 +49,17 @@ Point = TypedDict("Point", {"start": str, "count": int})
 Series = TypedDict("Series", {"eventName": str | None, "step": Step, "points": list[Point]})
 DayRow = TypedDict("DayRow", {"day": str, "hits": int, "events": int, "parts": int})
 Part = TypedDict("Part", {"until": str, "counts": dict[str, int]})
-ClosedDay = TypedDict("ClosedDay", {"day": str, "parts": list[Part]})
+Numbers = TypedDict("Numbers", {"count": int, "total": int})
+CorrectedRow = TypedDict(
+    "CorrectedRow", {"at": str, "action": str, "eventName": str | None, "before": Numbers, "after": Numbers}
+)
+ClosedDay = TypedDict("ClosedDay", {"day": str, "parts": list[Part], "corrections": list[CorrectedRow]})
+RankedUser = TypedDict("RankedUser", {"rank": int, "user": str, "count": int})
+UserCounts = TypedDict("UserCounts", {"user": str, "days": int, "counts": dict[str, int]})
+SessionCounts = TypedDict("SessionCounts", {"session": str, "days": int, "counts": dict[str, int]})
+Audience = TypedDict(
+    "Audience", {"users": int, "sessions": int, "activeSessions": int, "days": int, "exact": bool, "error": float}
+)
 
 
 class Reads:
@@ -56,10 +71,16 @@ class Reads:
         self.calendar = clock.calendar
 
     def buckets(self, step: Step, points: int) -> list[Bucket]:
-        return [(step, start) for start in self.calendar.starts(step, self.clock.at(), points)]
+        return [Bucket(step, start) for start in self.calendar.starts(step, self.clock.at(), points)]
 
-    async def counts(self, *buckets: Bucket) -> dict[str, int]:
-        """The sum of these buckets for every event."""
+    async def today(self) -> dict[str, int]:
+        """All counts of the current day."""
+        counts = await self.store.counts(self.clock.moment().day)
+        counts.pop(EVERYTHING, None)
+        return counts
+
+    async def sums(self, buckets: Sequence[Bucket]) -> dict[str, int]:
+        """The sum of these buckets for every event, or every visitor."""
         first, *others = await self.store.read(buckets)
         for found in others:
             async for part in _slices(found.items()):
@@ -68,9 +89,23 @@ class Reads:
         first.pop(EVERYTHING, None)
         return first
 
+    async def ranked(self, counts: dict[str, int], limit: int) -> list[tuple[int, str, int]]:
+        """Rank, name and count of those with the largest counts."""
+        best = await _best(((-count, name) for name, count in counts.items() if count), limit)
+        return [(rank, name, counts[name]) for rank, (_, name) in enumerate(best, 1)]
+
+    async def audience(self, event: str, days: int) -> Audience:
+        """Who came to an event, or to any."""
+        minutes, dates = self.buckets("minute", ACTIVE_MINUTES), self.buckets("day", days)
+        asked = (("user", dates), ("session", dates), ("session", minutes))
+        found = [await self.store.distinct([b._replace(of=f"{kind}:{event}") for b in of]) for kind, of in asked]
+        users, sessions, active = (distinct.number for distinct in found)
+        error = max(distinct.error for distinct in found)
+        return Audience(users=users, sessions=sessions, activeSessions=active, days=days, exact=not error, error=error)
+
     async def series(self, events: Sequence[str], step: Step, points: int) -> list[Series]:
         starts = self.calendar.starts(step, self.clock.at(), points)
-        found = await self.store.read([(step, start) for start in starts], events)
+        found = await self.store.read([Bucket(step, start) for start in starts], events)
         stamped = [(self.stamp(start), counts) for start, counts in zip(starts, found, strict=True)]
         return [
             Series(eventName=e or None, step=step, points=[Point(start=s, count=c.get(e, 0)) for s, c in stamped])
@@ -92,6 +127,7 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, 
     every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
     _add_counts(app, reads, every)
     _add_series(app, reads, every)
+    _add_audience(app, reads, every)
     _add_history(app, reads, every, days_kept)
 
 
@@ -100,8 +136,10 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
     async def read_event(event: PathEvent) -> EventValue:
         """One event's count of the current day, and its total; 0 for an unknown one."""
         moment = reads.clock.moment()
-        day, total = await reads.store.read([("day", moment.day), TOTAL], [event])
-        return EventValue(eventName=event, count=day.get(event, 0), total=total.get(event, 0), day=moment.date)
+        hits, offset, total = (
+            counts.get(event, 0) for counts in await reads.store.read([*moment.counted, TOTAL], [event])
+        )
+        return EventValue(eventName=event, count=hits + offset, total=total, day=moment.date)
 
     @app.get("/events", response_model=dict[str, int], **every)
     async def read_events(
@@ -113,7 +151,7 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
     ) -> Response:
         """All counts of the current day. A limit that left some out answers with a Link to the next page."""
         past = _FIRST if after is None else _place(after)
-        counts = await reads.counts(("day", reads.clock.moment().day))
+        counts = await reads.today()
         places = ((-n * (sort == "-count"), event) for event, n in counts.items())
         page = await _best(places, None if limit is None else limit + 1, past, prefix)
         if limit is not None and limit < len(page):
@@ -123,15 +161,58 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         body = [msgspec.json.encode({event: counts[event] for _, event in part})[1:-1] async for part in _slices(page)]
         return Response(b"{%b}" % b",".join(body), headers=dict(response.headers), media_type="application/json")
 
-    @app.get("/leaderboard", **every)
+    @app.get("/leaderboard", response_model=list[Ranked] | list[RankedUser], **every)
     async def read_leaderboard(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 10, window: Literal["today", "total", "1h", "7d"] = "today"
-    ) -> list[Ranked]:
-        """The events with the largest counts: of the day, of all time, of the last 60 minutes, of the last 7 days."""
+        response: Response,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+        window: Literal["today", "total", "1h", "7d"] = "today",
+        event: str | None = None,
+    ) -> Any:
+        """The events with the largest counts: of the day, of all time, of the last 60 minutes, of the last 7 days.
+
+        With ?event= its users; where only the first of them are ranked, the header Tally-Partial says so.
+        """
         step, points = _WINDOWS.get(window, ("day", 1))
-        counts = await reads.counts(*([TOTAL] if window == "total" else reads.buckets(step, points)))
-        best = await _best(((-count, event) for event, count in counts.items()), limit)
-        return [Ranked(rank=i, eventName=event, count=counts[event]) for i, (_, event) in enumerate(best, 1)]
+        buckets = [TOTAL] if window == "total" else reads.buckets(step, points)
+        if event is None:
+            counts = await (reads.today() if window == "today" else reads.sums(buckets))
+            return [Ranked(rank=r, eventName=name, count=n) for r, name, n in await reads.ranked(counts, limit)]
+        of = f"user:{_named(event)}"
+        counts = await reads.sums([bucket._replace(of=of) for bucket in buckets])
+        _tell_partial(response, len(counts))
+        return [RankedUser(rank=r, user=user, count=n) for r, user, n in await reads.ranked(counts, limit)]
+
+
+def _add_audience(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
+    @app.get("/event/{name}/audience", **every)
+    async def read_event_audience(event: PathEvent, days: Days = 1) -> Audience:
+        """How many users and sessions came to an event in these days, and how many sessions in the last 5 minutes."""
+        return await reads.audience(event, days)
+
+    @app.get("/audience", **every)
+    async def read_audience(days: Days = 1) -> Audience:
+        """The same of all events together."""
+        return await reads.audience(EVERYTHING, days)
+
+    @app.get("/user/{id:path}", **every)
+    async def read_user(response: Response, visitor: PathVisitor, days: Days = 1) -> UserCounts:
+        """What a user did in these days."""
+        return UserCounts(user=visitor, days=days, counts=await visited("user", visitor, days, response))
+
+    @app.get("/session/{id:path}", **every)
+    async def read_session(response: Response, visitor: PathVisitor, days: Days = 1) -> SessionCounts:
+        """What a session did in these days."""
+        return SessionCounts(session=visitor, days=days, counts=await visited("session", visitor, days, response))
+
+    async def visited(kind: Kind, visitor: str, days: int, response: Response) -> dict[str, int]:
+        buckets = reads.buckets("day", days)
+        everyone = [await reads.store.distinct([bucket._replace(of=f"{kind}:")]) for bucket in buckets]
+        _tell_partial(response, max(distinct.number for distinct in everyone))
+        counts: dict[str, int] = {}
+        for found in await reads.store.visits(kind, visitor, [bucket.start for bucket in buckets]):
+            for event, count in found.items():
+                counts[event] = counts.get(event, 0) + count
+        return dict(sorted(counts.items()))
 
 
 def _add_series(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
@@ -149,10 +230,7 @@ def _add_series(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         """All events together; or, with ?event=a&event=b, a list of those."""
         if not event:
             return (await reads.series([EVERYTHING], step, points))[0]
-        try:
-            return await reads.series([event_name(text) for text in event], step, points)
-        except InvalidName as error:
-            raise Problem(422, f"event: {error}") from None
+        return await reads.series([_named(text) for text in event], step, points)
 
 
 def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: int) -> None:
@@ -160,31 +238,62 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
 
     @app.get("/history", response_model=list[DayRow], **every)
     async def read_days(format: Format = "json") -> Any:  # noqa: A002 # the API's word
-        """The closed days on which something was counted, newest first."""
-        starts = reads.buckets("day", days_kept)[-2::-1]
-        sums = await reads.store.read(starts, [EVERYTHING])
-        hits = {start: counts[EVERYTHING] for start, counts in zip(starts, sums, strict=True) if counts.get(EVERYTHING)}
+        """The closed days on which something was counted, newest first; a day that was reset has several parts."""
+        buckets = reads.buckets("day", days_kept)[-2::-1]
+        sums = await reads.store.read(buckets, [EVERYTHING])
+        hits = {bucket: n for bucket, counts in zip(buckets, sums, strict=True) if (n := counts.get(EVERYTHING))}
         sizes = await reads.store.sizes(list(hits))
+        resets = Counter(
+            b.start for b in await reads.store.buckets([day.start for day in hits]) if b.of.startswith(PART)
+        )
         rows = [
-            DayRow(day=reads.calendar.moment(start).date, hits=n, events=size, parts=1)
-            for ((_, start), n), size in zip(hits.items(), sizes, strict=True)
+            DayRow(day=reads.calendar.moment(day.start).date, hits=n, events=size, parts=1 + resets[day.start])
+            for (day, n), size in zip(hits.items(), sizes, strict=True)
         ]
         return _csv(["day", "hits", "events", "parts"], [list(r.values()) for r in rows]) if format == "csv" else rows
 
     @app.get("/history/{day}", response_model=ClosedDay, **missing)
     async def read_day(day: Day, format: Format = "json") -> Any:  # noqa: A002 # the API's word
-        """A closed day's counts."""
+        """A closed day's counts, the parts that resets have ended, and how the day's numbers were corrected."""
         try:
             begun = date.fromisoformat(day)
         except ValueError:
             raise Problem(422, "day: not a date") from None
         if not "1970-01-02" <= day < reads.clock.moment().date:
             raise Problem(404, "no day that is over")
-        end = day_start(reads.calendar.zone, begun + timedelta(days=1))
-        counts = dict(sorted((await reads.counts(("day", day_start(reads.calendar.zone, begun)))).items()))
+        start, end = (day_start(reads.calendar.zone, begun + timedelta(days=n)) for n in (0, 1))
+        ended = sorted(bucket for bucket in await reads.store.buckets([start]) if bucket.of.startswith(PART))
+        found = [*await reads.store.read(ended), await reads.store.counts(start)]
+        until = [*(int(bucket.of.removeprefix(PART)) for bucket in ended), end]
+        parts = []
+        for at, counts in zip(until, found, strict=True):
+            counts.pop(EVERYTHING, None)
+            parts.append(Part(until=reads.stamp(at), counts=dict(sorted(counts.items()))))
         if format == "csv":
-            return _csv(["event", "count"], [list(item) for item in counts.items()])
-        return ClosedDay(day=day, parts=[Part(until=reads.stamp(end), counts=counts)])
+            return _csv(
+                ["event", "count", "until"], [[*item, p["until"]] for p in parts for item in p["counts"].items()]
+            )
+        log = [_correction(reads, logged) for logged in await reads.store.log(start)]
+        return ClosedDay(day=day, parts=parts, corrections=log)
+
+
+def _correction(reads: Reads, logged: Logged) -> CorrectedRow:
+    at, action, event, before, after = logged
+    values = [Numbers(count=count, total=total) for count, total in (before, after)]
+    return CorrectedRow(at=reads.stamp(at), action=action, eventName=event or None, before=values[0], after=values[1])
+
+
+def _named(text: str) -> str:
+    """An event that a query names."""
+    try:
+        return event_name(text)
+    except InvalidName as error:
+        raise Problem(422, f"event: {error}") from None
+
+
+def _tell_partial(response: Response, visitors: int) -> None:
+    if visitors >= RANKED_MAX:
+        response.headers["Tally-Partial"] = f"of an event and day only the first {RANKED_MAX} ids are ranked"
 
 
 async def _slices(items: Iterable[T]) -> AsyncIterator[list[T]]:

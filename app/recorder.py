@@ -8,11 +8,11 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from app.events import Batch, Clock, Key, Moment, Posting
+from app.events import Batch, Change, Clock, Correction, Erasure, Key, Moment, Posting, Visit
 from app.metrics import Metrics
 from app.stores.base import (
     Ack,
@@ -21,6 +21,7 @@ from app.stores.base import (
     CounterStore,
     OutcomeUnknown,
     Replayed,
+    StoreError,
     StoreUnavailable,
     Value,
     insist,
@@ -51,12 +52,17 @@ class Recorded(msgspec.Struct):
 class _Waiter(msgspec.Struct):
     counts: Mapping[str, int]
     key: Key | None
+    visits: Sequence[Visit]
     recorded: asyncio.Future[Recorded]
 
 
 class Recorder:
     def __init__(
-        self, store: CounterStore, clock: Clock, publish: Callable[[Moment, dict[str, int]], None], metrics: Metrics
+        self,
+        store: CounterStore,
+        clock: Clock,
+        publish: Callable[[Moment, dict[str, int], int], None],
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._metrics = metrics
@@ -65,6 +71,7 @@ class Recorder:
         self._waiting: deque[_Waiter] = deque()
         self._events = 0  # that wait
         self._arrived = asyncio.Event()
+        self._turn = asyncio.Lock()  # to commit
         self._closing = False
         self._source, self._offset = uuid.uuid4().hex, 0
 
@@ -77,25 +84,33 @@ class Recorder:
         self._arrived.set()
         await self._task
 
-    async def record(self, counts: Mapping[str, int], key: Key | None = None) -> Recorded:
+    async def record(self, counts: Mapping[str, int], key: Key | None = None, visits: Sequence[Visit] = ()) -> Recorded:
         """Count these hits, all or none, once for a key, and wait until that is certain.
 
         Raises Overloaded, StoreUnavailable (not counted), or OutcomeUnknown.
         """
         if self._events >= WAITING_MAX:
             raise Overloaded
-        self._events += len(counts) or 1
-        waiter = _Waiter(counts, key, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(counts, key, visits, asyncio.get_running_loop().create_future())
+        self._events += _size(waiter)
         self._waiting.append(waiter)
         self._arrived.set()
         return await waiter.recorded
+
+    async def change(self, change: Correction | Erasure) -> Answer:
+        """Have this done between two commits; raises StoreUnavailable (it is not), or OutcomeUnknown."""
+        async with self._turn:
+            applied = await self._apply(change)
+        self._publish(change.moment, {}, applied.generations.get(change.moment.day, 0))
+        return applied.answers[0]
 
     async def _run(self) -> None:
         while self._waiting or not self._closing:
             await self._arrived.wait()
             waiters = self._take()
             if waiters:
-                await self._commit(waiters)
+                async with self._turn:
+                    await self._commit(waiters)
             if not self._waiting and not self._closing:
                 self._arrived.clear()
 
@@ -106,9 +121,9 @@ class Recorder:
             return all_waiting
         waiters: list[_Waiter] = []
         events = 0
-        while self._waiting and (not waiters or events + len(self._waiting[0].counts) <= BATCH_EVENTS_MAX):
+        while self._waiting and (not waiters or events + _size(self._waiting[0]) <= BATCH_EVENTS_MAX):
             waiters.append(self._waiting.popleft())
-            events += len(waiters[-1].counts) or 1
+            events += _size(waiters[-1])
         self._events -= events
         return waiters
 
@@ -118,17 +133,11 @@ class Recorder:
         begun = time.perf_counter()
         try:
             applied = await self._apply(batch)
-        except Exception as error:
-            # whatever it was, nobody is left waiting, and this offset is not used again
-            self._source, self._offset = uuid.uuid4().hex, 0
-            if not isinstance(error, (StoreUnavailable, OutcomeUnknown)):
-                log.exception("a commit failed")
-                error = OutcomeUnknown("an unexpected error")
+        except StoreError as error:
             for waiter in waiters:
                 if not waiter.recorded.done():
                     waiter.recorded.set_exception(error)
             return
-        self._offset += 1
         self._metrics.commits.inc()
         self._metrics.batch_posts.observe(len(waiters))
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
@@ -144,32 +153,50 @@ class Recorder:
         self._metrics.accepted.inc(accepted)
         self._metrics.hits.inc(hits)
         try:
-            self._publish(moment, changes)
+            self._publish(moment, changes, applied.generations.get(moment.day, 0))
         except Exception:  # the hits are counted and answered; whatever a page does, the next ones must be, too
             log.exception("counted, but not shown live")
 
-    async def _apply(self, batch: Batch) -> Applied:
+    async def _apply(self, work: Batch | Change) -> Applied:
+        """Raises nothing but StoreUnavailable or OutcomeUnknown, so that whoever waits is told."""
         at, store = self._offset, self._store
-        applied = await insist(store, store.note_loss, self._source, at, at + 1, batch)
+        try:
+            applied = await insist(store, store.note_loss, self._source, at, at + 1, work)
+        except Exception as error:
+            self._source, self._offset = uuid.uuid4().hex, 0  # this offset is not used again
+            if isinstance(error, (StoreUnavailable, OutcomeUnknown)):
+                raise
+            log.exception("a commit failed")
+            raise OutcomeUnknown("an unexpected error") from error
         if applied is None:
+            self._source, self._offset = uuid.uuid4().hex, 0
             raise OutcomeUnknown("the store is ahead of this process")
+        self._offset += 1
         return applied
+
+
+def _size(waiter: _Waiter) -> int:
+    """How much it adds to a commit, in events."""
+    return len(waiter.counts) + len(waiter.visits) or 1
 
 
 def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, list[list[_Waiter]]]:
     """A posting for each request of several events or with a key, and one for all the bare hits of each event."""
     sums: dict[str, int] = {}
+    visits: dict[str, list[Visit]] = {}
     bare: dict[str, list[_Waiter]] = {}
     wholes = []
     for waiter in waiters:
         if len(waiter.counts) == 1 and not waiter.key:
             ((event, by),) = waiter.counts.items()
             sums[event] = sums.get(event, 0) + by
+            if waiter.visits:
+                visits.setdefault(event, []).extend(waiter.visits)
             bare.setdefault(event, []).append(waiter)
         else:
             wholes.append(waiter)
-    postings = [Posting(moment, {event: by}) for event, by in sums.items()]
-    postings += [Posting(moment, waiter.counts, waiter.key) for waiter in wholes]
+    postings = [Posting(moment, {event: by}, visits=visits.get(event, ())) for event, by in sums.items()]
+    postings += [Posting(moment, waiter.counts, waiter.key, visits=waiter.visits) for waiter in wholes]
     return postings, [*bare.values(), *([waiter] for waiter in wholes)]
 
 

@@ -152,7 +152,7 @@ async def count_plainly(proxy: FaultProxy, asked: int) -> tuple[int, int]:
 
 @pytest.mark.catches(
     "adds without looking where the source stands",
-    "app/stores/redis.lua",
+    "app/stores/stand.lua",
     """if offset == next_offset then
   return {'counted', redis.call('HGET', KEYS[1], 'answers')}
 elseif not asked and tonumber(offset) ~= tonumber(ARGV[2]) then
@@ -203,7 +203,7 @@ async def test_hits_are_counted_once_although_redis_answers_are_lost(scene: Scen
             2,
             marks=pytest.mark.catches(
                 "what comes late is added all the same",
-                "app/stores/redis.lua",
+                "app/stores/stand.lua",
                 "elseif not asked and tonumber(offset) ~= tonumber(ARGV[2]) then",
                 "elseif false then",
             ),

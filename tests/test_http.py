@@ -85,7 +85,8 @@ BAD_BATCHES = [
     (b'[{"event":"a","by":1.5}]', "$[0].by"),
     (b'[{"event":"a","by":NaN}]', "JSON"),
     (b'[{"event":"a","by":1e400}]', "$[0].by"),
-    (b'[{"event":"a"},{"event":"b","user":"u"}]', "user"),
+    (b'[{"event":"a"},{"event":"b","user":""}]', "item 1: user"),
+    (b'{"event":"a"}\n{"event":"b","session":7}', "session"),
     (b'[{"event":"\\ud800"}]', ""),
     (b'["a"]', "$[0]"),
     (b"[" * 100_000, ""),
@@ -138,8 +139,9 @@ async def test_a_batch_has_a_bound_in_items_and_in_bytes(client: httpx.AsyncClie
         b"x",
         b'{"by":NaN}',
         b"null",
-        b'{"user":"u"}',
-        b'{"session":"s"}',
+        b'{"user":"u "}',
+        b'{"session":7}',
+        b'{"user":""}',
         b'{"x":1}',
         b"\xff",
         b"[" * 10000,
@@ -285,7 +287,8 @@ async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient
         {"start": "2026-03-29T00:00:00+01:00", "count": 1},
     ]
     history = (await client.get("/history/2026-03-28")).json()
-    assert history == {"day": "2026-03-28", "parts": [{"until": "2026-03-29T00:00:00+01:00", "counts": {"a": 1}}]}
+    parts = [{"until": "2026-03-29T00:00:00+01:00", "counts": {"a": 1}}]
+    assert history == {"day": "2026-03-28", "parts": parts, "corrections": []}
     assert (await client.get("/health")).json()["resetsAt"] == "2026-03-30T00:00:00+02:00"
 
 
@@ -325,7 +328,7 @@ async def test_reads_refuse_what_makes_no_sense(client: httpx.AsyncClient, path:
 
 
 async def test_methods_that_are_not_there_are_405(client: httpx.AsyncClient) -> None:
-    assert_problem(await client.delete("/event/a"), 405, None)
+    assert_problem(await client.delete("/events"), 405, None)
     assert_problem(await client.post("/leaderboard"), 405, "no")
 
 
@@ -348,6 +351,8 @@ async def test_openapi_documents_what_is_served(client: httpx.AsyncClient) -> No
     operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
     assert operations == {
         "POST /event/{name}", "GET /event/{name}", "POST /events", "GET /events", "GET /leaderboard",
+        "GET /event/{name}/audience", "GET /audience", "GET /user/{id}", "GET /session/{id}", "PUT /event/{name}",
+        "DELETE /event/{name}", "POST /reset", "DELETE /user/{id}", "GET /export", "POST /import",
         "GET /event/{name}/series", "GET /series", "GET /history", "GET /history/{day}", "GET /health", "GET /metrics",
     }  # fmt: skip
     assert set(document["paths"]["/events"]["post"]["responses"]) == {"200", "413", "422", "429", "503"}
@@ -457,7 +462,7 @@ async def test_history_lists_closed_days_newest_first(client: httpx.AsyncClient,
     assert days.headers["content-type"] == "text/csv; charset=utf-8"
     assert days.text == "day,hits,events,parts\r\n2026-03-30,1,1,1\r\n2026-03-28,5,2,1\r\n"
     day = await client.get("/history/2026-03-28?format=csv")
-    assert day.text == "event,count\r\n'=1+1,3\r\na,2\r\n"
+    assert day.text == ("event,count,until\r\n'=1+1,3,2026-03-29T00:00:00+00:00\r\na,2,2026-03-29T00:00:00+00:00\r\n")
 
 
 async def test_leaderboards_of_the_last_hour_and_week(client: httpx.AsyncClient, clock: ChosenClock) -> None:

@@ -10,7 +10,7 @@ from conftest import Cluster, RedisServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.events import COUNT_MAX, EVERYTHING, TOTAL, Batch, Calendar, Key, Moment, Posting
+from app.events import COUNT_MAX, EVERYTHING, TOTAL, Batch, Bucket, Calendar, Key, Moment, Posting
 from app.stores.base import Caps, Condition, CounterStore, Moved, Refused, Replayed, Value
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore, server
@@ -70,13 +70,13 @@ def batch(*counts: dict[str, int], moment: Moment = NOON, capped: bool = True) -
 
 
 async def read_day(store: CounterStore, moment: Moment = NOON) -> dict[str, int]:
-    (counts,) = await store.read([("day", moment.day)])
+    (counts,) = await store.read([Bucket("day", moment.day)])
     return counts
 
 
 async def test_an_empty_store_reads_nothing(store: CounterStore) -> None:
-    assert await store.read([("day", NOON.day), TOTAL]) == [{}, {}]
-    assert await store.read([("minute", NOON.minute)], ["a"]) == [{}]
+    assert await store.read([Bucket("day", NOON.day), TOTAL]) == [{}, {}]
+    assert await store.read([Bucket("minute", NOON.minute)], ["a"]) == [{}]
     assert store.condition() == Condition(store.ack)
 
 
@@ -90,7 +90,7 @@ async def test_every_bucket_of_the_moment_is_counted_and_the_sum_of_all(store: C
     await store.apply("s", 0, 1, batch({"a": 2}, {"b": 3}))
     for counts in await store.read(NOON.buckets):
         assert counts == {"a": 2, "b": 3, EVERYTHING: 5}
-    assert await store.read([("hour", NOON.hour), ("hour", LATER.hour)], ["b", "never"]) == [{"b": 3}, {}]
+    assert await store.read([Bucket("hour", NOON.hour), Bucket("hour", LATER.hour)], ["b", "never"]) == [{"b": 3}, {}]
 
 
 async def test_a_new_day_begins_at_0_and_the_total_goes_on(store: CounterStore) -> None:
@@ -265,7 +265,7 @@ async def test_live_keys_are_bounded_a_tenth_for_one_client_and_then_expire(make
 async def test_sizes_and_pruning(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": 1, "b": 1}))
     await store.apply("s", 1, 2, batch({"a": 1}, moment=LATER))
-    days = [("day", NOON.day), ("day", LATER.day), ("day", 0)]
+    days = [Bucket("day", NOON.day), Bucket("day", LATER.day), Bucket("day", 0)]
     assert await store.sizes(days) == [2, 1, 0]
     for _ in range(2):
         await store.prune({"minute": LATER.minute, "hour": LATER.hour, "day": NOON.day}, LATER)

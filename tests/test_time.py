@@ -12,7 +12,7 @@ import pytest
 from conftest import ChosenClock, RedisServer, settings_for
 
 from app import live as live_module
-from app.events import EVERYTHING, TOTAL, Calendar, Clock, day_start
+from app.events import EVERYTHING, TOTAL, Bucket, Calendar, Clock, day_start
 from app.feed import Feed
 from app.live import Live
 from app.main import create_app
@@ -78,11 +78,11 @@ async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: st
     dates = [(first + timedelta(days=i)).isoformat() for i in range(DAYS)]
     assert list(expected) == dates
     assert live.resets == dates[1:]
-    days = await store.read([("day", start) for start in calendar.starts("day", end - 1, DAYS)])
+    days = await store.read([Bucket("day", start) for start in calendar.starts("day", end - 1, DAYS)])
     assert [counts["a"] for counts in days] == list(expected.values())
     assert set(expected.values()) <= {46, 47, 48, 49, 50}  # half hours: a day has 23 to 25 hours
     hours = calendar.starts("hour", end - 1, (end - begin) // 1800)
-    found = await store.read([("hour", start) for start in hours if start >= begin], [EVERYTHING])
+    found = await store.read([Bucket("hour", start) for start in hours if start >= begin], [EVERYTHING])
     assert sum(counts[EVERYTHING] for counts in found) == (end - begin) // 1800
     assert await store.read([TOTAL], ["a"]) == [{"a": (end - begin) // 1800}]
 

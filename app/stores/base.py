@@ -1,12 +1,17 @@
 """The contract that every store keeps, and what the stores share."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from app.events import COUNT_MAX, Batch, Bucket, Moment, Posting
+from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Change, Correction, Kind, Logged, Moment, Posting
+from app.stores import sketch
 
 KEY_KEPT_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
+VISITS_KEPT_SECONDS = 2 * 3600  # how long it is known who came in which minute
+RANKED_MAX = 10_000  # users, or sessions, whose own counts a bucket keeps: those that came first
+LOG_MAX = 10_000  # corrections of a day that are remembered
 SOURCE_KEPT_SECONDS = 30 * 86_400  # how long a process's offset lives after its last use
 
 Ack = Literal["memory", "disk", "redis", "spooled"]
@@ -72,14 +77,32 @@ class Caps(NamedTuple):
     keys: int = 1_000_000
 
 
-Answer = dict[str, Value] | Refused | Replayed
+class Corrected(NamedTuple):
+    """What a correction made of an event's numbers, or, for a reset, of those of all together."""
+
+    before: Value
+    after: Value
+
+
+Answer = dict[str, Value] | Refused | Replayed | Corrected
 
 
 class Applied(NamedTuple):
-    """One answer for each posting, in their order, and what the acknowledgement survives."""
+    """One answer for each posting, in their order, or for a change, and what the acknowledgement survives.
+
+    The values are those of the days' generations, which are 0 unless said here.
+    """
 
     answers: list[Answer]
     ack: Ack
+    generations: Mapping[int, int] = {}
+
+
+class Distinct(NamedTuple):
+    """How many there are, and the standard error of an estimate, as a share; 0 where they were counted."""
+
+    number: int
+    error: float
 
 
 class Condition(NamedTuple):
@@ -109,25 +132,63 @@ class CounterStore(ABC):
         """Let go of everything."""
 
     @abstractmethod
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
         """Compare and set, in one atomic step.
 
-        The source stands at `at` (an unknown one at 0): count the batch and store `next`. It stands
+        The source stands at `at` (an unknown one at 0): do the work and store `next`. It stands
         at `next`: this is a retry, and the first answers are given again. Otherwise raise Moved.
         Raises StoreUnavailable or OutcomeUnknown. An offset is never used for two batches.
         """
 
     @abstractmethod
-    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
-        """Each bucket's counts, of these events or of all; what was never counted is not in it."""
+    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
+        """Each bucket's counts, of these events (or users...) or of all; what was never counted is not in it.
+
+        An id beyond the first RANKED_MAX of a bucket has the count 0. A change is in all of them or in none.
+        """
 
     @abstractmethod
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         """How many events each bucket has."""
 
     @abstractmethod
+    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        """All there are, or those of these days as a whole."""
+
+    @abstractmethod
+    async def log(self, day: int) -> list[Logged]:
+        """How this day's numbers were corrected, oldest first."""
+
+    @abstractmethod
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
-        """Forget the buckets of a step that begin before these UTC seconds, and the keys that expired by now."""
+        """Forget the buckets of a step that begin before these UTC seconds, and what has expired by now."""
+
+    async def counts(self, day: int, events: Sequence[str] | None = None) -> dict[str, int]:
+        """A day's hits as they were corrected, of these events or of all; where that gives 0, there is none."""
+        found, offset = await self.read([Bucket("day", day), Bucket("day", day, OFFSET)], events)
+        if not offset:
+            return found
+        return {e: n for e in found | offset if (n := found.get(e, 0) + offset.get(e, 0))}
+
+    async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
+        """How many different users, or sessions, these buckets have together."""
+        sketches = await self.read([bucket._replace(of=SKETCH + bucket.of) for bucket in buckets])
+        if len(buckets) == 1 and not any(sketches):
+            return Distinct((await self.sizes(buckets))[0], 0.0)
+        ids = set[str]().union(*await self.read(buckets))
+        if not any(sketches):
+            return Distinct(len(ids), 0.0)
+        return Distinct(sketch.estimate(*sketches, sketch.of(ids)), sketch.ERROR)
+
+    async def visits(self, kind: Kind, visitor: str, days: Sequence[int]) -> list[dict[str, int]]:
+        """What a user, or a session, did on these days, as far as the buckets know: counts by event."""
+        begin = f"{kind}:"
+        wanted = [bucket for bucket in await self.buckets(days) if bucket.of.startswith(begin)]
+        counts: dict[int, dict[str, int]] = {day: {} for day in days}
+        for bucket, found in zip(wanted, await self.read(wanted, [visitor]), strict=True):
+            if found.get(visitor) and bucket.of != begin:
+                counts[bucket.start][bucket.of.removeprefix(begin)] = found[visitor]
+        return list(counts.values())
 
     def condition(self) -> Condition:
         """How it is; asking costs nothing."""
@@ -152,14 +213,40 @@ class CounterStore(ABC):
         raise NotImplementedError
 
 
+def is_of_events(bucket: Bucket) -> bool:
+    """Whether its members are events, and EVERYTHING their sum."""
+    return bucket.of in {"", OFFSET} or bucket.of.startswith(PART)
+
+
+def part(reset: Correction) -> Bucket:
+    """Where the counts go that a reset ends, by the UTC second of their end."""
+    return Bucket("day", reset.moment.day, f"{PART}{reset.at}")
+
+
+def visits_of(event: str) -> set[str]:
+    """What else is kept of an event."""
+    return {f"{begin}{kind}:{event}" for begin in ("", SKETCH) for kind in ("user", "session")}
+
+
+def outdated(buckets: Iterable[Bucket], before: Mapping[str, int], moment: Moment) -> list[Bucket]:
+    """What is to be forgotten of these, as `prune` says."""
+    ago = {"minute": moment.minute - VISITS_KEPT_SECONDS}
+    return [b for b in buckets if b.start < max(before.get(b.step, 0), ago.get(b.step, 0) if b.of else 0)]
+
+
 async def insist(
-    store: CounterStore, note_loss: Callable[[int], Awaitable[None]], source: str, at: int, next: int, batch: Batch
+    store: CounterStore,
+    note_loss: Callable[[int], Awaitable[None]],
+    source: str,
+    at: int,
+    next: int,
+    work: Batch | Change,
 ) -> Applied | None:
     """Apply also where the store has lost what came before; None where it was applied long ago."""
     stands = at
     while True:
         try:
-            return await store.apply(source, stands, next, batch)
+            return await store.apply(source, stands, next, work)
         except StoreUnavailable as error:
             if stands == at:
                 raise
@@ -193,6 +280,23 @@ def settle(
     return answer
 
 
+def correct(correction: Correction, known: Value | None, everything: Value, names_left: float) -> Corrected | Refused:
+    """Decide on a correction of one event: the values before and after, or why it is refused.
+
+    Not only an event's but also all events' numbers together stay exact for every JSON client.
+    """
+    before = known or Value(0, 0)
+    count, total = correction.count, correction.total
+    after = Value(before.count if count is None else count, before.total if total is None else total)
+    if correction.action == "delete":
+        after = Value(0, 0)
+    elif known is None and names_left < 1:
+        return Refused("full")
+    if any(e - b + a > COUNT_MAX for e, b, a in zip(everything, before, after, strict=True)):
+        return Refused("overflow")
+    return Corrected(before, after)
+
+
 def recall(posting: Posting, found: Remembered | None, keys: int, owned: int, caps: Caps | None) -> Answer | None:
     """Decide on a posting's key: the answer it already has, why it is refused, or None where it is to be counted.
 
@@ -208,17 +312,35 @@ def recall(posting: Posting, found: Remembered | None, keys: int, owned: int, ca
 
 
 # An answer as Redis and SQLite keep it: [count, total, ...] in the order of the posting's events,
-# ["replayed", date, count, total, ...], or [reason].
+# ["replayed", date, count, total, ...], ["corrected", count, total before, count, total after], or [reason].
 Row = list[int | str]
 
 
+def to_text(answers: Iterable[Answer], generations: Mapping[int, int]) -> str:
+    """What is kept beside an offset: as JSON the generations, then a row for each answer."""
+    return json.dumps([generations, *map(to_row, answers)])
+
+
+def from_text(work: Batch | Change, text: str, ack: Ack) -> Applied:
+    generations, *rows = json.loads(text)
+    asked = [work] if isinstance(work, Change) else work
+    answers = [from_row(posting, row) for posting, row in zip(asked, rows, strict=True)]
+    return Applied(answers, ack, {int(day): n for day, n in generations.items()})
+
+
 def to_row(answer: Answer) -> Row:
+    if isinstance(answer, Corrected):
+        return ["corrected", *answer.before, *answer.after]
     if isinstance(answer, Replayed):
         return ["replayed", answer.date, *to_row(answer.values)]
     return list(answer) if isinstance(answer, Refused) else [n for value in answer.values() for n in value]
 
 
-def from_row(posting: Posting, row: Row) -> Answer:
+def from_row(posting: Posting | Change, row: Row) -> Answer:
+    if row and row[0] == "corrected":
+        return Corrected(Value(*row[1:3]), Value(*row[3:]))  # type: ignore[arg-type] # to_row wrote it
+    if not isinstance(posting, Posting):
+        return Refused(row[0]) if row else {}  # type: ignore[arg-type] # likewise
     if row and row[0] == "replayed":
         return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # to_row wrote it
     if row and isinstance(row[0], str):

@@ -5,9 +5,26 @@ import multiprocessing
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from app.events import EVERYTHING, Batch, Bucket, Moment, Posting
+from app.events import (
+    COUNT_MAX,
+    EVERYTHING,
+    GENERATION,
+    OFFSET,
+    SKETCH,
+    TOTAL,
+    VISITS,
+    Batch,
+    Bucket,
+    Change,
+    Correction,
+    Erasure,
+    Logged,
+    Moment,
+    Posting,
+    Restored,
+)
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, Remembered, Replayed
+from app.stores.base import Ack, Answer, Applied, Caps, Corrected, CounterStore, Refused, Remembered, Replayed, Value
 
 
 class MemoryStore(CounterStore):
@@ -21,6 +38,8 @@ class MemoryStore(CounterStore):
         self._sources: dict[str, tuple[int, Applied]] = {}
         self._keys: dict[str, Remembered] = {}  # oldest first
         self._owners: Counter[str] = Counter()
+        self._ranked: Counter[Bucket] = Counter()  # ids that have a count of their own
+        self._logs: defaultdict[int, list[Logged]] = defaultdict(list)
 
     async def open(self) -> None:
         if multiprocessing.parent_process():
@@ -28,13 +47,17 @@ class MemoryStore(CounterStore):
                 "memory:// serves one process: run it without --workers, or set TALLY_STORE to a Redis"
             )
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
         offset, applied = self._sources.get(source, (0, Applied([], self.ack)))
         if offset == next:
             return applied
         if offset != at:
             raise base.Moved(offset)
-        applied = Applied([self.count(posting) for posting in batch], self.ack)
+        if isinstance(work, Change):
+            answers, days = [self._change(work)], {work.moment.day}
+        else:
+            answers, days = [self.count(posting) for posting in work], {posting.moment.day for posting in work}
+        applied = Applied(answers, self.ack, {day: n for day in days if (n := self._generation(day))})
         self._sources[source] = (next, applied)
         return applied
 
@@ -47,13 +70,13 @@ class MemoryStore(CounterStore):
             if known:
                 return known
         buckets = [self._buckets[bucket] for bucket in moment.buckets]
+        offset = self._buckets.get(Bucket("day", moment.day, OFFSET), {})
         _, _, day, total = buckets
 
         def value_of(event: str) -> tuple[int, int] | None:
-            return (day.get(event, 0), total[event]) if event in total else None
+            return (day.get(event, 0) + offset.get(event, 0), total[event]) if event in total else None
 
-        names_left = self._caps.names - (len(total) - (EVERYTHING in total)) if capped else math.inf
-        answer = base.settle(posting, value_of, names_left)
+        answer = base.settle(posting, value_of, self._names_left() if capped else math.inf)
         if isinstance(answer, Refused):
             return answer
         together = sum(posting.counts.values())
@@ -61,10 +84,25 @@ class MemoryStore(CounterStore):
             for event, by in posting.counts.items():
                 counts[event] = counts.get(event, 0) + by
             counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
+        for visit in posting.visits:
+            for bucket, visitor in moment.marks(visit):
+                self._mark(bucket, visitor, visit.by)
         if key:
             self._keys[key.id] = Remembered(key.request, moment.minute, Replayed(moment.date, answer), key.owner)
             self._owners[key.owner] += 1
         return answer
+
+    def _names_left(self) -> int:
+        total = self._buckets[TOTAL]
+        return self._caps.names - (len(total) - (EVERYTHING in total))
+
+    def _mark(self, bucket: Bucket, visitor: str, by: int) -> None:
+        """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""
+        marks = self._buckets[bucket]
+        known = marks.setdefault(visitor, 0)
+        if by and (known or self._ranked[bucket] < base.RANKED_MAX):
+            self._ranked[bucket] += not known
+            marks[visitor] += by
 
     def _forget_keys(self, moment: Moment) -> None:
         while self._keys:
@@ -77,21 +115,111 @@ class MemoryStore(CounterStore):
                 del self._owners[owner]
 
     def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
-        """Take over what another store says of a bucket. Counts only grow, so the larger number is the newer."""
+        """Take over what another store says of a bucket. Hits only grow, so the larger number is the newer."""
         known = self._buckets[bucket]
-        known.update({event: max(count, known.get(event, 0)) for event, count in counts.items()})
+        known.update(counts if bucket.of else {event: max(n, known.get(event, 0)) for event, n in counts.items()})
 
-    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
+    def learn_values(self, day: int, values: Mapping[str, Value]) -> None:
+        """The same of what events came to on that day."""
+        offset = self._buckets.get(Bucket("day", day, OFFSET), {})
+        self.learn(Bucket("day", day), {event: value.count - offset.get(event, 0) for event, value in values.items()})
+        self.learn(TOTAL, {event: value.total for event, value in values.items()})
+
+    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
         found = [self._buckets.get(bucket, {}) for bucket in buckets]
-        if events is None:
+        if members is None:
             return [dict(counts) for counts in found]
-        return [{event: counts[event] for event in events if event in counts} for counts in found]
+        return [{member: counts[member] for member in members if member in counts} for counts in found]
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         return [len(counts) - (EVERYTHING in counts) for counts in (self._buckets.get(b, {}) for b in buckets)]
 
+    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        return [b for b in self._buckets if days is None or (b.step == "day" and b.start in days)]
+
+    async def log(self, day: int) -> list[Logged]:
+        return self._logs[day]
+
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         self._forget_keys(moment)
-        for step, start in list(self._buckets):
-            if start < before.get(step, 0):
-                del self._buckets[step, start]
+        for bucket in base.outdated(self._buckets, before, moment):
+            self._forget(bucket)
+        for day in [day for day in self._logs if day < before.get("day", 0)]:
+            del self._logs[day]
+
+    def _forget(self, bucket: Bucket) -> None:
+        del self._buckets[bucket]
+        self._ranked.pop(bucket, None)
+
+    def _generation(self, day: int) -> int:
+        return self._buckets.get(Bucket("day", day, GENERATION), {}).get(EVERYTHING, 0)
+
+    def _change(self, change: Change) -> Answer:
+        if isinstance(change, Erasure):
+            for bucket, counts in self._buckets.items():
+                if bucket.of.startswith("user:") and counts.pop(change.user, 0):
+                    self._ranked[bucket] -= 1
+            return {}
+        if isinstance(change, Restored):
+            return self._restore(change)
+        day = change.moment.day
+        answer = self._reset(change) if change.action == "reset" else self._correct(change)
+        if isinstance(answer, Corrected):
+            self._buckets[Bucket("day", day, GENERATION)][EVERYTHING] = self._generation(day) + 1
+            self._logs[day] = [*self._logs[day], Logged(change.at, change.action, change.event, *answer)][
+                -base.LOG_MAX :
+            ]
+        return answer
+
+    def _reset(self, reset: Correction) -> Corrected:
+        """What was counted becomes a part of its own, and all of the day's hits are taken off from now on."""
+        day = reset.moment.day
+        hits, offset = self._buckets[Bucket("day", day)], self._buckets[Bucket("day", day, OFFSET)]
+        counts = {e: n for e in hits | offset if (n := hits.get(e, 0) + offset.get(e, 0))}
+        part = self._buckets[base.part(reset)]  # which may be that of another reset within this second
+        part.update({event: n + part.get(event, 0) for event, n in counts.items()})
+        self._buckets[Bucket("day", day, OFFSET)] = {event: -hit for event, hit in hits.items()}
+        total = self._buckets[TOTAL].get(EVERYTHING, 0)
+        return Corrected(Value(counts.get(EVERYTHING, 0), total), Value(0, total))
+
+    def _correct(self, correction: Correction) -> Corrected | Refused:
+        day, event = Bucket("day", correction.moment.day), correction.event
+        hits, offset, total = self._buckets[day], self._buckets[day._replace(of=OFFSET)], self._buckets[TOTAL]
+
+        def value(of: str) -> Value:
+            return Value(hits.get(of, 0) + offset.get(of, 0), total.get(of, 0))
+
+        known = value(event) if event in total else None
+        answer = base.correct(correction, known, value(EVERYTHING), self._names_left())
+        if isinstance(answer, Refused):
+            return answer
+        if correction.action == "delete":
+            self._delete(event)
+        else:
+            for counts, by in zip((offset, total), map(int.__sub__, answer.after, answer.before), strict=True):
+                for of in (event, EVERYTHING):
+                    counts[of] = counts.get(of, 0) + by
+        return answer
+
+    def _delete(self, event: str) -> None:
+        for bucket in list(self._buckets):
+            counts = self._buckets[bucket]
+            if bucket.of in base.visits_of(event):
+                self._forget(bucket)
+            elif base.is_of_events(bucket) and event in counts:
+                counts[EVERYTHING] -= counts.pop(event)
+
+    def _restore(self, restored: Restored) -> Answer:
+        bucket, counts = restored.bucket, self._buckets[restored.bucket]
+        if bucket == TOTAL and any(n + counts.get(event, 0) > COUNT_MAX for event, n in restored.counts.items()):
+            return Refused("overflow")
+        for member, n in restored.counts.items():
+            if bucket.of.startswith(VISITS):
+                self._mark(bucket, member, n)
+            else:
+                known = counts.get(member, 0)
+                counts[member] = max(n, known) if bucket.of.startswith(SKETCH) else n + known
+        if base.is_of_events(bucket) and restored.counts:
+            counts[EVERYTHING] = counts.get(EVERYTHING, 0) + sum(restored.counts.values())
+        self._logs[restored.bucket.start] += restored.log
+        return {}

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -21,16 +21,28 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.events import Batch, Bucket, Moment
-from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, StoreRefused, StoreUnavailable
+from app.events import (
+    GENERATION,
+    OFFSET,
+    SKETCH,
+    TOTAL,
+    VISITS,
+    Batch,
+    Bucket,
+    Change,
+    Correction,
+    Erasure,
+    Logged,
+    Moment,
+    Restored,
+)
+from app.stores import base, sketch
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Distinct, Refused, StoreRefused, StoreUnavailable
 
 ANSWER_SECONDS = 1.5  # no request waits longer than 2.5 s, the spool's fsync included
 SENTINEL_SECONDS = 0.3  # a dead Sentinel leaves time to ask another
 COMMANDS_MAX = 64  # under way at once; more only wait for each other
 TAGS_MAX = 1024
-SCRIPT = (Path(__file__).parent / "redis.lua").read_text()
-SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 _OPTIONS: dict[str, Any] = {
     "decode_responses": True,
@@ -52,6 +64,25 @@ _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)  
 T = TypeVar("T")
 
 log = logging.getLogger("tally.redis")
+
+
+class Script(NamedTuple):
+    """A Lua script, and the name under which Redis knows it once it has run there."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def of(cls, *files: str) -> "Script":
+        text = "".join((Path(__file__).parent / file).read_text() for file in files)
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+COUNT = Script.of("stand.lua", "count.lua")
+CHANGE = Script.of("stand.lua", "change.lua")
+SKETCH_OF = """redis.call('PFMERGE', KEYS[1], unpack(KEYS, 2)) local sketch = redis.call('GET', KEYS[1])
+redis.call('DEL', KEYS[1])
+return (string.gsub(sketch, '.', function(c) return string.format('%02x', string.byte(c)) end))"""
 
 
 class Server(NamedTuple):
@@ -136,36 +167,51 @@ class RedisStore(CounterStore):
         await self._client.aclose()
 
     async def apply(
-        self, source: str, at: int, next: int, batch: Batch, refused: Mapping[int, Refused] | None = None
+        self,
+        source: str,
+        at: int,
+        next: int,
+        work: Batch | Change,
+        refused: Mapping[int, Refused] | None = None,
+        moments: Iterable[Moment] = (),
     ) -> Applied:
-        """As the contract says, but for postings that another tag has refused: their reason is kept as their answer."""
-        said, answer = await self._run(source, at, next, batch, refused or {})
+        """As the contract says, but for postings that another tag has refused: their reason is kept as their answer.
+
+        These moments' days are those of other tags' postings, whose generations are wanted all the same.
+        """
+        if isinstance(work, Change):
+            said, answer = await self._run(CHANGE, source, at, next, _keys_of(work), _change(work))
+        else:
+            said, answer = await self._run(
+                COUNT, source, at, next, _touched(work), _encode(work, refused or {}, moments)
+            )
         if said == "moved":
             raise base.Moved(int(answer))
-        return Applied(list(map(base.from_row, batch, msgspec.json.decode(answer))), self.ack)
+        return base.from_text(work, answer, self.ack)
 
     async def ask(self, source: str, next: int, batch: Batch) -> tuple[bool, list[Answer | None]]:
         """Whether this batch is counted already, and what becomes of each posting: None where it may be counted.
 
         A key without counts is remembered, and so claimed. Raises what apply does, but for Moved.
         """
-        said, answer = await self._run(source, "ask", next, batch, {})
-        rows = zip(batch, msgspec.json.decode(answer), strict=False)  # what is counted has no claims
-        return said == "counted", [None if row is None else base.from_row(posting, row) for posting, row in rows]
+        said, answer = await self._run(COUNT, source, "ask", next, _touched(batch), _encode(batch, {}, ()))
+        rows = msgspec.json.decode(answer)[said == "counted" :]  # where the generations come first
+        asked = zip(batch, rows, strict=False)  # what is counted has no claims
+        return said == "counted", [None if row is None else base.from_row(posting, row) for posting, row in asked]
 
     async def _run(
-        self, source: str, at: int | str, next: int, batch: Batch, refused: Mapping[int, Refused]
+        self, script: Script, source: str, at: int | str, next: int, touched: Iterable[str], work: bytes
     ) -> tuple[str, str]:
-        kept = base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS
-        arguments = (self._prefix, at, next, *self._caps, *kept, _encode(batch, refused))
-        keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in _touched(batch))]
+        kept = base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS, base.VISITS_KEPT_SECONDS
+        arguments = (self._prefix, at, next, *self._caps, *kept, base.RANKED_MAX, base.LOG_MAX, work)
+        keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in touched)]
         call: tuple[Any, ...] = (len(keys), *keys, *arguments)
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
                 try:
-                    said, answer = await self._client.evalsha(SCRIPT_SHA, *call)
+                    said, answer = await self._client.evalsha(script.sha, *call)
                 except exceptions.NoScriptError:  # a server that is new, or was restarted
-                    said, answer = await self._client.eval(SCRIPT, *call)
+                    said, answer = await self._client.eval(script.text, *call)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
             raise base.OutcomeUnknown(f"Redis: {str(error) or 'no answer in time'}") from error
         except _FAILURES as error:  # it answered, with a refusal, or no node of a cluster could be reached
@@ -175,18 +221,23 @@ class RedisStore(CounterStore):
             raise base.OutcomeUnknown("Redis: an unexpected error") from error
         return said, answer
 
-    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
-        if events is not None and not events:
+    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
+        if members is not None and not members:
             return [{} for _ in buckets]
+        days = [bucket._replace(of=GENERATION) for bucket in buckets if bucket.of == OFFSET]
         pipe = self._client.pipeline(transaction=False)
-        for bucket in buckets:
-            if events is None:
+        for bucket in (*days, *buckets, *days):
+            if bucket.of.startswith(SKETCH):
+                pipe.eval(*self._sketch([bucket]))
+            elif members is None or bucket.of == GENERATION:
                 pipe.hgetall(self._prefix + _key(bucket))
             else:
-                pipe.hmget(self._prefix + _key(bucket), list(events))
+                pipe.hmget(self._prefix + _key(bucket), list(members))
         found = await self._answer(pipe.execute())
-        hashes = found if events is None else [dict(zip(events, row, strict=True)) for row in found]
-        return [{event: int(count) for event, count in counts.items() if count} for counts in hashes]
+        before, answers, after = found[: len(days)], found[len(days) : len(days) + len(buckets)], found[-len(days) :]
+        if days and before != after:
+            return await self.read(buckets, members)  # there was a change meanwhile
+        return [_counts(answer, members) for answer in answers]
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         pipe = self._client.pipeline(transaction=False)
@@ -194,12 +245,47 @@ class RedisStore(CounterStore):
             pipe.hlen(self._prefix + _key(bucket))
         return [max(0, length - 1) for length in await self._answer(pipe.execute())]  # '' is no event
 
+    async def sketch(self, buckets: Sequence[Bucket]) -> dict[str, int]:
+        """That of all these together."""
+        return _counts(await self._answer(self._client.eval(*self._sketch(buckets))), None)
+
+    def _sketch(self, buckets: Sequence[Bucket]) -> tuple[Any, ...]:
+        return SKETCH_OF, 1 + len(buckets), f"{self._prefix}sketch", *(self._prefix + _seen(b) for b in buckets)
+
+    async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
+        """Estimated by Redis itself."""
+        number = await self._answer(self._client.pfcount(*(self._prefix + _seen(bucket) for bucket in buckets)))
+        return Distinct(number, sketch.ERROR)
+
+    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        plain = [Bucket("day", day) for day in days or ()]
+        if days is None:
+            for step in ("minute", "hour", "day"):
+                starts: list[str] = await self._answer(self._client.zrange(f"{self._prefix}starts:{step}", 0, -1))
+                plain += [Bucket(step, int(start)) for start in starts]
+            plain.append(TOTAL)
+        pipe = self._client.pipeline(transaction=False)
+        for bucket in plain:
+            pipe.smembers(f"{self._prefix}ofs:{_key(bucket)}")
+        ofs = await self._answer(pipe.execute())
+        others = [bucket._replace(of=of) for bucket, found in zip(plain, ofs, strict=True) for of in found]
+        return plain + others + [b._replace(of=SKETCH + b.of) for b in others if b.of.startswith(VISITS)]
+
+    async def log(self, day: int) -> list[Logged]:
+        entries: list[str] = await self._answer(self._client.lrange(f"{self._prefix}log:{day}", 0, -1))
+        return [msgspec.json.decode(entry, type=Logged) for entry in entries]
+
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:  # noqa: ARG002 # keys expire by themselves
         for step, start in before.items():
             listed = f"{self._prefix}starts:{step}"
             old: list[Any] = await self._answer(self._client.zrangebyscore(listed, "-inf", f"({start}"))
+            for begun in map(int, old):
+                bucket = Bucket(step, begun)
+                ofs: set[str] = await self._answer(self._client.smembers(f"{self._prefix}ofs:{_key(bucket)}"))
+                keys = [key for of in ofs for key in _listing(bucket._replace(of=of))]
+                keys += [_key(bucket), f"ofs:{_key(bucket)}", *([f"log:{begun}"] if step == "day" else [])]
+                await self._answer(self._client.unlink(*(self._prefix + key for key in keys)))
             if old:
-                await self._answer(self._client.unlink(*(f"{self._prefix}{step}:{int(begun)}" for begun in old)))
                 await self._answer(self._client.zrem(listed, *old))
 
     async def epoch(self) -> str:
@@ -258,7 +344,25 @@ class RedisStore(CounterStore):
 
 
 def _key(bucket: Bucket) -> str:
-    return f"{bucket[0]}:{bucket[1]}"
+    return f"{bucket.step}:{bucket.start}:{bucket.of}" if bucket.of else f"{bucket.step}:{bucket.start}"
+
+
+def _seen(bucket: Bucket) -> str:
+    """Where the estimate is of who came to a bucket, of which this may also be the sketch."""
+    return f"seen:{bucket.step}:{bucket.start}:{bucket.of.removeprefix(SKETCH)}"
+
+
+def _counts(answer: Any, members: Sequence[str] | None) -> dict[str, int]:
+    """What Redis answers for a bucket: a map, or values of these members, or a sketch in hexadecimal."""
+    if isinstance(answer, str):
+        return sketch.from_redis(bytes.fromhex(answer))
+    pairs = answer.items() if isinstance(answer, dict) else zip(members or (), answer, strict=True)
+    return {member: int(count) for member, count in pairs if count is not None}
+
+
+def _listing(bucket: Bucket) -> list[str]:
+    """The keys that a script touches for a bucket of anything but events."""
+    return [_key(bucket), _seen(bucket), f"ofs:{bucket.step}:{bucket.start}"]
 
 
 def _touched(batch: Batch) -> dict[str, None]:
@@ -266,16 +370,61 @@ def _touched(batch: Batch) -> dict[str, None]:
     keys = dict.fromkeys(["keys", "starts:minute", "starts:hour", "starts:day"])
     for posting in batch:
         keys |= dict.fromkeys(map(_key, posting.moment.buckets))
+        day = Bucket("day", posting.moment.day)
+        keys |= dict.fromkeys([_key(day._replace(of=OFFSET)), _key(day._replace(of=GENERATION))])
+        for visit in posting.visits:
+            for bucket, _ in posting.moment.marks(visit):
+                keys |= dict.fromkeys(_listing(bucket))
         if posting.key:
             keys |= {f"key:{posting.key.id}": None, f"keys:{posting.key.owner}": None}
     return keys
 
 
-def _encode(batch: Batch, refused: Mapping[int, Refused]) -> bytes:
-    moments: dict[Moment, int] = {}
+def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Moment]) -> bytes:
+    moments = {moment: place for place, moment in enumerate(dict.fromkeys(others))}
     postings = []
-    for place, (moment, counts, key, capped) in enumerate(batch):
+    for place, (moment, counts, key, capped, visits) in enumerate(batch):
         pairs = [part for pair in counts.items() for part in pair]
+        marks = [part for v in visits for bucket, visitor in moment.marks(v) for part in (_key(bucket), visitor, v.by)]
         reason = refused[place].reason if place in refused else False
-        postings.append((moments.setdefault(moment, len(moments)), pairs, key or False, capped, reason))
+        postings.append((moments.setdefault(moment, len(moments)), pairs, key or False, capped, reason, marks))
     return msgspec.json.encode(([(list(map(_key, m.buckets)), m.date, m.minute) for m in moments], postings))
+
+
+def _keys_of(change: Change) -> list[str]:
+    """What a change touches, as far as it is known."""
+    day = Bucket("day", change.moment.day)
+    buckets = [day, day._replace(of=OFFSET), day._replace(of=GENERATION), TOTAL]
+    if isinstance(change, Restored):
+        buckets.append(change.bucket)
+    return [
+        f"log:{day.start}",
+        "starts:minute",
+        "starts:hour",
+        "starts:day",
+        *(k for b in buckets for k in _listing(b)),
+    ]
+
+
+def _change(change: Change) -> bytes:
+    """What change.lua is to do: the function, with what; the day whose generation it moves, and that of its log."""
+    start, log = change.moment.day, list[str]()
+    having: list[object]
+    match change:
+        case Erasure(_, user):
+            what, having = "erase", [user]
+        case Correction(_, _, "reset"):
+            what, having = "reset", [""]
+        case Correction(_, _, what, event, count, total):
+            having = [event, *(number if number is not None else False for number in (count, total))]
+        case Restored(_, bucket, counts, entries):
+            start, log = bucket.start, [msgspec.json.encode(entry).decode() for entry in entries]
+            pairs = [part for pair in counts.items() for part in pair]
+            kind = "sums" if base.is_of_events(bucket) else "numbers"
+            kind = "hits" if not bucket.of else "visits" if bucket.of.startswith(VISITS) else kind
+            what, having = "restore", [_key(bucket), kind, pairs]
+            if bucket.of.startswith(SKETCH):
+                bucket = bucket._replace(of=bucket.of.removeprefix(SKETCH))
+                what, having = "merge", [_key(bucket), sketch.to_redis(counts).hex()]
+    at, day = change.at if isinstance(change, Correction) else 0, f"day:{change.moment.day}"
+    return msgspec.json.encode({"what": what, "with": having, "at": at, "start": start, "day": day, "log": log})

@@ -15,12 +15,23 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from app.events import TOTAL, Batch, Bucket, Key, Moment, Posting
+from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Change, Key, Logged, Moment, Posting, Visit
 from app.stores import base
-from app.stores.base import Ack, Applied, Caps, Condition, CounterStore, StoreError, StoreRefused, StoreUnavailable
+from app.stores.base import (
+    Ack,
+    Applied,
+    Caps,
+    Condition,
+    CounterStore,
+    Distinct,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
@@ -28,6 +39,10 @@ LINES_AT_ONCE = 20  # applied, then dropped in one commit of the file
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
 TAUGHT_MAX = 100  # buckets that are read during one commit and still learnt from
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
+
+A = TypeVar("A")
+T = TypeVar("T")
+Ask = Callable[[A], Awaitable[T]]
 
 log = logging.getLogger("tally.spool")
 
@@ -46,6 +61,8 @@ class SpooledStore(CounterStore):
         self._full = False
         self._lost = 0
         self._epoch = ""
+        self._generations: dict[int, int] = {}  # of days, as far as known
+        self._outdated = False  # what is known may be more than there is
         self._refusal: StoreRefused | None = None
         self._gate = asyncio.Lock()  # one batch at a time, and none while the way changes
         self._away_since: float | None = time.monotonic()
@@ -76,47 +93,62 @@ class SpooledStore(CounterStore):
         for file in self._files:
             file.close()
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
         async with self._gate:
-            lost: StoreError = StoreUnavailable("the store is away, and the spool is full")
+            lost: StoreError = StoreUnavailable("the store is away")
             if self._away_since is None:
                 try:
-                    applied = await self._store.apply(source, at, next, batch)
+                    applied = await self._store.apply(source, at, next, work)
                 except (base.OutcomeUnknown, StoreUnavailable) as error:
                     self._leave(error)
                     lost = error
                 else:
-                    self._learn(batch, applied)
+                    self._learn(work, applied)
                     return applied
                 finally:  # what was read meanwhile may have this batch in it, which is now to be counted on top
                     taught, self._taught = self._taught, []
                     if self._away_since is None:
                         self._learn_all(taught)
-            return await self._spool(_encode(source, at, next, batch), batch, lost)
+            if isinstance(work, Change):
+                raise lost  # what an administrator wants is not to happen some time later
+            return await self._spool(_encode(source, at, next, work), work, lost)
 
-    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
+    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
         if self._away_since is None:
             try:
-                found = await self._store.read(buckets, events)
+                found = await self._store.read(buckets, members)
             except StoreUnavailable as error:
                 self._leave(error)
             else:
                 taught = [(bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
+                self._heed({b.start: counts[EVERYTHING] for b, counts in taught if b.of == GENERATION})
                 if self._away_since is None and self._gate.locked():
                     held = [(bucket, dict(counts)) for bucket, counts in taught]  # which whoever asked may change
                     self._taught = [*self._taught, *held][-TAUGHT_MAX:]
                 elif self._away_since is None:
                     self._learn_all(taught)
                 return found
-        return await self._known.read(buckets, events)
+        return await self._known.read(buckets, members)
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
+        return await self._or_known(self._store.sizes, self._known.sizes, buckets)
+
+    async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
+        return await self._or_known(self._store.distinct, self._known.distinct, buckets)
+
+    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        return await self._or_known(self._store.buckets, self._known.buckets, days)
+
+    async def log(self, day: int) -> list[Logged]:
+        return await self._or_known(self._store.log, self._known.log, day)
+
+    async def _or_known(self, ask: Ask[A, T], ask_known: Ask[A, T], what: A) -> T:
         if self._away_since is None:
             try:
-                return await self._store.sizes(buckets)
+                return await ask(what)
             except StoreUnavailable as error:
                 self._leave(error)
-        return await self._known.sizes(buckets)
+        return await ask_known(what)
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         await self._known.prune(before, moment)
@@ -126,12 +158,14 @@ class SpooledStore(CounterStore):
     async def epoch(self) -> str:
         if self._away_since is None:
             epoch = await self._store.epoch()
-            if self._epoch not in {"", epoch}:  # what was known may be more than there is
-                (totals,) = await self._store.read([TOTAL])
+            if self._outdated or self._epoch not in {"", epoch}:
+                self._outdated = False
+                buckets = [TOTAL, *(Bucket("day", day, OFFSET) for day in self._generations)]
+                found = await self._store.read(buckets)
                 if self._away_since is not None:
                     return self._epoch
                 self._known = MemoryStore(Caps(0))
-                self._known.learn(TOTAL, totals)
+                self._learn_all([*zip(buckets, found, strict=True)])
             self._epoch = epoch
         return self._epoch
 
@@ -160,7 +194,7 @@ class SpooledStore(CounterStore):
     async def _spool(self, line: str, batch: Batch, lost: StoreError) -> Applied:
         self._full = self._spool_bytes() + len(line) > self._bytes_max
         if self._full:
-            raise lost
+            raise lost if isinstance(lost, base.OutcomeUnknown) else StoreUnavailable(f"{lost}, and the spool is full")
         try:
             if not self._files:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -170,7 +204,7 @@ class SpooledStore(CounterStore):
             log.warning("the spool cannot be written, hits are kept in memory alone: %s", error)
             self._files.append(SpoolFile(":memory:"))
             self._files[-1].append(line)
-        return Applied(self._count_known(batch), self._files[-1].ack)
+        return Applied(self._count_known(batch), self._files[-1].ack, dict(self._generations))
 
     def _leave(self, error: StoreError) -> None:
         if self._away_since is None:
@@ -179,6 +213,8 @@ class SpooledStore(CounterStore):
             self._returning = asyncio.create_task(self._return())
 
     async def _return(self) -> None:
+        async with self._gate:  # what is under way is counted on top of what is known, before that is learnt anew
+            pass
         while self._away_since is not None:
             drained = self._drained
             try:
@@ -250,12 +286,17 @@ class SpooledStore(CounterStore):
         for bucket, counts in taught:
             self._known.learn(bucket, counts)
 
-    def _learn(self, batch: Batch, applied: Applied) -> None:
-        for posting, answer in zip(batch, applied.answers, strict=True):
-            if isinstance(answer, dict):
-                day = ("day", posting.moment.day)
-                self._known.learn(day, {event: value.count for event, value in answer.items()})
-                self._known.learn(TOTAL, {event: value.total for event, value in answer.items()})
+    def _heed(self, generations: Mapping[int, int]) -> None:
+        """Where a day has a new one, the counts that are known of it mean nothing any more."""
+        self._outdated |= bool(generations.items() - self._generations.items())
+        self._generations |= generations
+
+    def _learn(self, work: Batch | Change, applied: Applied) -> None:
+        self._heed(applied.generations)
+        if not isinstance(work, Change):
+            for posting, answer in zip(work, applied.answers, strict=True):
+                if isinstance(answer, dict):
+                    self._known.learn_values(posting.moment.day, answer)
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
         return [self._known.count(posting._replace(capped=False)) for posting in batch]
@@ -324,10 +365,13 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
 
 
 def _encode(source: str, at: int, next_offset: int, batch: Batch) -> str:
-    return json.dumps([source, at, next_offset, [posting[:3] for posting in batch]])
+    return json.dumps([source, at, next_offset, [(*posting[:3], posting.visits) for posting in batch]])
 
 
 def _decode(line: str) -> tuple[str, int, int, Batch]:
     source, at, next_offset, postings = json.loads(line)
-    batch = [Posting(Moment(*moment), counts, key and Key(*key), capped=False) for moment, counts, key in postings]
+    batch = []
+    for moment, counts, key, visits in postings:
+        who = [Visit(*visit) for visit in visits]
+        batch.append(Posting(Moment(*moment), counts, key and Key(*key), capped=False, visits=who))
     return source, at, next_offset, batch

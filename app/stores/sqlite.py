@@ -9,18 +9,48 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from app.events import EVERYTHING, TOTAL, Batch, Bucket, Key, Moment, Posting
+from app.events import (
+    COUNT_MAX,
+    EVERYTHING,
+    GENERATION,
+    OFFSET,
+    SKETCH,
+    TOTAL,
+    VISITS,
+    Batch,
+    Bucket,
+    Change,
+    Correction,
+    Erasure,
+    Key,
+    Logged,
+    Moment,
+    Posting,
+    Restored,
+)
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, OutcomeUnknown, StoreRefused, StoreUnavailable
+from app.stores.base import (
+    Ack,
+    Answer,
+    Applied,
+    Caps,
+    Corrected,
+    CounterStore,
+    OutcomeUnknown,
+    Refused,
+    StoreRefused,
+    StoreUnavailable,
+    Value,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TABLES = ("minute", "hour", "day", "total")  # as Moment.buckets names them
 
 _BUCKETS = "".join(
@@ -38,9 +68,20 @@ CREATE TABLE source (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, answers TEX
 CREATE TABLE key (id TEXT PRIMARY KEY, request TEXT NOT NULL, owner TEXT NOT NULL, minute INTEGER NOT NULL,
                   date TEXT NOT NULL, answer TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX key_minute ON key (minute);
-PRAGMA user_version = {SCHEMA_VERSION};
+PRAGMA user_version = 1;
 COMMIT;
 """  # noqa: S608 # made of the constants above
+# Since version 2: buckets of anything but events, and the log of corrections.
+_SINCE_1 = """
+BEGIN;
+CREATE TABLE crowd (id INTEGER PRIMARY KEY, step TEXT NOT NULL, start INTEGER NOT NULL, of TEXT NOT NULL,
+                    UNIQUE (step, start, of)) STRICT;
+CREATE TABLE member (crowd INTEGER NOT NULL, name TEXT NOT NULL, count INTEGER NOT NULL,
+                     PRIMARY KEY (crowd, name)) STRICT, WITHOUT ROWID;
+CREATE TABLE log (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, entry TEXT NOT NULL) STRICT;
+PRAGMA user_version = 2;
+COMMIT;
+"""
 # A statement has as many rows as a batch has events, but takes and gives them as one JSON text: Python would let
 # another thread run after each row, and wait for its turn again.
 _NAMES = "INSERT INTO event (name) SELECT value FROM json_each(?)"
@@ -52,6 +93,17 @@ _SOME = """SELECT json_group_object(name, count) FROM json_each(?) AS wanted
            CROSS JOIN event ON name = wanted.value CROSS JOIN {0} ON {0}.event = event.id AND start = ?"""
 _PAGE = """SELECT json_group_object(name, count), max(event) FROM (SELECT name, event, count
            FROM {} JOIN event ON id = event WHERE start = ? AND event > ? ORDER BY event LIMIT ?)"""
+_SOME_MEMBERS = """SELECT json_group_object(name, count) FROM json_each(?) AS wanted CROSS JOIN member
+                   ON name = wanted.value AND crowd = (SELECT id FROM crowd WHERE step = ? AND start = ? AND of = ?)"""
+_MEMBER_PAGE = """SELECT json_group_object(name, count), max(name) FROM (SELECT name, count FROM member
+                  WHERE crowd = (SELECT id FROM crowd WHERE step = ? AND start = ? AND of = ?) AND name {} ?
+                  ORDER BY name LIMIT ?)"""
+_PUT = "INSERT INTO member SELECT ?, key, value FROM json_each(?) WHERE true ON CONFLICT DO UPDATE SET count = {}"
+_ADDED, _LARGER, _NEWER = "count + excluded.count", "max(count, excluded.count)", "excluded.count"
+# The index begins with the start, so this leaps from one to the next.
+_STARTS = """WITH RECURSIVE found(start) AS (SELECT min(start) FROM {0} UNION ALL
+             SELECT (SELECT min({0}.start) FROM {0} WHERE {0}.start > found.start) FROM found WHERE start IS NOT NULL)
+             SELECT start FROM found WHERE start IS NOT NULL"""
 PAGE_ROWS = 2000  # read at once, which takes about a millisecond; a commit may come between
 
 T = TypeVar("T")
@@ -86,6 +138,9 @@ class SqliteStore(CounterStore):
         self._owners: Counter[str] = Counter()  # of keys
         self._sizes: dict[Bucket, int] = {}  # of buckets before the newest, for counting rows takes time
         self._newest = 0
+        self._ranked: dict[Bucket, int] = {}  # ids that have a count of their own, for the same reason
+        self._generations: dict[int, int] = {}
+        self._changes = 0  # so far
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
 
@@ -97,40 +152,62 @@ class SqliteStore(CounterStore):
             await self._run(self._db.close)
         self._thread.shutdown()
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
-        return await self._run(lambda: self._apply(source, at, next, batch))
+    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
+        return await self._run(lambda: self._apply(source, at, next, work))
 
-    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
-        if events is not None:
-            return await self._or_unavailable(lambda: [self._some(bucket, events) for bucket in buckets])
-        found: dict[Bucket, dict[str, int]] = {bucket: {} for bucket in buckets}
-        left = [(bucket, -1) for bucket in found]  # and after which event
+    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
+        if members is not None:
+            return await self._or_unavailable(lambda: [self._some(bucket, members) for bucket in buckets])
+        while True:
+            changes, found = self._changes, {bucket: dict[str, int]() for bucket in buckets}
+            left: list[tuple[Bucket, Any]] = [(bucket, None) for bucket in found]  # and after which member
+            while left:
+                await self._or_unavailable(lambda left=left, found=found: self._read_on(left, found))  # type: ignore[misc] # mypy loses the defaults
+            if changes == self._changes:
+                return [found[bucket] for bucket in buckets]
 
-        def read_on() -> None:
-            rows = 0
-            while left and rows < PAGE_ROWS:
-                (table, start), after = left.pop()
-                text, last = self._db.execute(_PAGE.format(table), (start, after, PAGE_ROWS)).fetchone()
-                page = _counts(text)
-                found[table, start].update(page)
-                rows += len(page) + 1
-                if len(page) == PAGE_ROWS:
-                    left.append(((table, start), last))
-
-        while left:
-            await self._or_unavailable(read_on)
-        return [found[bucket] for bucket in buckets]
+    def _read_on(self, left: list[tuple[Bucket, Any]], found: dict[Bucket, dict[str, int]]) -> None:
+        rows = 0
+        while left and rows < PAGE_ROWS:
+            bucket, after = left.pop()
+            where: tuple[Any, ...]
+            if bucket.of:
+                sql, where = _MEMBER_PAGE.format(">=" if after is None else ">"), (*bucket, after or "")
+            else:
+                sql, where = _PAGE.format(bucket.step), (bucket.start, -1 if after is None else after)
+            text, last = self._db.execute(sql, (*where, PAGE_ROWS)).fetchone()
+            page = _counts(text)
+            found[bucket].update(page)
+            rows += len(page) + 1
+            if len(page) == PAGE_ROWS:
+                left.append((bucket, last))
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         # each on its own turn of the thread, so that commits come between
         return [await self._or_unavailable(lambda bucket=bucket: self._size(bucket)) for bucket in buckets]  # type: ignore[misc] # mypy loses the default
 
+    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        def buckets() -> list[Bucket]:
+            crowds = [Bucket(*row) for row in self._db.execute("SELECT step, start, of FROM crowd")]
+            starts = [Bucket(table, start) for table in TABLES for (start,) in self._db.execute(_STARTS.format(table))]
+            return [b for b in starts + crowds if days is None or (b.step == "day" and b.start in days)]
+
+        return await self._or_unavailable(buckets)
+
+    async def log(self, day: int) -> list[Logged]:
+        sql = "SELECT entry FROM log WHERE day = ? ORDER BY id"
+        rows = await self._or_unavailable(lambda: self._db.execute(sql, (day,)).fetchall())
+        return [msgspec.json.decode(entry, type=Logged) for (entry,) in rows]
+
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         def prune() -> None:
             self._forget_keys(moment)
-            self._sizes = {bucket: n for bucket, n in self._sizes.items() if bucket[1] >= before.get(bucket[0], 0)}
+            self._sizes = {bucket: n for bucket, n in self._sizes.items() if bucket.start >= before.get(bucket.step, 0)}
             for table, start in before.items():
                 self._db.execute(f"DELETE FROM {table} WHERE start < ?", (start,))  # noqa: S608 # a step is a table
+            crowds = [Bucket(*row) for row in self._db.execute("SELECT step, start, of FROM crowd")]
+            self._forget(base.outdated(crowds, before, moment))
+            self._db.execute("DELETE FROM log WHERE day < ?", (before.get("day", 0),))
 
         await self._or_unavailable(prune)
 
@@ -145,9 +222,11 @@ class SqliteStore(CounterStore):
 
     def _size(self, bucket: Bucket) -> int:
         if bucket not in self._sizes:
-            sql = f"SELECT count(*) FROM {bucket[0]} WHERE start = ? AND event > 0"  # noqa: S608 # a step is a table
-            (size,) = self._db.execute(sql, (bucket[1],)).fetchone()
-            if bucket[1] >= self._newest:
+            sql, where = f"SELECT count(*) FROM {bucket.step} WHERE start = ? AND event > 0", (bucket.start,)  # noqa: S608 # a step is a table
+            if bucket.of:
+                sql, where = "SELECT count(*) FROM member WHERE crowd = ? AND name > ''", (self._crowd(bucket),)
+            (size,) = self._db.execute(sql, where).fetchone()
+            if bucket.of or bucket.start >= self._newest:
                 return int(size)
             self._sizes[bucket] = size
         return self._sizes[bucket]
@@ -159,8 +238,8 @@ class SqliteStore(CounterStore):
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
                 raise StoreRefused(f"{self._path} was written by a newer Tally: run that one, or name another file")
-            if version == 0:
-                self._db.executescript(_SCHEMA)
+            for script in (_SCHEMA, _SINCE_1)[version:]:
+                self._db.executescript(script)
             self._load()
         except (sqlite3.Error, OSError) as error:
             what = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
@@ -172,35 +251,42 @@ class SqliteStore(CounterStore):
         (self._names,) = self._db.execute("SELECT count(*) FROM event WHERE id > 0").fetchone()
         self._owners = Counter(dict(self._db.execute("SELECT owner, count(*) FROM key GROUP BY owner")))
         self._keys = self._owners.total()
+        sql = "SELECT start, count FROM crowd JOIN member ON crowd = id WHERE of = ?"
+        self._generations, self._ranked = dict(self._db.execute(sql, (GENERATION,))), {}
         (self._newest,) = self._db.execute("SELECT coalesce(max(start), 0) FROM day").fetchone()
 
-    def _apply(self, source: str, at: int, next_offset: int, batch: Batch) -> Applied:
+    def _apply(self, source: str, at: int, next_offset: int, work: Batch | Change) -> Applied:
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
         offset, answers = found or (0, "[]")
         if offset == next_offset:
-            return Applied(list(map(base.from_row, batch, json.loads(answers))), self.ack)
+            return base.from_text(work, answers, self.ack)
         if offset != at:
             raise base.Moved(offset)
         failure: type[base.StoreError] = StoreUnavailable
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            applied = Applied(self._count(batch), self.ack)
-            self._stand(source, next_offset, applied, batch)
+            moments = [work.moment] if isinstance(work, Change) else [posting.moment for posting in work]
+            answers = [self._change(work)] if isinstance(work, Change) else self._count(work)
+            applied = Applied(answers, self.ack, {m.day: n for m in moments if (n := self._generations.get(m.day))})
+            self._stand(source, next_offset, applied, max((moment.minute for moment in moments), default=0))
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             self._load()
-            raise failure(f"SQLite: {error}") from error
+            if isinstance(error, sqlite3.Error):
+                raise failure(f"SQLite: {error}") from error
+            raise
         return applied
 
     def _count(self, batch: Batch) -> list[Answer]:
         """Decide on each posting by what is known when its turn comes, then write all that they add at once."""
         events = list({event for posting in batch for event in posting.counts})
         total = self._some(TOTAL, events)
-        days = {day: self._some(("day", day), events) for day in {posting.moment.day for posting in batch}}
+        days = {day: self._known(day, events) for day in {posting.moment.day for posting in batch}}
         added: dict[Moment, dict[str, int]] = {posting.moment: {} for posting in batch}
+        marked: dict[Bucket, dict[str, int]] = {}
         answers: list[Answer] = []
 
         def value_of(event: str) -> tuple[int, int] | None:
@@ -220,30 +306,168 @@ class SqliteStore(CounterStore):
             sums = added[posting.moment]
             for event, by in [*posting.counts.items(), (EVERYTHING, sum(posting.counts.values()))]:
                 sums[event] = sums.get(event, 0) + by
+            for visit in posting.visits:
+                for bucket, visitor in posting.moment.marks(visit):
+                    marks = marked.setdefault(bucket, {})
+                    marks[visitor] = marks.get(visitor, 0) + visit.by
             if posting.key:
                 self._remember(posting, posting.key, answer)
-        self._add(added)
-        return answers
-
-    def _add(self, added: dict[Moment, dict[str, int]]) -> None:
-        names = {event for sums in added.values() for event in sums}
-        ids = self._ids(names)
-        if len(ids) < len(names):
-            self._db.execute(_NAMES, (json.dumps(list(names - ids.keys())),))
-            ids = self._ids(names)
         for moment, sums in added.items():
             self._newest = max(self._newest, moment.day)
-            rows = json.dumps({ids[event]: by for event, by in sums.items()})
-            for table, start in moment.buckets:
-                self._sizes.pop((table, start), None)
-                self._db.execute(_ADD.format(table), (start, rows))
+            self._add(moment.buckets, sums)
+        for bucket, marks in marked.items():
+            self._mark(bucket, marks)
+        return answers
 
-    def _ids(self, names: set[str]) -> dict[str, int]:
+    def _known(self, day: int, events: Sequence[str]) -> dict[str, int]:
+        """The day's counts of these events, as they were corrected."""
+        found = self._some(Bucket("day", day), events)
+        offset = self._some(Bucket("day", day, OFFSET), events) if day in self._generations else {}
+        return {e: found.get(e, 0) + offset.get(e, 0) for e in found | offset}
+
+    def _add(self, buckets: Iterable[Bucket], counts: Mapping[str, int]) -> None:
+        ids = self._ids(counts.keys())
+        if len(ids) < len(counts):
+            self._db.execute(_NAMES, (json.dumps(list(counts.keys() - ids.keys())),))
+            ids = self._ids(counts.keys())
+        rows = json.dumps({ids[event]: by for event, by in counts.items()})
+        for bucket in buckets:
+            self._sizes.pop(bucket, None)
+            self._db.execute(_ADD.format(bucket.step), (bucket.start, rows))
+
+    def _ids(self, names: Iterable[str]) -> dict[str, int]:
         return _counts(self._db.execute(_IDS, (json.dumps(list(names)),)).fetchone()[0])
 
-    def _some(self, bucket: Bucket, events: Sequence[str]) -> dict[str, int]:
-        table, start = bucket
-        return _counts(self._db.execute(_SOME.format(table), (json.dumps(events), start)).fetchone()[0])
+    def _some(self, bucket: Bucket, members: Sequence[str]) -> dict[str, int]:
+        sql, where = (_SOME_MEMBERS, [*bucket]) if bucket.of else (_SOME.format(bucket.step), [bucket.start])
+        return _counts(self._db.execute(sql, (json.dumps(members), *where)).fetchone()[0])
+
+    def _crowd(self, bucket: Bucket) -> int:
+        """The number of such a bucket."""
+        found = self._db.execute("SELECT id FROM crowd WHERE step = ? AND start = ? AND of = ?", bucket).fetchone()
+        return int(found[0]) if found else 0
+
+    def _put(self, bucket: Bucket, counts: Mapping[str, int], how: str = _ADDED) -> None:
+        crowd = self._crowd(bucket)
+        if not crowd:
+            crowd = self._db.execute("INSERT INTO crowd (step, start, of) VALUES (?, ?, ?)", bucket).lastrowid or 0
+        self._db.execute(_PUT.format(how), (crowd, json.dumps(counts)))
+
+    def _mark(self, bucket: Bucket, ids: Mapping[str, int]) -> None:
+        """Count these users or sessions; who comes after the first RANKED_MAX is only known to have come."""
+        if bucket not in self._ranked:
+            sql = "SELECT count(*) FROM member WHERE crowd = ? AND count > 0"
+            (self._ranked[bucket],) = self._db.execute(sql, (self._crowd(bucket),)).fetchone()
+        known = self._some(bucket, list(ids))
+        fresh = [visitor for visitor, by in ids.items() if by and not known.get(visitor)]
+        late = fresh[max(0, base.RANKED_MAX - self._ranked[bucket]) :]
+        self._ranked[bucket] += len(fresh) - len(late)
+        self._put(bucket, {**ids, **dict.fromkeys(late, 0)})
+
+    def _change(self, change: Change) -> Answer:
+        self._changes += 1
+        self._sizes.clear()
+        if isinstance(change, Erasure):
+            self._db.execute(
+                "DELETE FROM member WHERE name = ? AND crowd IN (SELECT id FROM crowd WHERE of GLOB 'user:*')",
+                (change.user,),
+            )
+            self._ranked.clear()
+            return {}
+        if isinstance(change, Restored):
+            return self._restore(change)
+        day = change.moment.day
+        answer = self._reset(change) if change.action == "reset" else self._correct(change)
+        if isinstance(answer, Corrected):
+            self._generations[day] = self._generations.get(day, 0) + 1
+            self._put(Bucket("day", day, GENERATION), {EVERYTHING: 1})
+            self._note(day, [Logged(change.at, change.action, change.event, *answer)])
+        return answer
+
+    def _note(self, day: int, entries: Sequence[Logged]) -> None:
+        rows = [(day, msgspec.json.encode(logged).decode()) for logged in entries]
+        self._db.executemany("INSERT INTO log (day, entry) VALUES (?, ?)", rows)
+        kept = "SELECT id FROM log WHERE day = ? ORDER BY id DESC LIMIT ?"
+        self._db.execute(f"DELETE FROM log WHERE day = ? AND id NOT IN ({kept})", (day, day, base.LOG_MAX))  # noqa: S608 # as above
+
+    def _reset(self, reset: Correction) -> Corrected:
+        """What was counted becomes a part of its own, and all of the day's hits are taken off from now on."""
+        day = Bucket("day", reset.moment.day)
+        hits = dict(
+            self._db.execute("SELECT name, count FROM day JOIN event ON id = event WHERE start = ?", (day.start,))
+        )
+        offset = dict(
+            self._db.execute("SELECT name, count FROM member WHERE crowd = ?", (self._crowd(day._replace(of=OFFSET)),))
+        )
+        counts = {e: n for e in hits | offset if (n := hits.get(e, 0) + offset.get(e, 0))}
+        self._put(base.part(reset), counts)
+        self._put(day._replace(of=OFFSET), dict.fromkeys(offset, 0) | {e: -n for e, n in hits.items()}, _NEWER)
+        total = self._some(TOTAL, [EVERYTHING]).get(EVERYTHING, 0)
+        return Corrected(Value(counts.get(EVERYTHING, 0), total), Value(0, total))
+
+    def _correct(self, correction: Correction) -> Corrected | Refused:
+        event, both = correction.event, [correction.event, EVERYTHING]
+        counts, totals = self._known(correction.moment.day, both), self._some(TOTAL, both)
+        known = Value(counts.get(event, 0), totals[event]) if event in totals else None
+        everything = Value(counts.get(EVERYTHING, 0), totals.get(EVERYTHING, 0))
+        answer = base.correct(correction, known, everything, self._caps.names - self._names)
+        if isinstance(answer, Refused):
+            return answer
+        if correction.action == "delete":
+            self._delete(event)
+            return answer
+        count, total = map(int.__sub__, answer.after, answer.before)
+        self._put(Bucket("day", correction.moment.day, OFFSET), dict.fromkeys(both, count))
+        self._names += known is None
+        self._add([TOTAL], dict.fromkeys(both, 0))
+        ids = [(total, number) for number in self._ids(both).values()]
+        self._db.executemany("UPDATE total SET count = count + ? WHERE event = ?", ids)
+        return answer
+
+    def _delete(self, event: str) -> None:
+        (number,) = self._ids({event}).values() or (-1,)
+        for table in TABLES:
+            where = f"event = ? AND start IN ({_STARTS.format(table)})"
+            found = self._db.execute(f"SELECT count, start FROM {table} WHERE {where}", (number,)).fetchall()  # noqa: S608 # as above
+            self._db.executemany(f"UPDATE {table} SET count = count - ? WHERE start = ? AND event = 0", found)  # noqa: S608 # as above
+            self._db.execute(f"DELETE FROM {table} WHERE {where}", (number,))  # noqa: S608 # as above
+        self._names -= self._db.execute("DELETE FROM event WHERE id = ?", (number,)).rowcount
+        crowds = [Bucket(*row) for row in self._db.execute("SELECT step, start, of FROM crowd")]
+        self._forget([bucket for bucket in crowds if bucket.of in base.visits_of(event)])
+        for bucket in filter(base.is_of_events, crowds):
+            for count in self._some(bucket, [event]).values():
+                self._put(bucket, {EVERYTHING: -count})
+                self._db.execute("DELETE FROM member WHERE crowd = ? AND name = ?", (self._crowd(bucket), event))
+
+    def _forget(self, buckets: Sequence[Bucket]) -> None:
+        for bucket in buckets:
+            self._ranked.pop(bucket, None)
+            crowd = self._crowd(bucket)
+            self._db.execute("DELETE FROM member WHERE crowd = ?", (crowd,))
+            self._db.execute("DELETE FROM crowd WHERE id = ?", (crowd,))
+
+    def _restore(self, restored: Restored) -> Answer:
+        bucket, counts = restored.bucket, restored.counts
+        if base.is_of_events(bucket) and counts:
+            counts = {**counts, EVERYTHING: sum(counts.values())}
+        if bucket == TOTAL:
+            known = self._some(TOTAL, list(counts))
+            if any(n + known.get(event, 0) > COUNT_MAX for event, n in counts.items()):
+                return Refused("overflow")
+            self._names += len(counts.keys() - known.keys() - {EVERYTHING})
+        if not counts:
+            pass
+        elif not bucket.of:
+            self._add([bucket], counts)
+        elif bucket.of.startswith(VISITS):
+            self._mark(bucket, counts)
+        else:
+            self._put(bucket, counts, _LARGER if bucket.of.startswith(SKETCH) else _ADDED)
+        if bucket.of in {OFFSET, GENERATION}:
+            moved = counts.get(EVERYTHING, 0) if bucket.of == GENERATION else 0
+            self._generations[bucket.start] = self._generations.get(bucket.start, 0) + moved
+        self._note(bucket.start, restored.log)
+        return {}
 
     def _remember(self, posting: Posting, key: Key, answer: dict[str, base.Value]) -> None:
         self._keys += 1
@@ -272,10 +496,9 @@ class SqliteStore(CounterStore):
             if not self._owners[owner]:
                 del self._owners[owner]
 
-    def _stand(self, source: str, offset: int, applied: Applied, batch: Batch) -> None:
+    def _stand(self, source: str, offset: int, applied: Applied, used: int) -> None:
         """Keep the offset and its answers; where the source is new, forget those that nobody will ask for."""
-        rows = [base.to_row(answer) for answer in applied.answers]
-        used = max((posting.moment.minute for posting in batch), default=0)
-        self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, json.dumps(rows), used))
+        text = base.to_text(applied.answers, applied.generations)
+        self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, text, used))
         if offset == 1:
             self._db.execute("DELETE FROM source WHERE used < ?", (used - base.SOURCE_KEPT_SECONDS,))

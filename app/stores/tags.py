@@ -6,13 +6,26 @@ counts, so that none of them refuses what another has counted.
 """
 
 import asyncio
+import itertools
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
-from app.events import EVERYTHING, Batch, Bucket, Moment, Posting
-from app.stores import base
-from app.stores.base import Ack, Answer, Applied, CounterStore, Moved, Refused, Replayed
+from app.events import (
+    EVERYTHING,
+    GENERATION,
+    SKETCH,
+    Batch,
+    Bucket,
+    Change,
+    Correction,
+    Logged,
+    Moment,
+    Posting,
+    Restored,
+)
+from app.stores import base, sketch
+from app.stores.base import Ack, Answer, Applied, Corrected, CounterStore, Distinct, Moved, Refused, Replayed, Value
 from app.stores.redis import ANSWER_SECONDS, RedisStore
 
 
@@ -40,36 +53,69 @@ class TaggedStore(CounterStore):
     async def close(self) -> None:
         await self._stores[0].close()  # they share one client
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):  # both steps together
-                return await self._apply(source, at, next, batch)
+                if isinstance(work, Change):
+                    return await self._change(source, at, next, work)
+                return await self._apply(source, at, next, work)
         except TimeoutError:
             raise base.OutcomeUnknown("Redis: no answer in time") from None
+
+    async def _change(self, source: str, at: int, next: int, change: Change) -> Applied:
+        """Where it concerns an event, its tag does it and the others do nothing; else all do their part."""
+        parts = [self._share(change, tag) for tag in range(len(self._stores))]
+        outcomes = await asyncio.gather(
+            *(store.apply(source, at, next, part) for store, part in zip(self._stores, parts, strict=True)),
+            return_exceptions=True,
+        )
+        applied = _all_applied(outcomes)
+        corrected = [answer for part in applied for answer in part.answers if isinstance(answer, Corrected)]
+        answers: list[Answer] = [answer for part in applied for answer in part.answers if isinstance(answer, Refused)]
+        if corrected:
+            answers = [
+                Corrected(*(Value(*map(sum, zip(*values, strict=True))) for values in zip(*corrected, strict=True)))
+            ]
+        return Applied(answers[:1] or [{}], self.ack, _generations(applied))
+
+    def _share(self, change: Change, tag: int) -> Change:
+        if isinstance(change, Correction) and change.action != "reset" and tag != self._tag(change.event):
+            return Restored(change.moment, Bucket("day", change.moment.day), {})
+        if isinstance(change, Restored):
+            counts, log = dict(change.counts), () if tag else change.log
+            if base.is_of_events(change.bucket):
+                counts = {event: n for event, n in counts.items() if self._tag(event) == tag}
+            elif tag != self._tag(_event_of(change.bucket)):
+                counts = {}
+            return Restored(change.moment, change.bucket, counts, log)
+        return change
 
     async def _apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         refused: dict[int, Refused] = {}
         if any(posting.key or len(posting.counts) > 1 for posting in batch):
             refused = await self._ask(source, next, batch)
+        moments = list(dict.fromkeys(posting.moment for posting in batch))
         parts = self._cut(batch)
         theirs = [{i: refused[place] for i, place in enumerate(part.places) if place in refused} for part in parts]
         outcomes = await asyncio.gather(
             *(
-                store.apply(source, at, next, part.batch, out)
+                store.apply(source, at, next, part.batch, out, moments)
                 for store, part, out in zip(self._stores, parts, theirs, strict=True)
             ),
             return_exceptions=True,
         )
+        applied = _all_applied(outcomes)
         answers: list[Answer | None] = [refused.get(place) for place in range(len(batch))]
-        for part, applied in zip(parts, _all_applied(outcomes), strict=True):
-            for place, answer in zip(part.places, applied.answers, strict=True):
+        for part, theirs_applied in zip(parts, applied, strict=True):
+            for place, answer in zip(part.places, theirs_applied.answers, strict=True):
                 answers[place] = _joined(answers[place], answer)
-        return Applied([{} if answer is None else answer for answer in answers], self.ack)
+        known = [{} if answer is None else answer for answer in answers]
+        return Applied(known, self.ack, _generations(applied))
 
     async def _ask(self, source: str, next: int, batch: Batch) -> dict[int, Refused]:
         """Which postings no tag may count. A key is claimed in the tag of its own, for one request of any events."""
         parts = self._cut(batch, capped=True)
-        for place, (moment, _, key, capped) in enumerate(batch):
+        for place, (moment, _, key, capped, _) in enumerate(batch):
             if key:
                 home = parts[self._tag(key.id)]
                 home.batch.append(Posting(moment, {}, key._replace(id=f"{key.id}@"), capped))
@@ -100,7 +146,8 @@ class TaggedStore(CounterStore):
                 share = posting
                 if posting.key or len(posting.counts) > 1:
                     key = posting.key and posting.key._replace(owner="")  # its claim is what counts for its owner
-                    share = Posting(posting.moment, counts, key, posting.capped and capped)
+                    visits = [visit for visit in posting.visits if visit.event in counts]
+                    share = Posting(posting.moment, counts, key, posting.capped and capped, visits)
                 parts[tag].batch.append(share)
                 parts[tag].places.append(place)
         return parts
@@ -108,13 +155,53 @@ class TaggedStore(CounterStore):
     def _tag(self, name: str) -> int:
         return zlib.crc32(name.encode()) % len(self._stores)
 
-    async def read(self, buckets: Sequence[Bucket], events: Sequence[str] | None = None) -> list[dict[str, int]]:
-        asked: list[list[str] | None] = [None if events is None else [] for _ in self._stores]
-        for event in events or ():
-            for tag in range(len(self._stores)) if event == EVERYTHING else (self._tag(event),):
-                asked[tag].append(event)  # type: ignore[union-attr] # of events that are named
-        found = await asyncio.gather(*(store.read(buckets, of) for store, of in zip(self._stores, asked, strict=True)))
-        return [_together(parts) for parts in zip(*found, strict=True)]
+    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
+        found: dict[Bucket, list[dict[str, int]]] = {bucket: [] for bucket in buckets}
+        for of_events, theirs in itertools.groupby(found, lambda b: base.is_of_events(b) or b.of == GENERATION):
+            alike = list(theirs)
+            tags = await asyncio.gather(
+                *(self._read(tag, alike, members, of_events) for tag in range(len(self._stores)))
+            )
+            for part in tags:
+                for bucket, counts in part.items():
+                    found[bucket].append(counts)
+        return [_together(bucket, found[bucket]) for bucket in buckets]
+
+    async def _read(
+        self, tag: int, buckets: Sequence[Bucket], members: Sequence[str] | None, of_events: bool
+    ) -> dict[Bucket, dict[str, int]]:
+        """What this tag has of them: events lie in theirs, and visits where their event does."""
+        if of_events:
+            wanted = members and [event for event in members if self._has(tag, event)]
+            return dict(zip(buckets, await self._stores[tag].read(buckets, wanted), strict=True))
+        own = [bucket for bucket in buckets if self._has(tag, _event_of(bucket))]
+        return dict(zip(own, await self._stores[tag].read(own, members), strict=True)) if own else {}
+
+    def _has(self, tag: int, event: str) -> bool:
+        return event == EVERYTHING or self._tag(event) == tag
+
+    async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
+        event = _event_of(buckets[0])
+        if event != EVERYTHING:
+            return await self._stores[self._tag(event)].distinct(buckets)
+        return Distinct(
+            sketch.estimate(*await asyncio.gather(*(store.sketch(buckets) for store in self._stores))), sketch.ERROR
+        )
+
+    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        found = await asyncio.gather(*(store.buckets(days) for store in self._stores))
+        return list(dict.fromkeys(itertools.chain(*found)))
+
+    async def log(self, day: int) -> list[Logged]:
+        """Each tag has its own; a reset is in all of them, with the numbers of each."""
+        logs = await asyncio.gather(*(store.log(day) for store in self._stores))
+        entries: dict[object, Logged] = {}
+        for logged in sorted(itertools.chain(*logs)):
+            same = (logged.at, logged.action) if logged.action == "reset" else logged  # of an event there is but one
+            known = entries.get(same, logged._replace(before=(0, 0), after=(0, 0)))
+            before, after = _sum(known.before, logged.before), _sum(known.after, logged.after)
+            entries[same] = logged._replace(before=before, after=after)
+        return list(entries.values())
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         found = await asyncio.gather(*(store.sizes(buckets) for store in self._stores))
@@ -157,16 +244,34 @@ def _joined(one: Answer | None, other: Answer) -> Answer:
     if isinstance(one, Refused):
         return one
     replayed = [answer for answer in (one, other) if isinstance(answer, Replayed)]
-    values = {
-        e: v for answer in (one, other) for e, v in (answer.values if isinstance(answer, Replayed) else answer).items()
-    }
+    values = {e: v for answer in (one, other) for e, v in _values(answer).items()}
     return Replayed(replayed[0].date, values) if replayed else values
 
 
-def _together(parts: Sequence[dict[str, int]]) -> dict[str, int]:
+def _values(answer: Answer) -> dict[str, Value]:
+    return answer.values if isinstance(answer, Replayed) else answer  # type: ignore[return-value] # nobody refused
+
+
+def _together(bucket: Bucket, parts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """A bucket of several tags: they have different events, but know the same visitors, and each its own sum."""
     counts: dict[str, int] = {}
     for part in parts:
-        counts |= part
-    if EVERYTHING in counts:
-        counts[EVERYTHING] = sum(part.get(EVERYTHING, 0) for part in parts)
+        shared = part.keys() & counts.keys()
+        together = max if bucket.of.startswith(SKETCH) else int.__add__
+        counts |= part | {member: together(counts[member], part[member]) for member in shared}
     return counts
+
+
+def _event_of(bucket: Bucket) -> str:
+    """Whose visits they are."""
+    return bucket.of.removeprefix(SKETCH).partition(":")[2]
+
+
+def _generations(applied: Sequence[Applied]) -> dict[int, int]:
+    """Each tag counts its own, so that every step of a change that goes through them all is seen."""
+    days = {day for part in applied for day in part.generations}
+    return {day: sum(part.generations.get(day, 0) for part in applied) for day in days}
+
+
+def _sum(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], one[1] + other[1]

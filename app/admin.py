@@ -1,0 +1,114 @@
+"""What administrators do: correct, delete, reset, erase, and carry all data away or in."""
+
+import asyncio
+import tempfile
+from collections import deque
+from typing import Annotated, Any, BinaryIO
+
+import msgspec
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import StreamingResponse
+from typing_extensions import TypedDict
+
+from app.events import COUNT_MAX, EVERYTHING, Clock, Correction, Erasure
+from app.ingest import HIT_BYTES_MAX, REFUSED, decode, path_name, path_visitor, read_body
+from app.limits import Limits
+from app.problems import Problem, documented
+from app.recorder import Recorder
+from app.stores.base import Corrected, CounterStore
+from app.transfer import TransferError, export, pieces, restore
+
+PathEvent = Annotated[str, Depends(path_name)]
+PathVisitor = Annotated[str, Depends(path_visitor)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+
+Numbers = TypedDict("Numbers", {"count": int, "total": int})
+Change = TypedDict("Change", {"eventName": str | None, "day": str, "before": Numbers, "after": Numbers})
+Erased = TypedDict("Erased", {"user": str, "uniquesKeep": bool})
+Imported = TypedDict("Imported", {"lines": int})
+
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": COUNT_MAX}
+_NUMBERS = {"type": "object", "properties": {"count": _NUMBER, "total": _NUMBER}, "additionalProperties": False}
+
+
+class NumbersBody(msgspec.Struct, forbid_unknown_fields=True):
+    count: Number | None = None
+    total: Number | None = None
+
+
+def add_routes(app: FastAPI, recorder: Recorder, store: CounterStore, clock: Clock, limits: Limits) -> None:
+    async def charge(request: Request) -> None:
+        limits.charge(request, "write")
+
+    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
+
+    async def correct(action: Any, event: str, count: int | None = None, total: int | None = None) -> Change:
+        moment = clock.moment()
+        answer = await recorder.change(Correction(moment, int(clock.at()), action, event, count, total))
+        if not isinstance(answer, Corrected):
+            raise Problem(*REFUSED[answer.reason])  # type: ignore[union-attr] # a correction is made or refused
+        before, after = (Numbers(count=count, total=total) for count, total in answer)
+        return Change(eventName=event or None, day=moment.date, before=before, after=after)
+
+    @app.put(
+        "/event/{name}",
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _NUMBERS}}}},
+        **every | {"responses": documented(413, 422, 429, 503)},
+    )
+    async def correct_event(request: Request, event: PathEvent) -> Change:
+        """Set an event's count of the day, its total, or both; history remembers from what to what."""
+        body = decode(await read_body(request, HIT_BYTES_MAX), NumbersBody)
+        if body.count is None and body.total is None:
+            raise Problem(422, "a correction has a count, a total, or both")
+        return await correct("correct", event, body.count, body.total)
+
+    @app.delete("/event/{name}", **every)
+    async def delete_event(event: PathEvent) -> Change:
+        """Forget an event: its count and total, its minutes, hours and days, and who came to it."""
+        return await correct("delete", event)
+
+    @app.post("/reset", **every)
+    async def reset() -> Change:
+        """Let all counts of the day restart at 0. What was counted is a part of the day's history; totals go on."""
+        return await correct("reset", EVERYTHING)
+
+    @app.delete("/user/{id:path}", **every)
+    async def erase_user(visitor: PathVisitor) -> Erased:
+        """Forget a user. Where uniques are estimated they keep a shadow, which names nobody."""
+        await recorder.change(Erasure(clock.moment(), visitor))
+        return Erased(user=visitor, uniquesKeep=store.kind == "redis")
+
+    @app.get(
+        "/export",
+        response_class=StreamingResponse,
+        **every | {"responses": {200: {"content": {"application/x-ndjson": {}}}, **documented(429, 503)}},
+    )
+    async def export_all() -> StreamingResponse:
+        """All data as NDJSON, to be imported by any store. For a move, stop those who count before."""
+        headers = {"Content-Disposition": 'attachment; filename="tally.ndjson"'}
+        return StreamingResponse(export(store, clock), headers=headers, media_type="application/x-ndjson")
+
+    @app.post(
+        "/import",
+        openapi_extra={"requestBody": {"required": True, "content": {"application/x-ndjson": {}}}},
+        **every | {"responses": documented(422, 429, 503)},
+    )
+    async def import_all(request: Request) -> Imported:
+        """Add an export to what there is, once however often it is sent. Nothing is added of a file with a bad line."""
+        with tempfile.TemporaryFile() as file:
+            async for chunk in request.stream():
+                file.write(chunk)
+            try:
+                return await import_file(file)
+            except TransferError as error:
+                raise Problem(422, str(error)) from None
+
+    async def import_file(file: BinaryIO) -> Imported:
+        file.seek(0)
+        await asyncio.to_thread(deque, pieces(file, clock), maxlen=0)  # whether all of it can be read
+        file.seek(0)
+        lines = 0
+        for piece in pieces(file, clock):
+            await restore(store, clock, piece)
+            lines += 1
+        return Imported(lines=lines)
