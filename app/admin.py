@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, BinaryIO
 
 import msgspec
@@ -10,20 +11,21 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from typing_extensions import TypedDict
 
-from app.events import COUNT_MAX, EVERYTHING, Clock, Correction, Erasure
+from app import changes
+from app.events import COUNT_MAX, Changes, Clock, Moment
 from app.ingest import HIT_BYTES_MAX, REFUSED, decode, path_name, path_visitor, read_body
 from app.limits import Limits
 from app.problems import Problem, documented
+from app.query import CorrectedRow, corrected_row
 from app.recorder import Recorder
-from app.stores.base import Corrected, CounterStore
+from app.stores.base import CounterStore
 from app.transfer import TransferError, export, pieces, restore
 
 PathEvent = Annotated[str, Depends(path_name)]
 PathVisitor = Annotated[str, Depends(path_visitor)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+Plan = Callable[[Moment, int], Awaitable[tuple[Changes, changes.Logged]]]
 
-Numbers = TypedDict("Numbers", {"count": int, "total": int})
-Change = TypedDict("Change", {"eventName": str | None, "day": str, "before": Numbers, "after": Numbers})
 Erased = TypedDict("Erased", {"user": str, "uniquesKeep": bool})
 Imported = TypedDict("Imported", {"lines": int})
 
@@ -36,46 +38,48 @@ class NumbersBody(msgspec.Struct, forbid_unknown_fields=True):
     total: Number | None = None
 
 
-def add_routes(app: FastAPI, recorder: Recorder, store: CounterStore, clock: Clock, limits: Limits) -> None:
+def add_routes(
+    app: FastAPI, recorder: Recorder, store: CounterStore, clock: Clock, limits: Limits, names_max: int
+) -> None:
     async def charge(request: Request) -> None:
         limits.charge(request, "write")
 
     every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
 
-    async def correct(action: Any, event: str, count: int | None = None, total: int | None = None) -> Change:
-        moment = clock.moment()
-        answer = await recorder.change(Correction(moment, int(clock.at()), action, event, count, total))
-        if not isinstance(answer, Corrected):
-            raise Problem(*REFUSED[answer.reason])  # type: ignore[union-attr] # a correction is made or refused
-        before, after = (Numbers(count=count, total=total) for count, total in answer)
-        return Change(eventName=event or None, day=moment.date, before=before, after=after)
+    async def change(plan: Plan) -> CorrectedRow:
+        try:
+            logged = await recorder.change(lambda moment: plan(moment, int(clock.at())))
+        except changes.ChangeRefused as refusal:
+            raise Problem(*REFUSED[str(refusal)]) from None
+        return corrected_row(clock.calendar, logged)
 
     @app.put(
         "/event/{name}",
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _NUMBERS}}}},
         **every | {"responses": documented(413, 422, 429, 503)},
     )
-    async def correct_event(request: Request, event: PathEvent) -> Change:
+    async def correct_event(request: Request, event: PathEvent) -> CorrectedRow:
         """Set an event's count of the day, its total, or both; history remembers from what to what."""
         body = decode(await read_body(request, HIT_BYTES_MAX), NumbersBody)
         if body.count is None and body.total is None:
             raise Problem(422, "a correction has a count, a total, or both")
-        return await correct("correct", event, body.count, body.total)
+        values = body.count, body.total
+        return await change(lambda moment, at: changes.correct(store, moment, at, event, *values, names_max))
 
     @app.delete("/event/{name}", **every)
-    async def delete_event(event: PathEvent) -> Change:
+    async def delete_event(event: PathEvent) -> CorrectedRow:
         """Forget an event: its count and total, its minutes, hours and days, and who came to it."""
-        return await correct("delete", event)
+        return await change(lambda moment, at: changes.delete(store, moment, at, event))
 
     @app.post("/reset", **every)
-    async def reset() -> Change:
+    async def reset() -> CorrectedRow:
         """Let all counts of the day restart at 0. What was counted is a part of the day's history; totals go on."""
-        return await correct("reset", EVERYTHING)
+        return await change(lambda moment, at: changes.reset(store, moment, at))
 
     @app.delete("/user/{id:path}", **every)
     async def erase_user(visitor: PathVisitor) -> Erased:
         """Forget a user. Where uniques are estimated they keep a shadow, which names nobody."""
-        await recorder.change(Erasure(clock.moment(), visitor))
+        await recorder.change(lambda moment: changes.erase(store, moment, visitor))
         return Erased(user=visitor, uniquesKeep=store.kind == "redis")
 
     @app.get(

@@ -39,6 +39,7 @@ TOTAL = Bucket("total", 0)  # since the beginning
 OFFSET = "offset"  # what is to be added to a day's hits to get its counts
 PART = "part:"  # and a number: the counts that a reset has ended
 GENERATION = "generation"  # how often the day's counts were changed, under EVERYTHING
+LOG = "log"  # how, each as JSON
 SKETCH = "sketch:"
 VISITS = ("user:", "session:")
 
@@ -153,45 +154,24 @@ class Posting(NamedTuple):
     visits: Sequence[Visit] = ()
 
 
-class Correction(NamedTuple):
-    """What an administrator changes: an event's numbers, an event that goes, or, of EVERYTHING, the day's counts."""
+class Write(NamedTuple):
+    """What becomes of a bucket: its members are added to, marked as visitors, merged as a sketch, or taken out of it,
+    and all of it is dropped. EVERYTHING follows by itself where the members are events.
+    """
 
-    moment: Moment
-    at: int  # UTC second
-    action: Literal["correct", "delete", "reset"]
-    event: str = EVERYTHING
-    count: int | None = None  # type: ignore[assignment] # tuple.count is of no use here
-    total: int | None = None
-
-
-class Erasure(NamedTuple):
-    """A user is to be forgotten."""
-
-    moment: Moment
-    user: str
-
-
-class Restored(NamedTuple):
-    """Counts that another store had in this bucket, and are added here; or corrections of a day."""
-
-    moment: Moment
+    how: Literal["add", "mark", "merge", "take", "drop"]
     bucket: Bucket
-    counts: Mapping[str, int]
-    log: Sequence["Logged"] = ()
+    counts: Mapping[str, int] = {}
 
 
-class Logged(NamedTuple):
-    """A correction as it is remembered: of an event's count and total, from and to; of all together for a reset."""
+class Changes(NamedTuple):
+    """What is done at once, other than to count hits."""
 
-    at: int
-    action: str
-    event: str
-    before: tuple[int, int]
-    after: tuple[int, int]
+    moment: Moment
+    writes: Sequence[Write]
 
 
 Batch = Sequence[Posting]  # what one commit counts
-Change = Correction | Erasure | Restored  # or else changes
 
 
 class Calendar:

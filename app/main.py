@@ -87,7 +87,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     refuse = problems.install(app, metrics)
     count_event = ingest.add_routes(app, recorder, limits)
     query.add_routes(app, store, clock, limits, settings.days_kept)
-    admin.add_routes(app, recorder, store, clock, limits)
+    admin.add_routes(app, recorder, store, clock, limits, settings.events_max)
     health.add_routes(app, store, nodes, live, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)

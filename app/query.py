@@ -18,7 +18,8 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from typing_extensions import TypedDict
 
-from app.events import EVERYTHING, PART, TOTAL, Bucket, Clock, InvalidName, Kind, Logged, Step, day_start, event_name
+from app.changes import Logged, history
+from app.events import EVERYTHING, PART, TOTAL, Bucket, Calendar, Clock, InvalidName, Kind, Step, day_start, event_name
 from app.ingest import path_name, path_visitor
 from app.limits import Limits
 from app.problems import Problem, documented
@@ -273,14 +274,16 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
             return _csv(
                 ["event", "count", "until"], [[*item, p["until"]] for p in parts for item in p["counts"].items()]
             )
-        log = [_correction(reads, logged) for logged in await reads.store.log(start)]
-        return ClosedDay(day=day, parts=parts, corrections=log)
+        corrections = [corrected_row(reads.calendar, logged) for logged in await history(reads.store, start)]
+        return ClosedDay(day=day, parts=parts, corrections=corrections)
 
 
-def _correction(reads: Reads, logged: Logged) -> CorrectedRow:
-    at, action, event, before, after = logged
-    values = [Numbers(count=count, total=total) for count, total in (before, after)]
-    return CorrectedRow(at=reads.stamp(at), action=action, eventName=event or None, before=values[0], after=values[1])
+def corrected_row(calendar: Calendar, logged: Logged) -> CorrectedRow:
+    _, at, action, event, *values = logged
+    before, after = (Numbers(count=count, total=total) for count, total in values)
+    return CorrectedRow(
+        at=calendar.local(at).isoformat(), action=action, eventName=event or None, before=before, after=after
+    )
 
 
 def _named(text: str) -> str:

@@ -8,11 +8,12 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from app.events import Batch, Change, Clock, Correction, Erasure, Key, Moment, Posting, Visit
+from app.events import Batch, Changes, Clock, Key, Moment, Posting, Visit
 from app.metrics import Metrics
 from app.stores.base import (
     Ack,
@@ -29,6 +30,8 @@ from app.stores.base import (
 
 WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
 BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
+
+T = TypeVar("T")
 
 log = logging.getLogger("tally.recorder")
 
@@ -97,12 +100,13 @@ class Recorder:
         self._arrived.set()
         return await waiter.recorded
 
-    async def change(self, change: Correction | Erasure) -> Answer:
-        """Have this done between two commits; raises StoreUnavailable (it is not), or OutcomeUnknown."""
+    async def change(self, plan: Callable[[Moment], Awaitable[tuple[Changes, T]]]) -> T:
+        """Do what this plans, between two commits. Raises what it does, StoreUnavailable, or OutcomeUnknown."""
         async with self._turn:
-            applied = await self._apply(change)
-        self._publish(change.moment, {}, applied.generations.get(change.moment.day, 0))
-        return applied.answers[0]
+            changes, result = await plan(self._clock.moment())
+            applied = await self._apply(changes)
+        self._publish(changes.moment, {}, applied.generations.get(changes.moment.day, 0))
+        return result
 
     async def _run(self) -> None:
         while self._waiting or not self._closing:
@@ -157,7 +161,7 @@ class Recorder:
         except Exception:  # the hits are counted and answered; whatever a page does, the next ones must be, too
             log.exception("counted, but not shown live")
 
-    async def _apply(self, work: Batch | Change) -> Applied:
+    async def _apply(self, work: Batch | Changes) -> Applied:
         """Raises nothing but StoreUnavailable or OutcomeUnknown, so that whoever waits is told."""
         at, store = self._offset, self._store
         try:

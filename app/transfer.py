@@ -7,31 +7,35 @@ from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 
+from app.changes import Logged
 from app.events import (
     COUNT_MAX,
     EVERYTHING,
     GENERATION,
+    LOG,
     OFFSET,
     PART,
     SKETCH,
     TOTAL,
     VISITS,
     Bucket,
+    Changes,
     Clock,
     InvalidName,
-    Logged,
-    Restored,
+    Write,
     event_name,
     visitor_name,
 )
 from app.stores import sketch
-from app.stores.base import CounterStore, Moved, Refused, is_of_events
+from app.stores.base import CounterStore, Moved, is_of_events
 
 STEPS = ("minute", "hour", "day", "total")
 LINE_MEMBERS = 1000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 ESTIMATE_TOLERANCE = 0.02  # by which an estimate may differ from what it was made of
-_OF = re.compile(rf"({OFFSET}|{GENERATION}|{PART}\d{{1,12}}|({SKETCH})?(user|session):(?P<visited>.*))?", re.DOTALL)
+_OF = re.compile(
+    rf"({OFFSET}|{GENERATION}|{LOG}|{PART}\d{{1,12}}|({SKETCH})?(user|session):(?P<visited>.*))?", re.DOTALL
+)
 
 
 class TransferError(ValueError):
@@ -47,7 +51,6 @@ class _Head(msgspec.Struct):
 class _Line(msgspec.Struct):
     bucket: Bucket | None = None
     counts: dict[str, int] = {}
-    log: list[Logged] = []
     end: int | None = None
 
 
@@ -58,7 +61,6 @@ class Piece(NamedTuple):
     export: str
     bucket: Bucket
     counts: dict[str, int]
-    log: list[Logged]
 
 
 async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
@@ -73,9 +75,6 @@ async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
         for i in range(0, len(items), LINE_MEMBERS):
             lines += 1
             yield _json({"bucket": bucket, "counts": dict(items[i : i + LINE_MEMBERS])})
-        if bucket.of == GENERATION and (log := await store.log(bucket.start)):
-            lines += 1
-            yield _json({"bucket": bucket, "log": log})
     yield _json({"end": lines})
 
 
@@ -92,7 +91,7 @@ def pieces(file: BinaryIO, clock: Clock) -> Iterator[Piece]:
             ended = line.end == number - 1
             if line.bucket:
                 _check(line.bucket, line.counts)
-                yield Piece(number, head.export, line.bucket, line.counts, line.log)
+                yield Piece(number, head.export, line.bucket, line.counts)
             elif not ended:
                 raise TransferError(f"line {number}: nothing that an export has")
     except (msgspec.DecodeError, InvalidName, RecursionError, UnicodeDecodeError) as error:
@@ -103,15 +102,18 @@ def pieces(file: BinaryIO, clock: Clock) -> Iterator[Piece]:
 
 async def restore(store: CounterStore, clock: Clock, piece: Piece) -> None:
     """Add a line to the store, unless this file's was added before. Raises TransferError and StoreError."""
-    restored, at = Restored(clock.moment(), piece.bucket, piece.counts, piece.log), piece.number - 2  # after the head
+    bucket, at = piece.bucket, piece.number - 2  # after the head
+    how: Literal["merge", "mark", "add"] = "mark" if bucket.of.startswith(VISITS) else "add"
+    if bucket == TOTAL:
+        (known,) = await store.read([TOTAL], [EVERYTHING])
+        if known.get(EVERYTHING, 0) + sum(piece.counts.values()) > COUNT_MAX:
+            raise TransferError(f"line {piece.number}: the totals would pass {COUNT_MAX}")
+    write = Write("merge" if bucket.of.startswith(SKETCH) else how, bucket, piece.counts)
     try:
-        (answer,) = (await store.apply(f"import {piece.export}", at, at + 1, restored)).answers
+        await store.apply(f"import {piece.export}", at, at + 1, Changes(clock.moment(), [write]))
     except Moved as moved:
         if moved.offset < at:
             raise TransferError(f"line {piece.number}: earlier ones are not in the store any more") from None
-    else:
-        if isinstance(answer, Refused):
-            raise TransferError(f"line {piece.number}: a total would pass {COUNT_MAX}")
 
 
 class Comparison:
@@ -157,8 +159,10 @@ def _check(bucket: Bucket, counts: dict[str, int]) -> None:
     for member, count in counts.items():
         if bucket.of.startswith(SKETCH):
             valid = member.isdecimal() and int(member) < sketch.REGISTERS and 0 < count <= sketch.MAX
-        elif bucket.of == GENERATION:
-            valid = member == EVERYTHING and 0 < count < COUNT_MAX
+        elif bucket.of in {GENERATION, LOG}:
+            valid = 0 < count < COUNT_MAX
+            if member:
+                msgspec.json.decode(member, type=Logged)
         else:
             named = visitor_name if bucket.of.startswith(VISITS) else event_name
             valid = named(member) == member and (0 if not bucket.of else -COUNT_MAX) <= count <= COUNT_MAX

@@ -37,6 +37,7 @@ ORDER += [
     "app.limits",
 ]
 ORDER += [
+    "app.changes",
     "app.ingest",
     "app.query",
     "app.transfer",

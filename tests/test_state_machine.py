@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -18,34 +18,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.events import (
-    EVERYTHING,
-    TOTAL,
-    Batch,
-    Bucket,
-    Calendar,
-    Change,
-    Correction,
-    Erasure,
-    Key,
-    Logged,
-    Moment,
-    Posting,
-    Restored,
-    Visit,
-)
+from app import changes
+from app.changes import Logged
+from app.events import EVERYTHING, TOTAL, Batch, Bucket, Calendar, Changes, Key, Moment, Posting, Visit, Write
 from app.stores import base
-from app.stores.base import (
-    KEY_KEPT_SECONDS,
-    VISITS_KEPT_SECONDS,
-    Caps,
-    Corrected,
-    CounterStore,
-    Moved,
-    Refused,
-    Replayed,
-    Value,
-)
+from app.stores.base import KEY_KEPT_SECONDS, VISITS_KEPT_SECONDS, Caps, CounterStore, Moved, Refused, Replayed
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore, server
 from app.stores.sqlite import SqliteStore
@@ -134,40 +111,39 @@ class Machine(RuleBasedStateMachine):
         batch = [Posting(moment, counts, key, visits=visits) for counts, key in requests]
         self.apply(batch, [self.expect(posting) for posting in batch], retries)
 
-    def apply(self, work: Batch | Change, answers: list[object], retries: int) -> None:
-        generation = self.generation()
+    def apply(self, work: Batch | Changes, answers: list[object], retries: int) -> None:
         for _ in range(1 + retries):  # an answer that is lost is asked for again
             applied = self.run(self.store.apply(self.source, self.offset, self.offset + 1, work))
             assert applied.answers == answers
             if work:
-                assert applied.generations.get(CALENDAR.moment(self.now).day, 0) == generation
+                assert applied.generations.get(CALENDAR.moment(self.now).day, 0) == self.generation()
         self.offset += 1
 
-    def correct(self, action: str, event: str, after: Callable[[tuple[int, int]], tuple[int, int]], **numbers) -> bool:
-        """What all corrections have in common; whether it was done."""
+    def correct(self, planned: Awaitable[tuple[Changes, Logged]], after: tuple[int, int]) -> None:
+        work, logged = self.run(planned)
         moment = CALENDAR.moment(self.now)
-        before = self.value(moment, event)
-        answer: object = Corrected(Value(*before), Value(*after(before)))
-        new = action == "correct" and event not in self.counts.get(TOTAL, ())
-        if new and len(self.counts.get(TOTAL, Counter()).keys() - {EVERYTHING}) >= NAMES:
-            answer = Refused("full")
-        else:
-            self.logs.setdefault(moment.day, []).append(Logged(self.now, action, event, before, after(before)))
-        self.apply(Correction(moment, self.now, action, event, **numbers), [answer], 1)
-        return not isinstance(answer, Refused)
+        assert logged[4:] == (self.value(moment, logged.event), after)
+        self.logs.setdefault(moment.day, []).append(logged)
+        self.apply(work, [], 1)
 
     @rule(event=events, count=st.none() | st.integers(0, 99), total=st.none() | st.integers(0, 99))
     def put(self, event: str, count: int | None, total: int | None) -> None:
         moment = CALENDAR.moment(self.now)
         before = self.value(moment, event)
         after = before[0] if count is None else count, before[1] if total is None else total
-        if self.correct("correct", event, lambda _: after, count=count, total=total):
-            self.add(moment.counted[1], {event: after[0] - before[0]})
-            self.add(TOTAL, {event: after[1] - before[1]})
+        planned = changes.correct(self.store, moment, self.now, event, count, total, NAMES)
+        totals = self.counts.get(TOTAL, Counter()).keys()
+        if event not in totals and len(totals - {EVERYTHING}) >= NAMES:
+            with pytest.raises(changes.ChangeRefused, match="full"):
+                self.run(planned)
+            return
+        self.correct(planned, after)
+        self.add(moment.counted[1], {event: after[0] - before[0]})
+        self.add(TOTAL, {event: after[1] - before[1]})
 
     @rule(event=events)
     def delete(self, event: str) -> None:
-        self.correct("delete", event, lambda _: (0, 0))
+        self.correct(changes.delete(self.store, CALENDAR.moment(self.now), self.now, event), (0, 0))
         for bucket in list(self.counts):
             if bucket.of in {f"user:{event}", f"session:{event}"}:
                 del self.counts[bucket], self.seen[bucket]
@@ -177,15 +153,17 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reset(self) -> None:
         moment = CALENDAR.moment(self.now)
+        before = self.value(moment, EVERYTHING)
+        self.correct(changes.reset(self.store, moment, self.now), (0, before[1]))
         hits, offset = (self.counts.setdefault(bucket, Counter()) for bucket in moment.counted)
         names = (hits.keys() | offset.keys()) - {EVERYTHING}
-        self.correct("reset", EVERYTHING, lambda before: (0, before[1]))
         self.add(Bucket("day", moment.day, f"part:{self.now}"), {name: hits[name] + offset[name] for name in names})
         self.counts[moment.counted[1]] = Counter({name: -count for name, count in hits.items()})
 
     @rule(user=users)
     def erase(self, user: str) -> None:
-        self.apply(Erasure(CALENDAR.moment(self.now), user), [{}], 1)
+        work, _ = self.run(changes.erase(self.store, CALENDAR.moment(self.now), user))
+        self.apply(work, [], 1)
         for bucket in self.counts:
             if bucket.of.startswith("user:"):
                 self.counts[bucket].pop(user, None)
@@ -196,14 +174,14 @@ class Machine(RuleBasedStateMachine):
     def restore(self, counts: dict[str, int], step: int) -> None:
         moment = CALENDAR.moment(self.now)
         for bucket in dict.fromkeys((TOTAL, moment.buckets[step])):  # what has no total is no event
-            self.apply(Restored(moment, bucket, counts), [{}], 1)
+            self.apply(Changes(moment, [Write("add", bucket, counts)]), [], 1)
             self.add(bucket, counts)
 
     @rule(event=events, ids=st.dictionaries(users, st.integers(0, 3), max_size=3))
     def restore_visits(self, event: str, ids: dict[str, int]) -> None:
         moment = CALENDAR.moment(self.now)
         bucket = Bucket("day", moment.day, f"user:{event}")
-        self.apply(Restored(moment, bucket, ids), [{}], 1)
+        self.apply(Changes(moment, [Write("mark", bucket, ids)]), [], 1)
         for visitor, by in ids.items():
             self.mark(bucket, visitor, by)
 
@@ -280,7 +258,7 @@ class Machine(RuleBasedStateMachine):
         for bucket, ids in self.seen.items():
             assert self.run(self.store.distinct([bucket])).number == len(ids)
         for day, log in self.logs.items():
-            assert self.run(self.store.log(day)) == log
+            assert self.run(changes.history(self.store, day)) == log
 
 
 class OnMemory(Machine):

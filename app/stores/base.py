@@ -5,13 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Change, Correction, Kind, Logged, Moment, Posting
+from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Changes, Kind, Moment, Posting
 from app.stores import sketch
 
 KEY_KEPT_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
 VISITS_KEPT_SECONDS = 2 * 3600  # how long it is known who came in which minute
 RANKED_MAX = 10_000  # users, or sessions, whose own counts a bucket keeps: those that came first
-LOG_MAX = 10_000  # corrections of a day that are remembered
 SOURCE_KEPT_SECONDS = 30 * 86_400  # how long a process's offset lives after its last use
 
 Ack = Literal["memory", "disk", "redis", "spooled"]
@@ -77,18 +76,11 @@ class Caps(NamedTuple):
     keys: int = 1_000_000
 
 
-class Corrected(NamedTuple):
-    """What a correction made of an event's numbers, or, for a reset, of those of all together."""
-
-    before: Value
-    after: Value
-
-
-Answer = dict[str, Value] | Refused | Replayed | Corrected
+Answer = dict[str, Value] | Refused | Replayed
 
 
 class Applied(NamedTuple):
-    """One answer for each posting, in their order, or for a change, and what the acknowledgement survives.
+    """One answer for each posting, in their order, and what the acknowledgement survives.
 
     The values are those of the days' generations, which are 0 unless said here.
     """
@@ -132,7 +124,7 @@ class CounterStore(ABC):
         """Let go of everything."""
 
     @abstractmethod
-    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
         """Compare and set, in one atomic step.
 
         The source stands at `at` (an unknown one at 0): do the work and store `next`. It stands
@@ -144,7 +136,7 @@ class CounterStore(ABC):
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
         """Each bucket's counts, of these events (or users...) or of all; what was never counted is not in it.
 
-        An id beyond the first RANKED_MAX of a bucket has the count 0. A change is in all of them or in none.
+        An id beyond the first RANKED_MAX of a bucket has the count 0. Changes are in all of them or in none.
         """
 
     @abstractmethod
@@ -154,10 +146,6 @@ class CounterStore(ABC):
     @abstractmethod
     async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         """All there are, or those of these days as a whole."""
-
-    @abstractmethod
-    async def log(self, day: int) -> list[Logged]:
-        """How this day's numbers were corrected, oldest first."""
 
     @abstractmethod
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
@@ -218,11 +206,6 @@ def is_of_events(bucket: Bucket) -> bool:
     return bucket.of in {"", OFFSET} or bucket.of.startswith(PART)
 
 
-def part(reset: Correction) -> Bucket:
-    """Where the counts go that a reset ends, by the UTC second of their end."""
-    return Bucket("day", reset.moment.day, f"{PART}{reset.at}")
-
-
 def visits_of(event: str) -> set[str]:
     """What else is kept of an event."""
     return {f"{begin}{kind}:{event}" for begin in ("", SKETCH) for kind in ("user", "session")}
@@ -240,7 +223,7 @@ async def insist(
     source: str,
     at: int,
     next: int,
-    work: Batch | Change,
+    work: Batch | Changes,
 ) -> Applied | None:
     """Apply also where the store has lost what came before; None where it was applied long ago."""
     stands = at
@@ -280,23 +263,6 @@ def settle(
     return answer
 
 
-def correct(correction: Correction, known: Value | None, everything: Value, names_left: float) -> Corrected | Refused:
-    """Decide on a correction of one event: the values before and after, or why it is refused.
-
-    Not only an event's but also all events' numbers together stay exact for every JSON client.
-    """
-    before = known or Value(0, 0)
-    count, total = correction.count, correction.total
-    after = Value(before.count if count is None else count, before.total if total is None else total)
-    if correction.action == "delete":
-        after = Value(0, 0)
-    elif known is None and names_left < 1:
-        return Refused("full")
-    if any(e - b + a > COUNT_MAX for e, b, a in zip(everything, before, after, strict=True)):
-        return Refused("overflow")
-    return Corrected(before, after)
-
-
 def recall(posting: Posting, found: Remembered | None, keys: int, owned: int, caps: Caps | None) -> Answer | None:
     """Decide on a posting's key: the answer it already has, why it is refused, or None where it is to be counted.
 
@@ -312,7 +278,7 @@ def recall(posting: Posting, found: Remembered | None, keys: int, owned: int, ca
 
 
 # An answer as Redis and SQLite keep it: [count, total, ...] in the order of the posting's events,
-# ["replayed", date, count, total, ...], ["corrected", count, total before, count, total after], or [reason].
+# ["replayed", date, count, total, ...], or [reason].
 Row = list[int | str]
 
 
@@ -321,26 +287,19 @@ def to_text(answers: Iterable[Answer], generations: Mapping[int, int]) -> str:
     return json.dumps([generations, *map(to_row, answers)])
 
 
-def from_text(work: Batch | Change, text: str, ack: Ack) -> Applied:
+def from_text(work: Batch | Changes, text: str, ack: Ack) -> Applied:
     generations, *rows = json.loads(text)
-    asked = [work] if isinstance(work, Change) else work
-    answers = [from_row(posting, row) for posting, row in zip(asked, rows, strict=True)]
+    answers = list(map(from_row, () if isinstance(work, Changes) else work, rows))
     return Applied(answers, ack, {int(day): n for day, n in generations.items()})
 
 
 def to_row(answer: Answer) -> Row:
-    if isinstance(answer, Corrected):
-        return ["corrected", *answer.before, *answer.after]
     if isinstance(answer, Replayed):
         return ["replayed", answer.date, *to_row(answer.values)]
     return list(answer) if isinstance(answer, Refused) else [n for value in answer.values() for n in value]
 
 
-def from_row(posting: Posting | Change, row: Row) -> Answer:
-    if row and row[0] == "corrected":
-        return Corrected(Value(*row[1:3]), Value(*row[3:]))  # type: ignore[arg-type] # to_row wrote it
-    if not isinstance(posting, Posting):
-        return Refused(row[0]) if row else {}  # type: ignore[arg-type] # likewise
+def from_row(posting: Posting, row: Row) -> Answer:
     if row and row[0] == "replayed":
         return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # to_row wrote it
     if row and isinstance(row[0], str):

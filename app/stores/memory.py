@@ -5,26 +5,9 @@ import multiprocessing
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from app.events import (
-    COUNT_MAX,
-    EVERYTHING,
-    GENERATION,
-    OFFSET,
-    SKETCH,
-    TOTAL,
-    VISITS,
-    Batch,
-    Bucket,
-    Change,
-    Correction,
-    Erasure,
-    Logged,
-    Moment,
-    Posting,
-    Restored,
-)
+from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Moment, Posting, Write
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, Corrected, CounterStore, Refused, Remembered, Replayed, Value
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, Remembered, Replayed, Value
 
 
 class MemoryStore(CounterStore):
@@ -39,7 +22,6 @@ class MemoryStore(CounterStore):
         self._keys: dict[str, Remembered] = {}  # oldest first
         self._owners: Counter[str] = Counter()
         self._ranked: Counter[Bucket] = Counter()  # ids that have a count of their own
-        self._logs: defaultdict[int, list[Logged]] = defaultdict(list)
 
     async def open(self) -> None:
         if multiprocessing.parent_process():
@@ -47,14 +29,16 @@ class MemoryStore(CounterStore):
                 "memory:// serves one process: run it without --workers, or set TALLY_STORE to a Redis"
             )
 
-    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
         offset, applied = self._sources.get(source, (0, Applied([], self.ack)))
         if offset == next:
             return applied
         if offset != at:
             raise base.Moved(offset)
-        if isinstance(work, Change):
-            answers, days = [self._change(work)], {work.moment.day}
+        if isinstance(work, Changes):
+            answers, days = list[Answer](), {work.moment.day}
+            for write in work.writes:
+                self._write(write)
         else:
             answers, days = [self.count(posting) for posting in work], {posting.moment.day for posting in work}
         applied = Applied(answers, self.ack, {day: n for day in days if (n := self._generation(day))})
@@ -137,15 +121,10 @@ class MemoryStore(CounterStore):
     async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         return [b for b in self._buckets if days is None or (b.step == "day" and b.start in days)]
 
-    async def log(self, day: int) -> list[Logged]:
-        return self._logs[day]
-
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         self._forget_keys(moment)
         for bucket in base.outdated(self._buckets, before, moment):
             self._forget(bucket)
-        for day in [day for day in self._logs if day < before.get("day", 0)]:
-            del self._logs[day]
 
     def _forget(self, bucket: Bucket) -> None:
         del self._buckets[bucket]
@@ -154,72 +133,21 @@ class MemoryStore(CounterStore):
     def _generation(self, day: int) -> int:
         return self._buckets.get(Bucket("day", day, GENERATION), {}).get(EVERYTHING, 0)
 
-    def _change(self, change: Change) -> Answer:
-        if isinstance(change, Erasure):
-            for bucket, counts in self._buckets.items():
-                if bucket.of.startswith("user:") and counts.pop(change.user, 0):
-                    self._ranked[bucket] -= 1
-            return {}
-        if isinstance(change, Restored):
-            return self._restore(change)
-        day = change.moment.day
-        answer = self._reset(change) if change.action == "reset" else self._correct(change)
-        if isinstance(answer, Corrected):
-            self._buckets[Bucket("day", day, GENERATION)][EVERYTHING] = self._generation(day) + 1
-            self._logs[day] = [*self._logs[day], Logged(change.at, change.action, change.event, *answer)][
-                -base.LOG_MAX :
-            ]
-        return answer
-
-    def _reset(self, reset: Correction) -> Corrected:
-        """What was counted becomes a part of its own, and all of the day's hits are taken off from now on."""
-        day = reset.moment.day
-        hits, offset = self._buckets[Bucket("day", day)], self._buckets[Bucket("day", day, OFFSET)]
-        counts = {e: n for e in hits | offset if (n := hits.get(e, 0) + offset.get(e, 0))}
-        part = self._buckets[base.part(reset)]  # which may be that of another reset within this second
-        part.update({event: n + part.get(event, 0) for event, n in counts.items()})
-        self._buckets[Bucket("day", day, OFFSET)] = {event: -hit for event, hit in hits.items()}
-        total = self._buckets[TOTAL].get(EVERYTHING, 0)
-        return Corrected(Value(counts.get(EVERYTHING, 0), total), Value(0, total))
-
-    def _correct(self, correction: Correction) -> Corrected | Refused:
-        day, event = Bucket("day", correction.moment.day), correction.event
-        hits, offset, total = self._buckets[day], self._buckets[day._replace(of=OFFSET)], self._buckets[TOTAL]
-
-        def value(of: str) -> Value:
-            return Value(hits.get(of, 0) + offset.get(of, 0), total.get(of, 0))
-
-        known = value(event) if event in total else None
-        answer = base.correct(correction, known, value(EVERYTHING), self._names_left())
-        if isinstance(answer, Refused):
-            return answer
-        if correction.action == "delete":
-            self._delete(event)
-        else:
-            for counts, by in zip((offset, total), map(int.__sub__, answer.after, answer.before), strict=True):
-                for of in (event, EVERYTHING):
-                    counts[of] = counts.get(of, 0) + by
-        return answer
-
-    def _delete(self, event: str) -> None:
-        for bucket in list(self._buckets):
-            counts = self._buckets[bucket]
-            if bucket.of in base.visits_of(event):
-                self._forget(bucket)
-            elif base.is_of_events(bucket) and event in counts:
-                counts[EVERYTHING] -= counts.pop(event)
-
-    def _restore(self, restored: Restored) -> Answer:
-        bucket, counts = restored.bucket, self._buckets[restored.bucket]
-        if bucket == TOTAL and any(n + counts.get(event, 0) > COUNT_MAX for event, n in restored.counts.items()):
-            return Refused("overflow")
-        for member, n in restored.counts.items():
-            if bucket.of.startswith(VISITS):
+    def _write(self, write: Write) -> None:
+        how, bucket, given = write
+        if how == "drop":
+            self._forget(bucket)
+            return
+        counts, everything = self._buckets[bucket], 0
+        for member, n in given.items():
+            known = counts.get(member, 0)
+            if how == "mark":
                 self._mark(bucket, member, n)
+            elif how == "take":
+                self._ranked[bucket] -= counts.pop(member, 0) > 0
+                everything -= known
             else:
-                known = counts.get(member, 0)
-                counts[member] = max(n, known) if bucket.of.startswith(SKETCH) else n + known
-        if base.is_of_events(bucket) and restored.counts:
-            counts[EVERYTHING] = counts.get(EVERYTHING, 0) + sum(restored.counts.values())
-        self._logs[restored.bucket.start] += restored.log
-        return {}
+                counts[member] = max(n, known) if how == "merge" else known + n
+                everything += n
+        if base.is_of_events(bucket) and given:
+            counts[EVERYTHING] = counts.get(EVERYTHING, 0) + everything

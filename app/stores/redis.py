@@ -21,21 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.events import (
-    GENERATION,
-    OFFSET,
-    SKETCH,
-    TOTAL,
-    VISITS,
-    Batch,
-    Bucket,
-    Change,
-    Correction,
-    Erasure,
-    Logged,
-    Moment,
-    Restored,
-)
+from app.events import GENERATION, OFFSET, SKETCH, TOTAL, VISITS, Batch, Bucket, Changes, Moment
 from app.stores import base, sketch
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Distinct, Refused, StoreRefused, StoreUnavailable
 
@@ -171,7 +157,7 @@ class RedisStore(CounterStore):
         source: str,
         at: int,
         next: int,
-        work: Batch | Change,
+        work: Batch | Changes,
         refused: Mapping[int, Refused] | None = None,
         moments: Iterable[Moment] = (),
     ) -> Applied:
@@ -179,8 +165,9 @@ class RedisStore(CounterStore):
 
         These moments' days are those of other tags' postings, whose generations are wanted all the same.
         """
-        if isinstance(work, Change):
-            said, answer = await self._run(CHANGE, source, at, next, _keys_of(work), _change(work))
+        if isinstance(work, Changes):
+            touched = [key for write in work.writes for key in _listing(write.bucket)]
+            said, answer = await self._run(CHANGE, source, at, next, touched, _change(work))
         else:
             said, answer = await self._run(
                 COUNT, source, at, next, _touched(work), _encode(work, refused or {}, moments)
@@ -203,7 +190,7 @@ class RedisStore(CounterStore):
         self, script: Script, source: str, at: int | str, next: int, touched: Iterable[str], work: bytes
     ) -> tuple[str, str]:
         kept = base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS, base.VISITS_KEPT_SECONDS
-        arguments = (self._prefix, at, next, *self._caps, *kept, base.RANKED_MAX, base.LOG_MAX, work)
+        arguments = (self._prefix, at, next, *self._caps, *kept, base.RANKED_MAX, work)
         keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in touched)]
         call: tuple[Any, ...] = (len(keys), *keys, *arguments)
         try:
@@ -271,10 +258,6 @@ class RedisStore(CounterStore):
         others = [bucket._replace(of=of) for bucket, found in zip(plain, ofs, strict=True) for of in found]
         return plain + others + [b._replace(of=SKETCH + b.of) for b in others if b.of.startswith(VISITS)]
 
-    async def log(self, day: int) -> list[Logged]:
-        entries: list[str] = await self._answer(self._client.lrange(f"{self._prefix}log:{day}", 0, -1))
-        return [msgspec.json.decode(entry, type=Logged) for entry in entries]
-
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:  # noqa: ARG002 # keys expire by themselves
         for step, start in before.items():
             listed = f"{self._prefix}starts:{step}"
@@ -283,7 +266,7 @@ class RedisStore(CounterStore):
                 bucket = Bucket(step, begun)
                 ofs: set[str] = await self._answer(self._client.smembers(f"{self._prefix}ofs:{_key(bucket)}"))
                 keys = [key for of in ofs for key in _listing(bucket._replace(of=of))]
-                keys += [_key(bucket), f"ofs:{_key(bucket)}", *([f"log:{begun}"] if step == "day" else [])]
+                keys += [_key(bucket), f"ofs:{_key(bucket)}"]
                 await self._answer(self._client.unlink(*(self._prefix + key for key in keys)))
             if old:
                 await self._answer(self._client.zrem(listed, *old))
@@ -391,40 +374,13 @@ def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Momen
     return msgspec.json.encode(([(list(map(_key, m.buckets)), m.date, m.minute) for m in moments], postings))
 
 
-def _keys_of(change: Change) -> list[str]:
-    """What a change touches, as far as it is known."""
-    day = Bucket("day", change.moment.day)
-    buckets = [day, day._replace(of=OFFSET), day._replace(of=GENERATION), TOTAL]
-    if isinstance(change, Restored):
-        buckets.append(change.bucket)
-    return [
-        f"log:{day.start}",
-        "starts:minute",
-        "starts:hour",
-        "starts:day",
-        *(k for b in buckets for k in _listing(b)),
-    ]
+def _change(changes: Changes) -> bytes:
+    """What change.lua is to do: for each write how, the bucket, whether EVERYTHING is their sum, and the members."""
+    return msgspec.json.encode((f"day:{changes.moment.day}", [_write(*write) for write in changes.writes]))
 
 
-def _change(change: Change) -> bytes:
-    """What change.lua is to do: the function, with what; the day whose generation it moves, and that of its log."""
-    start, log = change.moment.day, list[str]()
-    having: list[object]
-    match change:
-        case Erasure(_, user):
-            what, having = "erase", [user]
-        case Correction(_, _, "reset"):
-            what, having = "reset", [""]
-        case Correction(_, _, what, event, count, total):
-            having = [event, *(number if number is not None else False for number in (count, total))]
-        case Restored(_, bucket, counts, entries):
-            start, log = bucket.start, [msgspec.json.encode(entry).decode() for entry in entries]
-            pairs = [part for pair in counts.items() for part in pair]
-            kind = "sums" if base.is_of_events(bucket) else "numbers"
-            kind = "hits" if not bucket.of else "visits" if bucket.of.startswith(VISITS) else kind
-            what, having = "restore", [_key(bucket), kind, pairs]
-            if bucket.of.startswith(SKETCH):
-                bucket = bucket._replace(of=bucket.of.removeprefix(SKETCH))
-                what, having = "merge", [_key(bucket), sketch.to_redis(counts).hex()]
-    at, day = change.at if isinstance(change, Correction) else 0, f"day:{change.moment.day}"
-    return msgspec.json.encode({"what": what, "with": having, "at": at, "start": start, "day": day, "log": log})
+def _write(how: str, bucket: Bucket, counts: Mapping[str, int]) -> tuple[object, ...]:
+    of_events = base.is_of_events(bucket)
+    if bucket.of.startswith(SKETCH):
+        return how, _key(bucket._replace(of=bucket.of.removeprefix(SKETCH))), of_events, sketch.to_redis(counts).hex()
+    return how, _key(bucket), of_events, [part for pair in counts.items() for part in pair]

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from typing import TypeVar
 
-from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Change, Key, Logged, Moment, Posting, Visit
+from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Visit
 from app.stores import base
 from app.stores.base import (
     Ack,
@@ -93,7 +93,7 @@ class SpooledStore(CounterStore):
         for file in self._files:
             file.close()
 
-    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
         async with self._gate:
             lost: StoreError = StoreUnavailable("the store is away")
             if self._away_since is None:
@@ -109,7 +109,7 @@ class SpooledStore(CounterStore):
                     taught, self._taught = self._taught, []
                     if self._away_since is None:
                         self._learn_all(taught)
-            if isinstance(work, Change):
+            if isinstance(work, Changes):
                 raise lost  # what an administrator wants is not to happen some time later
             return await self._spool(_encode(source, at, next, work), work, lost)
 
@@ -138,9 +138,6 @@ class SpooledStore(CounterStore):
 
     async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         return await self._or_known(self._store.buckets, self._known.buckets, days)
-
-    async def log(self, day: int) -> list[Logged]:
-        return await self._or_known(self._store.log, self._known.log, day)
 
     async def _or_known(self, ask: Ask[A, T], ask_known: Ask[A, T], what: A) -> T:
         if self._away_since is None:
@@ -291,9 +288,9 @@ class SpooledStore(CounterStore):
         self._outdated |= bool(generations.items() - self._generations.items())
         self._generations |= generations
 
-    def _learn(self, work: Batch | Change, applied: Applied) -> None:
+    def _learn(self, work: Batch | Changes, applied: Applied) -> None:
         self._heed(applied.generations)
-        if not isinstance(work, Change):
+        if not isinstance(work, Changes):
             for posting, answer in zip(work, applied.answers, strict=True):
                 if isinstance(answer, dict):
                     self._known.learn_values(posting.moment.day, answer)

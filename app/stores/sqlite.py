@@ -16,39 +16,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.events import (
-    COUNT_MAX,
-    EVERYTHING,
-    GENERATION,
-    OFFSET,
-    SKETCH,
-    TOTAL,
-    VISITS,
-    Batch,
-    Bucket,
-    Change,
-    Correction,
-    Erasure,
-    Key,
-    Logged,
-    Moment,
-    Posting,
-    Restored,
-)
+from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
 from app.stores import base
-from app.stores.base import (
-    Ack,
-    Answer,
-    Applied,
-    Caps,
-    Corrected,
-    CounterStore,
-    OutcomeUnknown,
-    Refused,
-    StoreRefused,
-    StoreUnavailable,
-    Value,
-)
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, OutcomeUnknown, StoreRefused, StoreUnavailable
 
 SCHEMA_VERSION = 2
 TABLES = ("minute", "hour", "day", "total")  # as Moment.buckets names them
@@ -71,14 +41,13 @@ CREATE INDEX key_minute ON key (minute);
 PRAGMA user_version = 1;
 COMMIT;
 """  # noqa: S608 # made of the constants above
-# Since version 2: buckets of anything but events, and the log of corrections.
+# Since version 2: buckets of anything but events.
 _SINCE_1 = """
 BEGIN;
 CREATE TABLE crowd (id INTEGER PRIMARY KEY, step TEXT NOT NULL, start INTEGER NOT NULL, of TEXT NOT NULL,
                     UNIQUE (step, start, of)) STRICT;
 CREATE TABLE member (crowd INTEGER NOT NULL, name TEXT NOT NULL, count INTEGER NOT NULL,
                      PRIMARY KEY (crowd, name)) STRICT, WITHOUT ROWID;
-CREATE TABLE log (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, entry TEXT NOT NULL) STRICT;
 PRAGMA user_version = 2;
 COMMIT;
 """
@@ -152,7 +121,7 @@ class SqliteStore(CounterStore):
             await self._run(self._db.close)
         self._thread.shutdown()
 
-    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
         return await self._run(lambda: self._apply(source, at, next, work))
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
@@ -194,11 +163,6 @@ class SqliteStore(CounterStore):
 
         return await self._or_unavailable(buckets)
 
-    async def log(self, day: int) -> list[Logged]:
-        sql = "SELECT entry FROM log WHERE day = ? ORDER BY id"
-        rows = await self._or_unavailable(lambda: self._db.execute(sql, (day,)).fetchall())
-        return [msgspec.json.decode(entry, type=Logged) for (entry,) in rows]
-
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         def prune() -> None:
             self._forget_keys(moment)
@@ -207,7 +171,6 @@ class SqliteStore(CounterStore):
                 self._db.execute(f"DELETE FROM {table} WHERE start < ?", (start,))  # noqa: S608 # a step is a table
             crowds = [Bucket(*row) for row in self._db.execute("SELECT step, start, of FROM crowd")]
             self._forget(base.outdated(crowds, before, moment))
-            self._db.execute("DELETE FROM log WHERE day < ?", (before.get("day", 0),))
 
         await self._or_unavailable(prune)
 
@@ -248,14 +211,14 @@ class SqliteStore(CounterStore):
             raise StoreRefused(f"{self._path} {what}") from error
 
     def _load(self) -> None:
-        (self._names,) = self._db.execute("SELECT count(*) FROM event WHERE id > 0").fetchone()
+        (self._names,) = self._db.execute("SELECT count(*) FROM total WHERE event > 0").fetchone()
         self._owners = Counter(dict(self._db.execute("SELECT owner, count(*) FROM key GROUP BY owner")))
         self._keys = self._owners.total()
         sql = "SELECT start, count FROM crowd JOIN member ON crowd = id WHERE of = ?"
         self._generations, self._ranked = dict(self._db.execute(sql, (GENERATION,))), {}
         (self._newest,) = self._db.execute("SELECT coalesce(max(start), 0) FROM day").fetchone()
 
-    def _apply(self, source: str, at: int, next_offset: int, work: Batch | Change) -> Applied:
+    def _apply(self, source: str, at: int, next_offset: int, work: Batch | Changes) -> Applied:
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
         offset, answers = found or (0, "[]")
         if offset == next_offset:
@@ -265,8 +228,8 @@ class SqliteStore(CounterStore):
         failure: type[base.StoreError] = StoreUnavailable
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            moments = [work.moment] if isinstance(work, Change) else [posting.moment for posting in work]
-            answers = [self._change(work)] if isinstance(work, Change) else self._count(work)
+            moments = [work.moment] if isinstance(work, Changes) else [posting.moment for posting in work]
+            answers = self._change(work.writes) if isinstance(work, Changes) else self._count(work)
             applied = Applied(answers, self.ack, {m.day: n for m in moments if (n := self._generations.get(m.day))})
             self._stand(source, next_offset, applied, max((moment.minute for moment in moments), default=0))
             failure = OutcomeUnknown
@@ -364,80 +327,49 @@ class SqliteStore(CounterStore):
         self._ranked[bucket] += len(fresh) - len(late)
         self._put(bucket, {**ids, **dict.fromkeys(late, 0)})
 
-    def _change(self, change: Change) -> Answer:
+    def _change(self, writes: Sequence[Write]) -> list[Answer]:
         self._changes += 1
         self._sizes.clear()
-        if isinstance(change, Erasure):
-            self._db.execute(
-                "DELETE FROM member WHERE name = ? AND crowd IN (SELECT id FROM crowd WHERE of GLOB 'user:*')",
-                (change.user,),
-            )
-            self._ranked.clear()
-            return {}
-        if isinstance(change, Restored):
-            return self._restore(change)
-        day = change.moment.day
-        answer = self._reset(change) if change.action == "reset" else self._correct(change)
-        if isinstance(answer, Corrected):
-            self._generations[day] = self._generations.get(day, 0) + 1
-            self._put(Bucket("day", day, GENERATION), {EVERYTHING: 1})
-            self._note(day, [Logged(change.at, change.action, change.event, *answer)])
-        return answer
+        for write in writes:
+            self._write(*write)
+            if write.bucket.of == GENERATION:
+                (self._generations[write.bucket.start],) = self._some(write.bucket, [EVERYTHING]).values()
+            elif write.bucket == TOTAL:
+                self._names = self._size(TOTAL)
+        return []
 
-    def _note(self, day: int, entries: Sequence[Logged]) -> None:
-        rows = [(day, msgspec.json.encode(logged).decode()) for logged in entries]
-        self._db.executemany("INSERT INTO log (day, entry) VALUES (?, ?)", rows)
-        kept = "SELECT id FROM log WHERE day = ? ORDER BY id DESC LIMIT ?"
-        self._db.execute(f"DELETE FROM log WHERE day = ? AND id NOT IN ({kept})", (day, day, base.LOG_MAX))  # noqa: S608 # as above
+    def _write(self, how: str, bucket: Bucket, counts: Mapping[str, int]) -> None:
+        if how == "drop":
+            self._forget([bucket])
+        elif how == "mark":
+            self._mark(bucket, counts)
+        elif how == "take":
+            found = self._some(bucket, list(counts))
+            if base.is_of_events(bucket):
+                self._add_to(bucket, {EVERYTHING: -sum(found.values())})
+            self._remove(bucket, list(found))
+        else:
+            everything = {EVERYTHING: sum(counts.values())} if base.is_of_events(bucket) and counts else {}
+            self._add_to(bucket, {**counts, **everything}, _LARGER if how == "merge" else _ADDED)
 
-    def _reset(self, reset: Correction) -> Corrected:
-        """What was counted becomes a part of its own, and all of the day's hits are taken off from now on."""
-        day = Bucket("day", reset.moment.day)
-        hits = dict(
-            self._db.execute("SELECT name, count FROM day JOIN event ON id = event WHERE start = ?", (day.start,))
-        )
-        offset = dict(
-            self._db.execute("SELECT name, count FROM member WHERE crowd = ?", (self._crowd(day._replace(of=OFFSET)),))
-        )
-        counts = {e: n for e in hits | offset if (n := hits.get(e, 0) + offset.get(e, 0))}
-        self._put(base.part(reset), counts)
-        self._put(day._replace(of=OFFSET), dict.fromkeys(offset, 0) | {e: -n for e, n in hits.items()}, _NEWER)
-        total = self._some(TOTAL, [EVERYTHING]).get(EVERYTHING, 0)
-        return Corrected(Value(counts.get(EVERYTHING, 0), total), Value(0, total))
+    def _add_to(self, bucket: Bucket, counts: Mapping[str, int], how: str = _ADDED) -> None:
+        """Add what may also be less than nothing, which no new row of an event could be."""
+        if bucket.of:
+            self._put(bucket, counts, how)
+            return
+        self._add([bucket], dict.fromkeys(counts, 0))
+        rows = [(counts[event], bucket.start, number) for event, number in self._ids(counts).items()]
+        self._db.executemany(f"UPDATE {bucket.step} SET count = count + ? WHERE start = ? AND event = ?", rows)  # noqa: S608 # a step is a table
 
-    def _correct(self, correction: Correction) -> Corrected | Refused:
-        event, both = correction.event, [correction.event, EVERYTHING]
-        counts, totals = self._known(correction.moment.day, both), self._some(TOTAL, both)
-        known = Value(counts.get(event, 0), totals[event]) if event in totals else None
-        everything = Value(counts.get(EVERYTHING, 0), totals.get(EVERYTHING, 0))
-        answer = base.correct(correction, known, everything, self._caps.names - self._names)
-        if isinstance(answer, Refused):
-            return answer
-        if correction.action == "delete":
-            self._delete(event)
-            return answer
-        count, total = map(int.__sub__, answer.after, answer.before)
-        self._put(Bucket("day", correction.moment.day, OFFSET), dict.fromkeys(both, count))
-        self._names += known is None
-        self._add([TOTAL], dict.fromkeys(both, 0))
-        ids = [(total, number) for number in self._ids(both).values()]
-        self._db.executemany("UPDATE total SET count = count + ? WHERE event = ?", ids)
-        return answer
-
-    def _delete(self, event: str) -> None:
-        (number,) = self._ids({event}).values() or (-1,)
-        for table in TABLES:
-            where = f"event = ? AND start IN ({_STARTS.format(table)})"
-            found = self._db.execute(f"SELECT count, start FROM {table} WHERE {where}", (number,)).fetchall()  # noqa: S608 # as above
-            self._db.executemany(f"UPDATE {table} SET count = count - ? WHERE start = ? AND event = 0", found)  # noqa: S608 # as above
-            self._db.execute(f"DELETE FROM {table} WHERE {where}", (number,))  # noqa: S608 # as above
-        self._names -= self._db.execute("DELETE FROM event WHERE id = ?", (number,)).rowcount
-        crowds = [Bucket(*row) for row in self._db.execute("SELECT step, start, of FROM crowd")]
-        self._forget([bucket for bucket in crowds if bucket.of in base.visits_of(event)])
-        for bucket in filter(base.is_of_events, crowds):
-            for count in self._some(bucket, [event]).values():
-                self._put(bucket, {EVERYTHING: -count})
-                self._db.execute("DELETE FROM member WHERE crowd = ? AND name = ?", (self._crowd(bucket), event))
+    def _remove(self, bucket: Bucket, members: Sequence[str]) -> None:
+        if bucket.of:
+            self._ranked.pop(bucket, None)
+            rows = [(self._crowd(bucket), member) for member in members]
+            self._db.executemany("DELETE FROM member WHERE crowd = ? AND name = ?", rows)
+            return
+        ids = self._ids(members).values()  # which stay: nothing else may ever get them
+        sql = f"DELETE FROM {bucket.step} WHERE start = ? AND event = ?"  # noqa: S608 # as above
+        self._db.executemany(sql, [(bucket.start, number) for number in ids])
 
     def _forget(self, buckets: Sequence[Bucket]) -> None:
         for bucket in buckets:
@@ -445,29 +377,6 @@ class SqliteStore(CounterStore):
             crowd = self._crowd(bucket)
             self._db.execute("DELETE FROM member WHERE crowd = ?", (crowd,))
             self._db.execute("DELETE FROM crowd WHERE id = ?", (crowd,))
-
-    def _restore(self, restored: Restored) -> Answer:
-        bucket, counts = restored.bucket, restored.counts
-        if base.is_of_events(bucket) and counts:
-            counts = {**counts, EVERYTHING: sum(counts.values())}
-        if bucket == TOTAL:
-            known = self._some(TOTAL, list(counts))
-            if any(n + known.get(event, 0) > COUNT_MAX for event, n in counts.items()):
-                return Refused("overflow")
-            self._names += len(counts.keys() - known.keys() - {EVERYTHING})
-        if not counts:
-            pass
-        elif not bucket.of:
-            self._add([bucket], counts)
-        elif bucket.of.startswith(VISITS):
-            self._mark(bucket, counts)
-        else:
-            self._put(bucket, counts, _LARGER if bucket.of.startswith(SKETCH) else _ADDED)
-        if bucket.of in {OFFSET, GENERATION}:
-            moved = counts.get(EVERYTHING, 0) if bucket.of == GENERATION else 0
-            self._generations[bucket.start] = self._generations.get(bucket.start, 0) + moved
-        self._note(bucket.start, restored.log)
-        return {}
 
     def _remember(self, posting: Posting, key: Key, answer: dict[str, base.Value]) -> None:
         self._keys += 1

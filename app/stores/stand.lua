@@ -2,15 +2,15 @@
 -- KEYS[1]  the source: a hash of its offset and of the answers given there
 -- ARGV     prefix of every other key (same hash tag) | at, or 'ask' | next | most names | most keys
 --          | seconds a source is kept | seconds a key is kept | seconds a minute's visits are kept | most ids with
---          a count of their own | most entries of a log | the work, as JSON
+--          a count of their own | the work, as JSON
 -- Answers  {'counted', answers as JSON} when it is done, now or before, or {'moved', offset}.
 -- A script runs alone, and checks all that may be refused before its first write, so that nothing is half done.
 local COUNT_MAX = 9007199254740991
 local prefix, asked, next_offset = ARGV[1], ARGV[2] == 'ask', ARGV[3]
 local names_max, keys_max, key_kept = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
-local ranked_max, log_max = tonumber(ARGV[9]), tonumber(ARGV[10])
+local ranked_max = tonumber(ARGV[9])
 local total = prefix .. 'total:0'
-local work = cjson.decode(ARGV[11])
+local work = cjson.decode(ARGV[10])
 
 local offset = redis.call('HGET', KEYS[1], 'offset') or '0'
 if offset == next_offset then

@@ -11,21 +11,9 @@ import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
-from app.events import (
-    EVERYTHING,
-    GENERATION,
-    SKETCH,
-    Batch,
-    Bucket,
-    Change,
-    Correction,
-    Logged,
-    Moment,
-    Posting,
-    Restored,
-)
+from app.events import EVERYTHING, GENERATION, SKETCH, Batch, Bucket, Changes, Moment, Posting, Write
 from app.stores import base, sketch
-from app.stores.base import Ack, Answer, Applied, Corrected, CounterStore, Distinct, Moved, Refused, Replayed, Value
+from app.stores.base import Ack, Answer, Applied, CounterStore, Distinct, Moved, Refused, Replayed, Value
 from app.stores.redis import ANSWER_SECONDS, RedisStore
 
 
@@ -53,42 +41,31 @@ class TaggedStore(CounterStore):
     async def close(self) -> None:
         await self._stores[0].close()  # they share one client
 
-    async def apply(self, source: str, at: int, next: int, work: Batch | Change) -> Applied:
+    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):  # both steps together
-                if isinstance(work, Change):
+                if isinstance(work, Changes):
                     return await self._change(source, at, next, work)
                 return await self._apply(source, at, next, work)
         except TimeoutError:
             raise base.OutcomeUnknown("Redis: no answer in time") from None
 
-    async def _change(self, source: str, at: int, next: int, change: Change) -> Applied:
-        """Where it concerns an event, its tag does it and the others do nothing; else all do their part."""
-        parts = [self._share(change, tag) for tag in range(len(self._stores))]
+    async def _change(self, source: str, at: int, next: int, changes: Changes) -> Applied:
+        parts = [
+            changes._replace(writes=[write._replace(counts=self._share(tag, write)) for write in changes.writes])
+            for tag in range(len(self._stores))
+        ]
         outcomes = await asyncio.gather(
             *(store.apply(source, at, next, part) for store, part in zip(self._stores, parts, strict=True)),
             return_exceptions=True,
         )
-        applied = _all_applied(outcomes)
-        corrected = [answer for part in applied for answer in part.answers if isinstance(answer, Corrected)]
-        answers: list[Answer] = [answer for part in applied for answer in part.answers if isinstance(answer, Refused)]
-        if corrected:
-            answers = [
-                Corrected(*(Value(*map(sum, zip(*values, strict=True))) for values in zip(*corrected, strict=True)))
-            ]
-        return Applied(answers[:1] or [{}], self.ack, _generations(applied))
+        return Applied([], self.ack, _generations(_all_applied(outcomes)))
 
-    def _share(self, change: Change, tag: int) -> Change:
-        if isinstance(change, Correction) and change.action != "reset" and tag != self._tag(change.event):
-            return Restored(change.moment, Bucket("day", change.moment.day), {})
-        if isinstance(change, Restored):
-            counts, log = dict(change.counts), () if tag else change.log
-            if base.is_of_events(change.bucket):
-                counts = {event: n for event, n in counts.items() if self._tag(event) == tag}
-            elif tag != self._tag(_event_of(change.bucket)):
-                counts = {}
-            return Restored(change.moment, change.bucket, counts, log)
-        return change
+    def _share(self, tag: int, write: Write) -> dict[str, int]:
+        """What of it is this tag's."""
+        if base.is_of_events(write.bucket):
+            return {event: n for event, n in write.counts.items() if self._tag(event) == tag}
+        return dict(write.counts) if self._has(tag, write.bucket) else {}
 
     async def _apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         refused: dict[int, Refused] = {}
@@ -157,7 +134,7 @@ class TaggedStore(CounterStore):
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
         found: dict[Bucket, list[dict[str, int]]] = {bucket: [] for bucket in buckets}
-        for of_events, theirs in itertools.groupby(found, lambda b: base.is_of_events(b) or b.of == GENERATION):
+        for of_events, theirs in itertools.groupby(found, base.is_of_events):
             alike = list(theirs)
             tags = await asyncio.gather(
                 *(self._read(tag, alike, members, of_events) for tag in range(len(self._stores)))
@@ -170,15 +147,16 @@ class TaggedStore(CounterStore):
     async def _read(
         self, tag: int, buckets: Sequence[Bucket], members: Sequence[str] | None, of_events: bool
     ) -> dict[Bucket, dict[str, int]]:
-        """What this tag has of them: events lie in theirs, and visits where their event does."""
+        """What this tag has of them."""
         if of_events:
-            wanted = members and [event for event in members if self._has(tag, event)]
+            wanted = members and [event for event in members if event == EVERYTHING or self._tag(event) == tag]
             return dict(zip(buckets, await self._stores[tag].read(buckets, wanted), strict=True))
-        own = [bucket for bucket in buckets if self._has(tag, _event_of(bucket))]
+        own = [bucket for bucket in buckets if self._has(tag, bucket) or _event_of(bucket) == EVERYTHING]
         return dict(zip(own, await self._stores[tag].read(own, members), strict=True)) if own else {}
 
-    def _has(self, tag: int, event: str) -> bool:
-        return event == EVERYTHING or self._tag(event) == tag
+    def _has(self, tag: int, bucket: Bucket) -> bool:
+        """Visits lie where their event does, and generations everywhere."""
+        return bucket.of == GENERATION or self._tag(_event_of(bucket)) == tag
 
     async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
         event = _event_of(buckets[0])
@@ -191,17 +169,6 @@ class TaggedStore(CounterStore):
     async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         found = await asyncio.gather(*(store.buckets(days) for store in self._stores))
         return list(dict.fromkeys(itertools.chain(*found)))
-
-    async def log(self, day: int) -> list[Logged]:
-        """Each tag has its own; a reset is in all of them, with the numbers of each."""
-        logs = await asyncio.gather(*(store.log(day) for store in self._stores))
-        entries: dict[object, Logged] = {}
-        for logged in sorted(itertools.chain(*logs)):
-            same = (logged.at, logged.action) if logged.action == "reset" else logged  # of an event there is but one
-            known = entries.get(same, logged._replace(before=(0, 0), after=(0, 0)))
-            before, after = _sum(known.before, logged.before), _sum(known.after, logged.after)
-            entries[same] = logged._replace(before=before, after=after)
-        return list(entries.values())
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         found = await asyncio.gather(*(store.sizes(buckets) for store in self._stores))
@@ -253,7 +220,12 @@ def _values(answer: Answer) -> dict[str, Value]:
 
 
 def _together(bucket: Bucket, parts: Sequence[dict[str, int]]) -> dict[str, int]:
-    """A bucket of several tags: they have different events, but know the same visitors, and each its own sum."""
+    """A bucket of several tags: they have different events, but know the same visitors, and each its own sum.
+
+    A new generation has begun when it has in all of them.
+    """
+    if bucket.of == GENERATION:
+        return {EVERYTHING: n} if (n := min(part.get(EVERYTHING, 0) for part in parts)) else {}
     counts: dict[str, int] = {}
     for part in parts:
         shared = part.keys() & counts.keys()
@@ -268,10 +240,5 @@ def _event_of(bucket: Bucket) -> str:
 
 
 def _generations(applied: Sequence[Applied]) -> dict[int, int]:
-    """Each tag counts its own, so that every step of a change that goes through them all is seen."""
     days = {day for part in applied for day in part.generations}
-    return {day: sum(part.generations.get(day, 0) for part in applied) for day in days}
-
-
-def _sum(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    return one[0] + other[0], one[1] + other[1]
+    return {day: min(part.generations.get(day, 0) for part in applied) for day in days}
