@@ -1,10 +1,13 @@
-"""`python -m app`: read the settings, refuse what cannot work, say where it listens, serve."""
+"""`python -m app`: read the settings, refuse what cannot work, say where it listens, serve; or run a command."""
 
+import argparse
 import asyncio
 import gc
 import logging
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -12,22 +15,42 @@ import uvloop
 from pydantic import ValidationError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.main import create_app
+from app import commands
+from app.events import Calendar, Clock
+from app.main import create_app, create_store
 from app.settings import Settings
-from app.stores.base import StoreRefused
+from app.stores.base import StoreError
+
+_COMMANDS = {
+    "export": "write all data to a new file, as NDJSON",
+    "import": "add such a file to the store, once however often this is repeated",
+    "verify": "say whether the store has what such a file has, and nothing else",
+}
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        settings = Settings()
+        asked, settings = _arguments(), Settings()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            if asked.command:
+                clock = Clock(Calendar(settings.timezone), time.time)
+                print(runner.run(commands.run(asked.command, asked.file, create_store(settings), clock)))  # noqa: T201
+            else:
+                runner.run(serve(settings))
     except ValidationError as error:
         problems = [f"TALLY_{str(p['loc'][0]).removeprefix('TALLY_').upper()}: {p['msg']}" for p in error.errors()]
         sys.exit("tally: " + "; ".join(problems))
-    except (StoreRefused, ValueError) as error:  # redis-py says ValueError to a URL that is none
+    except (StoreError, OSError, ValueError) as error:  # redis-py says ValueError to a URL that is none
         sys.exit(f"tally: {error}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("tally", description="Serve the counter, or carry the data of TALLY_STORE.")
+    parsers = parser.add_subparsers(dest="command", metavar="export | import | verify")
+    for command, what in _COMMANDS.items():
+        parsers.add_parser(command, help=what, description=what).add_argument("file", type=Path)
+    return parser.parse_args()
 
 
 async def serve(settings: Settings) -> None:

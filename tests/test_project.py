@@ -44,6 +44,7 @@ ORDER += [
     "app.admin",
     "app.health",
     "app.schedule",
+    "app.commands",
     "app.main",
     "app.__main__",
 ]
