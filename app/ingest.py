@@ -76,7 +76,7 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
         hit = decode(body, HitBody) if body.strip() else _BARE
         counts, visits = {event: hit.by}, _visit(event, hit)
         recorded = await recorder.record(counts, _key(request, f"/event/{event}", counts, visits), visits)
-        count, total = _counted(recorded)[event]
+        count, total = values(recorded)[event]
         counted = CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack)
         return _Counted(counted, recorded)
 
@@ -97,7 +97,7 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
         if key:  # which is of the same hits in any order, and so is its answer
             amounts = dict(sorted(amounts.items()))
         recorded = await recorder.record(amounts, key, visits)
-        counts = {event: value.count for event, value in _counted(recorded).items()}
+        counts = {event: value.count for event, value in values(recorded).items()}
         accepted = sum(amounts.values())
         counted = CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack)
         return _Counted(counted, recorded)
@@ -131,8 +131,16 @@ class Shortcut:
         await answer(scope, receive, send)
 
 
-async def path_name(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: ARG001 # for the documentation
-    return _raw_name(request.scope["raw_path"])
+def name_under(root: bytes, suffix: bytes = b"") -> Callable[[Request, str], Awaitable[str]]:
+    """What reads the event in a path under this root."""
+
+    async def name_there(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: ARG001 # for the documentation
+        return _raw_name(request.scope["raw_path"], root, suffix)
+
+    return name_there
+
+
+path_name = name_under(b"event")
 
 
 async def path_visitor(request: Request, id: Annotated[str, Path()]) -> str:  # noqa: A002, ARG001 # likewise
@@ -144,13 +152,13 @@ async def path_visitor(request: Request, id: Annotated[str, Path()]) -> str:  # 
 
 
 @lru_cache(maxsize=8192)  # the same names come again and again
-def _raw_name(path: bytes) -> str:
+def _raw_name(path: bytes, root: bytes = b"event", suffix: bytes = b"") -> str:
     """The event in a path, from its raw bytes: the decoded path shows every bad byte as the same character."""
     segments = path.split(b"/")
-    if segments[1] != b"event":  # an encoded slash made the router see another path
+    if segments[1] != root:  # an encoded slash made the router see another path
         raise Problem(404, "Not Found")
     try:
-        return event_name(unquote_to_bytes(segments[2]).decode())
+        return event_name(unquote_to_bytes(segments[2]).removesuffix(suffix).decode())
     except UnicodeDecodeError:
         raise Problem(422, "a name is UTF-8") from None
     except InvalidName as error:
@@ -279,7 +287,8 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-def _counted(recorded: Recorded) -> dict[str, Value]:
+def values(recorded: Recorded) -> dict[str, Value]:
+    """What was counted, or the Problem that says why not."""
     if isinstance(recorded.answer, Refused):
         raise Problem(*REFUSED[recorded.answer.reason])
     return recorded.answer  # type: ignore[return-value] # the recorder has unwrapped replays

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import __version__, admin, health, ingest, problems, query
+from app import __version__, admin, badges, countapi, health, ingest, problems, query
 from app.events import Calendar, Clock
 from app.feed import Feed
 from app.limits import Limits
@@ -36,6 +36,7 @@ _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+EMBED_ORIGINS = "'none'"  # whose pages may show a number in a frame
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
 _DOCS_HEADERS, _HEADERS = (
     [
@@ -46,6 +47,9 @@ _DOCS_HEADERS, _HEADERS = (
     ]
     for policy in (_CSP, _CSP + _TRUSTED_TYPES)
 )
+# What pages of any origin are made to use: also an error must reach them as it is.
+_FOR_ANY_ORIGIN = ("/badge/", "/hit/", "/get/", "/info/", "/static/tally-")
+_ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
 
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
@@ -86,11 +90,23 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     app.state.jobs, app.state.live, app.state.store = jobs, live, store
     refuse = problems.install(app, metrics)
     count_event = ingest.add_routes(app, recorder, limits)
-    query.add_routes(app, store, clock, limits, settings.days_kept)
+    charge = query.add_routes(app, store, clock, limits, settings.days_kept)
+    badges.add_routes(app, store, clock, charge)
     admin.add_routes(app, recorder, store, clock, limits, settings.events_max)
+    if settings.countapi:
+        countapi.add_routes(app, store, recorder, limits, charge)
     health.add_routes(app, store, nodes, live, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
+    framed = {
+        "content-security-policy": _CSP.replace("ancestors 'none'", f"ancestors {EMBED_ORIGINS}") + _TRUSTED_TYPES
+    }
+    app.add_api_route(
+        "/embed/{name}",
+        lambda: FileResponse(STATIC / "embed.html", headers=framed),
+        dependencies=[Depends(ingest.name_under(b"embed"))],
+        include_in_schema=False,
+    )
     app.mount("/socket.io", live.asgi)
     app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -125,17 +141,21 @@ class _Tally(FastAPI):
 
 
 class _SecurityHeaders:
-    """On every answer: what a browser may do with it."""
+    """On every answer: what a browser may do with it, where the route has not said so itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _DOCS_HEADERS if scope.get("path", "").startswith("/docs") else _HEADERS
+        path = scope.get("path", "")
+        headers = _DOCS_HEADERS if path.startswith("/docs") else _HEADERS
+        if path.startswith(_FOR_ANY_ORIGIN):
+            headers = [*headers, *_ANY_ORIGIN]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *headers]
+                said = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(header for header in headers if header[0] not in said)]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

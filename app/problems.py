@@ -48,7 +48,7 @@ def install(app: FastAPI, metrics: Metrics) -> Answer:
         elif isinstance(error, (StoreUnavailable, OutcomeUnknown, Overloaded)):
             status, detail, headers = 503, str(error), {"Retry-After": "1"}
         problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-        if request.method == "POST":  # only a POST could have counted
+        if request.method == "POST" or request.scope["path"].startswith("/hit/"):  # only these could have counted
             unknown = status == 500 or isinstance(error, OutcomeUnknown)
             problem["counted"] = "unknown" if unknown else "no"
             (metrics.unknown if unknown else metrics.refused).inc()

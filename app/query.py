@@ -8,7 +8,7 @@ import io
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from itertools import chain, islice
 from typing import Annotated, Any, Literal, TypeVar
@@ -41,6 +41,7 @@ PathEvent = Annotated[str, Depends(path_name)]
 PathVisitor = Annotated[str, Depends(path_visitor)]
 Days = Annotated[int, Query(ge=1, le=DAYS_MAX)]
 Points = Annotated[int, Query(ge=1, le=POINTS_MAX)]
+Charge = Callable[[Request, Response], Awaitable[None]]  # a read, and say how old its answer is
 Place = tuple[float, str]  # in an order: what sorts first, and the name
 _FIRST, _LAST = (-math.inf, ""), (math.inf, "")
 
@@ -117,7 +118,7 @@ class Reads:
         return datetime.fromtimestamp(second, self.calendar.zone).isoformat()
 
 
-def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int) -> None:
+def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int) -> Charge:
     async def charge(request: Request, response: Response) -> None:
         limits.charge(request, "read")
         stale = store.condition().stale_seconds
@@ -130,6 +131,7 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, 
     _add_series(app, reads, every)
     _add_audience(app, reads, every)
     _add_history(app, reads, every, days_kept)
+    return charge
 
 
 def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:

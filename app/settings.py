@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     hours_kept_days: int = Field(default=90, ge=1, le=3660, description="How long hours are kept, in days.")
     days_kept: int = Field(default=400, ge=8, le=36_600, description="How many days are kept; totals are for good.")
     trusted_proxies: str = Field(default="", description="Addresses whose X-Forwarded-For counts, comma-separated.")
+    countapi: bool = Field(default=False, description="Whether CountAPI's routes are served: /hit, /get and /info.")
     spool: str = Field(default="data/spool", description="The directory that keeps hits while Redis is away.")
     spool_max_mb: int = Field(default=512, ge=1, le=1_000_000, description="Its bound in MB; over it hits get a 503.")
 

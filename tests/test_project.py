@@ -42,6 +42,8 @@ ORDER += [
     "app.query",
     "app.transfer",
     "app.admin",
+    "app.badges",
+    "app.countapi",
     "app.health",
     "app.schedule",
     "app.commands",

@@ -140,6 +140,7 @@ async def test_an_address_has_one_limit_in_all_the_fleet_whatever_it_says_of_its
         ({"method": "GET", "url": "/.problem"}, 404, None),
         ({"method": "GET", "url": "/events"}, 502, None),
         ({"method": "POST", "url": "/event/a"}, 502, "unknown"),
+        ({"method": "GET", "url": "/hit/a.b/visits"}, 502, "unknown"),
         ({"method": "GET", "url": POLL}, 502, None),
     ],
     ids=lambda value: value.get("url", "")[:16] if isinstance(value, dict) else str(value),
@@ -228,11 +229,13 @@ async def stub_nodes(number: int, *, answers: bool = True) -> AsyncIterator[tupl
     "proxy_next_upstream error timeout;",
     "proxy_next_upstream error timeout non_idempotent;",
 )
-async def test_a_post_that_a_node_took_and_did_not_answer_is_not_sent_to_another(proxy) -> None:
+@pytest.mark.catches("a GET that counts is sent twice", CONF, "            proxy_next_upstream off;", "            #")
+@pytest.mark.parametrize("hit", [("POST", "/event/a"), ("GET", "/hit/mysite.com/visits")], ids=lambda hit: hit[0])
+async def test_a_hit_that_a_node_took_and_did_not_answer_is_not_sent_to_another(proxy, hit: tuple[str, str]) -> None:
     async with stub_nodes(3) as (ports, taken):
         front = proxy(ports)
         async with client(front) as http:
-            lost = await http.post("/event/a")
+            lost = await http.request(*hit)
             assert (lost.status_code, problem(lost)["counted"]) == (502, "unknown")
             assert len(taken) == 1
             assert (await http.get("/event/a")).status_code == 502
