@@ -5,8 +5,10 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ _COMMANDS = {
     "import": "add such a file to the store, once however often this is repeated",
     "verify": "say whether the store has what such a file has, and nothing else",
 }
+
+LINGER_SECONDS = 10.0  # for what is still to be sent when a connection is closed
 
 
 def main() -> None:
@@ -55,7 +59,7 @@ def _arguments() -> argparse.Namespace:
 
 async def serve(settings: Settings) -> None:
     app = create_app(settings)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -71,7 +75,8 @@ async def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=5,  # a long poll would hold it up for half a minute
             ws_max_size=65_536,  # clients say next to nothing
             ws_per_message_deflate=False,  # it costs more than the messages do
-        )
+        ),
+        app.state.live.end_streams,
     )
     # uvicorn raises the signal again once it has stopped; what is left to do then is the drain below.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -82,6 +87,18 @@ async def serve(settings: Settings) -> None:
         gc.freeze()  # all that was imported stays: to walk through it again and again would hold hits up for 50 ms
         sys.setswitchinterval(0.0005)  # SQLite's thread waits this long for its turn, some ten times a commit
         await server.serve()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's own, but that streams end when it does: it would wait for them, and then cut them."""
+
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end_streams()
+        await super().shutdown(sockets)
 
 
 class OneWriteProtocol(HttpToolsProtocol):
@@ -114,7 +131,9 @@ class OneWriteTransport:
             self._transport.write(data)
 
     def close(self) -> None:
-        self.unwrap().close()
+        transport = self.unwrap()
+        transport.close()
+        self._loop.call_later(LINGER_SECONDS, transport.abort)  # who reads nothing would keep it for good
 
     def unwrap(self) -> Any:
         self._flush()

@@ -7,9 +7,10 @@ Counts are absolute, so a page that gets fewer messages than others still ends o
 import asyncio
 import itertools
 import math
+import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
@@ -43,6 +44,10 @@ class Place(NamedTuple):
     epoch: str
     day: int
 
+    @property
+    def id(self) -> str:
+        return f"{self.epoch}-{self.day}:{self.change}"
+
 
 class Tick(NamedTuple):
     """What is new since a place, for those who stand there; encoded when it is first asked for."""
@@ -54,6 +59,7 @@ class Tick(NamedTuple):
 
 
 NOWHERE = Place(-1, -1, 0, "", -1)
+_ID = re.compile(r"(\w{1,32})-(\d{1,12}):(-1|\d{1,16})", re.ASCII)
 
 
 class Feed:
@@ -139,14 +145,24 @@ class Feed:
         ticks, self._ticks = self._ticks, []
         return ticks
 
-    def missed_updates(self, place: Place) -> tuple[Iterator[Message], Place]:
-        """What a plain page that is not in step has to be told, and the place where it stands then."""
-        names, counts = self._names, self._counts  # a new day has others
+    def place(self, last_id: str) -> Place:
+        """Where a page stands that was told this id last; before everything, where that cannot be known."""
+        match = _ID.fullmatch(last_id)
+        if not match:
+            return NOWHERE
+        known = match[1] == self.told.epoch and int(match[3]) <= self.told.change
+        return Place(int(match[3]) if known else -1, -1, 0, match[1], int(match[2]))
+
+    def missed_updates(self, place: Place, events: Collection[str] = ()) -> tuple[Iterator[Message], Place]:
+        """What a plain page that is not in step has to be told, of these or all events, and where it stands then."""
+        names, counts, index = self._names, self._counts, self._index  # a new day has others
         changed, forgotten = self._since(place)
-        indices = range(self.told.names) if forgotten else changed
-        gone = (_update(event, 0) for event in list(self._gone) if forgotten)
-        updates = (_update(names[i], counts[i]) for i in indices)
-        return itertools.chain(self._reset_since(place), gone, updates), self.told
+        if forgotten:
+            told = events or [*self._gone, *names[: self.told.names]]
+        else:
+            told = [names[i] for i in changed if not events or names[i] in events]
+        updates = (_update(event, counts[index[event]] if event in index else 0) for event in told)
+        return itertools.chain(self._reset_since(place), updates), self.told
 
     def missed_changes(self, place: Place) -> tuple[Iterator[Message], Place]:
         """The same for a dashboard."""

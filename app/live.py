@@ -1,4 +1,4 @@
-"""Live numbers over Socket.IO: every commit at once while that is cheap, the latest values when it is not.
+"""Live numbers, over Socket.IO or as a stream: every commit at once while that is cheap, the latest values when not.
 
 What a tick has to say is encoded once for all pages that are in step; a page that reads more slowly is left
 out, and told what it missed, as it is by then, once it can take more.
@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,7 +19,7 @@ from engineio.packet import MESSAGE, NOOP, Packet
 from socketio.packet import CONNECT, DISCONNECT, EVENT
 from starlette.exceptions import HTTPException
 
-from app.feed import NOWHERE, Feed, Message, Place, Tick
+from app.feed import NOWHERE, PAGE_NAMES, Feed, Message, Place, Tick
 from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
@@ -31,21 +32,24 @@ STUCK_SECONDS = 30.0  # after which a page that takes nothing is cut
 
 log = logging.getLogger("tally.live")
 
-Send = Callable[[dict[str, str]], Coroutine[Any, Any, None]]
+Block = dict[str, Any]  # a piece of a stream
+Send = Callable[[Any], Awaitable[None]]
 
 
 @dataclass(eq=False, slots=True)
 class _Client:
     engine_id: str
     dashboard: bool  # on /live, or else on /
-    send: Send | None  # to its WebSocket
+    send: Send | None  # to its WebSocket, or as a stream
     direct: bool = False  # whether all that was queued for it has gone, so that the WebSocket may be used
     marked: bool = False
     place: Place = NOWHERE
     state: object = None
-    todo: Iterator[Message] | None = None  # what it is in the midst of, and the place where that leads
+    events: Collection[str] = ()  # which it is told of; none: all
+    ended: asyncio.Event | None = None  # of a stream
+    todo: Iterator[Message | Block] | None = None  # what it is in the midst of, and the place where that leads
     then: Place = NOWHERE
-    held: Message | None = None  # what it could not take
+    held: Message | Block | None = None  # what it could not take
     blocked_since: float | None = None
 
 
@@ -144,6 +148,25 @@ class Live:
 
         return connect
 
+    @contextlib.contextmanager
+    def stream(self, send: Send, ended: asyncio.Event, events: Collection[str], last_id: str) -> Iterator[_Client]:
+        """While this lasts, tell what changes; before that what has changed since this id, or these events' values."""
+        if len(self._clients) >= CLIENTS_MAX:
+            raise HTTPException(503, "too many connections", {"Retry-After": "10"})
+        place = self._feed.place(last_id) if last_id else NOWHERE if events else self._feed.told
+        client = _Client("", False, send, True, True, place, events=events, ended=ended)
+        self._clients[f"stream {id(client)}"] = client
+        self._feed.changed.set()
+        try:
+            yield client
+        finally:
+            self._clients.pop(f"stream {id(client)}", None)
+
+    def end_streams(self) -> None:
+        for client in self._clients.values():
+            if client.ended:
+                client.ended.set()
+
     async def _disconnect(self, sid: str, _reason: str) -> None:
         self._clients.pop(sid, None)
 
@@ -207,10 +230,10 @@ class Live:
             self._clients.pop(sid, None)
         return True
 
-    def _lacked(self, client: _Client, ticks: list[Tick]) -> Iterator[Message]:
+    def _lacked(self, client: _Client, ticks: list[Tick]) -> Iterator[Message | Block]:
         """What a page lacks, in order. It may be left at any message, and begins there the next time."""
-        if client.todo is not None:  # from an earlier round: what it is told next may be newer than this round's ticks
-            ticks = []
+        if client.todo is not None or client.ended:
+            ticks = []  # what is left from an earlier round may be newer; and a stream may lack but some of it
         if client.held:
             yield client.held
         feed = self._feed
@@ -222,24 +245,28 @@ class Live:
             elif tick := next((tick for tick in ticks if tick.begin is client.place), None):
                 client.todo, client.then = iter(tick.changes() if client.dashboard else tick.updates()), tick.end
             elif client.place is not feed.told:
-                missed = feed.missed_changes if client.dashboard else feed.missed_updates
-                client.todo, client.then = missed(client.place)
+                if client.dashboard:
+                    client.todo, client.then = feed.missed_changes(client.place)
+                else:
+                    updates, client.then = feed.missed_updates(client.place, client.events)
+                    client.todo = _blocks(updates, client.place.id, client.then.id) if client.ended else updates
             elif client.dashboard and client.state is not feed.state:
                 client.state = feed.state
                 yield feed.state
             else:
                 return
 
-    def _give(self, client: _Client, message: Message) -> bool:
+    def _give(self, client: _Client, message: Message | Block) -> bool:
         """Send this if the page takes it now, or else not at all. Raises OSError or RuntimeError for a closed one."""
+        frame = message if isinstance(message, dict) else _frame(client, message)
         if client.direct and client.send:
-            return _at_once(client.send(_frame(client, message)))
+            return at_once(client.send(frame))
         socket = self.server.eio.sockets.get(client.engine_id)
         if socket is None or socket.closed:
             raise ConnectionResetError
         if socket.queue.qsize() >= QUEUE_MAX:
             return False
-        socket.queue.put_nowait(Packet(MESSAGE, _frame(client, message)["text"][1:]))
+        socket.queue.put_nowait(Packet(MESSAGE, frame["text"][1:]))
         return True
 
     def _mark(self, client: _Client) -> None:
@@ -257,6 +284,8 @@ class Live:
     async def _cut(self, sid: str, client: _Client) -> None:
         log.info("a page that takes nothing is cut")
         self._clients.pop(sid, None)
+        if client.ended:
+            client.ended.set()
         socket = self.server.eio.sockets.get(client.engine_id)
         if socket:
             await socket.close(wait=False, abort=True)
@@ -264,7 +293,7 @@ class Live:
                 socket.queue.get_nowait()
 
 
-def _at_once(sending: Coroutine[Any, Any, None]) -> bool:
+def at_once(sending: Any) -> bool:
     """Whether this is done at once. A server waits before it writes: where it would wait, nothing is sent."""
     try:
         sending.send(None)
@@ -272,6 +301,14 @@ def _at_once(sending: Coroutine[Any, Any, None]) -> bool:
         return True
     sending.close()
     return False
+
+
+def _blocks(updates: Iterator[Message], begin: str, end: str) -> Iterator[Block]:
+    """As Server-Sent Events. Who has got the last of them stands at the end, and until then still at the beginning."""
+    while part := list(islice(updates, PAGE_NAMES)):
+        ids = [begin] * (len(part) - 1) + [end if len(part) < PAGE_NAMES else begin]
+        lines = [f"id: {i}\nevent: {u.event}\ndata: {u.data}\n\n" for i, u in zip(ids, part, strict=True)]
+        yield {"type": "http.response.body", "body": "".join(lines).encode(), "more_body": True}
 
 
 def _frame(client: _Client, message: Message) -> dict[str, str]:

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import __version__, admin, badges, countapi, health, ingest, problems, query
+from app import __version__, admin, badges, countapi, health, ingest, problems, query, stream
 from app.events import Calendar, Clock
 from app.feed import Feed
 from app.limits import Limits
@@ -92,6 +92,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     count_event = ingest.add_routes(app, recorder, limits)
     charge = query.add_routes(app, store, clock, limits, settings.days_kept)
     badges.add_routes(app, store, clock, charge)
+    stream.add_routes(app, live, charge)
     admin.add_routes(app, recorder, store, clock, limits, settings.events_max)
     if settings.countapi:
         countapi.add_routes(app, store, recorder, limits, charge)

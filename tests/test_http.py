@@ -354,7 +354,7 @@ async def test_openapi_documents_what_is_served(client: httpx.AsyncClient) -> No
         "GET /event/{name}/audience", "GET /audience", "GET /user/{id}", "GET /session/{id}", "PUT /event/{name}",
         "DELETE /event/{name}", "POST /reset", "DELETE /user/{id}", "GET /export", "POST /import",
         "GET /event/{name}/series", "GET /series", "GET /history", "GET /history/{day}", "GET /health", "GET /metrics",
-        "GET /badge/{name}.svg", "GET /event/{name}/shield.json",
+        "GET /badge/{name}.svg", "GET /event/{name}/shield.json", "GET /stream",
     }  # fmt: skip
     assert set(document["paths"]["/events"]["post"]["responses"]) == {"200", "413", "422", "429", "503"}
     page = (await client.get("/docs")).text

@@ -44,6 +44,7 @@ ORDER += [
     "app.admin",
     "app.badges",
     "app.countapi",
+    "app.stream",
     "app.health",
     "app.schedule",
     "app.commands",
