@@ -134,7 +134,7 @@ async def test_who_comes_again_is_told_exactly_what_has_changed_since(tally: Ser
 @pytest.mark.catches(
     "an id before all of it was told", "app/live.py", "[begin] * (len(part) - 1)", "[end] * (len(part) - 1)"
 )
-@pytest.mark.parametrize("updates", [1, 999, 1000, 2500])
+@pytest.mark.parametrize("updates", [999, 1000, 2500])
 def test_an_id_says_that_all_before_it_was_told(updates: int) -> None:
     text = b"".join(
         block["body"] for block in live._blocks(iter([Message("update", {"n": i}) for i in range(updates)]), "b", "e")
