@@ -55,9 +55,10 @@ class Call(NamedTuple):
 
 
 def add_routes(app: FastAPI, store: CounterStore, recorder: Recorder, limits: Limits, charge: Charge) -> None:
-    async def total(call: Call) -> int:
+    async def read(call: Call, **about: object) -> Response:
         (totals,) = await store.read([TOTAL], [call.event])
-        return totals.get(call.event, 0)
+        value = totals.get(call.event)
+        return call.answer({**about, "value": value}) if value else call.answer({"value": None}, 404)
 
     for path, named in (("{key}", _in_default), ("{ns}/{key}", _in_namespace)):
         Called = Annotated[Call, Depends(named)]  # noqa: N806 # a type
@@ -75,17 +76,13 @@ def add_routes(app: FastAPI, store: CounterStore, recorder: Recorder, limits: Li
         @app.get(f"/get/{path}", response_model=Found, **known)
         async def read_value(call: Called) -> Response:
             """The total, or 404 where nothing was counted."""
-            value = await total(call)
-            return call.answer({"value": value}) if value else call.answer({"value": None}, 404)
+            return await read(call)
 
         @app.get(f"/info/{path}", response_model=Info, **known)
         async def read_info(call: Called) -> Response:
             """The total and what may be done to it, or 404 where nothing was counted."""
-            value = await total(call)
-            if not value:
-                return call.answer({"value": None}, 404)
             bounds = {"update_lowerbound": 0, "update_upperbound": 1, "enable_reset": False}
-            return call.answer({"namespace": call.namespace, "key": call.key, "value": value, **bounds})
+            return await read(call, namespace=call.namespace, key=call.key, **bounds)
 
 
 async def _in_namespace(request: Request, ns: str, key: str, callback: Callback = None, img: str | None = None) -> Call:

@@ -45,8 +45,9 @@ class Place(NamedTuple):
     day: int
 
     @property
-    def id(self) -> str:
-        return f"{self.epoch}-{self.day}:{self.change}"
+    def id_field(self) -> str:
+        """In a stream of events; a client that comes again shows it as its Last-Event-ID."""
+        return self.epoch and f"id: {self.epoch}-{self.day}:{self.change}\n"
 
 
 class Tick(NamedTuple):

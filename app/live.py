@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,13 +19,14 @@ from engineio.packet import MESSAGE, NOOP, Packet
 from socketio.packet import CONNECT, DISCONNECT, EVENT
 from starlette.exceptions import HTTPException
 
-from app.feed import NOWHERE, PAGE_NAMES, Feed, Message, Place, Tick
+from app.feed import NOWHERE, Feed, Message, Place, Tick
 from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
 SHARE = 0.25  # of the core, which sending may take
 BURST_SECONDS = 0.05  # of it, that may be taken at once after a rest
 CLIENTS_AT_ONCE = 50  # served before others, who want to count something, have their turn
+BLOCK_UPDATES = 100  # in one piece of a stream
 QUEUE_MAX = 1000  # messages that wait for a polling client
 RETRY_SECONDS = 0.05  # between two looks at pages that could not take more
 STUCK_SECONDS = 30.0  # after which a page that takes nothing is cut
@@ -232,8 +233,8 @@ class Live:
 
     def _lacked(self, client: _Client, ticks: list[Tick]) -> Iterator[Message | Block]:
         """What a page lacks, in order. It may be left at any message, and begins there the next time."""
-        if client.todo is not None or client.ended:
-            ticks = []  # what is left from an earlier round may be newer; and a stream may lack but some of it
+        if client.todo is not None or client.events:
+            ticks = []  # what comes after an earlier round's rest may be newer; and a tick is of all events
         if client.held:
             yield client.held
         feed = self._feed
@@ -243,13 +244,11 @@ class Live:
                     yield message
                 client.todo, client.place = None, client.then
             elif tick := next((tick for tick in ticks if tick.begin is client.place), None):
-                client.todo, client.then = iter(tick.changes() if client.dashboard else tick.updates()), tick.end
+                _begin(client, tick.changes() if client.dashboard else tick.updates(), tick.end)
             elif client.place is not feed.told:
-                if client.dashboard:
-                    client.todo, client.then = feed.missed_changes(client.place)
-                else:
-                    updates, client.then = feed.missed_updates(client.place, client.events)
-                    client.todo = _blocks(updates, client.place.id, client.then.id) if client.ended else updates
+                place, events = client.place, client.events
+                missed = feed.missed_changes(place) if client.dashboard else feed.missed_updates(place, events)
+                _begin(client, *missed)
             elif client.dashboard and client.state is not feed.state:
                 client.state = feed.state
                 yield feed.state
@@ -303,12 +302,17 @@ def at_once(sending: Any) -> bool:
     return False
 
 
+def _begin(client: _Client, messages: Iterable[Message], then: Place) -> None:
+    rest, client.then = iter(messages), then
+    client.todo = _blocks(rest, client.place.id_field, then.id_field) if client.ended else rest
+
+
 def _blocks(updates: Iterator[Message], begin: str, end: str) -> Iterator[Block]:
     """As Server-Sent Events. Who has got the last of them stands at the end, and until then still at the beginning."""
-    while part := list(islice(updates, PAGE_NAMES)):
-        ids = [begin] * (len(part) - 1) + [end if len(part) < PAGE_NAMES else begin]
-        lines = [f"id: {i}\nevent: {u.event}\ndata: {u.data}\n\n" for i, u in zip(ids, part, strict=True)]
-        yield {"type": "http.response.body", "body": "".join(lines).encode(), "more_body": True}
+    while part := list(islice(updates, BLOCK_UPDATES)):
+        fields = [begin] * (len(part) - 1) + [end if len(part) < BLOCK_UPDATES else begin]
+        events = [f"{id_}event: {u.event}\ndata: {u.data}\n\n" for id_, u in zip(fields, part, strict=True)]
+        yield {"type": "http.response.body", "body": "".join(events).encode(), "more_body": True}
 
 
 def _frame(client: _Client, message: Message) -> dict[str, str]:

@@ -34,7 +34,7 @@ class EventStream(Response):
         with self._live.stream(send, ended, self._events, self._last_id) as client:
 
             def piece(text: str) -> dict[str, Any]:
-                place = f"id: {client.place.id}\n" if client.todo is None and client.place.epoch else ""
+                place = client.place.id_field if client.todo is None else ""
                 return {"type": "http.response.body", "body": f"{text}\n{place}\n".encode(), "more_body": True}
 
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from pathlib import Path
 
 import httpx
@@ -138,3 +139,26 @@ async def test_an_answer_is_one_write_and_nothing_is_held_back() -> None:
     transport.write(b"HTTP/1.1 too late")
     await asyncio.sleep(0)
     assert noted.written[4:] == []
+
+
+@pytest.mark.catches(
+    "closed, and kept for good", "app/__main__.py", "self._loop.call_later(LINGER_SECONDS", "(lambda *_: 0)(0"
+)
+async def test_a_closed_connection_whose_client_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.__main__.LINGER_SECONDS", 0.05)
+    lost = asyncio.Event()
+
+    class Closing(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            wrapped = OneWriteTransport(transport, asyncio.get_running_loop())
+            wrapped.write(b"x" * 20_000_000)
+            wrapped.close()
+
+        def connection_lost(self, _: Exception | None) -> None:
+            lost.set()
+
+    server = await asyncio.get_running_loop().create_server(Closing, "127.0.0.1", 0)
+    async with server:
+        with socket.create_connection(server.sockets[0].getsockname()):
+            async with asyncio.timeout(20):
+                await lost.wait()
