@@ -50,7 +50,7 @@ class EventStream(Response):
 
 
 def add_routes(app: FastAPI, live: Live, charge: Charge) -> None:
-    every: dict[str, Any] = {"response_class": EventStream, "dependencies": [Depends(charge)]}
+    every: dict[str, Any] = {"response_class": EventStream, "status_code": 200, "dependencies": [Depends(charge)]}
 
     @app.get("/stream", responses=documented(422, 429, 503), **every)
     async def stream_events(event: Events = None, last_event_id: LastId = "") -> Response:

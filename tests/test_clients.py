@@ -273,6 +273,9 @@ async def test_openapi_tells_what_these_routes_answer(client: httpx.AsyncClient)
     badge = paths["/badge/{name}.svg"]["get"]
     assert list(badge["responses"]["200"]["content"]) == ["image/svg+xml"]
     assert {parameter["name"] for parameter in badge["parameters"]} == {"name", "label", "color", "value"}
+    stream = paths["/stream"]["get"]
+    assert list(stream["responses"]["200"]["content"]) == ["text/event-stream"]
+    assert {parameter["name"] for parameter in stream["parameters"]} == {"event", "Last-Event-ID"}
     for path in ("/hit/{key}", "/hit/{ns}/{key}"):
         hit = paths[path]["get"]
         named = {parameter["name"]: parameter["in"] for parameter in hit["parameters"]}

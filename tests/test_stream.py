@@ -266,11 +266,15 @@ async def test_a_stream_that_nobody_reads_is_cut(
     monkeypatch.setattr(live, "STUCK_SECONDS", 0.5)
     chosen = settings_for("memory", tmp_path, redis_server, write_limit="100000/second")
     async with serving(chosen, buffer=32_768) as tally, tally.client() as client:
-        with stuck(tally.url):
+        with stuck(tally.url) as door:
             await eventually(lambda: len(tally.app.state.live._clients) == 1)
             requests = {f"{i} {'x' * 120}": 1 for i in range(500)}
             while tally.app.state.live._clients:
                 await client.post("/events", json=requests)
+            door.setblocking(False)
+            async with asyncio.timeout(20):
+                while await asyncio.get_running_loop().sock_recv(door, 65_536):
+                    pass  # what was sent before; and then it is closed
 
 
 async def test_a_slow_reader_gets_less_and_ends_on_the_same_numbers(tmp_path: Path, redis_server: RedisServer) -> None:
