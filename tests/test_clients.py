@@ -57,15 +57,16 @@ async def test_a_badge_shows_the_total_or_todays_count(client: httpx.AsyncClient
     '.removesuffix(suffix).removesuffix(b".svg")',
 )
 @pytest.mark.catches("a badge that is not escaped", "app/badges.py", ">{escape(text)}</text>", ">{text}</text>")
-@pytest.mark.parametrize("name", NAMES)
-async def test_any_name_has_a_badge_and_a_shield(client: httpx.AsyncClient, name: str) -> None:
-    await client.post("/events", json=[{"event": name, "by": 7}])
-    path = quote(name, safe="")
-    for suffix in (".svg", "%2Esvg"):
-        assert said((await client.get(f"/badge/{path}{suffix}")).text) == (f"{name}: 7", [name, "7"])
-    shield = await client.get(f"/event/{path}/shield.json?color=red")
-    assert shield.json() == {"schemaVersion": 1, "label": name, "message": "7", "color": "c9372c", "cacheSeconds": 300}
-    assert (await client.get(f"/embed/{path}")).status_code == 200
+async def test_any_name_has_a_badge_and_a_shield(client: httpx.AsyncClient) -> None:
+    for name in NAMES:
+        await client.post("/events", json=[{"event": name, "by": 7}])
+        path = quote(name, safe="")
+        for suffix in (".svg", "%2Esvg"):
+            assert said((await client.get(f"/badge/{path}{suffix}")).text) == (f"{name}: 7", [name, "7"])
+        shield = (await client.get(f"/event/{path}/shield.json?color=red")).json()
+        expected = {"schemaVersion": 1, "label": name, "message": "7", "color": "c9372c", "cacheSeconds": 300}
+        assert shield == expected
+        assert (await client.get(f"/embed/{path}")).status_code == 200
 
 
 async def test_an_unknown_event_is_0_and_asking_makes_no_event(client: httpx.AsyncClient) -> None:
@@ -110,7 +111,7 @@ async def test_bad_input_is_refused_with_a_problem_and_not_counted(client: httpx
     assert (await client.get("/events")).json() == {}
 
 
-@pytest.mark.catches("a badge that is never new", "app/badges.py", "blake2b(svg,", "blake2b(b'',")
+@pytest.mark.catches("a badge that is never new", "app/badges.py", "blake2b(svg,", "blake2b(svg[:9],")
 @pytest.mark.catches("an ETag that nobody looks at", "app/badges.py", "fresh = etag in", "fresh = etag == ")
 async def test_a_badge_is_fetched_again_only_when_it_has_changed(client: httpx.AsyncClient) -> None:
     first = await client.get("/badge/a.svg")
