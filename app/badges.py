@@ -49,8 +49,10 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) 
 
     async def words(event: str, label: str | None, value: Value) -> tuple[str, str, str]:
         """What a badge says: its label, its message, and both in full."""
-        (counts,) = await store.read([("day", clock.moment().day) if value == "count" else TOTAL], [event])
-        number, label, when = counts.get(event, 0), event if label is None else label, " today" * (value == "count")
+        today = value == "count"
+        found = await store.read(clock.moment().counted if today else [TOTAL], [event])
+        number = sum(counts.get(event, 0) for counts in found)
+        label, when = event if label is None else label, " today" * today
         return label, f"{abbreviated(number)}{when}", f"{label}: {number:,}{when}"
 
     @app.get("/badge/{name}.svg", response_class=Svg, responses=refusals | {304: {"description": "Unchanged"}}, **every)

@@ -48,6 +48,9 @@ async def test_a_badge_shows_the_total_or_todays_count(client: httpx.AsyncClient
     assert said(today.text) == ("Sign-ups & co: 34 today", ["Sign-ups & co", "34 today"])
     assert 'fill="#ffdd00"' in today.text
     assert said((await client.get("/badge/signup.svg?label=")).text)[1] == ["1.2k"]
+    await client.post("/reset")
+    assert said((await client.get("/badge/signup.svg?value=count")).text)[1] == ["signup", "0 today"]
+    assert said((await client.get("/badge/signup.svg")).text)[1] == ["signup", "1.2k"]
 
 
 @pytest.mark.catches(

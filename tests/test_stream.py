@@ -160,6 +160,21 @@ async def test_after_an_unknown_id_the_current_values_come_first(tally: Served, 
             await eventually(lambda: named.counts == {"b": 4, "c": 0})
 
 
+async def test_what_an_administrator_changes_is_told_as_the_new_value(tally: Served) -> None:
+    async with tally.client() as client:
+        await client.post("/events", json={"a": 5, "b": 6})
+        async with reading(tally.url) as every, reading(tally.url, "/stream?event=a&event=c") as named:
+            await eventually(lambda: named.counts == {"a": 5, "c": 0})
+            before = named.last_id
+            assert (await client.put("/event/a", json={"count": 2})).status_code == 200
+            await eventually(lambda: every.counts.get("a") == named.counts["a"] == 2)
+        async with reading(tally.url, "/stream?event=a&event=c", before) as again:
+            await eventually(lambda: again.counts == {"a": 2, "c": 0})
+        async with reading(tally.url, "/stream?event=a") as reader:
+            await client.post("/reset")
+            await eventually(lambda: reader.counts == {"a": 0})
+
+
 @pytest.mark.catches("a new day is not told", "app/feed.py", "place.day in {self.told.day, NOWHERE.day}", "True")
 async def test_a_new_day_is_told_at_once_and_to_those_who_come_again(tally: Served, clock: ChosenClock) -> None:
     async with tally.client() as client:
@@ -186,7 +201,7 @@ def test_what_the_store_has_lost_is_told_to_those_who_come_again() -> None:
     feed.publish(clock.moment(), {"a": 5, "b": 6, "c": 7})
     feed.collect()
     before = feed.told.id_field[4:-1]
-    feed.replace(clock.moment(), {"a": 2, "c": 7}, feed.shown())
+    feed.replace(clock.moment(), {"a": 2, "c": 7}, feed.shown(), 0)
     feed.collect()
     assert feed.place(before).change == -1
 
