@@ -110,6 +110,10 @@ def greet(settings: Settings, survives: str) -> None:
     address = f"http://{settings.host}:{settings.port}"
     print(f"Tally is at {address}, its API at {address}/docs")  # noqa: T201 # this is what a terminal is for
     print(f"Counts live in {settings.store_kind}; an acknowledged hit survives {survives}.")  # noqa: T201
+    open_to_all = [may for may, keys in (("count", settings.write_keys), ("read", settings.read_keys)) if not keys]
+    if open_to_all and not settings.loopback:
+        told = f"whoever reaches this address may {' and '.join(open_to_all)}"
+        print(f"Warning: {told}; TALLY_WRITE_KEYS and TALLY_READ_KEYS say who may.")  # noqa: T201
     print(f"Count something:  curl -X POST {address}/event/hello", flush=True)  # noqa: T201
 
 
