@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.events import BY_MAX
 from app.problems import Problem, documented
-from app.settings import Settings
+from app.settings import Keys, Settings
 
 Role = Literal["anyone", "read", "write", "admin", "badge", "embed", "live"]
 Headers = list[tuple[bytes, bytes]]
@@ -57,7 +57,7 @@ ROLES: dict[str, Role] = {
 }
 _OWN_PAGES: set[Role] = {"write", "admin", "live"}  # where a page of a foreign origin is refused
 
-_HOLDS: dict[str, set[Role]] = {"read": {"read", "badge", "embed"}, "write": {"write"}}
+_HOLDS: dict[Role, set[Role]] = {"read": {"read", "badge", "embed"}, "write": {"write"}}
 _HOLDS["admin"] = _HOLDS["read"] | _HOLDS["write"] | {"admin"}
 _BEARER = re.compile(rb"bearer +([!-~]{1,256})", re.IGNORECASE)
 _ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|\d+\.\d+\.\d+\.\d+")
@@ -72,14 +72,21 @@ _PREFLIGHT = {
 class Access:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        keys: dict[Role, Keys] = {
+            "read": settings.read_keys,
+            "write": settings.write_keys,
+            "admin": settings.admin_keys,
+        }
         self._keys: dict[bytes, set[Role]] = {}  # by their hashes, which are of one length
-        lists = {"read": settings.read_keys, "write": settings.write_keys, "admin": settings.admin_keys}
-        for role, key in ((role, key) for role, keys in lists.items() for key in keys):
+        for role, key in ((role, key) for role, some in keys.items() for key in some):
             self._keys.setdefault(_digest(key.get_secret_value().encode()), set()).update(_HOLDS[role])
-        closed = _HOLDS["read"] if settings.read_keys else set()
-        closed = closed - {"badge"} if settings.public_badges else closed
-        closed = closed - {"embed"} if settings.embed_origins else closed
-        self._closed = closed | ({"write", "admin"} if settings.write_keys else {"admin"})
+        opened: dict[Role, object] = {
+            "read": not settings.read_keys,
+            "badge": settings.public_badges or not settings.read_keys,
+            "embed": settings.embed_origins or not settings.read_keys,
+            "write": not settings.write_keys,
+        }
+        self._closed = {role for role in _HOLDS["admin"] if not opened.get(role)}
         self._origins = {origin.encode() for origin in settings.allowed_origins}
         self._any_host = "*" in settings.allowed_hosts or not (settings.allowed_hosts or settings.loopback)
         self._serves = lru_cache(maxsize=1000)(self._is_ours)

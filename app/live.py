@@ -30,6 +30,8 @@ RETRY_SECONDS = 0.05  # between two looks at pages that could not take more
 STUCK_SECONDS = 30.0  # after which a page that takes nothing is cut
 
 log = logging.getLogger("tally.live")
+_packets = logging.getLogger("tally.live.packets")
+_packets.setLevel(logging.WARNING)  # below that engineio logs what clients say, and so their keys
 
 Send = Callable[[dict[str, str]], Coroutine[Any, Any, None]]
 
@@ -95,7 +97,7 @@ class Live:
             http_compression=False,  # of long polls: it would be done here, between hits
             max_http_buffer_size=16_384,  # clients say next to nothing
             logger=log,
-            engineio_logger=log,
+            engineio_logger=_packets,
         )
         self._asgi = socketio.ASGIApp(self.server)
         for namespace in ("/", "/live"):
