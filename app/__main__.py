@@ -114,7 +114,8 @@ def greet(settings: Settings, survives: str) -> None:
     if open_to_all and not settings.loopback:
         told = f"whoever reaches this address may {' and '.join(open_to_all)}"
         print(f"Warning: {told}; TALLY_WRITE_KEYS and TALLY_READ_KEYS say who may.")  # noqa: T201
-    print(f"Count something:  curl -X POST {address}/event/hello", flush=True)  # noqa: T201
+    key = " -H 'Authorization: Bearer <one of TALLY_WRITE_KEYS>'" if settings.write_keys else ""
+    print(f"Count something:  curl -X POST{key} {address}/event/hello", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

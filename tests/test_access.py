@@ -326,7 +326,10 @@ def test_the_first_lines_warn_where_others_reach_what_is_open(
     capsys: pytest.CaptureFixture, host: str, chosen: dict, words: str | None
 ) -> None:
     __main__.greet(Settings(TALLY_STORE="memory://", host=host, **chosen), "")
-    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning")]
+    said = capsys.readouterr().out
+    warnings = [line for line in said.splitlines() if line.startswith("Warning")]
+    assert ("Authorization: Bearer" in said) == ("write_keys" in chosen)
+    assert not [key for key in KEYS.values() if key in said]
     assert len(warnings) == (words is not None)
     assert not words or f"{words};" in warnings[0]
 
