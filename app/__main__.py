@@ -152,7 +152,12 @@ def greet(settings: Settings, survives: str) -> None:
     address = f"http://{settings.host}:{settings.port}"
     print(f"Tally is at {address}, its API at {address}/docs")  # noqa: T201 # this is what a terminal is for
     print(f"Counts live in {settings.store_kind}; an acknowledged hit survives {survives}.")  # noqa: T201
-    print(f"Count something:  curl -X POST {address}/event/hello", flush=True)  # noqa: T201
+    open_to_all = [may for may, keys in (("count", settings.write_keys), ("read", settings.read_keys)) if not keys]
+    if open_to_all and not settings.loopback:
+        told = f"whoever reaches this address may {' and '.join(open_to_all)}"
+        print(f"Warning: {told}; TALLY_WRITE_KEYS and TALLY_READ_KEYS say who may.")  # noqa: T201
+    key = " -H 'Authorization: Bearer <one of TALLY_WRITE_KEYS>'" if settings.write_keys else ""
+    print(f"Count something:  curl -X POST{key} {address}/event/hello", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

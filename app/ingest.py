@@ -15,12 +15,14 @@ from fastapi import Depends, FastAPI, Path, Request, Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
+from app.access import Access, Headers
 from app.events import BY_MAX, NAME_MAX, By, Hit, InvalidName, Key, Visit, event_name, fold, visitor_name
 from app.limits import Limits, client
 from app.problems import REFUSALS, Answer, Problem, documented
 from app.recorder import Recorded, Recorder
 from app.stores.base import Ack, Refused, Value
 
+HIT_ROUTE = "POST /event/{name}"
 HIT_BYTES_MAX = 16 * 1024
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_ITEMS_MAX = 10_000
@@ -28,7 +30,6 @@ ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items 
 
 T = TypeVar("T")
 CountEvent = Callable[[Request, str], Awaitable[Response]]
-Headers = list[tuple[bytes, bytes]]
 _ITEM_DECODER = msgspec.json.Decoder(Hit)
 _HIT_PATH = re.compile("/event/[^/]+")
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
@@ -62,7 +63,7 @@ def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"requestBody": {"content": {media: {"schema": schema} for media, schema in schemas.items()}}}
 
 
-def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
+def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access) -> CountEvent:
     @app.post(
         "/event/{name}",
         response_model=CountedHit,
@@ -74,8 +75,10 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
         limits.charge(request, "write")
         body = await read_body(request, HIT_BYTES_MAX)
         hit = decode(body, HitBody) if body.strip() else _BARE
+        _bound([hit.by], access.by_max(request.scope), "by")
         counts, visits = {event: hit.by}, _visit(event, hit)
-        recorded = await recorder.record(counts, _key(request, f"/event/{event}", counts, visits), visits)
+        key = _key(request, access, f"/event/{event}", counts, visits)
+        recorded = await recorder.record(counts, key, visits)
         count, total = values(recorded)[event]
         counted = CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack)
         return _Counted(counted, recorded)
@@ -92,8 +95,9 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits) -> CountEvent:
         hits = parse_batch(await read_body(request, BATCH_BYTES_MAX))
         if len(hits) > ITEMS_PER_COST:
             limits.charge(request, "write", cost=math.ceil(len(hits) / ITEMS_PER_COST), paid=1)
+        _bound([hit.by for hit in hits], access.by_max(request.scope), "item {}")
         amounts, visits = fold_names(hits), fold_visits(hits)
-        key = _key(request, "/events", amounts, visits)
+        key = _key(request, access, "/events", amounts, visits)
         if key:  # which is of the same hits in any order, and so is its answer
             amounts = dict(sorted(amounts.items()))
         recorded = await recorder.record(amounts, key, visits)
@@ -111,8 +115,9 @@ class Shortcut:
     The router has the same route, for the documentation; a test holds the two ways to the same answers.
     """
 
-    def __init__(self, count_event: CountEvent, refuse: Answer, headers: Headers) -> None:
+    def __init__(self, count_event: CountEvent, access: Access, refuse: Answer, headers: Headers) -> None:
         self._count_event = count_event
+        self._access = access
         self._refuse = refuse
         self._headers = headers  # that every answer has
 
@@ -120,14 +125,16 @@ class Shortcut:
         return scope["type"] == "http" and scope["method"] == "POST" and bool(_HIT_PATH.fullmatch(scope["path"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request, headers = Request(scope, receive), self._headers
         try:
+            headers = headers + self._access.enter(scope)
+            self._access.admit(scope, HIT_ROUTE)
             answer = await self._count_event(request, _raw_name(scope["raw_path"]))
         except Exception as error:
             if not isinstance(error, REFUSALS):
                 log.exception("a hit failed")
             answer = await self._refuse(request, error)
-        answer.raw_headers += self._headers
+        answer.raw_headers += headers
         await answer(scope, receive, send)
 
 
@@ -258,8 +265,15 @@ def decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
         raise Problem(422, f"{error}" if index is None else f"item {index}: {error}") from None
 
 
-def _key(request: Request, scope: str, amounts: dict[str, int], visits: Sequence[Visit]) -> Key | None:
-    """The request's Idempotency-Key, which belongs to its client's role and route; also as a quoted string."""
+def _bound(amounts: list[int], most: int, where: str) -> None:
+    """Refuse the first amount that is larger than this client may have it."""
+    if most < max(amounts, default=0):
+        index = next(i for i, by in enumerate(amounts) if by > most)
+        raise Problem(422, f"{where.format(index)}: at most {most} without a key to write (TALLY_PUBLIC_BY_MAX)")
+
+
+def _key(request: Request, access: Access, route: str, amounts: dict[str, int], visits: Sequence[Visit]) -> Key | None:
+    """The request's Idempotency-Key, which belongs to its client's key and route; also as a quoted string."""
     texts = [value.decode("latin-1") for header, value in request.scope["headers"] if header == b"idempotency-key"]
     if not texts:
         return None
@@ -267,7 +281,8 @@ def _key(request: Request, scope: str, amounts: dict[str, int], visits: Sequence
     if len(texts) > 1 or not match:
         raise Problem(422, "an Idempotency-Key is one header of 1 to 255 visible ASCII characters")
     same = json.dumps([sorted(amounts.items()), sorted(visits, key=str)])
-    return Key(_hash(f"anonymous {scope} {match[1] or match[2]}"), _hash(same), _hash(client(request)))
+    owner = f"{access.caller(request.scope)} {route}"
+    return Key(_hash(f"{owner} {match[1] or match[2]}"), _hash(same), _hash(client(request)))
 
 
 def _hash(text: str) -> str:

@@ -32,6 +32,8 @@ RETRY_SECONDS = 0.05  # between two looks at pages that could not take more
 STUCK_SECONDS = 30.0  # after which a page that takes nothing is cut
 
 log = logging.getLogger("tally.live")
+_packets = logging.getLogger("tally.live.packets")
+_packets.setLevel(logging.WARNING)  # below that engineio logs what clients say, and so their keys
 
 Block = dict[str, Any]  # a piece of a stream
 Send = Callable[[Any], Awaitable[None]]
@@ -84,7 +86,8 @@ class _FromClient(socketio.packet.Packet):  # type: ignore[misc] # likewise
 
 
 class Live:
-    def __init__(self, feed: Feed, metrics: Metrics, interval: float) -> None:
+    def __init__(self, feed: Feed, metrics: Metrics, interval: float, admit: Callable[[object], None]) -> None:
+        self._admit = admit  # who says this when connecting; or raise HTTPException
         self._metrics = metrics
         metrics.watch("tally_live_clients", "Connections of pages.", lambda: len(self._clients))
         self._feed = feed
@@ -94,12 +97,12 @@ class Live:
         self._ticked = time.monotonic()
         self.server = socketio.AsyncServer(
             async_mode="asgi",
-            always_connect=True,
+            cors_allowed_origins=[],  # as of all routes, access.py sees to it
             serializer=_FromClient,
             http_compression=False,  # of long polls: it would be done here, between hits
             max_http_buffer_size=16_384,  # clients say next to nothing
             logger=log,
-            engineio_logger=log,
+            engineio_logger=_packets,
         )
         self._asgi = socketio.ASGIApp(self.server)
         for namespace in ("/", "/live"):
@@ -137,7 +140,12 @@ class Live:
             del self._upgraded[engine_id]
 
     def _connector(self, namespace: str) -> Any:
-        async def connect(sid: str, environ: dict[str, Any], _auth: object = None) -> None:
+        async def connect(sid: str, environ: dict[str, Any], auth: object = None) -> None:
+            try:
+                self._admit(auth)
+            except HTTPException as error:
+                refusal = socketio.exceptions.ConnectionRefusedError(error.detail, {"status": error.status_code})
+                raise refusal from None
             if len(self._clients) >= CLIENTS_MAX:
                 raise socketio.exceptions.ConnectionRefusedError("too many connections")
             engine_id = self.server.manager.eio_sid_from_sid(sid, namespace)

@@ -6,19 +6,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__, admin, badges, countapi, health, ingest, problems, query, stream
+from app.access import Access
 from app.events import Calendar, Clock
 from app.feed import Feed
 from app.limits import Limits
 from app.live import Live
 from app.metrics import Metrics
 from app.nodes import Nodes
+from app.problems import Answer, Problem
 from app.recorder import Recorder
 from app.schedule import schedule
 from app.settings import Settings
@@ -36,7 +40,6 @@ _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-EMBED_ORIGINS = "'none'"  # whose pages may show a number in a frame
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
 _DOCS_HEADERS, _HEADERS = (
     [
@@ -54,11 +57,12 @@ _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
     clock = Clock(Calendar(settings.timezone), now)
+    access = Access(settings)
     store = create_store(settings)
     limits = Limits(settings)
     metrics = Metrics()
     feed = Feed(clock)
-    live = Live(feed, metrics, settings.live_interval_ms / 1000)
+    live = Live(feed, metrics, settings.live_interval_ms / 1000, access.admit_page)
     nodes = Nodes(store, feed, clock, metrics)
     recorder = Recorder(store, clock, nodes.publish, metrics)
     jobs = schedule(feed, live, nodes, store, clock, settings)
@@ -83,13 +87,15 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         title="Tally",
         version=__version__,
         lifespan=lifespan,
+        dependencies=[Depends(access.guard)],
         docs_url=None,  # /docs is ours: FastAPI's loads its files from elsewhere
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.access = access
     app.state.jobs, app.state.live, app.state.store = jobs, live, store
     refuse = problems.install(app, metrics)
-    count_event = ingest.add_routes(app, recorder, limits)
+    count_event = ingest.add_routes(app, recorder, limits, access)
     charge = query.add_routes(app, store, clock, limits, settings.days_kept)
     badges.add_routes(app, store, clock, charge)
     stream.add_routes(app, live, charge)
@@ -99,20 +105,23 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     health.add_routes(app, store, nodes, live, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
-    framed = {
-        "content-security-policy": _CSP.replace("ancestors 'none'", f"ancestors {EMBED_ORIGINS}") + _TRUSTED_TYPES
-    }
+    framers = " ".join(settings.embed_origins) or "'none'"
+    framed = {"content-security-policy": _CSP.replace("ancestors 'none'", f"ancestors {framers}") + _TRUSTED_TYPES}
     app.add_api_route(
         "/embed/{name}",
         lambda: FileResponse(STATIC / "embed.html", headers=framed),
         dependencies=[Depends(ingest.name_under(b"embed"))],
         include_in_schema=False,
     )
-    app.mount("/socket.io", live.asgi)
-    app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
-    app.mount("/static", StaticFiles(directory=STATIC))
-    app.middleware_stack = _SecurityHeaders(app.build_middleware_stack())
-    app.shortcut = ingest.Shortcut(count_event, refuse, _HEADERS)
+    mounts: dict[str, ASGIApp] = {
+        "/socket.io": live.asgi,
+        "/docs/assets": StaticFiles(directory=str(files("fastapi_swagger") / "resources")),
+        "/static": StaticFiles(directory=STATIC),
+    }
+    for path, mounted in mounts.items():
+        app.mount(path, access.mounted(path, mounted))
+    app.middleware_stack = _Entrance(app.build_middleware_stack(), access, refuse)
+    app.shortcut = ingest.Shortcut(count_event, access, refuse, _HEADERS)
     return app
 
 
@@ -133,6 +142,7 @@ class _Tally(FastAPI):
     """FastAPI, which is asked for all but single hits."""
 
     shortcut: ingest.Shortcut
+    access: Access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.shortcut.takes(scope):
@@ -140,26 +150,36 @@ class _Tally(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
+    def openapi(self) -> dict[str, Any]:
+        return self.openapi_schema or self.access.describe(super().openapi())
 
-class _SecurityHeaders:
-    """On every answer: what a browser may do with it, where the route has not said so itself."""
 
-    def __init__(self, app: ASGIApp) -> None:
+class _Entrance:
+    """Before any route: by which name it is asked. On every answer: what a browser may do with it, if not said yet."""
+
+    def __init__(self, app: ASGIApp, access: Access, refuse: Answer) -> None:
         self._app = app
+        self._access = access
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        headers = _DOCS_HEADERS if path.startswith("/docs") else _HEADERS
-        if path.startswith(_FOR_ANY_ORIGIN):
-            headers = [*headers, *_ANY_ORIGIN]
+        headers = dict(_DOCS_HEADERS if path.startswith("/docs") else _HEADERS)
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in {"http.response.start", "websocket.http.response.start"}:
                 said = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(header for header in headers if header[0] not in said)]
+                message["headers"] = [*message["headers"], *((n, v) for n, v in headers.items() if n not in said)]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        app = self._app
+        if scope["type"] != "lifespan":
+            try:
+                headers |= self._access.enter(scope) + (_ANY_ORIGIN if path.startswith(_FOR_ANY_ORIGIN) else [])
+                app = self._access.preflight(scope) or app
+            except Problem as error:
+                app = await self._refuse(HTTPConnection(scope), error)
+        await app(scope, receive, send_with_headers)
 
 
 def __getattr__(name: str) -> FastAPI:

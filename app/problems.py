@@ -5,10 +5,11 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from app.metrics import Metrics
 from app.recorder import Overloaded
@@ -16,7 +17,7 @@ from app.stores.base import OutcomeUnknown, StoreUnavailable
 
 Problem = HTTPException  # raised wherever a request is refused
 REFUSALS = (HTTPException, RequestValidationError, StoreUnavailable, OutcomeUnknown, Overloaded)
-Answer = Callable[[Request, Exception], Awaitable[Response]]
+Answer = Callable[[HTTPConnection, Exception], Awaitable[Response]]
 
 
 class ProblemDetails(BaseModel):
@@ -38,7 +39,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI, metrics: Metrics) -> Answer:
     """Make this app answer refusals and errors in the one shape; returns what does it."""
 
-    async def answer(request: Request, error: Exception) -> Response:
+    async def answer(request: HTTPConnection, error: Exception) -> Response:
         status, detail, headers = 500, "an unexpected error; the log has it", None
         if isinstance(error, HTTPException):
             status, detail, headers = error.status_code, str(error.detail), error.headers
@@ -48,7 +49,8 @@ def install(app: FastAPI, metrics: Metrics) -> Answer:
         elif isinstance(error, (StoreUnavailable, OutcomeUnknown, Overloaded)):
             status, detail, headers = 503, str(error), {"Retry-After": "1"}
         problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-        if request.method == "POST" or request.scope["path"].startswith("/hit/"):  # only these could have counted
+        # only these could have counted; a WebSocket has no method
+        if request.scope.get("method") == "POST" or request.scope["path"].startswith("/hit/"):
             unknown = status == 500 or isinstance(error, OutcomeUnknown)
             problem["counted"] = "unknown" if unknown else "no"
             (metrics.unknown if unknown else metrics.refused).inc()

@@ -1,13 +1,16 @@
 """The dashboard in Chromium: pages that move together, states, and no word on the console."""
 
+import functools
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Process, RedisServer
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -141,3 +144,46 @@ def test_the_api_page_works_offline(tally: Process, open_page, said: list[str]) 
     page.get_by_text("Count Events").click()
     expect(page.get_by_text("Count many hits, all or none").first).to_be_visible()
     assert said == []
+
+
+POST_TWICE = """async ([tally, key]) => {
+    const headers = { Authorization: `Bearer ${key}`, "Idempotency-Key": "k", "Content-Type": "application/json" };
+    const post = () => fetch(`${tally}/event/a`, { method: "POST", headers, body: "{}" });
+    await post();
+    const again = await post();
+    return [again.status, again.headers.get("Idempotency-Replayed")];
+}"""
+WATCH = """async ([tally, key]) => {
+    const { io } = await import(`${tally}/static/vendor/socket.io.esm.min.js`);
+    const socket = io(`${tally}/live`, { auth: { key } });
+    return new Promise((told) => {
+        socket.on("snapshot", ({ names, counts }) => told([names, counts]));
+        socket.on("connect_error", (error) => told(error.data?.status ?? "refused"));
+    });
+}"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[str]:
+    """Another origin, with an empty page."""
+    (tmp_path / "shop").mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "shop")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_page_of_another_origin_counts_and_watches_where_it_may(process, shop: str, open_page) -> None:
+    """Preflights, headers that it may read, and Socket.IO that begins with polling."""
+    key, page = "k" * 16, open_page(shop)
+    closed = {"TALLY_WRITE_KEYS": key, "TALLY_READ_KEYS": key}
+    tally = process(TALLY_STORE="memory://", TALLY_ALLOWED_ORIGINS=shop, **closed)
+    assert page.evaluate(POST_TWICE, [tally.url, key]) == [200, "true"]
+    assert page.evaluate(POST_TWICE, [tally.url, "w" * 16]) == [401, None]
+    assert page.evaluate(WATCH, [tally.url, key]) == [["a"], [1]]
+    assert page.evaluate(WATCH, [tally.url, "w" * 16]) == 401
+    alone = process(TALLY_STORE="memory://")
+    with pytest.raises(Error, match="Failed to fetch"):
+        page.evaluate(POST_TWICE, [alone.url, key])
+    assert alone.get("/events") == {}

@@ -34,6 +34,7 @@ ORDER += [
     "app.live",
     "app.nodes",
     "app.problems",
+    "app.access",
     "app.limits",
 ]
 ORDER += [
@@ -94,7 +95,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     rows = re.findall(r"^\| `TALLY_(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
     documented = {name.lower(): (default, text) for name, default, text in rows}
     actual = {
-        name: (f"`{field.default}`" if field.default != "" else "none", field.description)
+        name: (f"`{field.default}`" if field.default not in {"", ()} else "none", field.description)
         for name, field in Settings.model_fields.items()
     }
     assert documented == actual
