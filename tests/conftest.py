@@ -27,6 +27,8 @@ from app.main import create_app
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+ADMIN_KEY = "the-key-of-an-administrator"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 Servers = TypeVar("Servers", Cluster, Sentinels, GuardedRedis)
 
 
@@ -169,7 +171,7 @@ def settings_for(kind: str, tmp_path: Path, shared_redis: RedisServer, **chosen:
         "redis": shared_redis.url,
         "away": f"redis://127.0.0.1:{free_port()}/0",
     }
-    return Settings(TALLY_STORE=urls[kind], spool=str(tmp_path / "spool"), **chosen)
+    return Settings(TALLY_STORE=urls[kind], spool=str(tmp_path / "spool"), **{"admin_keys": ADMIN_KEY, **chosen})
 
 
 class Process:

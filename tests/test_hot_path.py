@@ -99,7 +99,7 @@ async def test_both_ways_to_a_hit_give_the_same_answers(
     routed = await answers("no path", clock, monkeypatch, settings)
     for one, other in zip(short, routed, strict=True):
         assert one == other
-    assert {seen[2] for seen in short[:-2]} == {200, 403, 404, 405, 413, 422, 429, 500, 503}
+    assert {seen[2] for seen in short[:-2]} == {200, 401, 404, 405, 413, 422, 429, 500, 503}
     assert all(seen[3]["x-content-type-options"] == "nosniff" for seen in short[:-2])
 
 

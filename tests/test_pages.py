@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Self
 
+import httpx
 import pytest
 import test_browser
 from conftest import Process
@@ -82,13 +83,15 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def tally(process: Callable[..., Process]) -> Process:
-    return process(TALLY_STORE="memory://", TALLY_COUNTAPI="true")
+def tally(process: Callable[..., Process], site: Site) -> Process:
+    """The site's pages may write and read here."""
+    return process(TALLY_STORE="memory://", TALLY_COUNTAPI="true", TALLY_ALLOWED_ORIGINS=site.url)
 
 
 def test_a_page_of_countapi_works_by_changing_the_host_name(
-    tally: Process, site: Site, open_page: Callable[..., Page], said: list[str]
+    process: Callable[..., Process], site: Site, open_page: Callable[..., Page], said: list[str]
 ) -> None:
+    tally = process(TALLY_STORE="memory://", TALLY_COUNTAPI="true")  # and nothing is said of any origin
     tally.get("/hit/mysite.com/visits")
     site.html = COUNTAPI_PAGE.replace("{tally}", tally.url)
     page = open_page(site.url)
@@ -133,22 +136,19 @@ def test_a_badge_leaves_its_texts_the_room_they_need(
     assert said == []
 
 
-def scripted(page: Page, tally: Process) -> Page:
-    """The page that has the script, on Tally's own origin."""
-    page.route(
-        f"{tally.url}/shop",
-        lambda route: route.fulfill(content_type="text/html", body=SCRIPT_PAGE.replace("{tally}", "")),
-    )
-    page.goto(f"{tally.url}/shop")
+def scripted(page: Page, tally: Process, site: Site) -> Page:
+    """The page that has the script, on the site's origin."""
+    site.html = SCRIPT_PAGE.replace("{tally}", tally.url)
+    page.goto(site.url)
     page.wait_for_function("window.tally")
     return page
 
 
 def test_the_script_counts_and_shows_what_is_counted(
-    tally: Process, open_page: Callable[..., Page], said: list[str]
+    tally: Process, site: Site, open_page: Callable[..., Page], said: list[str]
 ) -> None:
     tally.post("/event/signup", b'{"by": 1200}')
-    page = scripted(open_page("about:blank", locale="de-DE"), tally)
+    page = scripted(open_page("about:blank", locale="de-DE"), tally, site)
     expect(page.locator("b")).to_have_text("1.200")
     expect(page.locator("u")).to_have_text("0")
     assert page.evaluate("tally('signup', { by: 34 })")["count"] == 1234
@@ -170,18 +170,18 @@ def test_the_script_counts_and_shows_what_is_counted(
     "await fetch(path(event), { ...request, headers: {} })",
 )
 def test_a_hit_whose_answer_got_lost_is_sent_again_and_counted_once(
-    tally: Process, open_page: Callable[..., Page]
+    tally: Process, site: Site, open_page: Callable[..., Page]
 ) -> None:
-    page = scripted(open_page("about:blank"), tally)
+    page = scripted(open_page("about:blank"), tally, site)
     lost: list[Route] = []
 
     def lose(route: Route) -> None:
         lost.append(route)
         if len(lost) == 1:
-            assert route.fetch().ok
+            assert route.fetch().ok  # counted, and its answer lost
             route.abort()
         elif len(lost) == 2:
-            route.fulfill(status=503, headers={"Retry-After": "1"}, body="{}")
+            route.fulfill(status=503, headers={"Retry-After": "1", "Access-Control-Allow-Origin": "*"}, body="{}")
         else:
             route.continue_()
 
@@ -191,11 +191,13 @@ def test_a_hit_whose_answer_got_lost_is_sent_again_and_counted_once(
     expect(page.locator("b")).to_have_text("1")
 
 
-def test_without_a_stream_the_script_shows_what_a_read_says(tally: Process, open_page: Callable[..., Page]) -> None:
+def test_without_a_stream_the_script_shows_what_a_read_says(
+    tally: Process, site: Site, open_page: Callable[..., Page]
+) -> None:
     tally.post("/event/signup")
     page = open_page("about:blank")
     page.route("**/stream?*", lambda route: route.fulfill(status=503, body="{}"))
-    scripted(page, tally)
+    scripted(page, tally, site)
     expect(page.locator("b")).to_have_text("1")
     expect(page.locator("u")).to_have_text("0")
 
@@ -229,6 +231,22 @@ def test_nobody_may_frame_it_who_was_not_chosen(
     site.html = f'<!doctype html><iframe src="{tally.url}/embed/a"></iframe>'
     open_page(site.url).wait_for_load_state("networkidle")
     assert "frame-ancestors" in " ".join(said)
+
+
+def test_a_chosen_origin_may_frame_it_and_needs_no_key(
+    process: Callable[..., Process], site: Site, open_page: Callable[..., Page], said: list[str]
+) -> None:
+    keys = {"TALLY_READ_KEYS": "r" * 16, "TALLY_PUBLIC_BADGES": "true", "TALLY_EMBED_ORIGINS": site.url}
+    tally = process(TALLY_STORE="memory://", **keys)
+    site.html = f'<!doctype html><iframe src="{tally.url}/embed/a"></iframe><img src="{tally.url}/badge/a.svg">'
+    page = open_page(site.url)
+    number = page.frame_locator("iframe").locator("#count")
+    expect(number).to_have_text("0")
+    tally.post("/event/a")
+    expect(number).to_have_text("1")
+    page.wait_for_function("document.images[0].naturalHeight === 20")
+    assert httpx.get(f"{tally.url}/stream").status_code == 401
+    assert said == []
 
 
 def live_clients(tally: Process) -> float:

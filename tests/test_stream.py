@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from conftest import ChosenClock, Process, Proxy, RedisServer, Served, eventually, serving, settings_for
+from conftest import AS_ADMIN, ChosenClock, Process, Proxy, RedisServer, Served, eventually, serving, settings_for
 from test_proxy import stub_nodes
 
 from app import live, stream
@@ -166,12 +166,12 @@ async def test_what_an_administrator_changes_is_told_as_the_new_value(tally: Ser
         async with reading(tally.url) as every, reading(tally.url, "/stream?event=a&event=c") as named:
             await eventually(lambda: named.counts == {"a": 5, "c": 0})
             before = named.last_id
-            assert (await client.put("/event/a", json={"count": 2})).status_code == 200
+            assert (await client.put("/event/a", json={"count": 2}, headers=AS_ADMIN)).status_code == 200
             await eventually(lambda: every.counts.get("a") == named.counts["a"] == 2)
         async with reading(tally.url, "/stream?event=a&event=c", before) as again:
             await eventually(lambda: again.counts == {"a": 2, "c": 0})
         async with reading(tally.url, "/stream?event=a") as reader:
-            await client.post("/reset")
+            await client.post("/reset", headers=AS_ADMIN)
             await eventually(lambda: reader.counts == {"a": 0})
 
 
