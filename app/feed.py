@@ -85,11 +85,6 @@ class Feed:
         """The UTC second at which the shown day begins."""
         return self._moment.day
 
-    def publish(self, moment: Moment, counts: Mapping[str, int]) -> None:
-        """Show what a commit made of the counts."""
-        self.turn(moment)
-        self.merge(moment.day, counts)
-
     def merge(self, day: int, counts: Mapping[str, int]) -> None:
         """Show what is larger than known, unless that day is over, or has not begun here."""
         if day != self._moment.day:

@@ -198,7 +198,7 @@ async def test_a_new_day_is_told_at_once_and_to_those_who_come_again(tally: Serv
 def test_what_the_store_has_lost_is_told_to_those_who_come_again() -> None:
     clock = Clock(Calendar(Settings().timezone), lambda: 1_777_636_800.0)
     feed = Feed(clock)
-    feed.publish(clock.moment(), {"a": 5, "b": 6, "c": 7})
+    feed.merge(feed.day, {"a": 5, "b": 6, "c": 7})
     feed.collect()
     before = feed.told.id_field[4:-1]
     feed.replace(clock.moment(), {"a": 2, "c": 7}, feed.shown(), 0)

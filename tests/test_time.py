@@ -12,7 +12,7 @@ import pytest
 from conftest import ChosenClock, RedisServer, settings_for
 
 from app import live as live_module
-from app.events import EVERYTHING, TOTAL, Bucket, Calendar, Clock, day_start
+from app.events import EVERYTHING, TOTAL, Bucket, Calendar, Clock, Moment, day_start
 from app.feed import Feed
 from app.live import Live
 from app.main import create_app
@@ -30,7 +30,7 @@ class Heard(Live):
     """A live view with one plain client, which notes what it is told."""
 
     def __init__(self, feed: Feed) -> None:
-        super().__init__(feed, Metrics(), 0.0)
+        super().__init__(feed, Metrics(), 0.0, lambda _: None)
         self.resets: list[str] = []
         self.updates = 0
         self._clients["page"] = live_module._Client(
@@ -64,7 +64,12 @@ async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: st
     store = MemoryStore(Caps(10))
     feed = Feed(clock)
     live = Heard(feed)
-    recorder = Recorder(store, clock, feed.publish, Metrics())
+
+    def publish(moment: Moment, counts: dict[str, int], _: int) -> None:
+        feed.turn(moment)
+        feed.merge(moment.day, counts)
+
+    recorder = Recorder(store, clock, publish, Metrics())
     recorder.start()
     expected: Counter[str] = Counter()
     for now in range(begin, end, 1800):
