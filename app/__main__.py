@@ -16,6 +16,9 @@ import uvicorn
 import uvloop
 from pydantic import ValidationError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 
 from app import commands
 from app.events import Calendar, Clock
@@ -65,6 +68,7 @@ async def serve(settings: Settings) -> None:
             host=settings.host,
             port=settings.port,
             http=OneWriteProtocol,
+            ws=OneFrameProtocol,
             lifespan="off",  # ours is below, so that a refusal is one sentence and not a traceback
             log_level="warning",
             access_log=False,
@@ -119,6 +123,7 @@ class OneWriteTransport:
         self._transport = transport
         self._loop = loop
         self._held = b""
+        self.is_closing = transport.is_closing  # asked for each answer
 
     def write(self, data: bytes) -> None:
         if self._held:
@@ -146,6 +151,19 @@ class OneWriteTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+class OneFrameProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's own, but that a message which many pages get is made a frame once: that costs as much as sending it."""
+
+    async def send(self, message: Any) -> None:
+        await self.writable.wait()
+        if message.get("text") is None or self.conn.state is not State.OPEN or self.disconnected:
+            await super().send(message)
+            return
+        if "frame" not in message:
+            message["frame"] = Frame(Opcode.TEXT, message["text"].encode()).serialize(mask=False)
+        self.transport.write(message["frame"])
 
 
 def greet(settings: Settings, survives: str) -> None:

@@ -23,6 +23,7 @@ import uvicorn
 from proxy import Proxy
 from redis_servers import Cluster, ComposedRedis, GuardedRedis, RedisServer, Sentinels, free_port, wait_until
 
+from app.__main__ import OneFrameProtocol, OneWriteProtocol
 from app.main import create_app
 from app.settings import Settings
 
@@ -147,7 +148,14 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time, bu
     """Serve on a free port; with a send buffer of so many bytes, so that a client that does not read is soon felt."""
     app = create_app(settings, clock)
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app,
+            http=OneWriteProtocol,
+            ws=OneFrameProtocol,
+            lifespan="on",
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
     )
     sockets = [socket.create_server(("127.0.0.1", 0))]
     if buffer:

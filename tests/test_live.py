@@ -192,6 +192,9 @@ class SlowPage:
 
 
 @pytest.mark.catches(
+    "a page that does not read is sent all the same", "app/__main__.py", "        await self.writable.wait()\n", ""
+)
+@pytest.mark.catches(
     "what a slow page missed is not told",
     "app/live.py",
     "            elif client.place is not feed.told:\n",
