@@ -48,7 +48,6 @@ class InvalidName(ValueError):
     """A text that is no name; the message says why and never repeats the text."""
 
 
-@lru_cache(maxsize=65_536)  # the same names come again and again
 def event_name(text: str) -> str:
     """The stored form (NFC) of an event's name, or InvalidName."""
     name = visitor_name(text)
@@ -68,7 +67,10 @@ def visitor_name(text: str) -> str:
         raise InvalidName("a name is not '.' or '..'")
     if name != name.strip():
         raise InvalidName("a name has no space at its beginning or end")
-    if any(unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in name):
+    # what Python calls printable has none of these; of the others, some are allowed
+    if not name.isprintable() and any(
+        unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in name
+    ):
         raise InvalidName("a name has no control, unassigned or private characters")
     return name
 
