@@ -54,8 +54,9 @@ local sums = {} -- of all events, by bucket
 local function count(buckets, counts)
   local row = {}
   for i = 1, #counts, 2 do
+    local by = whole(counts[i + 1]) -- once, and not in each call
     for b, bucket in ipairs(buckets) do
-      local value = redis.call('HINCRBY', prefix .. bucket, counts[i], counts[i + 1])
+      local value = redis.call('HINCRBY', prefix .. bucket, counts[i], by)
       sums[bucket] = (sums[bucket] or 0) + counts[i + 1]
       if b == 3 and offsets[bucket] then value = value + number(offsets[bucket], counts[i]) end
       if b > 2 then row[i + b - 3] = whole(value) end
