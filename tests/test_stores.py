@@ -175,6 +175,26 @@ async def test_200_sources_at_once_lose_nothing(store: CounterStore) -> None:
     assert await read_day(store) == {"a": 200, "b": 20_100, EVERYTHING: 20_300}
 
 
+ONE_PAGE = pytest.mark.catches(
+    "a page of many", "app/stores/redis.py", "            if cursor == 0:\n", "            if True:\n"
+)
+
+
+@pytest.mark.parametrize(
+    "make_store", ["memory", "sqlite", pytest.param("redis", marks=ONE_PAGE), "spooled", "cluster"], indirect=True
+)
+async def test_a_long_bucket_is_read_as_a_whole_while_names_come_and_hits_are_counted(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({f"name {i}": 1 for i in range(400)}, capped=False))
+    reading = asyncio.gather(*(read_day(store) for _ in range(5)))
+    for i in range(1, 30):  # a table that grows is gone through in another order, and some of it twice
+        await store.apply("s", i, i + 1, batch({f"name {i * 400 + j}": 1 for j in range(400)}, capped=False))
+        await asyncio.sleep(0)
+    for counts in await reading:
+        assert counts.keys() >= {EVERYTHING, *(f"name {i}" for i in range(400))}
+        assert all(count == 1 for event, count in counts.items() if event)
+    assert len(await read_day(store)) == 30 * 400 + 1
+
+
 @pytest.mark.parametrize("make_store", DURABLE, indirect=True)
 async def test_what_was_written_is_there_after_reopening(make_store: MakeStore) -> None:
     store = make_store()
