@@ -56,7 +56,6 @@ def event_name(text: str) -> str:
     return name
 
 
-@lru_cache(maxsize=65_536)  # likewise
 def visitor_name(text: str) -> str:
     """The stored form of a user's or session's id: like an event's name, but with '/' allowed."""
     # Far too long is not even normalised: that takes quadratic time for marks in the wrong order.

@@ -1,6 +1,7 @@
 """The domain: names, days and buckets, property by property; no I/O."""
 
 import itertools
+import sys
 import unicodedata
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import events
 from app.events import Calendar, Clock, Hit, InvalidName, day_start, event_name, fold
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo"]
@@ -51,6 +53,13 @@ def test_names_of_every_script_are_names(name: str) -> None:
 def test_what_is_no_name_is_refused_with_a_reason(text: str) -> None:
     with pytest.raises(InvalidName, match="a name"):
         event_name(text)
+
+
+def test_no_printable_character_is_forbidden() -> None:  # on which the check of a name relies, whatever Unicode adds
+    printable = filter(str.isprintable, map(chr, range(sys.maxunicode + 1)))
+    assert not [
+        c for c in printable if unicodedata.category(c) in events._FORBIDDEN_CATEGORIES or c in events._BIDI_CONTROLS
+    ]
 
 
 def test_two_spellings_of_one_name_are_one_name() -> None:
