@@ -22,16 +22,17 @@ from app.problems import REFUSALS, Answer, Problem, documented
 from app.recorder import Recorded, Recorder
 from app.stores.base import Ack, Refused, Value
 
-HIT_ROUTE = "POST /event/{name}"
+EVENT_ROUTE = "/event/{name}"
 HIT_BYTES_MAX = 16 * 1024
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_ITEMS_MAX = 10_000
 ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun
 
 T = TypeVar("T")
-CountEvent = Callable[[Request, str], Awaitable[Response]]
+EventRoute = Callable[[Request, str], Awaitable[Response]]
 _ITEM_DECODER = msgspec.json.Decoder(Hit)
-_HIT_PATH = re.compile("/event/[^/]+")
+_EVENT_PATH = re.compile("/event/[^/]+")
+_REPLAYED = (b"idempotency-replayed", b"true")
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 
 log = logging.getLogger("tally.ingest")
@@ -63,9 +64,9 @@ def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"requestBody": {"content": {media: {"schema": schema} for media, schema in schemas.items()}}}
 
 
-def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access) -> CountEvent:
+def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access) -> EventRoute:
     @app.post(
-        "/event/{name}",
+        EVENT_ROUTE,
         response_model=CountedHit,
         responses=documented(413, 422, 429, 503),
         openapi_extra=_body({"application/json": _HIT}),
@@ -81,7 +82,7 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access)
         recorded = await recorder.record(counts, key, visits)
         count, total = values(recorded)[event]
         counted = CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack)
-        return _Counted(counted, recorded)
+        return Json(counted, [_REPLAYED] if recorded.replayed else [])
 
     @app.post(
         "/events",
@@ -104,35 +105,37 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access)
         counts = {event: value.count for event, value in values(recorded).items()}
         accepted = sum(amounts.values())
         counted = CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack)
-        return _Counted(counted, recorded)
+        return Json(counted, [_REPLAYED] if recorded.replayed else [])
 
     return count_event
 
 
 class Shortcut:
-    """To the route of a single hit, past the router: FastAPI's own way there costs more than all the rest of a hit.
+    """To the routes of one event, by method, past the router: FastAPI's own way costs more than all the rest of a hit.
 
-    The router has the same route, for the documentation; a test holds the two ways to the same answers.
+    The router has the same routes, for the documentation; a test holds the two ways to the same answers.
     """
 
-    def __init__(self, count_event: CountEvent, access: Access, refuse: Answer, headers: Headers) -> None:
-        self._count_event = count_event
+    def __init__(self, routes: dict[str, EventRoute], access: Access, refuse: Answer, headers: Headers) -> None:
+        self._routes = routes
         self._access = access
         self._refuse = refuse
         self._headers = headers  # that every answer has
 
     def takes(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and scope["method"] == "POST" and bool(_HIT_PATH.fullmatch(scope["path"]))
+        return (
+            scope["type"] == "http" and scope["method"] in self._routes and bool(_EVENT_PATH.fullmatch(scope["path"]))
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, headers = Request(scope, receive), self._headers
         try:
             headers = headers + self._access.enter(scope)
-            self._access.admit(scope, HIT_ROUTE)
-            answer = await self._count_event(request, _raw_name(scope["raw_path"]))
+            self._access.admit(scope, f"{scope['method']} {EVENT_ROUTE}")
+            answer = await self._routes[scope["method"]](request, _raw_name(scope["raw_path"]))
         except Exception as error:
             if not isinstance(error, REFUSALS):
-                log.exception("a hit failed")
+                log.exception("%s failed", EVENT_ROUTE)
             answer = await self._refuse(request, error)
         answer.raw_headers += headers
         await answer(scope, receive, send)
@@ -317,12 +320,11 @@ REFUSED: dict[str, tuple[int, str, dict[str, str]]] = {
 }
 
 
-class _Counted(Response):
-    """What was counted; Response's own way to these few headers costs more than the encoding."""
+class Json(Response):
+    """What is told; Response's own way to these few headers costs more than the encoding."""
 
-    def __init__(self, counted: CountedHit | CountedBatch, recorded: Recorded) -> None:
+    def __init__(self, content: object, headers: Headers) -> None:
         self.status_code, self.background = 200, None
-        self.body = msgspec.json.encode(counted)
-        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
-        if recorded.replayed:
-            self.raw_headers.append((b"idempotency-replayed", b"true"))
+        self.body = msgspec.json.encode(content)
+        length = b"%d" % len(self.body)
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json"), *headers]

@@ -96,7 +96,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     app.state.jobs, app.state.live, app.state.store = jobs, live, store
     refuse = problems.install(app, metrics)
     count_event = ingest.add_routes(app, recorder, limits, access)
-    charge = query.add_routes(app, store, clock, limits, settings.days_kept)
+    charge, read_event = query.add_routes(app, store, clock, limits, settings.days_kept)
     badges.add_routes(app, store, clock, charge)
     stream.add_routes(app, live, charge)
     admin.add_routes(app, recorder, store, clock, limits, settings.events_max)
@@ -121,7 +121,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     for path, mounted in mounts.items():
         app.mount(path, access.mounted(path, mounted))
     app.middleware_stack = _Entrance(app.build_middleware_stack(), access, refuse)
-    app.shortcut = ingest.Shortcut(count_event, access, refuse, _HEADERS)
+    app.shortcut = ingest.Shortcut({"POST": count_event, "GET": read_event}, access, refuse, _HEADERS)
     return app
 
 
@@ -139,7 +139,7 @@ def create_store(settings: Settings) -> CounterStore:
 
 
 class _Tally(FastAPI):
-    """FastAPI, which is asked for all but single hits."""
+    """FastAPI, which is asked for all but single events."""
 
     shortcut: ingest.Shortcut
     access: Access

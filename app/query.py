@@ -18,9 +18,10 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from typing_extensions import TypedDict
 
+from app.access import Headers
 from app.changes import Logged, history
 from app.events import EVERYTHING, PART, TOTAL, Bucket, Calendar, Clock, InvalidName, Kind, Step, day_start, event_name
-from app.ingest import path_name, path_visitor
+from app.ingest import EVENT_ROUTE, EventRoute, Json, path_name, path_visitor
 from app.limits import Limits
 from app.problems import Problem, documented
 from app.stores.base import RANKED_MAX, CounterStore
@@ -118,12 +119,23 @@ class Reads:
         return datetime.fromtimestamp(second, self.calendar.zone).isoformat()
 
 
-def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int) -> Charge:
-    async def charge(request: Request, response: Response) -> None:
+def add_routes(
+    app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int
+) -> tuple[Charge, EventRoute]:
+    def pay(request: Request) -> Headers:
         limits.charge(request, "read")
         stale = store.condition().stale_seconds
-        if stale is not None:
-            response.headers["Tally-Stale"] = str(round(stale))
+        return [] if stale is None else [(b"tally-stale", b"%d" % round(stale))]
+
+    async def charge(request: Request, response: Response) -> None:
+        response.raw_headers += pay(request)
+
+    @app.get(EVENT_ROUTE, response_model=EventValue, responses=documented(422, 429, 503))
+    async def read_event(request: Request, event: PathEvent) -> Response:
+        """One event's count of the current day, and its total; 0 for an unknown one."""
+        headers, moment = pay(request), clock.moment()
+        hits, offset, total = (counts.get(event, 0) for counts in await store.read([*moment.counted, TOTAL], [event]))
+        return Json(EventValue(eventName=event, count=hits + offset, total=total, day=moment.date), headers)
 
     reads = Reads(store, clock)
     every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
@@ -131,19 +143,10 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, 
     _add_series(app, reads, every)
     _add_audience(app, reads, every)
     _add_history(app, reads, every, days_kept)
-    return charge
+    return charge, read_event
 
 
 def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
-    @app.get("/event/{name}", **every)
-    async def read_event(event: PathEvent) -> EventValue:
-        """One event's count of the current day, and its total; 0 for an unknown one."""
-        moment = reads.clock.moment()
-        hits, offset, total = (
-            counts.get(event, 0) for counts in await reads.store.read([*moment.counted, TOTAL], [event])
-        )
-        return EventValue(eventName=event, count=hits + offset, total=total, day=moment.date)
-
     @app.get("/events", response_model=dict[str, int], **every)
     async def read_events(
         response: Response,

@@ -34,7 +34,7 @@ class FailingStore(MemoryStore):
 
 async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch, settings: object) -> list[tuple]:
     """All that the table's requests are answered, one after the other, and what was counted of them."""
-    monkeypatch.setattr(ingest, "_HIT_PATH", re.compile(shortcut))
+    monkeypatch.setattr(ingest, "_EVENT_PATH", re.compile(shortcut))
     monkeypatch.setattr("app.main.MemoryStore", FailingStore)
     monkeypatch.setattr(FailingStore, "failure", None)
     app = create_app(settings, clock)
@@ -57,6 +57,7 @@ async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyP
         for segment in SEGMENTS:
             await ask(segment)
             await ask(segment, headers={"Idempotency-Key": "k"})
+            await ask(segment, "GET")
         for body in HIT_BODIES:
             await ask(b"a", content=body)
         for key in KEYS:
@@ -77,8 +78,8 @@ async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as broken:
             broken.delattr(recorder.Recorder, "record")
             await ask(b"a")
-        for _ in range(200):
-            await ask(b"over-the-limit")
+        for method in ["POST", "GET"] * 200:
+            await ask(b"over-the-limit", method)
         for path in ("/events", "/metrics"):
             text = (await client.get(path)).text
             seen.append(tuple(line for line in text.splitlines() if not re.search("created|seconds|live", line)))
@@ -86,15 +87,17 @@ async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.catches(
-    "other paths taken for a hit's", "app/ingest.py", "_HIT_PATH.fullmatch(scope", "_HIT_PATH.match(scope"
+    "other paths taken for a hit's", "app/ingest.py", "_EVENT_PATH.fullmatch(scope", "_EVENT_PATH.match(scope"
 )
 @pytest.mark.catches("no headers on the shortcut", "app/main.py", "refuse, _HEADERS)", "refuse, [])")
 async def test_both_ways_to_a_hit_give_the_same_answers(
     tmp_path: Path, redis_server: RedisServer, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for("memory", tmp_path, redis_server, write_limit="250/hour", events_max=40)
+    settings = settings_for(
+        "memory", tmp_path, redis_server, write_limit="250/hour", read_limit="100/hour", events_max=40
+    )
     clock.go_to("2026-03-28T12:00:00+00:00")
-    short = await answers(ingest._HIT_PATH.pattern, clock, monkeypatch, settings)
+    short = await answers(ingest._EVENT_PATH.pattern, clock, monkeypatch, settings)
     clock.go_to("2026-03-28T12:00:00+00:00")
     routed = await answers("no path", clock, monkeypatch, settings)
     for one, other in zip(short, routed, strict=True):
