@@ -74,6 +74,41 @@ async def read_day(store: CounterStore, moment: Moment = NOON) -> dict[str, int]
     return counts
 
 
+async def test_where_a_source_stands_is_told_and_stays(store: CounterStore) -> None:
+    assert await store.stands("kafka t 0") == 0
+    await store.apply("kafka t 0", 0, 7, batch({"a": 1}, {"b": 2}))
+    assert [await store.stands("kafka t 0") for _ in range(2)] == [7, 7]
+    with pytest.raises(Moved):
+        await store.apply("kafka t 0", 0, 5, batch({"a": 1}))
+    assert (await read_day(store))["a"] == 1
+
+
+@pytest.mark.catches(
+    "a partition that is forgotten", "app/stores/sqlite.py", " AND substr(name, 1, ?) <> ?", " AND ? <> ?"
+)
+async def test_sqlite_keeps_a_partition_for_good(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "tally.db", Caps(1000))
+    await store.open()
+    await store.apply("kafka t 0", 0, 7, batch({"a": 1}))
+    years_later = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 1000 * 86_400)
+    await store.apply("another", 0, 1, batch({"a": 1}, moment=years_later))
+    assert await store.stands("kafka t 0") == 7
+    await store.close()
+
+
+@pytest.mark.catches("a position that expires", "app/stores/stand.lua", "if ARGV[6] ~= '0' then", "if ARGV[6] then")
+async def test_redis_keeps_a_partition_for_good_and_a_process_for_a_month(redis_server: RedisServer) -> None:
+    store = RedisStore(server(redis_server.url), Caps(1000))
+    await store.open()
+    for source in ("process", "kafka t 0"):
+        await store.apply(source, 0, 1, batch({"a": 1}))
+    await store.close()
+    with redis_server.client() as client:
+        left = [client.ttl(f"tally:{{0}}:source:{source}") for source in ("process", "kafka t 0")]
+    assert left[0] > 29 * 86_400
+    assert left[1] == -1
+
+
 async def test_an_empty_store_reads_nothing(store: CounterStore) -> None:
     assert await store.read([Bucket("day", NOON.day), TOTAL]) == [{}, {}]
     assert await store.read([Bucket("minute", NOON.minute)], ["a"]) == [{}]

@@ -12,8 +12,9 @@ KEY_KEPT_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is r
 VISITS_KEPT_SECONDS = 2 * 3600  # how long it is known who came in which minute
 RANKED_MAX = 10_000  # users, or sessions, whose own counts a bucket keeps: those that came first
 SOURCE_KEPT_SECONDS = 30 * 86_400  # how long a process's offset lives after its last use
+FOR_GOOD = "kafka "  # begins the name of a source whose offset is never forgotten: a partition of Kafka
 
-Ack = Literal["memory", "disk", "redis", "spooled"]
+Ack = Literal["memory", "disk", "redis", "spooled", "log"]
 
 
 class StoreError(Exception):
@@ -131,6 +132,14 @@ class CounterStore(ABC):
         at `next`: this is a retry, and the first answers are given again. Otherwise raise Moved.
         Raises StoreUnavailable or OutcomeUnknown. An offset is never used for two batches.
         """
+
+    async def stands(self, source: str) -> int:
+        """The offset of a source, which is left where it is; where it differs between tags, the lowest."""
+        try:
+            await self.apply(source, -1, -1, [])  # where no source ever stands
+        except Moved as moved:
+            return moved.offset
+        raise AssertionError
 
     @abstractmethod
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:

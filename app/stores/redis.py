@@ -190,7 +190,8 @@ class RedisStore(CounterStore):
     async def _run(
         self, script: Script, source: str, at: int | str, next: int, touched: Iterable[str], work: bytes
     ) -> tuple[str, str]:
-        kept = base.SOURCE_KEPT_SECONDS, base.KEY_KEPT_SECONDS, base.VISITS_KEPT_SECONDS
+        source_kept = 0 if source.startswith(base.FOR_GOOD) else base.SOURCE_KEPT_SECONDS
+        kept = source_kept, base.KEY_KEPT_SECONDS, base.VISITS_KEPT_SECONDS
         arguments = (self._prefix, at, next, *self._caps, *kept, base.RANKED_MAX, work)
         keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in touched)]
         call: tuple[Any, ...] = (len(keys), *keys, *arguments)

@@ -109,8 +109,8 @@ class SpooledStore(CounterStore):
                     taught, self._taught = self._taught, []
                     if self._away_since is None:
                         self._learn_all(taught)
-            if isinstance(work, Changes):
-                raise lost  # what an administrator wants is not to happen some time later
+            if isinstance(work, Changes) or source.startswith(base.FOR_GOOD):
+                raise lost  # what an administrator wants is not to happen some time later, and Kafka keeps its own
             return await self._spool(_encode(source, at, next, work), work, lost)
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:

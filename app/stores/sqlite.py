@@ -410,4 +410,6 @@ class SqliteStore(CounterStore):
         text = base.to_text(applied.answers, applied.generations)
         self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, text, used))
         if offset == 1:
-            self._db.execute("DELETE FROM source WHERE used < ?", (used - base.SOURCE_KEPT_SECONDS,))
+            forget = "DELETE FROM source WHERE used < ? AND substr(name, 1, ?) <> ?"
+            limits = used - base.SOURCE_KEPT_SECONDS, len(base.FOR_GOOD), base.FOR_GOOD
+            self._db.execute(forget, limits)

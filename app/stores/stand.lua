@@ -1,8 +1,8 @@
 -- How every script begins: where the source stands says whether there is work to do. app/stores/base.py has the contract.
 -- KEYS[1]  the source: a hash of its offset and of the answers given there
 -- ARGV     prefix of every other key (same hash tag) | at, or 'ask' | next | most names | most keys
---          | seconds a source is kept | seconds a key is kept | seconds a minute's visits are kept | most ids with
---          a count of their own | the work, as JSON
+--          | seconds a source is kept, 0 for good | seconds a key is kept | seconds a minute's visits are kept
+--          | most ids with a count of their own | the work, as JSON
 -- Answers  {'counted', answers as JSON} when it is done, now or before, or {'moved', offset}.
 -- A script runs alone, and checks all that may be refused before its first write, so that nothing is half done.
 local COUNT_MAX = 9007199254740991
@@ -73,7 +73,7 @@ end
 
 local function stand(answers)
   redis.call('HSET', KEYS[1], 'offset', next_offset, 'answers', answers)
-  redis.call('EXPIRE', KEYS[1], ARGV[6])
+  if ARGV[6] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
   return {'counted', answers}
 end
 
