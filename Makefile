@@ -1,5 +1,5 @@
 # Every target sets up what it needs. `make run` is the first one to try.
-.PHONY: run test bench mutants check format lock clean
+.PHONY: run test kafka bench mutants check format lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,18 +11,24 @@ run: $(BIN)/.installed
 
 test: $(TOOLS)
 	@tools/setup redis-server nginx openssl chromium
+	@tools/setup maven || true # without it, Kafka's tests are skipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Kafka's faults in their full size, some minutes: 500,000 records, and a burst of 20 s.
+kafka: $(TOOLS)
+	@tools/setup redis-server maven
+	TALLY_TEST_KAFKA_RECORDS=500000 TALLY_TEST_KAFKA_BURST_SECONDS=20 $(BIN)/python -m pytest -s tests/test_kafka_faults.py
 
 # How fast, beside its peers: writes docs/benchmarks.md. `make bench BENCH=--quick` and `make bench BENCH="post delay"`
 # measure less and only print.
 bench: $(TOOLS)
-	@tools/setup redis-server wrk npm
+	@tools/setup redis-server wrk npm maven
 	@cd $(EXPRESS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	$(BIN)/python -m bench.run $(BENCH)
 
 # Does each fault test fail on the wrong build that it names?
 mutants: $(TOOLS)
-	@tools/setup redis-server nginx openssl chromium
+	@tools/setup redis-server nginx openssl chromium maven
 	$(BIN)/python tests/mutants.py
 
 check: $(TOOLS)

@@ -14,7 +14,9 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from fastapi import Response
 from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
@@ -22,9 +24,10 @@ from websockets.protocol import State
 
 from app import commands
 from app.events import Calendar, Clock
+from app.kafka import SURVIVES
 from app.main import create_app, create_store
 from app.settings import Settings
-from app.stores.base import StoreError
+from app.stores.base import StoreError, StoreRefused
 
 _COMMANDS = {
     "export": "write all data to a new file, as NDJSON",
@@ -40,11 +43,11 @@ def main() -> None:
     try:
         asked, settings = _arguments(), Settings()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if asked.command:
+            if asked.command in _COMMANDS:
                 clock = Clock(Calendar(settings.timezone), time.time)
                 print(runner.run(commands.run(asked.command, asked.file, create_store(settings), clock)))  # noqa: T201
             else:
-                runner.run(serve(settings))
+                runner.run(serve(settings, consume=bool(asked.command)))
     except ValidationError as error:
         problems = [f"TALLY_{str(p['loc'][0]).removeprefix('TALLY_').upper()}: {p['msg']}" for p in error.errors()]
         sys.exit("tally: " + "; ".join(problems))
@@ -53,18 +56,27 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("tally", description="Serve the counter, or carry the data of TALLY_STORE.")
-    parsers = parser.add_subparsers(dest="command", metavar="export | import | verify")
+    parser = argparse.ArgumentParser("tally", description="Serve the counter, count what is in Kafka, or carry data.")
+    parsers = parser.add_subparsers(dest="command", metavar="consume | export | import | verify")
+    parsers.add_parser("consume", help="count what is in Kafka, and serve /health and /metrics alone")
     for command, what in _COMMANDS.items():
         parsers.add_parser(command, help=what, description=what).add_argument("file", type=Path)
     return parser.parse_args()
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, consume: bool) -> None:
+    if consume and (settings.store_kind != "redis" or not settings.kafka + settings.kafka_inputs):
+        needs = "TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis that other nodes serve as TALLY_STORE"
+        raise StoreRefused(f"consume needs {needs}")
     app = create_app(settings)
+
+    async def figures(scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope.get("path") in {"/health", "/metrics"}
+        await (app if asked else Response(status_code=404))(scope, receive, send)
+
     server = Server(
         uvicorn.Config(
-            app,
+            figures if consume else app,
             host=settings.host,
             port=settings.port,
             http=OneWriteProtocol,
@@ -86,7 +98,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     async with app.router.lifespan_context(app):
-        greet(settings, app.state.store.survives)
+        greet(settings, SURVIVES if settings.kafka else app.state.store.survives, consume)
         gc.collect()
         gc.freeze()  # all that was imported stays: to walk through it again and again would hold hits up for 50 ms
         sys.setswitchinterval(0.0005)  # SQLite's thread waits this long for its turn, some ten times a commit
@@ -166,8 +178,11 @@ class OneFrameProtocol(WebSocketsSansIOProtocol):
         self.transport.write(message["frame"])
 
 
-def greet(settings: Settings, survives: str) -> None:
+def greet(settings: Settings, survives: str, consume: bool) -> None:
     address = f"http://{settings.host}:{settings.port}"
+    if consume:
+        print(f"Tally counts what is in Kafka. Its figures: {address}/health and /metrics", flush=True)  # noqa: T201
+        return
     print(f"Tally is at {address}, its API at {address}/docs")  # noqa: T201 # this is what a terminal is for
     print(f"Counts live in {settings.store_kind}; an acknowledged hit survives {survives}.")  # noqa: T201
     open_to_all = [may for may, keys in (("count", settings.write_keys), ("read", settings.read_keys)) if not keys]

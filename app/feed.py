@@ -107,6 +107,10 @@ class Feed:
         """The counts of the day, as they are shown."""
         return dict(zip(self._names, self._counts, strict=True))
 
+    def seen(self, event: str) -> int:
+        """An event's count of the day, as it is shown."""
+        return self._counts[self._index[event]] if event in self._index else 0
+
     def replace(self, moment: Moment, counts: Mapping[str, int], before: Mapping[str, int], generation: int) -> None:
         """Show these counts where they are smaller than what was shown before they were read: the store lost some.
 

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from app import __version__
 from app.events import Clock
+from app.kafka import SURVIVES, Kafka, KafkaHealth
 from app.limits import Limits
 from app.live import Live
 from app.metrics import Metrics
@@ -39,6 +40,7 @@ Health = TypedDict(
         "staleSeconds": float | None,
         "spoolBytes": int,
         "lostBatches": int,
+        "kafka": KafkaHealth | None,
         "nodes": int,
         "liveTickSeconds": float,
         "resetsAt": str,
@@ -47,16 +49,24 @@ Health = TypedDict(
 )
 
 
-def state(store: CounterStore, nodes: Nodes, live: Live) -> State:
+def state(store: CounterStore, nodes: Nodes, live: Live, kafka: Kafka | None) -> State:
     condition = store.condition()
-    reasons = [*condition.reasons, *nodes.reasons()]
+    reasons = [*condition.reasons, *nodes.reasons(), *(kafka.reasons() if kafka else [])]
     if live.tick_seconds() > LATE_SECONDS:
         reasons.append("pages are not told what changes")
-    return State("down" if not condition.accepts else "degraded" if reasons else "ok", reasons)
+    accepts = kafka.accepts() if kafka and kafka.buffers else condition.accepts
+    return State("down" if not accepts else "degraded" if reasons else "ok", reasons)
 
 
 def add_routes(
-    app: FastAPI, store: CounterStore, nodes: Nodes, live: Live, clock: Clock, limits: Limits, metrics: Metrics
+    app: FastAPI,
+    store: CounterStore,
+    nodes: Nodes,
+    live: Live,
+    kafka: Kafka | None,
+    clock: Clock,
+    limits: Limits,
+    metrics: Metrics,
 ) -> None:
     metrics.watch("tally_spool_bytes", "What waits to be applied.", lambda: store.condition().spool_bytes)
     metrics.watch(
@@ -73,18 +83,19 @@ def add_routes(
     @app.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
         """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
-        condition, (status, reasons) = store.condition(), state(store, nodes, live)
+        condition, (status, reasons) = store.condition(), state(store, nodes, live, kafka)
         stale = condition.stale_seconds
         response.status_code = 503 if status == "down" else 200
         return Health(
             status=status,
             reasons=reasons,
             store=store.kind,
-            ack=condition.ack,
-            survives=store.survives,
+            ack="log" if kafka and kafka.buffers else condition.ack,
+            survives=SURVIVES if kafka and kafka.buffers else store.survives,
             staleSeconds=stale and round(stale, 1),
             spoolBytes=condition.spool_bytes,
             lostBatches=condition.lost_batches,
+            kafka=kafka.health() if kafka else None,
             nodes=nodes.count(),
             liveTickSeconds=round(live.tick_seconds(), 1),
             resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from app.access import Access, Headers
 from app.events import BY_MAX, NAME_MAX, By, Hit, InvalidName, Key, Visit, event_name, fold, visitor_name
+from app.kafka import Kafka
 from app.limits import Limits, client
 from app.problems import REFUSALS, Answer, Problem, documented
 from app.recorder import Recorded, Recorder
@@ -49,6 +50,10 @@ _BARE = HitBody()
 CountedHit = TypedDict("CountedHit", {"eventName": str, "count": int, "total": int, "day": str, "ack": Ack})
 CountedBatch = TypedDict("CountedBatch", {"accepted": int, "counts": dict[str, int], "day": str, "ack": Ack})
 
+# What is in the log is not counted yet, so it is answered with what was last known.
+LoggedHit = TypedDict("LoggedHit", {"eventName": str, "countSeen": int, "day": str, "ack": Ack})
+LoggedBatch = TypedDict("LoggedBatch", {"accepted": int, "countsSeen": dict[str, int], "day": str, "ack": Ack})
+
 # The bodies are decoded by msgspec, so OpenAPI is told of them here.
 _BY = {"type": "integer", "minimum": 1, "maximum": BY_MAX, "default": 1}
 _WHO = {"type": ["string", "null"], "maxLength": NAME_MAX}
@@ -64,11 +69,11 @@ def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"requestBody": {"content": {media: {"schema": schema} for media, schema in schemas.items()}}}
 
 
-def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access) -> EventRoute:
+def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access: Access) -> EventRoute:
     @app.post(
         EVENT_ROUTE,
         response_model=CountedHit,
-        responses=documented(413, 422, 429, 503),
+        responses={202: {"model": LoggedHit, "description": "In Kafka"}, **documented(413, 422, 429, 503)},
         openapi_extra=_body({"application/json": _HIT}),
     )
     async def count_event(request: Request, event: Annotated[str, Depends(path_name)]) -> Response:
@@ -81,13 +86,15 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access)
         key = _key(request, access, f"/event/{event}", counts, visits)
         recorded = await recorder.record(counts, key, visits)
         count, total = values(recorded)[event]
+        if recorded.ack == "log":
+            return Json(LoggedHit(eventName=event, countSeen=count, day=recorded.date, ack="log"), [], 202)
         counted = CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack)
         return Json(counted, [_REPLAYED] if recorded.replayed else [])
 
     @app.post(
         "/events",
         response_model=CountedBatch,
-        responses=documented(413, 422, 429, 503),
+        responses={202: {"model": LoggedBatch, "description": "In Kafka"}, **documented(413, 422, 429, 503)},
         openapi_extra=_body({"application/json": _BATCH, "application/x-ndjson": _TEXT, "text/plain": _TEXT}),
     )
     async def count_events(request: Request) -> Response:
@@ -104,6 +111,9 @@ def add_routes(app: FastAPI, recorder: Recorder, limits: Limits, access: Access)
         recorded = await recorder.record(amounts, key, visits)
         counts = {event: value.count for event, value in values(recorded).items()}
         accepted = sum(amounts.values())
+        if recorded.ack == "log":
+            logged = LoggedBatch(accepted=accepted, countsSeen=counts, day=recorded.date, ack="log")
+            return Json(logged, [], 202)
         counted = CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack)
         return Json(counted, [_REPLAYED] if recorded.replayed else [])
 
@@ -323,8 +333,8 @@ REFUSED: dict[str, tuple[int, str, dict[str, str]]] = {
 class Json(Response):
     """What is told; Response's own way to these few headers costs more than the encoding."""
 
-    def __init__(self, content: object, headers: Headers) -> None:
-        self.status_code, self.background = 200, None
+    def __init__(self, content: object, headers: Headers, status: int = 200) -> None:
+        self.status_code, self.background = status, None
         self.body = msgspec.json.encode(content)
         length = b"%d" % len(self.body)
         self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json"), *headers]

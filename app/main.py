@@ -18,6 +18,7 @@ from app import __version__, admin, badges, countapi, health, ingest, problems, 
 from app.access import Access
 from app.events import Calendar, Clock
 from app.feed import Feed
+from app.kafka import Kafka
 from app.limits import Limits
 from app.live import Live
 from app.metrics import Metrics
@@ -65,7 +66,8 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     live = Live(feed, metrics, settings.live_interval_ms / 1000, access.admit_page)
     nodes = Nodes(store, feed, clock, metrics)
     recorder = Recorder(store, clock, nodes.publish, metrics)
-    jobs = schedule(feed, live, nodes, store, clock, settings)
+    kafka = Kafka(settings, store, clock, feed, nodes, metrics) if settings.kafka or settings.kafka_inputs else None
+    jobs = schedule(feed, live, nodes, kafka, store, clock, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,9 +76,13 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
             live.start()
             await nodes.start()
             recorder.start()
+            if kafka:
+                kafka.start()
             jobs.start()
             yield
             jobs.shutdown()
+            if kafka:
+                await kafka.close()
             await recorder.close()
             await nodes.close()
             await live.close()
@@ -93,16 +99,16 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.access = access
-    app.state.jobs, app.state.live, app.state.store = jobs, live, store
+    app.state.jobs, app.state.live, app.state.store, app.state.kafka = jobs, live, store, kafka
     refuse = problems.install(app, metrics)
-    count_event = ingest.add_routes(app, recorder, limits, access)
+    count_event = ingest.add_routes(app, kafka if kafka and settings.kafka else recorder, limits, access)
     charge, read_event = query.add_routes(app, store, clock, limits, settings.days_kept)
     badges.add_routes(app, store, clock, charge)
     stream.add_routes(app, live, charge)
     admin.add_routes(app, recorder, store, clock, limits, settings.events_max)
     if settings.countapi:
         countapi.add_routes(app, store, recorder, limits, charge)
-    health.add_routes(app, store, nodes, live, clock, limits, metrics)
+    health.add_routes(app, store, nodes, live, kafka, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
     framers = " ".join(settings.embed_origins) or "'none'"

@@ -11,6 +11,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from app import health
 from app.events import Calendar, Clock
 from app.feed import Feed
+from app.kafka import Kafka
 from app.live import Live
 from app.nodes import Nodes
 from app.settings import Settings
@@ -30,7 +31,7 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
 
 
 def schedule(
-    feed: Feed, live: Live, nodes: Nodes, store: CounterStore, clock: Clock, settings: Settings
+    feed: Feed, live: Live, nodes: Nodes, kafka: Kafka | None, store: CounterStore, clock: Clock, settings: Settings
 ) -> AsyncIOScheduler:
     """The jobs, not yet started."""
     kept = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
@@ -47,7 +48,7 @@ def schedule(
             log.warning("nothing was pruned this time: %s", error)
 
     async def tell_state() -> None:
-        feed.tell_state(*health.state(store, nodes, live))
+        feed.tell_state(*health.state(store, nodes, live, kafka))
 
     # A late job is still wanted, and one that was missed several times is wanted once.
     jobs = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults={"misfire_grace_time": None, "coalesce": True})

@@ -19,6 +19,8 @@ from pydantic_settings import (
 )
 
 STORES = r"^(sqlite:///.|memory://$|rediss?(\+sentinel|\+cluster)?://.|unix://.)"
+SERVERS = r"^([^\s,/?]+:\d+(,[^\s,/?]+:\d+)*)?$"
+TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 
 Rate = Annotated[str, AfterValidator(lambda notation: parse_many(notation) and notation)]
 
@@ -126,6 +128,28 @@ class Settings(BaseSettings):
     countapi: bool = Field(default=False, description="Whether CountAPI's routes are served: /hit, /get and /info.")
     spool: str = Field(default="data/spool", description="The directory that keeps hits while Redis is away.")
     spool_max_mb: int = Field(default=512, ge=1, le=1_000_000, description="Its bound in MB; over it hits get a 503.")
+
+    kafka: str = Field(
+        default="",
+        pattern=SERVERS,
+        description="`host:port` of a Kafka, several comma-separated: POSTs wait in its topic, answered with 202.",
+    )
+    kafka_topic: str = Field(default="tally.events", pattern=TOPIC, description="The topic in which POSTs wait.")
+    kafka_inputs: str = Field(
+        default="",
+        description="Topics of others whose records are counted, each as `host:port/topic?event=field`, with spaces "
+        "between them.",
+    )
+    kafka_group: str = Field(default="tally", min_length=1, description="The consumer group of all nodes on one store.")
+    kafka_dead_letters: str = Field(
+        default="tally.dead", pattern=TOPIC, description="The topic for records that cannot be counted."
+    )
+    kafka_options: str = Field(
+        default="",
+        repr=False,
+        description="TLS and SASL as `name=value&…`: `security_protocol`, `sasl_mechanism`, `sasl_plain_username`, "
+        "`sasl_plain_password`, `ssl_cafile`, `ssl_certfile`, `ssl_keyfile`.",
+    )
 
     @property
     def store_kind(self) -> Literal["memory", "sqlite", "redis"]:

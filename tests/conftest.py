@@ -20,6 +20,7 @@ from typing import TypeVar
 import httpx
 import pytest
 import uvicorn
+from kafka_broker import Broker
 from proxy import Proxy
 from redis_servers import Cluster, ComposedRedis, GuardedRedis, RedisServer, Sentinels, free_port, wait_until
 
@@ -109,6 +110,16 @@ def up(servers: Servers) -> Iterator[Servers]:
         yield servers
     finally:
         servers.stop()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka of this module's tests; who stops it starts it again."""
+    broker = Broker(tmp_path_factory.mktemp("kafka"))
+    try:
+        yield broker.start()
+    finally:
+        broker.kill()
 
 
 @dataclass

@@ -242,16 +242,22 @@ class Sentinels:
         return seen == ("master", 2, "slave", "ok")
 
 
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate of this address, which vouches for itself, and its key."""
+    assert shutil.which("openssl"), "openssl is not installed: apt-get install openssl"
+    certificate, key = directory / "server.crt", directory / "server.key"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=here"
+    out = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *out], check=True, capture_output=True)
+    return certificate, key
+
+
 class GuardedRedis(RedisServer):
     """Redis behind TLS alone, with a user who may do what Tally asks, on Tally's keys and channels."""
 
     def __init__(self, directory: Path) -> None:
-        assert shutil.which("openssl"), "openssl is not installed: apt-get install openssl"
-        self.authority = directory / "server.crt"  # which vouches for itself
-        key, password, port = directory / "server.key", secrets.token_hex(8), free_port()
-        make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=redis"
-        out = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(self.authority)]
-        subprocess.run([*make.split(), *out], check=True, capture_output=True)
+        self.authority, key = certificate(directory)
+        password, port = secrets.token_hex(8), free_port()
         super().__init__(
             directory,
             *("--tls-port", str(port), "--tls-cert-file", str(self.authority), "--tls-key-file", str(key)),

@@ -36,6 +36,8 @@ ORDER += [
     "app.problems",
     "app.access",
     "app.limits",
+    "app.records",
+    "app.kafka",
 ]
 ORDER += [
     "app.changes",
@@ -56,6 +58,7 @@ ALONE = {
     "redis": ["app.stores.redis"],
     "sqlite3": ["app.stores.spool", "app.stores.sqlite"],
     "apscheduler": ["app.schedule"],
+    "aiokafka": ["app.kafka", "app.records"],
 }
 ALONE |= {"socketio": ["app.live"], "slowapi": ["app.limits"], "os": []}
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT, Process, RedisServer, wait_until
 
 
-def start(**environment: str) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
-    command = [sys.executable, "-m", "app"]
+    command = [sys.executable, "-m", "app", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=20, check=False
     )
@@ -50,6 +50,8 @@ def test_uvicorn_serves_app_main_app(store: str, process, tmp_path: Path, redis_
         ({"TALLY_TIMEZONE": "../../etc/passwd"}, ["TALLY_TIMEZONE", "timezone"]),
         ({"TALLY_WRITE_LIMIT": "many"}, ["TALLY_WRITE_LIMIT", "rate limit"]),
         ({"TALLY_PORT": "0"}, ["TALLY_PORT"]),
+        ({"TALLY_KAFKA": "localhost"}, ["TALLY_KAFKA"]),
+        ({"TALLY_KAFKA_INPUTS": "k/orders"}, ["TALLY_KAFKA_INPUTS", "written as in TALLY_KAFKA"]),
         ({"TALLY_STORE": "sqlite:////proc/nothing/tally.db"}, ["/proc/nothing/tally.db", "make it writable"]),
     ],
 )
@@ -59,6 +61,14 @@ def test_what_cannot_work_is_refused_in_one_line(environment: dict[str, str], wo
     (line,) = ended.stderr.splitlines()
     assert line.startswith("tally: ")
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("environment", [{"TALLY_KAFKA": "k:9092"}, {"TALLY_STORE": "redis://127.0.0.1:1"}])
+def test_who_cannot_consume_is_told_what_it_takes(environment: dict[str, str]) -> None:
+    ended = start("consume", **environment)
+    assert ended.returncode != 0
+    (line,) = ended.stderr.splitlines()
+    assert "consume needs TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis" in line
 
 
 def test_a_second_process_on_the_same_file_is_refused_and_told_what_to_do(process, tmp_path: Path) -> None:
