@@ -24,6 +24,8 @@ PEERS = ("express", "socket.io", "express-rate-limit", "redis")
 COLUMNS = {
     "rate": ("requests/s", "{:,.0f}"),
     "hits": ("hits/s", "{:,.0f}"),
+    "records": ("records/s", "{:,.0f}"),
+    "plain_us": ("plain consumer µs/record", "{:.1f}"),
     "answered": ("answered/s", "{:,.0f}"),
     "p50_ms": ("POST p50 ms", "{:.1f}"),
     "p99_ms": ("POST p99 ms", "{:.1f}"),

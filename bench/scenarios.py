@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bench.clients import swarm
+from bench.kafka import records
 from bench.load import Figures, offer, quantile, read_pages, seed, wrk
 from bench.servers import UNLIMITED, Server
 
@@ -118,6 +119,10 @@ async def memory(server: Server, _pace: Pace) -> Figures:
         await asyncio.sleep(0.5)
         figures |= {f"{what}_{names}": (size - begin[what]) / (names - 100) for what, size in _sizes(server).items()}
     return figures
+
+
+async def waiting_records(server: Server, pace: Pace) -> Figures:
+    return await records(server, pace.seconds)
 
 
 def _sizes(server: Server) -> dict[str, int]:
@@ -277,6 +282,22 @@ SCENARIOS: dict[str, Scenario] = {
                 ("features/tally memory, bare",),
             ),
             Case("tally redis", "a key", partial(posts, kind="key"), ("post/tally redis",)),
+        ],
+    ),
+    "log": Scenario(
+        "Kafka in front",
+        "POSTs that are answered once they are in Kafka, whose one broker has the load's core, and are counted from "
+        "there at the same time; and records of 50 names in 8 partitions that wait to be counted, beside a consumer "
+        "that counts them in a dict and does nothing else.",
+        [
+            *(Case(f"kafka {store}", "POST", posts, (f"post/tally {store}",)) for store in STORES),
+            Case(
+                "kafka memory",
+                "batches",
+                partial(posts, kind="batch", names=1000, connections=BATCH_CONNECTIONS),
+                ("batch/tally memory",),
+            ),
+            *(Case(f"kafka {store}", "records", waiting_records) for store in STORES),
         ],
     ),
 }

@@ -38,6 +38,7 @@ UVICORN = ["-m", "uvicorn", "--port", "{port}", "--no-access-log", "--log-level"
 # What is measured: a program, and after it the store.
 COMMANDS = {
     "tally": [sys.executable, "-m", "app"],
+    "kafka": [sys.executable, "-m", "app"],  # Tally with a log in front of its store
     "express": ["node", "bench/peers/express/server.js"],
     "naive": [sys.executable, *UVICORN, "bench.peers.naive:app"],
     "bare": [sys.executable, *UVICORN, "--lifespan", "off", "--no-server-header", "bench.peers.bare:app"],
@@ -46,7 +47,8 @@ COMMANDS = {
 
 
 def installed(name: str) -> bool:
-    return shutil.which(COMMANDS[name.partition(" ")[0]][0]) is not None
+    program = name.partition(" ")[0]
+    return shutil.which("java" if program == "kafka" else COMMANDS[program][0]) is not None
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Server:
     port: int
     directory: Path
     redis: Redis | None
+    kafka: str = ""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -102,11 +105,16 @@ class Server:
         with urllib.request.urlopen(f"{self.url}/events", timeout=120) as answer:
             return json.load(answer)
 
+    def is_well(self) -> bool:
+        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{self.url}/health") as answer:
+            return json.load(answer)["status"] == "ok"
+        return False
+
     def settled_counts(self) -> dict[str, int]:
         """The counts once nothing more arrives: a load that was stopped leaves requests under way."""
         before, counts = None, self.counts()
         while counts != before:
-            time.sleep(0.1)
+            time.sleep(2.5 if self.kafka else 0.1)  # what lies in a log is counted after its answer
             before, counts = counts, self.counts()
         return counts
 
@@ -120,18 +128,26 @@ def serving(name: str, **environment: str) -> Iterator[Server]:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=data)))
         store = stack.enter_context(redis_server(directory)) if kind == "redis" or program == "webdis" else None
+        log = ""
+        if program == "kafka":
+            from bench.kafka import kafka  # noqa: PLC0415 # which needs what is here
+
+            log = stack.enter_context(kafka(directory / "kafka"))
+            environment |= {"TALLY_KAFKA": log, "TALLY_KAFKA_INPUTS": f"{log}/records"}
         port = free_port()
         chosen = _environment(program, kind, port, directory, store) | environment
         command = [part.format(port=port, directory=directory) for part in COMMANDS[program]]
         process = stack.enter_context(_running(command, directory / "log", SERVER_CORE, chosen))
-        server = Server(name, process, port, directory, store)
+        server = Server(name, process, port, directory, store, log)
         _wait_until_it_answers(server)
+        while log and not server.is_well():
+            time.sleep(0.05)
         yield server
 
 
 def _environment(program: str, kind: str, port: int, directory: Path, store: Redis | None) -> dict[str, str]:
     url = store.url if store else ""
-    if program == "tally":
+    if program in {"tally", "kafka"}:
         stores = {"memory": "memory://", "sqlite": f"sqlite:///{directory}/tally.db", "redis": url}
         own = {"TALLY_STORE": stores[kind], "TALLY_PORT": str(port), "TALLY_SPOOL": str(directory / "spool")}
         return TALLY | own
