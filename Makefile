@@ -1,15 +1,16 @@
 # Every target sets up what it needs. `make run` is the first one to try.
-.PHONY: run test kafka bench mutants check format lock clean
+.PHONY: run test kafka bench soak mutants check format lock screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 TOOLS := $(BIN)/.tools
 EXPRESS := bench/peers/express
+NODE := node_modules/.package-lock.json
 
 run: $(BIN)/.installed
 	@$(BIN)/python -m app
 
-test: $(TOOLS)
+test: $(TOOLS) $(NODE)
 	@tools/setup redis-server nginx openssl chromium
 	@tools/setup maven || true # without it, Kafka's tests are skipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -26,19 +27,33 @@ bench: $(TOOLS)
 	@cd $(EXPRESS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	$(BIN)/python -m bench.run $(BENCH)
 
+# What an open dashboard costs its browser: `make soak` leaves it open under traffic for MINUTES, 1440 for a day.
+MINUTES ?= 10
+soak: $(TOOLS)
+	@tools/setup chromium
+	$(BIN)/python -m bench.pages
+	$(BIN)/python -m bench.pages --soak $(MINUTES)
+
 # Does each fault test fail on the wrong build that it names?
 mutants: $(TOOLS)
 	@tools/setup redis-server nginx openssl chromium maven
 	$(BIN)/python tests/mutants.py
 
-check: $(TOOLS)
+check: $(TOOLS) $(NODE)
 	@tools/setup nginx
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	node_modules/.bin/tsc
+	$(BIN)/python tools/vendor.py --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/compose-lint docker-compose.yml
 	$(BIN)/python tests/proxy.py
+
+# The dashboard's pictures in docs/img, of a month that is counted for them; one to two minutes.
+screenshots: $(TOOLS)
+	@tools/setup chromium
+	$(BIN)/python tests/screenshots.py
 
 format: $(TOOLS)
 	$(BIN)/ruff format .
@@ -53,7 +68,7 @@ lock: $(TOOLS)
 	  pyproject.toml -o requirements-dev.txt
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis test-artifacts $(EXPRESS)/node_modules
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis test-artifacts node_modules $(EXPRESS)/node_modules
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -64,6 +79,12 @@ $(BIN)/python:
 $(BIN)/.installed: requirements.txt | $(BIN)/python
 	@echo "Installing the pinned dependencies into .venv (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+# What checks the dashboard's types, looks at its pages, and the library that is vendored; nobody who runs Tally needs it.
+$(NODE): package-lock.json
+	@tools/setup npm
+	@npm ci --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 $(TOOLS): requirements-dev.txt $(BIN)/.installed
