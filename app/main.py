@@ -110,6 +110,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         countapi.add_routes(app, store, recorder, limits, charge)
     health.add_routes(app, store, nodes, live, kafka, clock, limits, metrics)
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
+    app.add_api_route("/kiosk", lambda: FileResponse(STATIC / "kiosk.html"), include_in_schema=False)
     app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
     framers = " ".join(settings.embed_origins) or "'none'"
     framed = {"content-security-policy": _CSP.replace("ancestors 'none'", f"ancestors {framers}") + _TRUSTED_TYPES}

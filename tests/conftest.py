@@ -28,6 +28,7 @@ from app.__main__ import OneFrameProtocol, OneWriteProtocol
 from app.main import create_app
 from app.settings import Settings
 
+pytest_plugins = ["browser"]
 ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "the-key-of-an-administrator"
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}

@@ -2,56 +2,18 @@
 
 import functools
 import os
-import shutil
+import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Process, RedisServer
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from conftest import Process, RedisServer
+from playwright.sync_api import Error, Page, expect
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 WIDTHS = [320, 390, 768, 1440, 1920]
 HOSTILE = ["<img src=x onerror=alert(1)>", "x" * 128, "ورود کاربر", "👩‍💻 pairing", '"><svg onload=alert(1)>']
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    binary = shutil.which("chromium")
-    assert binary, "chromium is not installed: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def said() -> list[str]:
-    """What pages said on their consoles, which is to be nothing."""
-    return []
-
-
-@pytest.fixture
-def open_page(browser: Browser, said: list[str], request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
-
-    def open_one(url: str, **context: object) -> Page:
-        page = browser.new_context(**context).new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(url)
-        pages.append(page)
-        return page
-
-    yield open_one
-    artifacts = ROOT / "test-artifacts"
-    artifacts.mkdir(exist_ok=True)
-    for i, page in enumerate(pages):
-        page.screenshot(path=artifacts / f"{request.node.name}-{i}.png")
-        page.context.close()
 
 
 @pytest.fixture
@@ -109,9 +71,10 @@ def test_a_lost_connection_dims_the_numbers_and_the_page_catches_up(tally: Proce
 def test_an_outage_of_the_store_is_shown_and_the_numbers_move_on(process, own_redis: RedisServer, open_page) -> None:
     tally = process(TALLY_STORE=own_redis.url)
     page = open_page(tally.url)
-    expect(page.locator("#status")).to_have_attribute("data-state", "degraded")
+    expect(page.locator("#status")).to_have_attribute("data-state", "spooling")
     tally.post("/event/a")
     expect(count(page, "a")).to_have_text("1")
+    expect(page.locator("#banner")).to_contain_text("Hits are kept on disk")
     own_redis.start()
     expect(page.locator("#status")).to_have_attribute("data-state", "live", timeout=20_000)
 
@@ -187,3 +150,127 @@ def test_a_page_of_another_origin_counts_and_watches_where_it_may(process, shop:
     with pytest.raises(Error, match="Failed to fetch"):
         page.evaluate(POST_TWICE, [alone.url, key])
     assert alone.get("/events") == {}
+
+
+def state(page: Page):
+    return page.locator("#status")
+
+
+def test_before_anything_is_known_a_page_says_so(tally: Process, browser) -> None:
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(tally.url)
+    expect(page.locator("main")).to_have_attribute("aria-busy", "true")
+    expect(state(page)).to_contain_text("Connecting")
+    page.context.close()
+
+
+@pytest.mark.catches(
+    "paints while paused", "static/js/session.js", "if (queued || !loaded || paused ||", "if (queued || !loaded ||"
+)
+def test_a_paused_page_stands_still_and_then_catches_up(tally: Process, open_page, said: list[str]) -> None:
+    tally.post("/event/a")
+    page = open_page(tally.url)
+    expect(count(page, "a")).to_have_text("1")
+    page.locator("#pause").click()
+    expect(state(page)).to_have_attribute("data-state", "paused")
+    tally.post("/event/a")
+    expect(state(page)).to_contain_text("1 waiting")
+    expect(count(page, "a")).to_have_text("1")
+    page.keyboard.press("p")
+    expect(count(page, "a")).to_have_text("2")
+    expect(state(page)).to_have_attribute("data-state", "live")
+    assert said == []
+
+
+def test_a_page_without_a_network_says_so_and_catches_up(tally: Process, open_page) -> None:
+    tally.post("/event/a")
+    page = open_page(tally.url)
+    expect(state(page)).to_have_attribute("data-state", "live")
+    page.context.set_offline(True)
+    expect(state(page)).to_have_attribute("data-state", "offline")
+    expect(page.locator("#as-of")).to_contain_text("as of")
+    tally.post("/event/a")
+    page.context.set_offline(False)
+    expect(count(page, "a")).to_have_text("2", timeout=15_000)
+    expect(state(page)).to_have_attribute("data-state", "live")
+
+
+def test_a_page_that_slept_catches_up(tally: Process, open_page, said: list[str]) -> None:
+    tally.post("/event/a")
+    page = open_page(tally.url)
+    expect(count(page, "a")).to_have_text("1")
+    browser = page.context.new_cdp_session(page)
+    browser.send("Page.setWebLifecycleState", {"state": "frozen"})
+    tally.post("/events", b'{"a": 5, "b": 2}')
+    browser.send("Page.setWebLifecycleState", {"state": "active"})
+    expect(count(page, "a")).to_have_text("6")
+    expect(count(page, "b")).to_have_text("2")
+    assert said == []
+
+
+@pytest.mark.catches("takes silence for life", "static/js/live.js", 'if (silent) return "stale";', "")
+def test_a_server_that_has_gone_quiet_is_not_taken_for_live(tally: Process, open_page) -> None:
+    tally.post("/event/a")
+    page = open_page("about:blank")
+    page.clock.install()
+    page.goto(tally.url)
+    expect(count(page, "a")).to_have_text("1")
+    os.kill(tally.pid, signal.SIGSTOP)
+    try:
+        page.clock.fast_forward(33_000)
+        expect(state(page)).to_have_attribute("data-state", "stale")
+        expect(count(page, "a")).to_have_text("1")
+    finally:
+        os.kill(tally.pid, signal.SIGCONT)
+    tally.post("/event/a")
+    expect(count(page, "a")).to_have_text("2")
+    expect(state(page)).to_have_attribute("data-state", "live")
+
+
+def test_a_page_that_may_ask_no_more_goes_on_live(process, open_page) -> None:
+    tally = process(TALLY_STORE="memory://", TALLY_READ_LIMIT="3/minute")
+    tally.post("/event/a")
+    page = open_page(tally.url)
+    expect(state(page)).to_have_attribute("data-state", "limited")
+    tally.post("/event/a")
+    expect(count(page, "a")).to_have_text("2")
+    expect(page.locator("#banner")).to_contain_text("asks more than it may")
+
+
+def test_what_could_not_be_loaded_can_be_asked_for_again(tally: Process, open_page) -> None:
+    page = open_page(tally.url)
+    expect(state(page)).to_have_attribute("data-state", "live")
+    tally.kill()
+    page.evaluate("location.hash = '#/history'")
+    expect(page.locator("#history-note")).to_contain_text("could not be loaded")
+    tally.start()
+    page.locator("#history-retry").click()
+    expect(page.locator("#history-note")).to_contain_text("No day is over yet")
+
+
+@pytest.mark.catches(
+    "sees no new version", "static/js/session.js", "health.version !== version", "health.version === 'another'"
+)
+def test_a_new_version_is_offered_to_a_page_and_taken_by_a_kiosk(tally: Process, open_page) -> None:
+    page, kiosk = open_page(tally.url), open_page(f"{tally.url}/kiosk")
+    for one in (page, kiosk):
+        expect(state(one)).to_have_attribute("data-state", "live")
+        one.wait_for_load_state("networkidle")  # by then it knows the version
+        one.evaluate("document.documentElement.dataset.same = ''")
+    tally.kill()
+    tally._command = ("-c", "import app; app.__version__ = '99.0'; from app.__main__ import main; main()")
+    tally.start()
+    expect(page.locator("#banner")).to_contain_text("Tally has been updated", timeout=20_000)
+    expect(page.locator("html[data-same]")).to_have_count(1)
+    page.locator("#banner button").click()
+    for one in (page, kiosk):
+        expect(one.locator("html[data-same]")).to_have_count(0, timeout=20_000)
+        expect(state(one)).to_have_attribute("data-state", "live")
+
+
+def test_an_address_of_a_page_that_does_not_exist_leads_to_the_first(
+    tally: Process, open_page, said: list[str]
+) -> None:
+    page = open_page(f"{tally.url}/#/nowhere/at?all")
+    expect(page.locator("#empty")).to_be_visible()
+    assert said == []

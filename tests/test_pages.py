@@ -9,11 +9,8 @@ from typing import Self
 
 import httpx
 import pytest
-import test_browser
 from conftest import Process
 from playwright.sync_api import Page, Route, expect
-
-browser, said, open_page = test_browser.browser, test_browser.said, test_browser.open_page
 
 COUNTAPI_PAGE = """<!doctype html><meta charset="utf-8">
 <p id="fetch"></p><p id="xhr"></p><p id="json"></p><p id="get"></p><p id="missing"></p><p id="path"></p>

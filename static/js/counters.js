@@ -1,6 +1,8 @@
 // @ts-check
 // The model: what is counted, how often, and what changed since the last paint.
 
+/** @typedef {{name: string, count: number}} Row */
+
 export class Counters {
   /** @type {string[]} */ names = [];
   /** @type {number[]} */ counts = [];
@@ -14,7 +16,12 @@ export class Counters {
     this.names = names;
     this.counts = counts;
     this.total = counts.reduce((sum, count) => sum + count, 0);
-    this.#dirty = new Set(names.keys());
+    this.renew();
+  }
+
+  /** What a view that has just opened has to look at: everything. */
+  renew() {
+    this.#dirty = new Set(this.names.keys());
     this.#remade = true;
   }
 
@@ -32,6 +39,24 @@ export class Counters {
       this.#dirty.add(index);
     }
     return this.total - before;
+  }
+
+  /** Those with the largest counts, in one pass. @param {number} size @returns {Row[]} */
+  top(size) {
+    /** @type {number[]} */ const best = [];
+    this.counts.forEach((count, index) => {
+      if (best.length === size && count <= this.counts[best[size - 1]]) return;
+      // Equal counts keep the server's order, so rows do not swap for nothing.
+      const at = best.findIndex((other) => this.counts[other] < count);
+      best.splice(at < 0 ? best.length : at, 0, index);
+      if (best.length > size) best.pop();
+    });
+    return best.map((index) => ({ name: this.names[index], count: this.counts[index] }));
+  }
+
+  /** @param {string} name */
+  of(name) {
+    return this.counts[this.names.indexOf(name)] ?? 0;
   }
 
   /** Hands over what changed and starts a new list. */

@@ -28,3 +28,46 @@ export function s(tag, attrs, ...children) {
   el.append(...children);
   return el;
 }
+
+const COPIED_MS = 2000; // long enough to be read
+
+/** A button that copies what an element says. @param {HTMLElement} button @param {HTMLElement} source */
+export function copies(button, source) {
+  button.addEventListener("click", async () => {
+    // The clipboard needs a secure context; without one the line is selected for Ctrl+C.
+    const copied = await navigator.clipboard?.writeText(source.textContent ?? "").then(() => true, () => false);
+    if (!copied) getSelection()?.selectAllChildren(source);
+    const before = button.textContent;
+    button.textContent = copied ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => { button.textContent = before; }, COPIED_MS);
+  });
+}
+
+/** Hands the reader a file. @param {string} name @param {string} text */
+export function download(name, text) {
+  const href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  h("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000); // the browser reads it some time after the click
+}
+
+/**
+ * A radio group that looks like one control with several parts.
+ * @param {HTMLElement} el a fieldset @param {string} name @param {Record<string, string>} labels value -> label
+ * @param {(value: string) => void} onChange
+ */
+export function segments(el, name, labels, onChange) {
+  const inputs = Object.keys(labels).map((value) => /** @type {HTMLInputElement} */ (h("input", { type: "radio", name, value })));
+  el.append(...inputs.map((input) => h("label", {}, input, h("span", {}, labels[input.value]))));
+  el.addEventListener("change", (event) => onChange(/** @type {HTMLInputElement} */ (event.target).value));
+  return (/** @type {string} */ value) => { for (const input of inputs) input.checked = input.value === value; };
+}
+
+/** @param {string[]} head @param {(Node|string)[][]} rows the first cell of each names it */
+export function table(head, rows) {
+  const th = (/** @type {string} */ scope, /** @type {Node|string} */ text) => h("th", { scope }, text);
+  const body = rows.map(([first, ...cells]) => h("tr", {}, th("row", first), ...cells.map((cell) => h("td", {}, cell))));
+  return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => th("col", text)))), h("tbody", {}, ...body));
+}
+
+/** Text from outside in a direction of its own. @param {string} text */
+export const bdi = (text) => h("bdi", { dir: "auto" }, text);

@@ -2,12 +2,11 @@
 // Before the first event: a line to paste, a button to try, and marks being drawn.
 
 import { postHit } from "./api.js";
-import { byId, reducedMotion } from "./dom.js";
+import { byId, copies, reducedMotion } from "./dom.js";
 import { createMarks } from "./marks.js";
 
 const STROKE_MS = 260; // about the pace of a hand
 const STROKES = 8; // one whole gate and the beginning of the next
-const COPIED_MS = 2000; // long enough to be read
 
 /** @param {() => void} onHit called after a test hit @returns {(show: boolean) => void} */
 export function createEmpty(onHit) {
@@ -25,13 +24,7 @@ export function createEmpty(onHit) {
     if (stroke < STROKES) drawing = setTimeout(() => drawTo(stroke + 1), STROKE_MS);
   }
 
-  copy.addEventListener("click", async () => {
-    // The clipboard needs a secure context; without one the line is selected for Ctrl+C.
-    const copied = await navigator.clipboard?.writeText(code.textContent).then(() => true, () => false);
-    if (!copied) getSelection()?.selectAllChildren(code);
-    copy.textContent = copied ? "Copied" : "Press Ctrl+C";
-    setTimeout(() => { copy.textContent = "Copy"; }, COPIED_MS);
-  });
+  copies(copy, code);
   button.addEventListener("click", async () => {
     button.disabled = true;
     note.textContent = await postHit("hello").then(() => "Counted.", (error) => `That did not work. ${error.message}`);

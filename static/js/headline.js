@@ -1,42 +1,90 @@
 // @ts-check
-// The strip on top: hits today, hits per minute, events, and the time to the reset.
+// The strip on top: hits today, hits per minute, who they came from, and the time to the reset.
 
-import { serverNow } from "./api.js";
-import { byId } from "./dom.js";
-import { countdown, moment, number } from "./format.js";
+import { getAudience } from "./api.js";
+import { byId, h } from "./dom.js";
+import { countdown, dayEnd, number, percent } from "./format.js";
 import { createMarks } from "./marks.js";
 import { tween } from "./tween.js";
 
-/** @param {import("./counters.js").Counters} counters @param {import("./series.js").Series} series */
-export function createHeadline(counters, series) {
-  const [hits, rate, events, reset] = ["hits-today", "hits-per-minute", "event-count", "reset-in"].map(byId);
-  const marks = createMarks("hits today");
+const AUDIENCE_MS = 15_000; // unique people are counted by asking, not live
+
+/**
+ * A large number that moves, with its marks.
+ * @param {HTMLElement} value @param {HTMLElement} sheet @param {string} name whose handwriting
+ */
+export function createHero(value, sheet, name) {
+  const marks = createMarks(name);
   let shown = 0;
-  byId("hero-marks").append(marks.el);
+  sheet.replaceChildren(marks.el);
 
-  /** @param {number} total */
-  function write(total) {
-    shown = total;
-    hits.textContent = number(total);
-    // The style sheet fits the size of the headline to its number of digits.
-    hits.style.setProperty("--len", String(Math.max(6, hits.textContent.length)));
+  /** @param {number} n */
+  function write(n) {
+    shown = n;
+    value.textContent = number(n);
+    // The style sheet fits the size of the number to its digits.
+    value.style.setProperty("--len", String(Math.max(6, value.textContent.length)));
   }
 
-  /** @param {boolean} animate */
-  function draw(animate) {
-    tween(hits, animate ? shown : counters.total, counters.total, write);
-    marks.set(counters.total, animate);
-    events.textContent = number(counters.names.length);
-  }
+  return (/** @type {number} */ n, /** @type {boolean} */ animate) => {
+    tween(value, animate ? shown : n, n, write);
+    marks.set(n, animate);
+  };
+}
 
-  /** What moves with the clock alone. @param {boolean} fresh false keeps the last rate */
-  function tick(fresh) {
-    const perMinute = series.perMinute(serverNow());
-    const resetsAt = counters.resetsAt;
-    if (fresh) rate.textContent = perMinute === null ? "–" : number(perMinute);
-    reset.textContent = resetsAt === null ? "–" : countdown(resetsAt - serverNow());
-    reset.title = resetsAt === null ? "" : `Counts start again at ${moment(resetsAt)}`;
+/** @param {HTMLElement} list a dl @param {Record<string, string>} labels by key */
+export function createFigures(list, labels) {
+  /** @type {Record<string, HTMLElement>} */ const values = {};
+  for (const [key, label] of Object.entries(labels)) {
+    values[key] = h("dd", { className: "value" }, "–");
+    list.append(h("div", { hidden: label.startsWith("?") }, h("dt", {}, label.replace(/^\?/, "")), values[key]));
   }
+  /** A figure that is there from now on; null takes it away. @param {string} key @param {string|null} text @param {string} [title] */
+  return (key, text, title = "") => {
+    if (values[key].textContent !== text) values[key].textContent = text;
+    values[key].title = title;
+    /** @type {HTMLElement} */ (values[key].parentElement).hidden = text === null;
+  };
+}
 
-  return { draw, tick };
+/** Keeps the figures on people; a server that does not count them shows none. @param {ReturnType<typeof createFigures>} set */
+export function createAudience(set) {
+  let [asked, of] = [-AUDIENCE_MS, ""];
+  return async (/** @type {string} */ name) => {
+    if (of === name && performance.now() - asked < AUDIENCE_MS) return;
+    [asked, of] = [performance.now(), name];
+    const found = await getAudience(name).catch((error) => (error.status === 404 ? null : undefined));
+    if (of !== name || found === undefined) return;
+    if (found === null) asked = Infinity;
+    const near = found && !found.exact ? "≈ " : "";
+    const title = near && `An estimate${found?.error ? `, give or take ${percent(found.error)}` : ""}`;
+    set("users", found && near + number(found.users), title);
+    set("sessions", found && number(found.activeSessions), "With a hit in the last 5 minutes");
+  };
+}
+
+/** @param {ReturnType<typeof import("./session.js").openSession>} session @param {import("./series.js").Series} series */
+export function createHeadline({ counters, now, health }, series) {
+  const hero = createHero(byId("hits-today"), byId("hero-marks"), "hits today");
+  const set = createFigures(byId("figures"), {
+    rate: "Hits per minute", events: "Events", users: "?Unique users", sessions: "?Active sessions", reset: "Reset in",
+  });
+  const audience = createAudience(set);
+
+  return {
+    /** @param {boolean} animate */
+    draw(animate) {
+      hero(counters.total, animate);
+      set("events", number(counters.names.length));
+    },
+    /** What moves with the clock alone. @param {boolean} fresh false keeps the last rate */
+    tick(fresh) {
+      const perMinute = series.perMinute(now());
+      const resetsAt = counters.resetsAt;
+      if (fresh) set("rate", perMinute === null ? "–" : number(perMinute));
+      const end = health()?.resetsAt; // on the service's clock
+      set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Counts start again ${dayEnd(end)}` : "");
+      if (fresh) audience("");
+    },
+  };
 }

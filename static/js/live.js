@@ -5,20 +5,22 @@ import { io } from "../vendor/socket.io.esm.min.js";
 
 const SNAPSHOT_TIMEOUT_MS = 5000; // a snapshot that has not arrived by then was lost: ask again
 const KICKED_DELAY_MS = 2000; // Socket.IO never retries after the server hung up, so we do, gently
+const SILENT_MS = 32_000; // the server is heard every 25 s at least, when it pings
 const FAILURES_BEFORE_HINT = 2; // two failures and never a success look like a proxy that drops upgrades
 
 /**
- * @typedef {"loading"|"live"|"reconnecting"|"offline"|"degraded"} StatusName
+ * @typedef {"loading"|"live"|"reconnecting"|"offline"|"degraded"|"stale"|"locked"} StatusName
  * @typedef {{name: StatusName, reasons: string[], asOf: number, hint: boolean}} Status
  * @typedef {{seq: number, since?: number, changes: [number, number][], names: string[]}} Changes
- * @typedef {{epoch: string, seq: number, resetsAt: string|null, offset: number, size: number,
+ * @typedef {{epoch: string, seq: number, day: string, generation: number, resetsAt: string|null, offset: number, size: number,
  *            names: string[], counts: number[]}} Snapshot
- * @param {{onSnapshot: (s: Snapshot) => void, onChanges: (c: Changes) => void, onStatus: (s: Status) => void}} on
+ * @param {{key: () => string, onSnapshot: (s: Snapshot) => void, onChanges: (c: Changes) => void, onStatus: (s: Status) => void}} on
  */
-export function openLive({ onSnapshot, onChanges, onStatus }) {
-  const socket = io("/live", { transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
+export function openLive({ key, onSnapshot, onChanges, onStatus }) {
+  const auth = (/** @type {(data: object) => void} */ send) => send(key() ? { key: key() } : {});
+  const socket = io("/live", { auth, transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
   let [seq, size, failures, timer, asOf] = [-1, 0, 0, 0, Date.now()];
-  let [awaiting, synced, everSynced, online] = [true, false, false, navigator.onLine];
+  let [awaiting, synced, everSynced, online, silent, locked] = [true, false, false, navigator.onLine, false, false];
   /** @type {Snapshot|null} */ let pages = null;
   /** @type {Changes[]} */ let early = [];
   /** @type {string[]|null} */ let degraded = null;
@@ -26,7 +28,9 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
   /** @returns {StatusName} */
   function name() {
     if (!online) return "offline";
+    if (locked) return "locked";
     if (!synced) return everSynced || failures ? "reconnecting" : "loading";
+    if (silent) return "stale";
     return degraded ? "degraded" : "live";
   }
 
@@ -37,8 +41,16 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
   /** Data is proof: whatever the browser says about the network, the server was just heard. */
   function heard() {
     asOf = Date.now();
-    if (online) return;
-    online = true;
+    if (online && !silent) return;
+    [online, silent] = [true, false];
+    report();
+  }
+
+  /** Whether a connection that looks open has gone quiet; asked once a second. */
+  function listen() {
+    const quiet = synced && Date.now() - asOf > SILENT_MS;
+    if (quiet === silent) return;
+    silent = quiet;
     report();
   }
 
@@ -60,7 +72,8 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
   /** @param {Snapshot} page */
   function takePage(page) {
     heard();
-    if (page.offset === 0) pages = { ...page, names: [], counts: [] };
+    // The first page begins anew, also unasked: after a loss, or when an administrator has lowered a count.
+    if (page.offset === 0) [pages, awaiting] = [{ ...page, names: [], counts: [] }, true];
     if (pages?.epoch !== page.epoch || pages.seq !== page.seq || page.offset !== pages.names.length) return resync();
     pages.names.push(...page.names);
     pages.counts.push(...page.counts);
@@ -72,7 +85,7 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
     clearTimeout(timer);
     const late = early;
     ({ seq, size } = whole);
-    [awaiting, synced, everSynced, failures, pages, early] = [false, true, true, 0, null, []];
+    [awaiting, synced, everSynced, locked, failures, pages, early] = [false, true, true, false, 0, null, []];
     report();
     onSnapshot(whole);
     late.forEach(takeChanges);
@@ -91,7 +104,14 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
   }
 
   function retry() {
-    if (!socket.connected) socket.disconnect().connect();
+    if (!socket.connected && !locked) renew();
+  }
+
+  /** A new connection, with the key there is now. */
+  function renew() {
+    [locked, failures] = [false, 0];
+    socket.disconnect().connect();
+    report();
   }
 
   // The client hands over messages that came early before it says "connect": keep what is there.
@@ -104,19 +124,20 @@ export function openLive({ onSnapshot, onChanges, onStatus }) {
     report();
   });
   socket.on("disconnect", (/** @type {string} */ reason) => {
-    synced = false;
+    [synced, silent] = [false, false];
     expectSnapshot();
     report();
     if (reason === "io server disconnect") setTimeout(() => socket.connect(), KICKED_DELAY_MS);
   });
-  socket.on("connect_error", () => {
+  socket.on("connect_error", (/** @type {Error & {data?: {status?: number}}} */ error) => {
     failures += 1;
+    locked = [401, 403].includes(error.data?.status ?? 0); // asked again with the same key, it would say the same
     report();
-    if (!socket.active) setTimeout(() => socket.connect(), KICKED_DELAY_MS);
+    if (!socket.active && !locked) setTimeout(() => socket.connect(), KICKED_DELAY_MS);
   });
   socket.io.on("ping", heard);
   addEventListener("offline", () => { online = false; report(); });
   addEventListener("online", () => { online = true; report(); retry(); });
   report();
-  return { retry };
+  return { retry, renew, listen };
 }

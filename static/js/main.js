@@ -1,128 +1,115 @@
 // @ts-check
-// Boot and wiring: model, socket and views meet here.
+// The dashboard: pages by the part of the address behind #, shortcuts, and what all pages share.
 
-import { getEvents, getSeries, serverNow } from "./api.js";
-import { createCards } from "./cards.js";
-import { createChart } from "./chart.js";
-import { Counters } from "./counters.js";
+import { createBoard } from "./board.js";
 import { byId } from "./dom.js";
-import { createEmpty } from "./empty.js";
-import { createHeadline } from "./headline.js";
-import { createLeaderboard } from "./leaderboard.js";
-import { openLive } from "./live.js";
-import { Series } from "./series.js";
+import { createEvent } from "./event.js";
+import { number, plural } from "./format.js";
+import { createHistory } from "./history.js";
+import { createLock } from "./lock.js";
+import { createOverview } from "./overview.js";
+import { choose, pref } from "./prefs.js";
+import { parse } from "./router.js";
+import { openSession } from "./session.js";
+import { createSettings } from "./settings.js";
 import { createStatus } from "./status.js";
 
-const PAINT_MS = 250; // four paints of data a second: readable, and cheap on phones
-const TICK_MS = 1000; // one clock for everything that only depends on time
-const SERIES_MS = 10_000; // live hits carry the chart on; a reload corrects any drift
-
-const counters = new Counters();
-const series = new Series();
-const cards = createCards(byId("cards"), counters);
-const chart = createChart(series);
-const headline = createHeadline(counters, series);
-const drawLeaderboard = createLeaderboard(byId("leaderboard"), counters);
-const showEmpty = createEmpty(loadEvents);
-const showStatus = createStatus(() => live.retry());
-let [queued, loaded, synced, chartDirty] = [false, false, false, false];
-let [painted, seriesAsked] = [-PAINT_MS, -SERIES_MS];
-
-function schedule() {
-  if (queued || !loaded || document.hidden) return;
-  queued = true;
-  setTimeout(() => requestAnimationFrame(paint), Math.max(0, painted + PAINT_MS - performance.now()));
-}
-
-function paint() {
-  [queued, painted] = [false, performance.now()];
-  const { dirty, remade } = counters.take();
-  byId("main").removeAttribute("aria-busy");
-  byId("board").hidden = !counters.names.length;
-  showEmpty(!counters.names.length);
-  cards.update(dirty, remade);
-  drawLeaderboard();
-  headline.draw(!remade);
-}
-
-function tick() {
-  if (!loaded || document.hidden) return;
-  // Without the server an empty minute would be a guess, not a zero.
-  if ((synced && series.advance(serverNow())) || chartDirty) chart.draw();
-  chartDirty = false;
-  headline.tick(synced);
-  cards.resort();
-  loadSeries();
-}
-
-async function loadSeries() {
-  if (document.hidden || performance.now() - seriesAsked < SERIES_MS) return;
-  seriesAsked = performance.now();
-  const error = await getSeries().then(({ points }) => series.load(points), (reason) => reason);
-  byId("chart-note").textContent = error && !series.points.length ? `No history to show. ${error.message}` : "";
-  chart.draw();
-  chart.describe();
-  headline.tick(!error);
-}
-
-/** Plain HTTP: quicker than the socket's handshake, and there when sockets are blocked. */
-async function loadEvents() {
-  const map = await getEvents().catch(() => null);
-  if (map && !synced) show(Object.keys(map), Object.values(map));
-}
-
-/** @param {string[]} names @param {number[]} counts */
-function show(names, counts) {
-  counters.replace(names, counts);
-  loaded = true;
-  schedule();
-}
-
-const live = openLive({
-  onSnapshot({ names, counts, resetsAt }) {
-    counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
-    show(names, counts);
-    loadSeries();
-    headline.tick(synced);
+const session = openSession({
+  paint(dirty, remade, lively) {
+    byId("main").removeAttribute("aria-busy");
+    page().paint(dirty, remade, lively);
   },
-  onChanges({ changes, names }) {
-    series.add(counters.apply(changes, names), serverNow());
-    chartDirty = true;
-    schedule();
+  tick(synced) {
+    page().tick(synced);
+    announce();
   },
+  onHits: (hits) => overview.count(hits),
+  onSnapshot: () => page().renew(),
   onStatus(status) {
-    synced = status.name === "live" || status.name === "degraded";
+    state = status.name;
     showStatus(status);
+    lock(state === "locked" && view !== "settings");
+    byId("pause").ariaPressed = String(session.isPaused());
+    if (view === "settings") page().renew();
   },
 });
+const overview = createOverview(session);
+const renew = () => session.reconnect();
+const pages = {
+  overview, event: createEvent(session, renew), leaderboard: createBoard(session), history: createHistory(session), settings: createSettings(session),
+};
+const showStatus = createStatus(session.retry);
+const lock = createLock(byId("lock"), renew);
+let view = /** @type {keyof typeof pages} */ ("");
+let [said, saidAt, state] = [-1, Date.now(), ""];
+const page = () => pages[view];
 
-function clearFilter() {
-  byId("filter").value = "";
-  cards.layout();
+function route() {
+  const asked = parse(location.hash);
+  const next = /** @type {keyof typeof pages} */ (Object.hasOwn(pages, asked.view) && (asked.view !== "event" || asked.name) ? asked.view : "overview");
+  const moved = view && (view !== next || next === "event");
+  if (view && view !== next) page().hide();
+  view = next;
+  for (const section of document.querySelectorAll("[data-page]")) /** @type {HTMLElement} */ (section).hidden = section.getAttribute("data-page") !== view;
+  for (const anchor of document.querySelectorAll("[data-to]")) {
+    anchor.getAttribute("data-to") === view ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
+  }
+  lock(state === "locked" && view !== "settings");
+  page().show(asked);
+  document.title = [page().title(), "Tally"].filter(Boolean).join(" · ");
+  session.repaint();
+  if (!moved) return;
+  // A reader who hears the page has to hear that it is another one.
+  scrollTo(0, 0);
+  byId(`page-${view}`).querySelector("h1").focus();
 }
 
-byId("clear").addEventListener("click", clearFilter);
-byId("theme").addEventListener("click", () => {
+/** The sum, spoken now and then to who asked for it. */
+function announce() {
+  const every = 1000 * Number(pref("announce"));
+  if (said < 0) said = session.counters.total;
+  if (!every || Date.now() - saidAt < every) return;
+  const total = session.counters.total;
+  byId("announce").textContent = `${plural(total, "hit")} today, ${number(Math.max(0, total - said))} more`;
+  [said, saidAt] = [total, Date.now()];
+}
+
+function switchTheme() {
   const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  const theme = (document.documentElement.dataset.theme ?? system) === "dark" ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  try { localStorage.setItem("tally-theme", theme); } catch { /* a blocked storage only loses the preference */ }
-});
+  const shown = pref("theme") === "system" ? system : pref("theme");
+  choose("theme", shown === "dark" ? "light" : "dark");
+  if (view === "settings") page().renew();
+}
+
+const pause = () => session.pause(!session.isPaused());
+const go = (/** @type {string} */ hash) => () => { location.hash = hash; };
+/** @type {Record<string, () => void>} */
+const shortcuts = {
+  "/": () => byId("filter").focus(), p: pause, t: switchTheme, "?": () => byId("help").showModal(), k: () => location.assign("/kiosk"),
+  go: go("#/"), gl: go("#/leaderboard"), gh: go("#/history"), gs: go("#/settings"),
+};
+let prefix = "";
 addEventListener("keydown", (event) => {
-  const { key, target, ctrlKey, metaKey, altKey } = event;
+  const { key, ctrlKey, metaKey, altKey } = event;
+  const target = /** @type {HTMLElement} */ (event.target);
   const filter = byId("filter");
-  if (key === "Escape" && target === filter) return clearFilter();
-  const typing = /** @type {HTMLElement} */ (target).matches("input, select, textarea");
-  if (key !== "/" || typing || ctrlKey || metaKey || altKey || !filter.offsetParent) return;
+  if (key === "Escape" && target === filter) return overview.clearFilter();
+  const typing = target.matches("input:not([type=radio]), select, textarea") || document.querySelector("dialog[open]");
+  if (typing || ctrlKey || metaKey || altKey || pref("shortcuts") === "off") return;
+  const run = shortcuts[prefix + key];
+  prefix = key === "g" && !prefix ? "g" : "";
+  if (!run || (key === "/" && !filter.offsetParent)) return;
   event.preventDefault();
-  filter.focus();
+  run();
 });
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) return;
-  live.retry();
-  schedule();
-  tick();
+byId("pause").addEventListener("click", pause);
+byId("theme").addEventListener("click", switchTheme);
+byId("help-open").addEventListener("click", () => byId("help").showModal());
+byId("help-close").addEventListener("click", () => byId("help").close());
+document.querySelector(".skip")?.addEventListener("click", (event) => {
+  event.preventDefault(); // the part behind # is the page's
+  byId("main").focus();
 });
-setInterval(tick, TICK_MS);
-loadEvents();
-loadSeries();
+addEventListener("hashchange", route);
+route();
+session.start();

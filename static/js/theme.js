@@ -1,5 +1,8 @@
-// Classic script in <head>: the stored theme has to be in place before the first paint.
+// Classic script in <head>: what the reader chose has to be in place before the first paint.
 try {
-  const stored = localStorage.getItem("tally-theme");
-  if (stored === "light" || stored === "dark") document.documentElement.dataset.theme = stored;
+  const asked = new URLSearchParams(location.search).get("theme");
+  for (const name of ["theme", "density"]) {
+    const stored = (name === "theme" && asked) || localStorage.getItem(`tally-${name}`);
+    if (stored) document.documentElement.dataset[name] = stored;
+  }
 } catch { /* a blocked storage means the system's theme */ }

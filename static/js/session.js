@@ -1,0 +1,142 @@
+// @ts-check
+// What every page of Tally runs on: the model, the socket, the service's health, and one clock for it all.
+
+import { getEvents, getHealth, limitedFor, onRefusal, serverNow } from "./api.js";
+import { Counters } from "./counters.js";
+import { openLive } from "./live.js";
+import { key } from "./prefs.js";
+import { resolve } from "./state.js";
+
+const PAINT_MS = 250; // four paints of data a second: readable, and cheap on phones
+const CALM_ABOVE = 50; // events that change at once: then digits change, and nothing glides, glows or counts up
+const TICK_MS = 1000; // one clock for everything that only depends on time
+const HEALTH_MS = 30_000; // tells a new version, and how an outage goes on
+const HEALTH_SOON_MS = 5000; // while not all is well
+
+/**
+ * @typedef {{name: import("./state.js").Name, reasons: string[], asOf: number, hint: boolean, waiting: number,
+ *   limitedMs: number, updated: boolean, synced: boolean, health: import("./api.js").Health|null}} Shown
+ * @param {{paint: (dirty: Set<number>, remade: boolean, lively: boolean) => void, tick: (synced: boolean) => void,
+ *   onHits?: (hits: number) => void, onSnapshot?: () => void, onStatus: (status: Shown) => void}} page
+ */
+export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () => {}, onStatus }) {
+  const counters = new Counters();
+  /** @type {import("./live.js").Status} */
+  let status = { name: "loading", reasons: [], asOf: Date.now(), hint: false };
+  /** @type {import("./api.js").Health|null} */ let health = null;
+  let [queued, loaded, paused, refused, updated] = [false, false, false, false, false];
+  let [painted, healthAsked, waiting, version, limited] = [-PAINT_MS, -HEALTH_MS, 0, "", false];
+  /** @type {ReturnType<typeof openLive>} */ let live;
+  const synced = () => ["live", "degraded"].includes(status.name);
+
+  function schedule() {
+    if (queued || !loaded || paused || document.hidden) return;
+    queued = true;
+    setTimeout(() => requestAnimationFrame(draw), Math.max(0, painted + PAINT_MS - performance.now()));
+  }
+
+  function draw() {
+    [queued, painted] = [false, performance.now()];
+    const { dirty, remade } = counters.take();
+    paint(dirty, remade, !remade && dirty.size <= CALM_ABOVE);
+  }
+
+  function report() {
+    const name = resolve({ live: refused ? "locked" : status.name, paused, limited: limitedFor() > 0, health });
+    onStatus({ ...status, name, waiting, limitedMs: limitedFor(), updated, synced: synced(), health });
+  }
+
+  function beat() {
+    live.listen();
+    if (document.hidden) return;
+    if (paused || limited || limitedFor()) report();
+    limited = limitedFor() > 0;
+    if (loaded && !paused) tick(synced());
+    if (performance.now() - healthAsked > (synced() && status.name === "live" ? HEALTH_MS : HEALTH_SOON_MS)) askHealth();
+  }
+
+  async function askHealth() {
+    healthAsked = performance.now();
+    health = await getHealth().catch(() => null);
+    version ||= health?.version ?? "";
+    updated = !!health && health.version !== version;
+    report();
+  }
+
+  /** Plain HTTP: quicker than the socket's handshake, and there when sockets are blocked. */
+  async function load() {
+    const map = await getEvents().catch(() => null);
+    if (map) refused = false;
+    if (map && !synced()) show(Object.keys(map), Object.values(map));
+  }
+
+  /** @param {string[]} names @param {number[]} counts */
+  function show(names, counts) {
+    counters.replace(names, counts);
+    loaded = true;
+    schedule();
+  }
+
+  const connect = () => openLive({
+    key,
+    onSnapshot({ names, counts, resetsAt }) {
+      counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
+      show(names, counts);
+      onSnapshot();
+    },
+    onChanges({ changes, names }) {
+      waiting += paused ? changes.length : 0;
+      onHits(counters.apply(changes, names));
+      schedule();
+    },
+    onStatus(next) {
+      const changed = status.name !== next.name;
+      status = next;
+      report();
+      if (changed && next.name !== "loading") askHealth();
+    },
+  });
+
+  return {
+    counters,
+    load,
+    /** Connects, once everything that is told about it is there. */
+    start() {
+      live = connect();
+      onRefusal(({ needsKey, status }) => {
+        if (needsKey) refused = true;
+        if (needsKey || status === 429) report();
+      });
+      document.addEventListener("visibilitychange", () => {
+        if (document.hidden) return;
+        live.retry();
+        schedule();
+        beat();
+      });
+      setInterval(beat, TICK_MS);
+      load();
+    },
+    retry: () => live.retry(),
+    now: serverNow,
+    health: () => health,
+    isPaused: () => paused,
+    /** Everything is looked at again, also where nothing changed and while paused: a page has just opened. */
+    repaint() {
+      counters.renew();
+      if (loaded) draw();
+    },
+    /** @param {boolean} still */
+    pause(still) {
+      [paused, waiting] = [still, 0];
+      report();
+      schedule();
+    },
+    /** Begins anew, with the key there is now. */
+    reconnect() {
+      refused = false;
+      live.renew();
+      load();
+      report();
+    },
+  };
+}
