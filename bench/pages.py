@@ -1,0 +1,205 @@
+"""What an open dashboard costs its browser: beside a page that redraws everything, and for as long as it is left open.
+
+`python -m bench.pages` measures the first for half a minute; `make soak` the second, for MINUTES=10.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+
+from bench.servers import serving
+
+EVENTS = 1000
+BATCH, BATCHES_PER_SECOND = 200, 20
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+VIEWPORT = {"width": 1440, "height": 900}
+# A dashboard as it is written first: for each update it redraws the card and puts all of them in order.
+NAIVE = """async () => {
+  const { io } = await import("/static/vendor/socket.io.esm.min.js");
+  const [counts, cards] = [{}, {}];
+  document.body.innerHTML = "<main></main>";
+  const main = document.querySelector("main");
+  function show(name, count) {
+    counts[name] = count;
+    if (!cards[name]) {
+      cards[name] = main.appendChild(document.createElement("div"));
+      cards[name].className = "card";
+      cards[name].dataset.event = name;
+    }
+    cards[name].innerHTML = `<p>${name}</p><p>${count.toLocaleString()}</p>`;
+  }
+  const order = () => Object.keys(cards).sort((a, b) => counts[b] - counts[a]);
+  const sort = () => { for (const name of order()) main.append(cards[name]); };
+  for (const [name, count] of Object.entries(await (await fetch("/events")).json())) show(name, count);
+  io({ transports: ["websocket"] }).on("update", ({ eventName, count }) => { show(eventName, count); sort(); });
+}"""
+WATCH = """() => {
+  window.seen = { frames: 0, long: 0, longest: 0 };
+  new PerformanceObserver((list) => {
+    for (const { duration } of list.getEntries()) { seen.long += 1; seen.longest = Math.max(seen.longest, duration); }
+  }).observe({ type: "longtask" });
+  const count = () => { seen.frames += 1; requestAnimationFrame(count); };
+  count();
+}"""
+
+
+@dataclass
+class Cost:
+    """Of a page, while so many batches came."""
+
+    batches: int
+    main_ms: float  # all of the main thread, for each batch
+    frames: float  # a second
+    long_tasks: int
+    longest_ms: float
+    heap_before: int
+    heap_after: int
+
+
+class Traffic(threading.Thread):
+    """Batches of changes at a steady pace, as long as it is not stopped."""
+
+    def __init__(self, url: str, events: int) -> None:
+        super().__init__(daemon=True)
+        self._url = f"{url}/events"
+        self._names = [f"event.{i:05}" for i in range(events)]
+        self._over = threading.Event()
+        self.batches = 0
+        for i in range(0, events, 10_000):
+            self._post(dict.fromkeys(self._names[i : i + 10_000], 1))
+
+    def run(self) -> None:
+        chance, due = random.Random(1), time.monotonic()
+        while not self._over.wait(max(0.0, due - time.monotonic())):
+            due += 1 / BATCHES_PER_SECOND
+            self._post({name: chance.randint(1, 5) for name in chance.sample(self._names, BATCH)})
+            self.batches += 1
+
+    def stop(self) -> None:
+        """And count one hit more, which says that all was heard."""
+        self._over.set()
+        self.join()
+        self._post({"the.end": 1})
+
+    def _post(self, counts: dict[str, int]) -> None:
+        with urllib.request.urlopen(self._url, data=json.dumps(counts).encode(), timeout=20):
+            pass
+
+
+def cost(page: Page, traffic: Traffic, seconds: float) -> Cost:
+    """Of a page that has settled, from the first batch until the last one is shown."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})  # CPU, whatever else runs here
+    page.evaluate(WATCH)
+    before, heap = spent(devtools), live_heap(devtools)
+    began = time.monotonic()
+    traffic.start()
+    page.wait_for_timeout(1000 * seconds)
+    traffic.stop()
+    page.locator('[data-event="the.end"]').wait_for(state="attached", timeout=120_000)
+    took, main = time.monotonic() - began, spent(devtools) - before
+    seen = page.evaluate("seen")
+    per_batch = 1000 * main / traffic.batches
+    return Cost(
+        traffic.batches, per_batch, seen["frames"] / took, seen["long"], seen["longest"], heap, live_heap(devtools)
+    )
+
+
+def spent(devtools: CDPSession) -> float:
+    """Seconds of the page's main thread: script, style, layout and paint."""
+    metrics = devtools.send("Performance.getMetrics")["metrics"]
+    return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+
+def live_heap(devtools: CDPSession) -> int:
+    devtools.send("HeapProfiler.collectGarbage")
+    return int(devtools.send("Runtime.getHeapUsage")["usedSize"])
+
+
+def of_dashboard(browser: Browser, url: str, seconds: float, events: int = EVENTS) -> Cost:
+    traffic = Traffic(url, events)
+    with opened(browser, url) as page:
+        page.locator('#status[data-state="live"]').wait_for()
+        page.wait_for_timeout(3000)  # the last hour of the cards has come
+        return cost(page, traffic, seconds)
+
+
+def of_naive(browser: Browser, url: str, seconds: float) -> Cost:
+    traffic = Traffic(url, EVENTS)
+    with opened(browser, f"{url}/health") as page:
+        page.evaluate(NAIVE)
+        page.locator(".card").first.wait_for()
+        return cost(page, traffic, seconds)
+
+
+@contextmanager
+def opened(browser: Browser, url: str) -> Iterator[Page]:
+    context = browser.new_context(viewport=VIEWPORT, bypass_csp=True)
+    page = context.new_page()
+    page.goto(url)
+    yield page
+    context.close()
+
+
+def until_usable(browser: Browser, url: str, events: int) -> tuple[float, float]:
+    """Seconds from opening a page of so many events to its first number, and to a filter that has answered."""
+    Traffic(url, events)
+    with opened(browser, "about:blank") as page:
+        began = time.monotonic()
+        page.goto(url, wait_until="commit")
+        page.locator("main:not([aria-busy]) .card .count").first.wait_for()
+        first = time.monotonic() - began
+        page.locator("#filter").fill(f"{events - 1:05}")
+        page.locator(f'.card[data-event="event.{events - 1:05}"]').wait_for()
+        return first, time.monotonic() - began
+
+
+def compare(browser: Browser) -> None:
+    print(f"{EVENTS} cards, {BATCHES_PER_SECOND} batches/s of {BATCH} changes:")
+    for name, measure, seconds in (("redraws on each update", of_naive, 1), ("the dashboard", of_dashboard, 10)):
+        with serving("tally memory") as server:
+            found = measure(browser, server.url, seconds)
+        print(
+            f"  {name}: {found.main_ms:.1f} ms of the main thread a batch, {found.frames:.0f} frames/s,"
+            f" {found.long_tasks} long tasks (the longest {found.longest_ms:.0f} ms)"
+        )
+    for events in (0, EVENTS, 10_000):
+        with serving("tally memory") as server:
+            first, usable = until_usable(browser, server.url, max(1, events))
+        print(f"  {max(1, events)} events: first number after {first:.2f} s, filtered after {usable:.2f} s")
+
+
+def soak(browser: Browser, minutes: float) -> None:
+    """The same traffic for a long time; memory of the page and of the server, ten times."""
+    with serving("tally memory") as server, opened(browser, server.url) as page:
+        traffic = Traffic(server.url, EVENTS)
+        devtools = page.context.new_cdp_session(page)
+        traffic.start()
+        for i in range(11):
+            page.wait_for_timeout(6000 * minutes if i else 5000)
+            heap, rss = live_heap(devtools) / 1e6, server.rss() / 1e6
+            print(f"  {i * minutes / 10:6.1f} min: page {heap:.1f} MB, server {rss:.1f} MB", flush=True)
+        traffic.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.pages", description=__doc__)
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="leave it open for so long")
+    options = parser.parse_args()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        soak(browser, options.soak) if options.soak else compare(browser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
