@@ -123,7 +123,8 @@ def spent(devtools: CDPSession) -> float:
 
 def live_heap(devtools: CDPSession) -> int:
     devtools.send("HeapProfiler.collectGarbage")
-    return int(devtools.send("Runtime.getHeapUsage")["usedSize"])
+    usage = devtools.send("Runtime.getHeapUsage")
+    return int(usage["usedSize"] + usage["embedderHeapUsedSize"])  # of its scripts, and of what is in its document
 
 
 def of_dashboard(browser: Browser, url: str, seconds: float, events: int = EVENTS) -> Cost:
