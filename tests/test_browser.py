@@ -164,9 +164,7 @@ def test_before_anything_is_known_a_page_says_so(tally: Process, browser) -> Non
     page.context.close()
 
 
-@pytest.mark.catches(
-    "paints while paused", "static/js/session.js", "if (queued || !loaded || paused ||", "if (queued || !loaded ||"
-)
+@pytest.mark.catches("paints while paused", "static/js/session.js", "if (!paused) draw();", "draw();")
 def test_a_paused_page_stands_still_and_then_catches_up(tally: Process, open_page, said: list[str]) -> None:
     tally.post("/event/a")
     page = open_page(tally.url)

@@ -30,13 +30,19 @@ export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () =>
   const synced = () => ["live", "degraded"].includes(status.name);
 
   function schedule() {
-    if (queued || !loaded || paused || document.hidden) return;
+    if (queued || !loaded || document.hidden) return;
     queued = true;
-    setTimeout(() => requestAnimationFrame(draw), Math.max(0, painted + PAINT_MS - performance.now()));
+    setTimeout(() => requestAnimationFrame(frame), Math.max(0, painted + PAINT_MS - performance.now()));
+  }
+
+  /** What was under way when the reader paused waits, too. */
+  function frame() {
+    queued = false;
+    if (!paused) draw();
   }
 
   function draw() {
-    [queued, painted] = [false, performance.now()];
+    painted = performance.now();
     const { dirty, remade } = counters.take();
     paint(dirty, remade, !remade && dirty.size <= CALM_ABOVE);
   }
