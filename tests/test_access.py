@@ -328,7 +328,7 @@ def test_keys_come_from_a_file_or_from_the_environment(
 def test_the_first_lines_warn_where_others_reach_what_is_open(
     capsys: pytest.CaptureFixture, host: str, chosen: dict, words: str | None
 ) -> None:
-    __main__.greet(Settings(TALLY_STORE="memory://", host=host, **chosen), "")
+    __main__.greet(Settings(TALLY_STORE="memory://", host=host, **chosen), "", False)
     said = capsys.readouterr().out
     warnings = [line for line in said.splitlines() if line.startswith("Warning")]
     assert ("Authorization: Bearer" in said) == ("write_keys" in chosen)
