@@ -9,6 +9,7 @@ from typing import Annotated, Any, BinaryIO
 import msgspec
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
 from app import changes
@@ -95,15 +96,19 @@ def add_routes(
     @app.post(
         "/import",
         openapi_extra={"requestBody": {"required": True, "content": {"application/x-ndjson": {}}}},
-        **every | {"responses": documented(422, 429, 503)},
+        **every | {"responses": documented(413, 422, 429, 503)},
     )
     async def import_all(request: Request) -> Imported:
         """Add an export to what there is, once however often it is sent. Nothing is added of a file with a bad line."""
         with tempfile.TemporaryFile() as file:
-            async for chunk in request.stream():
-                file.write(chunk)
             try:
+                async for chunk in request.stream():
+                    file.write(chunk)
                 return await import_file(file)
+            except ClientDisconnect:
+                raise Problem(400, "the body ended early") from None
+            except OSError as error:
+                raise Problem(413, f"there is no room for this file: {error}") from None
             except TransferError as error:
                 raise Problem(422, str(error)) from None
 

@@ -1,7 +1,7 @@
 """What administrators change, as writes that every store knows how to do at once.
 
 They are worked out from what the store says a moment before. A hit that comes in between is a hit after the change:
-nothing here sets a number, but adds the difference.
+nothing here sets a number, but adds the difference. Another change in between is noticed: this one is worked out anew.
 """
 
 from typing import Literal, NamedTuple
@@ -33,6 +33,7 @@ async def correct(
     store: CounterStore, moment: Moment, at: int, event: str, count: int | None, total: int | None, names_max: int
 ) -> tuple[Changes, Logged]:
     """Set an event's count of the day, its total, or both. Raises ChangeRefused."""
+    earlier = len(await history(store, moment.day))
     counts = await store.counts(moment.day, [event, EVERYTHING])
     (totals,) = await store.read([TOTAL], [event, EVERYTHING])
     before = Value(counts.get(event, 0), totals.get(event, 0))
@@ -43,11 +44,12 @@ async def correct(
     if max(counts.get(EVERYTHING, 0) + added.count, totals.get(EVERYTHING, 0) + added.total) > COUNT_MAX:
         raise ChangeRefused("overflow")
     writes = [Write("add", moment.counted[1], {event: added.count}), Write("add", TOTAL, {event: added.total})]
-    return await _logged(store, moment, writes, Logged(0, at, "correct", event, before, after))
+    return _logged(moment, writes, Logged(earlier + 1, at, "correct", event, before, after))
 
 
 async def delete(store: CounterStore, moment: Moment, at: int, event: str) -> tuple[Changes, Logged]:
     """Forget an event everywhere, and who came to it."""
+    earlier = len(await history(store, moment.day))
     counts = await store.counts(moment.day, [event])
     (totals,) = await store.read([TOTAL], [event])
     before = Value(counts.get(event, 0), totals.get(event, 0))
@@ -56,11 +58,12 @@ async def delete(store: CounterStore, moment: Moment, at: int, event: str) -> tu
     found = await store.read(of_events, [event])
     writes = [Write("take", bucket, counts) for bucket, counts in zip(of_events, found, strict=True) if counts]
     writes += [Write("drop", bucket) for bucket in buckets if bucket.of in visits_of(event)]
-    return await _logged(store, moment, writes, Logged(0, at, "delete", event, before, Value(0, 0)))
+    return _logged(moment, writes, Logged(earlier + 1, at, "delete", event, before, Value(0, 0)))
 
 
 async def reset(store: CounterStore, moment: Moment, at: int) -> tuple[Changes, Logged]:
     """Let the day's counts restart at 0: what was counted becomes a part of its own, and is taken off from now on."""
+    earlier = len(await history(store, moment.day))
     counts = await store.counts(moment.day)
     (totals,) = await store.read([TOTAL], [EVERYTHING])
     before = Value(counts.pop(EVERYTHING, 0), totals.get(EVERYTHING, 0))
@@ -69,7 +72,7 @@ async def reset(store: CounterStore, moment: Moment, at: int) -> tuple[Changes, 
         Write("add", day._replace(of=f"{PART}{at}"), counts),
         Write("add", offset, {event: -count for event, count in counts.items()}),
     ]
-    return await _logged(store, moment, writes, Logged(0, at, "reset", EVERYTHING, before, before._replace(count=0)))
+    return _logged(moment, writes, Logged(earlier + 1, at, "reset", EVERYTHING, before, before._replace(count=0)))
 
 
 async def erase(store: CounterStore, moment: Moment, user: str) -> tuple[Changes, None]:
@@ -86,12 +89,10 @@ async def history(store: CounterStore, day: int) -> list[Logged]:
     return sorted(msgspec.json.decode(entry, type=Logged) for entry in log)
 
 
-async def _logged(store: CounterStore, moment: Moment, writes: list[Write], logged: Logged) -> tuple[Changes, Logged]:
+def _logged(moment: Moment, writes: list[Write], logged: Logged) -> tuple[Changes, Logged]:
     day = Bucket("day", moment.day)
-    (generations,) = await store.read([day._replace(of=GENERATION)], [EVERYTHING])
-    logged = logged._replace(generation=generations.get(EVERYTHING, 0) + 1)
     writes += [
         Write("add", day._replace(of=LOG), {msgspec.json.encode(logged).decode(): 1}),
         Write("add", day._replace(of=GENERATION), {EVERYTHING: 1}),
     ]
-    return Changes(moment, writes), logged
+    return Changes(moment, writes, after=logged.generation - 1), logged

@@ -119,19 +119,25 @@ class Moment(NamedTuple):
 
     def marks(self, visit: Visit) -> Iterator[tuple[Bucket, str]]:
         """Where a visit is counted, with its event and among all of them, and under which id."""
-        minute, _, day, total = self.buckets
-        user, session, event = visit.user, visit.session, visit.event
-        if user is not None:
-            for bucket, of in ((minute, event), (day, event), (total, event), (day, EVERYTHING)):
-                yield bucket._replace(of=f"user:{of}"), user
-        if session is not None:
-            for bucket, of in ((minute, event), (day, event), (minute, EVERYTHING), (day, EVERYTHING)):
-                yield bucket._replace(of=f"session:{of}"), session
+        users, sessions = _visited(self, visit.event)
+        if visit.user is not None:
+            yield from ((bucket, visit.user) for bucket in users)
+        if visit.session is not None:
+            yield from ((bucket, visit.session) for bucket in sessions)
 
 
 @lru_cache(maxsize=256)  # those of this minute, mostly
 def _buckets(moment: Moment) -> tuple[Bucket, Bucket, Bucket, Bucket]:
     return Bucket("minute", moment.minute), Bucket("hour", moment.hour), Bucket("day", moment.day), TOTAL
+
+
+@lru_cache(maxsize=8192)  # many come to the same events
+def _visited(moment: Moment, event: str) -> tuple[list[Bucket], list[Bucket]]:
+    """Where the users of an event are counted, and its sessions."""
+    minute, _, day, total = moment.buckets
+    users = ((minute, event), (day, event), (total, event), (day, EVERYTHING))
+    sessions = ((minute, event), (day, event), (minute, EVERYTHING), (day, EVERYTHING))
+    return [b._replace(of=f"user:{of}") for b, of in users], [b._replace(of=f"session:{of}") for b, of in sessions]
 
 
 class Key(NamedTuple):
@@ -166,10 +172,13 @@ class Write(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What is done at once, other than to count hits."""
+    """What is done at once, other than to count hits; where it was worked out after so many changes of that day, only
+    if there were no others since.
+    """
 
     moment: Moment
     writes: Sequence[Write]
+    after: int | None = None
 
 
 Batch = Sequence[Posting]  # what one commit counts

@@ -56,6 +56,7 @@ class Nodes:
         self._changed = asyncio.Event()
         self._heard: dict[str, float] = {}  # when from whom
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
         metrics.watch("tally_nodes", "Nodes heard of lately, this one included.", self.count)
 
     async def start(self) -> None:
@@ -67,6 +68,7 @@ class Nodes:
             self._tasks += [asyncio.create_task(self._speak()), asyncio.create_task(self._listen())]
 
     async def close(self) -> None:
+        self._closing = True  # redis-py may take a cancellation for a failure of its own
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -118,7 +120,7 @@ class Nodes:
                 feed.merge(moment.day, self._early[2])
 
     async def _catch_up(self) -> None:
-        while True:
+        while not self._closing:
             await self._behind.wait()
             self._behind.clear()
             try:
@@ -140,7 +142,7 @@ class Nodes:
         return [] if heard else ["nothing is heard from any node, not even from this one"]
 
     async def _speak(self) -> None:
-        while True:
+        while not self._closing:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._changed.wait()
@@ -159,7 +161,7 @@ class Nodes:
             yield News(self._id, self._epoch, day, dict(counts[i : i + NEWS_EVENTS]), generation)
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 async for text in self._store.hear(SILENCE_SECONDS):
                     with contextlib.suppress(msgspec.DecodeError):  # of another version, perhaps

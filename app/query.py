@@ -183,9 +183,9 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         if event is None:
             counts = await (reads.today() if window == "today" else reads.sums(buckets))
             return [Ranked(rank=r, eventName=name, count=n) for r, name, n in await reads.ranked(counts, limit)]
-        of = f"user:{_named(event)}"
-        counts = await reads.sums([bucket._replace(of=of) for bucket in buckets])
-        _tell_partial(response, len(counts))
+        buckets = [bucket._replace(of=f"user:{_named(event)}") for bucket in buckets]
+        counts = await reads.sums(buckets)
+        _tell_partial(response, max(await reads.store.sizes(buckets)))
         return [RankedUser(rank=r, user=user, count=n) for r, user, n in await reads.ranked(counts, limit)]
 
 

@@ -4,6 +4,7 @@ No timer: an idle service commits at once, a busy one gathers by itself.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -21,6 +22,7 @@ from app.stores.base import (
     Applied,
     CounterStore,
     OutcomeUnknown,
+    Overtaken,
     Replayed,
     StoreError,
     StoreUnavailable,
@@ -103,8 +105,13 @@ class Recorder:
     async def change(self, plan: Callable[[Moment], Awaitable[tuple[Changes, T]]]) -> T:
         """Do what this plans, between two commits. Raises what it does, StoreUnavailable, or OutcomeUnknown."""
         async with self._turn:
-            changes, result = await plan(self._clock.moment())
-            applied = await self._apply(changes)
+            while True:
+                if self._store.condition().stale_seconds is not None:
+                    raise StoreUnavailable("the store is away, and what it has is not known")
+                changes, result = await plan(self._clock.moment())
+                with contextlib.suppress(Overtaken):  # by another node
+                    applied = await self._apply(changes)
+                    break
         self._publish(changes.moment, {}, applied.generations.get(changes.moment.day, 0))
         return result
 
@@ -162,13 +169,13 @@ class Recorder:
             log.exception("counted, but not shown live")
 
     async def _apply(self, work: Batch | Changes) -> Applied:
-        """Raises nothing but StoreUnavailable or OutcomeUnknown, so that whoever waits is told."""
+        """Raises nothing but StoreUnavailable, OutcomeUnknown or Overtaken, so that whoever waits is told."""
         at, store = self._offset, self._store
         try:
             applied = await insist(store, store.note_loss, self._source, at, at + 1, work)
         except Exception as error:
             self._source, self._offset = uuid.uuid4().hex, 0  # this offset is not used again
-            if isinstance(error, (StoreUnavailable, OutcomeUnknown)):
+            if isinstance(error, (StoreUnavailable, OutcomeUnknown, Overtaken)):
                 raise
             log.exception("a commit failed")
             raise OutcomeUnknown("an unexpected error") from error

@@ -55,8 +55,8 @@ def schedule(
     jobs.add_job(close_day, Midnight(clock.calendar), id="close_day")
     jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, where it was missed")
     jobs.add_job(tell_state, IntervalTrigger(seconds=1), id="tell_state")
+    jobs.add_job(_tried(nodes.resync), IntervalTrigger(seconds=2), id="resync")
     if store.shared:
-        jobs.add_job(_tried(nodes.resync), IntervalTrigger(seconds=2), id="resync")
         jobs.add_job(_tried(store.adopt), IntervalTrigger(seconds=10), id="adopt")
     return jobs
 

@@ -11,7 +11,7 @@ JOINING_AT_ONCE = 50  # more would fill the queue of a listening socket
 
 
 class Watcher:
-    """A page of one namespace. It shows what it is told, and keeps the larger count."""
+    """A page of one namespace. It shows what it is told, and notes where a count runs backwards."""
 
     def __init__(self, namespace: str) -> None:
         self.counts: dict[str, int] = {}
@@ -82,7 +82,7 @@ class Watcher:
     def _show(self, name: str, count: int) -> None:
         if count < self.counts.get(name, 0):
             self.wrong.append(f"{name} was {self.counts[name]}, and then {count}")
-        self.counts[name] = max(count, self.counts.get(name, 0))
+        self.counts[name] = count
 
 
 @contextlib.asynccontextmanager

@@ -33,6 +33,10 @@ class OutcomeUnknown(StoreError):
     """The batch was applied once or not at all."""
 
 
+class Overtaken(StoreError):
+    """The day was changed by somebody else since this change was worked out; nothing was written."""
+
+
 class Moved(StoreError):
     """The source stands at another offset; nothing was written."""
 
@@ -130,7 +134,7 @@ class CounterStore(ABC):
 
         The source stands at `at` (an unknown one at 0): do the work and store `next`. It stands
         at `next`: this is a retry, and the first answers are given again. Otherwise raise Moved.
-        Raises StoreUnavailable or OutcomeUnknown. An offset is never used for two batches.
+        Raises StoreUnavailable, OutcomeUnknown or Overtaken. An offset is never used for two batches.
         """
 
     async def stands(self, source: str) -> int:
@@ -172,7 +176,9 @@ class CounterStore(ABC):
         sketches = await self.read([bucket._replace(of=SKETCH + bucket.of) for bucket in buckets])
         if len(buckets) == 1 and not any(sketches):
             return Distinct((await self.sizes(buckets))[0], 0.0)
-        ids = set[str]().union(*await self.read(buckets))
+        ids = set[str]()
+        for bucket in buckets:  # one at a time, for each may be large
+            ids.update(*await self.read([bucket]))
         if not any(sketches):
             return Distinct(len(ids), 0.0)
         return Distinct(sketch.estimate(*sketches, sketch.of(ids)), sketch.ERROR)
@@ -220,10 +226,9 @@ def visits_of(event: str) -> set[str]:
     return {f"{begin}{kind}:{event}" for begin in ("", SKETCH) for kind in ("user", "session")}
 
 
-def outdated(buckets: Iterable[Bucket], before: Mapping[str, int], moment: Moment) -> list[Bucket]:
-    """What is to be forgotten of these, as `prune` says."""
-    ago = {"minute": moment.minute - VISITS_KEPT_SECONDS}
-    return [b for b in buckets if b.start < max(before.get(b.step, 0), ago.get(b.step, 0) if b.of else 0)]
+def before_for_visits(before: Mapping[str, int], moment: Moment) -> dict[str, int]:
+    """What `prune` was told, for buckets of anything but events."""
+    return {**before, "minute": max(before.get("minute", 0), moment.minute - VISITS_KEPT_SECONDS)}
 
 
 async def insist(

@@ -1,6 +1,7 @@
 -- Do what was decided, other than to count hits. It follows stand.lua.
--- The work   the day whose generation is wanted, such as day:0, and writes, each [how, bucket, whether it is one of
---            events, [member, count, ...] or a sketch in hexadecimal]
+-- The work   the day whose generation is wanted, such as day:0, how many changes of it there were when this one was
+--            worked out, or false, and writes, each [how, bucket, whether it is one of events, [member, count, ...]
+--            or a sketch in hexadecimal]
 local does = {}
 
 function does.add(bucket, of_events, counts)
@@ -38,10 +39,11 @@ function does.drop(bucket)
   redis.call('SREM', prefix .. 'ofs:' .. plain, of)
 end
 
-local day, writes = unpack(work)
+local day, after, writes = unpack(work)
+if after and redis.call('HLEN', prefix .. day .. ':log') ~= after then return {'overtaken', ''} end
 for _, write in ipairs(writes) do
   local how, bucket, of_events, members = unpack(write)
   does[how](bucket, of_events, members)
-  if how ~= 'drop' and #members > 0 and string.find(bucket, ':.*:') then list(bucket) end
+  if (how == 'add' or how == 'merge') and #members > 0 and string.find(bucket, ':.*:') then list(bucket) end
 end
 return stand('[' .. generations({[day] = true}) .. ']')

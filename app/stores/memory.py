@@ -3,9 +3,9 @@
 import math
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Moment, Posting, Write
+from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Moment, Posting, Write
 from app.stores import base
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, Remembered, Replayed, Value
 
@@ -36,9 +36,10 @@ class MemoryStore(CounterStore):
         if offset != at:
             raise base.Moved(offset)
         if isinstance(work, Changes):
+            if work.after not in {None, len(self._buckets.get(Bucket("day", work.moment.day, LOG), {}))}:
+                raise base.Overtaken
             answers, days = list[Answer](), {work.moment.day}
-            for write in work.writes:
-                self._write(write)
+            self.write(work.writes)
         else:
             answers, days = [self.count(posting) for posting in work], {posting.moment.day for posting in work}
         applied = Applied(answers, self.ack, {day: n for day in days if (n := self._generation(day))})
@@ -123,21 +124,25 @@ class MemoryStore(CounterStore):
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         self._forget_keys(moment)
-        for bucket in base.outdated(self._buckets, before, moment):
+        ends = before, base.before_for_visits(before, moment)
+        for bucket in [b for b in self._buckets if b.start < ends[bool(b.of)].get(b.step, 0)]:
             self._forget(bucket)
 
     def _forget(self, bucket: Bucket) -> None:
-        del self._buckets[bucket]
+        self._buckets.pop(bucket, None)
         self._ranked.pop(bucket, None)
 
     def _generation(self, day: int) -> int:
         return self._buckets.get(Bucket("day", day, GENERATION), {}).get(EVERYTHING, 0)
 
-    def _write(self, write: Write) -> None:
-        how, bucket, given = write
-        if how == "drop":
-            self._forget(bucket)
-            return
+    def write(self, writes: Iterable[Write]) -> None:
+        for how, bucket, given in writes:
+            if how == "drop":
+                self._forget(bucket)
+            else:
+                self._write(how, bucket, given)
+
+    def _write(self, how: str, bucket: Bucket, given: Mapping[str, int]) -> None:
         counts, everything = self._buckets[bucket], 0
         for member, n in given.items():
             known = counts.get(member, 0)

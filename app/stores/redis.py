@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.events import EVERYTHING, GENERATION, OFFSET, SKETCH, TOTAL, VISITS, Batch, Bucket, Changes, Moment
+from app.events import EVERYTHING, GENERATION, LOG, OFFSET, SKETCH, TOTAL, VISITS, Batch, Bucket, Changes, Moment
 from app.stores import base, sketch
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Distinct, Refused, StoreRefused, StoreUnavailable
 
@@ -167,7 +167,8 @@ class RedisStore(CounterStore):
         These moments' days are those of other tags' postings, whose generations are wanted all the same.
         """
         if isinstance(work, Changes):
-            touched = [key for write in work.writes for key in _listing(write.bucket)]
+            log = _key(Bucket("day", work.moment.day, LOG))
+            touched = [log, *(key for write in work.writes for key in _listing(write.bucket))]
             said, answer = await self._run(CHANGE, source, at, next, touched, _change(work))
         else:
             said, answer = await self._run(
@@ -175,6 +176,8 @@ class RedisStore(CounterStore):
             )
         if said == "moved":
             raise base.Moved(int(answer))
+        if said == "overtaken":
+            raise base.Overtaken
         return base.from_text(work, answer, self.ack)
 
     async def ask(self, source: str, next: int, batch: Batch) -> tuple[bool, list[Answer | None]]:
@@ -251,7 +254,8 @@ class RedisStore(CounterStore):
         pipe = self._client.pipeline(transaction=False)
         for bucket in buckets:
             pipe.hlen(self._prefix + _key(bucket))
-        return [max(0, length - 1) for length in await self._answer(pipe.execute())]  # '' is no event
+        lengths = await self._answer(pipe.execute())
+        return [max(0, n - base.is_of_events(b)) for b, n in zip(buckets, lengths, strict=True)]  # '' is no event
 
     async def sketch(self, buckets: Sequence[Bucket]) -> dict[str, int]:
         """That of all these together."""
@@ -372,13 +376,13 @@ def _listing(bucket: Bucket) -> list[str]:
 def _touched(batch: Batch) -> dict[str, None]:
     """Every key that the script may use: a server that hands over their slot must see them all before it runs."""
     keys = dict.fromkeys(["keys", "starts:minute", "starts:hour", "starts:day"])
+    marked = {bucket for moment, _, _, _, visits in batch for visit in visits for bucket, _ in moment.marks(visit)}
+    for moment in {posting.moment for posting in batch}:
+        day = Bucket("day", moment.day)
+        keys |= dict.fromkeys(map(_key, (*moment.buckets, day._replace(of=OFFSET), day._replace(of=GENERATION))))
+    for bucket in marked:
+        keys |= dict.fromkeys(_listing(bucket))
     for posting in batch:
-        keys |= dict.fromkeys(map(_key, posting.moment.buckets))
-        day = Bucket("day", posting.moment.day)
-        keys |= dict.fromkeys([_key(day._replace(of=OFFSET)), _key(day._replace(of=GENERATION))])
-        for visit in posting.visits:
-            for bucket, _ in posting.moment.marks(visit):
-                keys |= dict.fromkeys(_listing(bucket))
         if posting.key:
             keys |= {f"key:{posting.key.id}": None, f"keys:{posting.key.owner}": None}
     return keys
@@ -397,7 +401,8 @@ def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Momen
 
 def _change(changes: Changes) -> bytes:
     """What change.lua is to do: for each write how, the bucket, whether EVERYTHING is their sum, and the members."""
-    return msgspec.json.encode((f"day:{changes.moment.day}", [_write(*write) for write in changes.writes]))
+    after = False if changes.after is None else changes.after
+    return msgspec.json.encode((f"day:{changes.moment.day}", after, [_write(*write) for write in changes.writes]))
 
 
 def _write(how: str, bucket: Bucket, counts: Mapping[str, int]) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Visit
-from app.stores import base
+from app.stores import base, sketch
 from app.stores.base import (
     Ack,
     Applied,
@@ -134,7 +134,8 @@ class SpooledStore(CounterStore):
         return await self._or_known(self._store.sizes, self._known.sizes, buckets)
 
     async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
-        return await self._or_known(self._store.distinct, self._known.distinct, buckets)
+        found = await self._or_known(self._store.distinct, self._known.distinct, buckets)
+        return found._replace(error=max(found.error, sketch.ERROR))  # what is known here is no count of all either
 
     async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         return await self._or_known(self._store.buckets, self._known.buckets, days)
@@ -157,7 +158,8 @@ class SpooledStore(CounterStore):
             epoch = await self._store.epoch()
             if self._outdated or self._epoch not in {"", epoch}:
                 self._outdated = False
-                buckets = [TOTAL, *(Bucket("day", day, OFFSET) for day in self._generations)]
+                buckets = [TOTAL]
+                buckets += [Bucket("day", day, of) for day in self._generations for of in ("", OFFSET, GENERATION)]
                 found = await self._store.read(buckets)
                 if self._away_since is not None:
                     return self._epoch
@@ -285,15 +287,19 @@ class SpooledStore(CounterStore):
 
     def _heed(self, generations: Mapping[int, int]) -> None:
         """Where a day has a new one, the counts that are known of it mean nothing any more."""
-        self._outdated |= bool(generations.items() - self._generations.items())
-        self._generations |= generations
+        for day, generation in generations.items() - self._generations.items():
+            self._outdated, self._generations[day] = True, generation
+            self._known.learn(Bucket("day", day, GENERATION), {EVERYTHING: generation})
 
     def _learn(self, work: Batch | Changes, applied: Applied) -> None:
-        self._heed(applied.generations)
-        if not isinstance(work, Changes):
+        if isinstance(work, Changes):
+            if applied.generations.items() - self._generations.items():  # else it is an import, and may be large
+                self._known.write(work.writes)
+        else:
             for posting, answer in zip(work, applied.answers, strict=True):
                 if isinstance(answer, dict):
                     self._known.learn_values(posting.moment.day, answer)
+        self._heed(applied.generations)
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
         return [self._known.count(posting._replace(capped=False)) for posting in batch]

@@ -5,6 +5,7 @@ long as it lives, so that a second process is refused rather than let in to coun
 """
 
 import asyncio
+import itertools
 import json
 import math
 import sqlite3
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
+from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
 from app.stores import base
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, OutcomeUnknown, StoreRefused, StoreUnavailable
 
@@ -67,6 +68,7 @@ _SOME_MEMBERS = """SELECT json_group_object(name, count) FROM json_each(?) AS wa
 _MEMBER_PAGE = """SELECT json_group_object(name, count), max(name) FROM (SELECT name, count FROM member
                   WHERE crowd = (SELECT id FROM crowd WHERE step = ? AND start = ? AND of = ?) AND name {} ?
                   ORDER BY name LIMIT ?)"""
+_OF_DAYS = "SELECT step, start, of FROM crowd WHERE step = 'day' AND start IN (SELECT value FROM json_each(?))"
 _PUT = "INSERT INTO member SELECT ?, key, value FROM json_each(?) WHERE true ON CONFLICT DO UPDATE SET count = {}"
 _ADDED, _LARGER, _NEWER = "count + excluded.count", "max(count, excluded.count)", "excluded.count"
 # The index begins with the start, so this leaps from one to the next.
@@ -74,6 +76,8 @@ _STARTS = """WITH RECURSIVE found(start) AS (SELECT min(start) FROM {0} UNION AL
              SELECT (SELECT min({0}.start) FROM {0} WHERE {0}.start > found.start) FROM found WHERE start IS NOT NULL)
              SELECT start FROM found WHERE start IS NOT NULL"""
 PAGE_ROWS = 2000  # read at once, which takes about a millisecond; a commit may come between
+SOME_ROWS = 20  # that could be read while some members of a bucket are looked up
+CROWDS_AT_ONCE = 20  # forgotten in one commit
 
 T = TypeVar("T")
 _counts = msgspec.json.Decoder(dict[str, int]).decode
@@ -125,21 +129,25 @@ class SqliteStore(CounterStore):
         return await self._run(lambda: self._apply(source, at, next, work))
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
-        if members is not None:
-            return await self._or_unavailable(lambda: [self._some(bucket, members) for bucket in buckets])
         while True:
             changes, found = self._changes, {bucket: dict[str, int]() for bucket in buckets}
             left: list[tuple[Bucket, Any]] = [(bucket, None) for bucket in found]  # and after which member
             while left:
-                await self._or_unavailable(lambda left=left, found=found: self._read_on(left, found))  # type: ignore[misc] # mypy loses the defaults
+                await self._or_unavailable(lambda left=left, found=found: self._read_on(left, found, members))  # type: ignore[misc] # mypy loses the defaults
             if changes == self._changes:
                 return [found[bucket] for bucket in buckets]
 
-    def _read_on(self, left: list[tuple[Bucket, Any]], found: dict[Bucket, dict[str, int]]) -> None:
+    def _read_on(
+        self, left: list[tuple[Bucket, Any]], found: dict[Bucket, dict[str, int]], members: Sequence[str] | None
+    ) -> None:
         rows = 0
         while left and rows < PAGE_ROWS:
             bucket, after = left.pop()
             where: tuple[Any, ...]
+            if members is not None:
+                found[bucket] = self._some(bucket, members)
+                rows += SOME_ROWS + len(members)
+                continue
             if bucket.of:
                 sql, where = _MEMBER_PAGE.format(">=" if after is None else ">"), (*bucket, after or "")
             else:
@@ -157,9 +165,12 @@ class SqliteStore(CounterStore):
 
     async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         def buckets() -> list[Bucket]:
-            crowds = [Bucket(*row) for row in self._db.execute("SELECT step, start, of FROM crowd")]
+            if days is not None:
+                crowds = self._db.execute(_OF_DAYS, (json.dumps(list(days)),))
+                return [*(Bucket("day", day) for day in days), *itertools.starmap(Bucket, crowds)]
+            crowds = self._db.execute("SELECT step, start, of FROM crowd")
             starts = [Bucket(table, start) for table in TABLES for (start,) in self._db.execute(_STARTS.format(table))]
-            return [b for b in starts + crowds if days is None or (b.step == "day" and b.start in days)]
+            return [*starts, *itertools.starmap(Bucket, crowds)]
 
         return await self._or_unavailable(buckets)
 
@@ -169,10 +180,19 @@ class SqliteStore(CounterStore):
             self._sizes = {bucket: n for bucket, n in self._sizes.items() if bucket.start >= before.get(bucket.step, 0)}
             for table, start in before.items():
                 self._db.execute(f"DELETE FROM {table} WHERE start < ?", (start,))  # noqa: S608 # a step is a table
-            crowds = [Bucket(*row) for row in self._db.execute("SELECT step, start, of FROM crowd")]
-            self._forget(base.outdated(crowds, before, moment))
+
+        def forget(step: str, start: int) -> bool:
+            sql = "SELECT step, start, of FROM crowd WHERE step = ? AND start < ? LIMIT ?"
+            crowds = [Bucket(*row) for row in self._db.execute(sql, (step, start, CROWDS_AT_ONCE))]
+            with self._db:
+                self._db.execute("BEGIN")
+                self._forget(crowds)
+            return len(crowds) == CROWDS_AT_ONCE
 
         await self._or_unavailable(prune)
+        for step, start in base.before_for_visits(before, moment).items():
+            while await self._or_unavailable(lambda step=step, start=start: forget(step, start)):  # type: ignore[misc] # as above
+                pass
 
     async def _or_unavailable(self, work: Callable[[], T]) -> T:
         try:
@@ -225,6 +245,8 @@ class SqliteStore(CounterStore):
             return base.from_text(work, answers, self.ack)
         if offset != at:
             raise base.Moved(offset)
+        if isinstance(work, Changes) and work.after not in {None, self._size(Bucket("day", work.moment.day, LOG))}:
+            raise base.Overtaken
         failure: type[base.StoreError] = StoreUnavailable
         try:
             self._db.execute("BEGIN IMMEDIATE")

@@ -55,17 +55,23 @@ class TaggedStore(CounterStore):
             changes._replace(writes=[write._replace(counts=self._share(tag, write)) for write in changes.writes])
             for tag in range(len(self._stores))
         ]
+        home = self._tag(EVERYTHING)  # of the log, and so the one that knows whether there was another change
+        first = await self._stores[home].apply(source, at, next, parts[home])
         outcomes = await asyncio.gather(
-            *(store.apply(source, at, next, part) for store, part in zip(self._stores, parts, strict=True)),
+            *(
+                store.apply(source, at, next, part._replace(after=None))
+                for tag, (store, part) in enumerate(zip(self._stores, parts, strict=True))
+                if tag != home
+            ),
             return_exceptions=True,
         )
-        return Applied([], self.ack, _generations(_all_applied(outcomes)))
+        return Applied([], self.ack, _generations([*_all_applied([first, *outcomes])]))
 
     def _share(self, tag: int, write: Write) -> dict[str, int]:
         """What of it is this tag's."""
         if base.is_of_events(write.bucket):
             return {event: n for event, n in write.counts.items() if self._tag(event) == tag}
-        return dict(write.counts) if self._has(tag, write.bucket) else {}
+        return dict(write.counts) if write.how == "take" or self._has(tag, write.bucket) else {}
 
     async def _apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         refused: dict[int, Refused] = {}

@@ -1,0 +1,166 @@
+"""Own your number: corrections, deletions and resets, what history keeps of them, and what pages are shown."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import AS_ADMIN, ChosenClock, RedisServer, Served, eventually, serving, settings_for
+from watchers import watching
+
+from app.main import create_app
+
+BAD_BODIES = [b"", b"{}", b'{"count":-1}', b'{"count":1.5}', b'{"total":9007199254740992}', b"[1]", b'{"x":1}', b"\xff"]
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> AsyncIterator[httpx.AsyncClient]:
+    clock.go_to("2026-03-28T12:00:00+00:00")
+    app = create_app(settings_for(request.param, tmp_path, redis_server, events_max=5), clock)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://tally", headers=AS_ADMIN) as client,
+    ):
+        yield client
+
+
+async def numbers(client: httpx.AsyncClient, event: str) -> tuple[int, int]:
+    found = (await client.get(f"/event/{event}")).json()
+    return found["count"], found["total"]
+
+
+async def test_a_correction_sets_what_it_gives_and_nothing_else(client: httpx.AsyncClient) -> None:
+    await client.post("/event/a", json={"by": 10})
+    answer = (await client.put("/event/a", json={"count": 7})).json()
+    assert (answer["before"], answer["after"]) == ({"count": 10, "total": 10}, {"count": 7, "total": 10})
+    assert (await client.post("/event/a")).json()["count"] == 8
+    await client.put("/event/a", json={"total": 100})
+    assert await numbers(client, "a") == (8, 100)
+    await client.put("/event/new", json={"count": 3, "total": 1234})  # a number that moves in
+    assert await numbers(client, "new") == (3, 1234)
+    assert (await client.get("/events")).json() == {"a": 8, "new": 3}
+    points = (await client.get("/event/a/series?step=day&points=1")).json()["points"]
+    assert [point["count"] for point in points] == [11]  # the series keeps what was hit
+
+
+async def test_a_reset_ends_a_part_of_the_day_and_keeps_the_rest(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/events", json={"a": 5, "b": 1})
+    await client.put("/event/b", json={"count": 3})
+    assert (await client.post("/reset")).json()["before"] == {"count": 8, "total": 6}
+    assert (await client.get("/events")).json() == {}
+    assert (await client.get("/leaderboard")).json() == []
+    assert await numbers(client, "a") == (0, 5)
+    assert (await client.post("/event/a")).json()["count"] == 1
+    assert [row["count"] for row in (await client.get("/leaderboard?window=7d")).json()] == [6, 1]
+    clock.shift += 60
+    await client.post("/reset")
+    await client.post("/event/b", json={"by": 2})
+    clock.shift += 86_400
+    assert (await client.get("/history")).json() == [{"day": "2026-03-28", "hits": 9, "events": 2, "parts": 3}]
+    day = (await client.get("/history/2026-03-28")).json()
+    assert [part["counts"] for part in day["parts"]] == [{"a": 5, "b": 3}, {"a": 1}, {"b": 2}]
+    assert [part["until"][:16] for part in day["parts"]] == ["2026-03-28T12:00", "2026-03-28T12:01", "2026-03-29T00:00"]
+    told = [(row["action"], row["eventName"], row["before"], row["after"]) for row in day["corrections"]]
+    assert told == [
+        ("correct", "b", {"count": 1, "total": 1}, {"count": 3, "total": 1}),
+        ("reset", None, {"count": 8, "total": 6}, {"count": 0, "total": 6}),
+        ("reset", None, {"count": 1, "total": 7}, {"count": 0, "total": 7}),
+    ]
+
+
+async def test_a_deleted_event_is_gone_and_may_begin_again(client: httpx.AsyncClient) -> None:
+    await client.post("/events", json=[{"event": "a", "by": 5, "user": "ann"}, {"event": "b"}])
+    await client.post("/reset")
+    await client.post("/event/a")
+    assert (await client.delete("/event/a")).json()["before"] == {"count": 1, "total": 6}
+    assert await numbers(client, "a") == (0, 0)
+    assert (await client.get("/leaderboard?event=a&window=total")).json() == []
+    points = (await client.get("/series?step=day&points=1")).json()["points"]
+    assert [point["count"] for point in points] == [1]  # of all together, it is gone as well
+    assert (await client.post("/event/a")).json() | {"ack": ""} == {
+        "eventName": "a", "count": 1, "total": 1, "day": "2026-03-28", "ack": ""
+    }  # fmt: skip
+
+
+async def test_what_cannot_be_is_refused_and_changes_nothing(client: httpx.AsyncClient) -> None:
+    await client.post("/events", json={f"e{i}": 1 for i in range(5)})
+    for body in BAD_BODIES:
+        assert (await client.put("/event/e0", content=body)).status_code == 422, body
+    assert (await client.put("/event/a%2Fb", json={"count": 1})).status_code == 404
+    assert (await client.put("/event/one-too-many", json={"count": 1})).status_code == 429
+    assert (await client.put("/event/e0", json={"total": 2**53 - 1})).status_code == 422  # with the others' it is more
+    assert (await client.get("/events")).json() == {f"e{i}": 1 for i in range(5)}
+    assert (await client.get("/leaderboard?window=total")).json()[0]["count"] == 1
+
+
+async def load(node: httpx.AsyncClient, until: asyncio.Event) -> None:
+    while not until.is_set():
+        await node.post("/events", json={"a": 1, "b": 2, "c": 3})
+
+
+async def correct_under_load(nodes: list[Served], pages_on: Served) -> None:
+    """Reset, correct and delete on the first of these while pages look on, until all of them show what there is."""
+    async with contextlib.AsyncExitStack() as stack:
+        first, *_, last = [await stack.enter_async_context(node.client()) for node in nodes]
+        pages = await stack.enter_async_context(watching(pages_on.url, live=50, plain=50))
+        await first.post("/events", json={"a": 1_000_000, "b": 1_000_000, "gone": 5})
+        over = asyncio.Event()
+        writers = [asyncio.create_task(load(node, over)) for node in (first, last)]
+        for ask in (
+            first.post("/reset", headers=AS_ADMIN),
+            first.put("/event/a", json={"count": 7}, headers=AS_ADMIN),
+            first.delete("/event/gone", headers=AS_ADMIN),
+            first.put("/event/b", json={"count": 500_000}, headers=AS_ADMIN),
+            first.post("/reset", headers=AS_ADMIN),
+        ):
+            assert (await ask).status_code == 200
+        over.set()
+        await asyncio.gather(*writers)
+        counts = (await last.get("/events")).json()
+        assert max(counts.values()) < 500_000
+        await eventually(lambda: all({e: n for e, n in page.counts.items() if n} == counts for page in pages))
+        dashboards = [page for page in pages if page.epochs]
+        assert [page.wrong for page in dashboards] == [[]] * 50  # within a generation nothing runs backwards
+
+
+@pytest.mark.catches(
+    "numbers of another generation are merged", "app/nodes.py", "elif generation == feed.generation:", "else:"
+)
+async def test_pages_of_another_node_keep_no_old_number(tmp_path: Path, redis_server: RedisServer) -> None:
+    chosen = settings_for("redis", tmp_path, redis_server, write_limit="100000/second")
+    async with serving(chosen) as one, serving(chosen) as other:
+        await correct_under_load([one, other], other)
+
+
+async def test_pages_of_one_node_keep_no_old_number(tmp_path: Path, redis_server: RedisServer) -> None:
+    async with serving(settings_for("sqlite", tmp_path, redis_server, write_limit="100000/second")) as node:
+        await correct_under_load([node, node], node)
+
+
+async def test_nothing_is_changed_while_the_store_is_away(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start("--appendonly", "yes")
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        await client.post("/event/a", json={"by": 5})
+        await client.post("/reset", headers=AS_ADMIN)
+        own_redis.stop()
+        assert (await client.post("/event/a")).json()["count"] == 1  # spooled, in the day's generation
+        for ask in (
+            client.put("/event/a", json={"count": 9}, headers=AS_ADMIN),
+            client.post("/reset", headers=AS_ADMIN),
+        ):
+            answer = await ask
+            assert (answer.status_code, json.loads(answer.content).get("counted", "no")) == (503, "no")
+        own_redis.start("--appendonly", "yes")
+        await eventually(lambda: not_stale(client))
+        assert (await client.post("/event/a")).json()["count"] == 2
+        assert (await client.get("/event/a")).json()["total"] == 7
+
+
+async def not_stale(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/health")).json()["staleSeconds"] is None
