@@ -3,7 +3,7 @@
 import math
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Moment, Posting, Write
 from app.stores import base
@@ -101,7 +101,12 @@ class MemoryStore(CounterStore):
     def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
         """Take over what another store says of a bucket. Hits only grow, so the larger number is the newer."""
         known = self._buckets[bucket]
-        known.update(counts if bucket.of else {event: max(n, known.get(event, 0)) for event, n in counts.items()})
+        known.update(counts if bucket.of else {event: n for event, n in counts.items() if n > known.get(event, 0)})
+
+    def unknown(self, bucket: Bucket, counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+        """Which of these are not what is known."""
+        known = self._buckets.get(bucket, {})
+        return {member: n for member, n in counts if known.get(member) != n}
 
     def learn_values(self, day: int, values: Mapping[str, Value]) -> None:
         """The same of what events came to on that day."""
