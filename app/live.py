@@ -24,7 +24,7 @@ from app.feed import NOWHERE, Feed, Message, Place, Tick
 from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
-SHARE = 0.18  # of the core, which sending may take by itself; with what it causes elsewhere, that is a quarter
+SHARE = 0.16  # of the core, which sending may take by itself; with what it causes elsewhere, that is a quarter
 BURST_SECONDS = 0.05  # of it, that may be taken at once after a rest
 CLIENTS_AT_ONCE = 50  # served before others, who want to count something, have their turn
 BLOCK_UPDATES = 100  # in one piece of a stream

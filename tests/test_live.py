@@ -232,7 +232,7 @@ async def test_a_page_that_reads_slowly_gets_fewer_messages_and_ends_on_the_same
         assert slow.told < posts * len(batch)
 
 
-@pytest.mark.catches("no budget", "app/live.py", "SHARE = 0.18", "SHARE = 0.9")
+@pytest.mark.catches("no budget", "app/live.py", "SHARE = 0.16", "SHARE = 0.9")
 async def test_sending_takes_no_more_than_its_share_and_the_last_value_arrives(
     tally: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

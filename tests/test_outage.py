@@ -14,6 +14,7 @@ from conftest import Process, RedisServer, eventually, serving, settings_for, wa
 from test_live import Dashboard
 
 from app.events import TOTAL, Batch, Bucket, Calendar, Posting
+from app.stores import spool
 from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
@@ -430,6 +431,26 @@ async def test_what_a_cap_had_refused_in_an_answer_that_got_lost_is_counted(
     await eventually(lambda: store.condition().stale_seconds is None)
     assert await store.read([TOTAL], ["a", "b"]) == [{"a": 1, "b": 1}]
     await store.close()
+
+
+@pytest.mark.catches("what does not fit a slice is unknown", "app/stores/spool.py", "while part := ", "if part := ")
+async def test_what_another_node_counted_is_known_when_redis_goes_away(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "SLICE", 7)
+    own_redis.start()
+    store, other = spooled(own_redis, tmp_path), RedisStore(redis_at(own_redis.url), Caps(1000))
+    await store.open()
+    await eventually(lambda: store.condition().stale_seconds is None)
+    for at in range(2):
+        await other.apply("other", at, at + 1, [Posting(NOON, {f"name {i}": i + 1 for i in range(100)})])
+        (read,) = await store.read([TOTAL])
+    own_redis.stop()
+    assert await store.read([TOTAL]) == [read]
+    assert store.condition().stale_seconds is not None
+    assert read["name 99"] == 200
+    await store.close()
+    await other.close()
 
 
 @pytest.mark.catches(

@@ -102,7 +102,12 @@ class MemoryStore(CounterStore):
     def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
         """Take over what another store says of a bucket. Hits only grow, so the larger number is the newer."""
         known = self._buckets[bucket]
-        known.update(counts if bucket.of else {event: max(n, known.get(event, 0)) for event, n in counts.items()})
+        known.update(counts if bucket.of else {event: n for event, n in counts.items() if n > known.get(event, 0)})
+
+    def unknown(self, bucket: Bucket, counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+        """Which of these are not what is known."""
+        known = self._buckets.get(bucket, {})
+        return {member: n for member, n in counts if known.get(member) != n}
 
     def learn_values(self, day: int, values: Mapping[str, Value]) -> None:
         """The same of what events came to on that day."""

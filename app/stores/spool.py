@@ -16,6 +16,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +37,7 @@ from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
 LINES_AT_ONCE = 20  # applied, then dropped in one commit of the file
+SLICE = 2000  # events looked at in one go, which takes less than a millisecond
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
 TAUGHT_MAX = 100  # buckets that are read during one commit and still learnt from
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
@@ -122,9 +124,9 @@ class SpooledStore(CounterStore):
             else:
                 taught = [(bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
                 self._heed({b.start: counts[EVERYTHING] for b, counts in taught if b.of == GENERATION})
+                taught = await self._unknown(taught)
                 if self._away_since is None and self._gate.locked():
-                    held = [(bucket, dict(counts)) for bucket, counts in taught]  # which whoever asked may change
-                    self._taught = [*self._taught, *held][-TAUGHT_MAX:]
+                    self._taught = [*self._taught, *taught][-TAUGHT_MAX:]
                 elif self._away_since is None:
                     self._learn_all(taught)
                 return found
@@ -280,6 +282,18 @@ class SpooledStore(CounterStore):
         log.error("the store has lost %s acknowledged batches of this node", batches)
         with contextlib.suppress(StoreError):  # the replication id will do, or the next loss
             await self._store.note_loss(batches)
+
+    async def _unknown(self, found: list[tuple[Bucket, dict[str, int]]]) -> list[tuple[Bucket, dict[str, int]]]:
+        """What of this is news, which is little; found in slices, for there may be much to look through."""
+        known, news = self._known, list[tuple[Bucket, dict[str, int]]]()
+        for bucket, counts in found:
+            left, new = iter(counts.items()), dict[str, int]()
+            while part := list(islice(left, SLICE)):
+                new |= known.unknown(bucket, part)
+                if len(part) == SLICE:
+                    await asyncio.sleep(0.001)
+            news.append((bucket, new))
+        return news if known is self._known else []  # it was begun anew meanwhile
 
     def _learn_all(self, taught: list[tuple[Bucket, dict[str, int]]]) -> None:
         for bucket, counts in taught:
