@@ -97,6 +97,7 @@ class Live:
         self._clients: dict[str, _Client] = {}
         self._upgraded: dict[str, Send] = {}
         self._sends = 0  # in this round
+        self._joined = asyncio.Event()  # the first page
         self._ticked = time.monotonic()
         self.server = socketio.AsyncServer(
             async_mode="asgi",
@@ -155,16 +156,24 @@ class Live:
             first = environ["asgi.send"] if environ["asgi.scope"]["type"] == "websocket" else None
             send = self._upgraded.get(engine_id, first)
             dashboard = namespace == "/live"
+            self._welcome()
             self._clients[sid] = _Client(engine_id, dashboard, send, place=NOWHERE if dashboard else self._feed.told)
             self._feed.changed.set()
 
         return connect
+
+    def _welcome(self) -> None:
+        """While nobody was there nothing was told: what was counted meanwhile is no news to who comes now."""
+        if not self._clients:
+            self._feed.collect()
+            self._joined.set()
 
     @contextlib.contextmanager
     def stream(self, send: Send, ended: asyncio.Event, events: Collection[str], last_id: str) -> Iterator[_Client]:
         """While this lasts, tell what changes; before that what has changed since this id, or these events' values."""
         if len(self._clients) >= CLIENTS_MAX:
             raise HTTPException(503, "too many connections", {"Retry-After": "10"})
+        self._welcome()
         place = self._feed.place(last_id) if last_id else NOWHERE if events else self._feed.told
         client = _Client("", False, send, True, True, place, events=events, ended=ended)
         self._clients[f"stream {id(client)}"] = client
@@ -208,7 +217,10 @@ class Live:
             if credit < 0:  # what changes meanwhile is told as one
                 await asyncio.sleep(max(-credit / SHARE, self._interval))
             elif not self._clients:
-                await asyncio.sleep(IDLE_SECONDS)
+                self._joined.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await self._joined.wait()
 
     async def _round(self) -> tuple[float, bool]:
         """Tell every page what it lacks; the seconds of CPU that took, and whether some could not take it."""
