@@ -13,8 +13,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from conftest import RedisServer
-from hypothesis import HealthCheck, settings
+from conftest import Cluster, RedisServer
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -26,6 +26,7 @@ from app.stores.base import KEY_KEPT_SECONDS, VISITS_KEPT_SECONDS, Caps, Counter
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore, server
 from app.stores.sqlite import SqliteStore
+from app.stores.tags import TaggedStore
 
 CALENDAR = Calendar(ZoneInfo("America/Havana"))
 BEGIN = 1_772_900_000  # a day before Havana's clock skips a midnight
@@ -44,6 +45,7 @@ class Machine(RuleBasedStateMachine):
 
     durable = True
     exact = True
+    names, ranked = NAMES, RANKED
 
     def make(self) -> CounterStore:
         raise NotImplementedError  # each store's machine says how
@@ -76,7 +78,7 @@ class Machine(RuleBasedStateMachine):
             return answer if request == key.request else Refused("mismatch")
         totals = self.counts.setdefault(TOTAL, Counter())
         new = posting.counts.keys() - totals.keys()
-        if new and len((totals.keys() | new) - {EVERYTHING}) > NAMES:  # what was restored is past the caps
+        if new and len((totals.keys() | new) - {EVERYTHING}) > self.names:  # what was restored is past the caps
             return Refused("full")
         for bucket in moment.buckets:
             self.add(bucket, posting.counts)
@@ -94,7 +96,7 @@ class Machine(RuleBasedStateMachine):
     def mark(self, bucket: Bucket, visitor: str, by: int) -> None:
         self.seen.setdefault(bucket, set()).add(visitor)
         ranked = self.counts.setdefault(bucket, Counter())
-        if by and (visitor in ranked or len(ranked) < RANKED):
+        if by and (visitor in ranked or len(ranked) < self.ranked):
             ranked[visitor] += by
 
     def value(self, moment: Moment, event: str) -> tuple[int, int]:
@@ -131,9 +133,9 @@ class Machine(RuleBasedStateMachine):
         moment = CALENDAR.moment(self.now)
         before = self.value(moment, event)
         after = before[0] if count is None else count, before[1] if total is None else total
-        planned = changes.correct(self.store, moment, self.now, event, count, total, NAMES)
+        planned = changes.correct(self.store, moment, self.now, event, count, total, self.names)
         totals = self.counts.get(TOTAL, Counter()).keys()
-        if event not in totals and len(totals - {EVERYTHING}) >= NAMES:
+        if event not in totals and len(totals - {EVERYTHING}) >= self.names:
             with pytest.raises(changes.ChangeRefused, match="full"):
                 self.run(planned)
             return
@@ -317,3 +319,19 @@ def test_redis_is_the_model(redis_server: RedisServer) -> None:
             return RedisStore(server(redis_server.url), Caps(NAMES))
 
     run_state_machine_as_test(OnRedis, settings=LIMITS)
+
+
+def test_a_cluster_is_the_model(redis_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnCluster(Machine):
+        exact = False
+        names, ranked = 100, 100  # for each tag has a share of both caps
+
+        def make(self) -> CounterStore:
+            if not hasattr(self, "begun"):
+                self.begun = True
+                redis_cluster.flush()
+            way = server(redis_cluster.url.replace("tags=16", "tags=3"))
+            return TaggedStore([RedisStore(way, Caps(self.names), tag) for tag in range(way.tags)])
+
+    monkeypatch.setattr(base, "RANKED_MAX", OnCluster.ranked)
+    run_state_machine_as_test(OnCluster, settings=settings(LIMITS, max_examples=15, phases=[Phase.generate]))

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -11,8 +11,36 @@ from conftest import Cluster, RedisServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.events import COUNT_MAX, EVERYTHING, TOTAL, Batch, Bucket, Calendar, Key, Moment, Posting
-from app.stores.base import Caps, Condition, CounterStore, Moved, OutcomeUnknown, Refused, Replayed, Value
+from app import changes
+from app.events import (
+    COUNT_MAX,
+    EVERYTHING,
+    TOTAL,
+    Batch,
+    Bucket,
+    Calendar,
+    Changes,
+    Key,
+    Moment,
+    Posting,
+    Visit,
+    Write,
+)
+from app.stores import base, sketch, sqlite
+from app.stores.base import (
+    VISITS_KEPT_SECONDS,
+    Applied,
+    Caps,
+    Condition,
+    CounterStore,
+    Distinct,
+    Moved,
+    OutcomeUnknown,
+    Overtaken,
+    Refused,
+    Replayed,
+    Value,
+)
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore, server
 from app.stores.spool import SpooledStore
@@ -54,7 +82,15 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
             if servers:
                 servers.flush()
 
-    make.flush = flush
+    def seconds_left() -> dict[str, int]:
+        """All keys of a Redis, and for how many seconds each is kept."""
+        found = {}
+        for one in cluster.masters() if cluster else [redis] if redis else []:
+            with one.client() as client:
+                found |= {key: client.ttl(key) for key in client.scan_iter()}
+        return found
+
+    make.flush, make.seconds_left = flush, seconds_left
     return make
 
 
@@ -335,6 +371,244 @@ async def test_sizes_and_pruning(store: CounterStore) -> None:
     assert await store.read(LATER.buckets[:3]) == [{"a": 1, EVERYTHING: 1}] * 3
     await store.prune({"day": LATER.day}, LATER)
     assert await store.sizes(days) == [0, 1, 0]
+
+
+def visited(*visits: tuple[str, str | None, str | None], moment: Moment = NOON, event: str = "a") -> Batch:
+    """One posting of these visits, each (event, user, session)."""
+    return [Posting(moment, {event: len(visits)}, visits=[Visit(e, 1, user, session) for e, user, session in visits])]
+
+
+def of(kind: str, event: str, bucket: Bucket) -> Bucket:
+    return bucket._replace(of=f"{kind}:{event}")
+
+
+async def test_visitors_are_counted_by_event_and_day_and_all_together(store: CounterStore) -> None:
+    minute, _, day, _ = NOON.buckets
+    tomorrow = Bucket("day", LATER.day)
+    await store.apply("s", 0, 1, visited(("a", "ann", "1"), ("a", "ann", "2"), ("a", "a/b", None), ("a", None, "1")))
+    await store.apply("s", 1, 2, visited(("b", "Zoë", None), event="b"))
+    await store.apply("s", 2, 3, visited(("a", "ann", None), ("a", "eve", "9"), moment=LATER))
+    assert await store.read([of("user", "a", day), of("session", "a", day), of("user", "a", TOTAL)]) == [
+        {"ann": 2, "a/b": 1},
+        {"1": 2, "2": 1},
+        {"ann": 3, "a/b": 1, "eve": 1},
+    ]
+    error = 0.0 if store.kind in {"memory", "sqlite"} else sketch.ERROR
+    for buckets, number in (
+        ([of("user", "a", day)], 2),
+        ([of("user", "a", day), of("user", "a", tomorrow)], 3),
+        ([of("user", EVERYTHING, day)], 3),
+        ([of("user", EVERYTHING, day), of("user", EVERYTHING, tomorrow)], 4),
+        ([of("session", EVERYTHING, minute)], 2),
+        ([of("user", "never", day)], 0),
+    ):
+        assert await store.distinct(buckets) == Distinct(number, error), buckets
+    days = [NOON.day, LATER.day]
+    assert await store.visits("user", "ann", days) == [{"a": 2}, {"a": 1}]
+    assert await store.visits("user", "Zoë", days) == [{"b": 1}, {}]
+    assert await store.visits("session", "1", days) == [{"a": 2}, {}]
+    assert await store.visits("session", "ann", days) == [{}, {}]
+
+
+RANKED_AT_ONCE = pytest.mark.catches(
+    "a cap for each batch", "app/stores/sqlite.py", "self._ranked[bucket] += len(fresh) - len(late)", "pass"
+)
+UNRANKED = pytest.mark.catches("no cap", "app/stores/stand.lua", "size < ranked_max or", "true or")
+
+
+@pytest.mark.parametrize(
+    "make_store",
+    [
+        "memory",
+        pytest.param("sqlite", marks=RANKED_AT_ONCE),
+        pytest.param("redis", marks=UNRANKED),
+        "spooled",
+        "cluster",
+    ],
+    indirect=True,
+)
+async def test_who_comes_after_the_first_is_only_known_to_have_come(
+    store: CounterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "RANKED_MAX", 3)
+    users = of("user", "a", Bucket("day", NOON.day))
+    for offset, names in enumerate(("ab", "cdea", "edcb")):
+        await store.apply("s", offset, offset + 1, visited(*(("a", name, None) for name in names)))
+    (ranked,) = await store.read([users])
+    assert {user: n for user, n in ranked.items() if n} == {"a": 2, "b": 2, "c": 2}
+    assert (await store.distinct([users])).number == 5
+    await store.apply("s", 3, 4, Changes(NOON, [Write("take", users, {"b": 2})]))  # makes room for one
+    await store.apply("s", 4, 5, visited(("a", "e", None), ("a", "d", None)))
+    assert await store.read([users], ["e"]) == [{"e": 1}]
+    (ranked,) = await store.read([users])
+    assert {user: n for user, n in ranked.items() if n} == {"a": 2, "c": 2, "e": 1}
+
+
+async def test_a_sketch_goes_on_in_any_store(store: CounterStore) -> None:
+    users = of("user", "a", Bucket("day", NOON.day))
+    theirs = sketch.of(f"user {i}" for i in range(1000))
+    for offset in range(2):  # to merge it again changes nothing
+        write = Write("merge", users._replace(of=f"sketch:{users.of}"), theirs)
+        await store.apply("s", offset, offset + 1, Changes(NOON, [write]))
+    (merged,) = await store.read([users._replace(of=f"sketch:{users.of}")])
+    assert merged == theirs
+    assert await store.distinct([users]) == Distinct(sketch.estimate(theirs), sketch.ERROR)
+    await store.apply("s", 2, 3, visited(*(("a", f"user {i}", None) for i in range(990, 1010))))
+    everyone = sketch.estimate(sketch.of(f"user {i}" for i in range(1010)))
+    assert await store.distinct([users]) == Distinct(everyone, sketch.ERROR)
+
+
+async def changed(store: CounterStore, planned: Awaitable[tuple[Changes, object]], source: str = "admin") -> Applied:
+    work, _ = await planned
+    applied = await store.apply(source, 0, 1, work)
+    await store.apply("between", 0, 1, batch({"z": 1}))
+    assert await store.apply(source, 0, 1, work) == applied  # a retry does nothing, and says the same
+    return applied
+
+
+async def test_a_correction_is_of_the_day_and_of_the_next_hits_alone(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": 5}))
+    applied = await changed(store, changes.correct(store, NOON, NOON.minute, "a", 2, None, 1000))
+    assert applied == Applied([], store.ack, {NOON.day: 1})
+    assert await store.counts(NOON.day, ["a"]) == {"a": 2}
+    (hits, total) = await store.read([Bucket("day", NOON.day), TOTAL], ["a"])
+    assert (hits, total) == ({"a": 5}, {"a": 5})
+    applied = await store.apply("s", 1, 2, [*batch({"a": 1}), *batch({"a": 1}, moment=LATER)])
+    assert applied == Applied([{"a": Value(3, 6)}, {"a": Value(1, 7)}], store.ack, {NOON.day: 1})
+    assert (await store.apply("s", 1, 2, [*batch({"a": 1}), *batch({"a": 1}, moment=LATER)])) == applied
+
+
+async def test_a_reset_takes_off_what_was_counted_and_late_hits_count_on(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": 5, "b": 1}))
+    work, _ = await changes.reset(store, NOON, NOON.minute)
+    await store.apply("s", 1, 2, batch({"a": 1}))  # came between the look and the reset, and so is after it
+    assert (await store.apply("admin", 0, 1, work)).generations == {NOON.day: 1}
+    assert await store.counts(NOON.day) == {"a": 1, EVERYTHING: 1}
+    part = Bucket("day", NOON.day, f"part:{NOON.minute}")
+    assert await store.read([part, TOTAL]) == [{"a": 5, "b": 1, EVERYTHING: 6}, {"a": 6, "b": 1, EVERYTHING: 7}]
+    late = await store.apply("spooled", 0, 1, batch({"b": 4}, capped=False))
+    assert late.answers == [{"b": Value(4, 5)}]
+    assert part in await store.buckets([NOON.day])
+
+
+async def test_a_deletion_leaves_nothing_but_a_line_in_the_log(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, [*visited(("a", "ann", "1")), *batch({"b": 2})])
+    await store.apply("s", 1, 2, visited(("a", "ann", "1"), moment=LATER))
+    await changed(store, changes.reset(store, NOON, NOON.minute), "first")
+    await changed(store, changes.delete(store, NOON, NOON.minute, "a"))
+    for bucket in await store.buckets():
+        (found,) = await store.read([bucket])
+        assert "a" not in found, bucket
+        assert bucket.of.partition(":")[2] != "a" or not found, bucket
+    assert (await store.distinct([of("user", "a", TOTAL)])).number == 0
+    (totals,) = await store.read([TOTAL])
+    assert totals == {"b": 2, "z": 1, EVERYTHING: 3}
+    told = [(logged.generation, logged.action, logged.event) for logged in await changes.history(store, NOON.day)]
+    assert told == [(1, "reset", ""), (2, "delete", "a")]
+
+
+ONE_TAG = pytest.mark.catches(
+    "an erasure in one tag",
+    "app/stores/tags.py",
+    'if write.how == "take" or self._has(tag, write.bucket)',
+    "if self._has(tag, write.bucket)",
+)
+
+
+@pytest.mark.parametrize(
+    "make_store", ["memory", "sqlite", "redis", "spooled", pytest.param("cluster", marks=ONE_TAG)], indirect=True
+)
+async def test_an_erasure_leaves_no_id_and_every_count(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, visited(("a", "ann", "1"), ("a", "bob", None)))
+    await store.apply("s", 1, 2, visited(("b", "ann", None), event="b", moment=LATER))
+    applied = await changed(store, changes.erase(store, LATER, "ann"))
+    assert applied.generations == {}
+    for bucket in await store.buckets():
+        if not bucket.of.startswith("sketch:"):
+            assert "ann" not in (await store.read([bucket]))[0], bucket
+    assert (await store.read([TOTAL], ["a", "b"])) == [{"a": 2, "b": 1}]
+
+
+NO_LOOK = pytest.mark.catches(
+    "two nodes change a day at once",
+    "app/stores/change.lua",
+    "if after and redis.call('HLEN', prefix .. day .. ':log') ~= after then",
+    "if false then",
+)
+
+
+@pytest.mark.parametrize(
+    "make_store",
+    ["memory", "sqlite", pytest.param("redis", marks=NO_LOOK), "spooled", pytest.param("cluster", marks=NO_LOOK)],
+    indirect=True,
+)
+async def test_of_two_changes_worked_out_at_once_the_second_is_worked_out_anew(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": 5}))
+    works = [(await changes.reset(store, NOON, NOON.minute + i))[0] for i in range(2)]
+    await store.apply("one", 0, 1, works[0])
+    with pytest.raises(Overtaken):
+        await store.apply("other", 0, 1, works[1])
+    assert await store.counts(NOON.day) == {}
+    again, _ = await changes.reset(store, NOON, NOON.minute + 1)
+    assert (await store.apply("other", 0, 1, again)).generations == {NOON.day: 2}
+    assert await store.counts(NOON.day) == {}
+
+
+OUTLIVED = pytest.mark.catches(
+    "a day's visitors outlive it",
+    "app/stores/redis.py",
+    "keys = [key for of in ofs for key in _listing(bucket._replace(of=of))]",
+    "keys = []",
+)
+UNLISTED = pytest.mark.catches(
+    "a bucket that nobody finds", "app/stores/change.lua", "if of_events and #counts > 0 then", "if of_events then"
+)
+
+
+@pytest.mark.parametrize(
+    "make_store",
+    ["memory", "sqlite", pytest.param("redis", marks=OUTLIVED), "spooled", pytest.param("cluster", marks=UNLISTED)],
+    indirect=True,
+)
+async def test_of_an_old_day_nothing_is_left(store: CounterStore, make_store: MakeStore) -> None:
+    await store.apply("s", 0, 1, visited(("a", "ann", "1")))
+    await changed(store, changes.correct(store, NOON, NOON.minute, "a", 7, None, 1000), "first")
+    await changed(store, changes.reset(store, NOON, NOON.minute))
+    await store.apply("s", 1, 2, visited(("a", "ann", "1"), moment=LATER))
+    before = {"minute": LATER.minute, "hour": LATER.hour, "day": LATER.day}
+    for _ in range(2):
+        await store.prune(before, LATER)
+    starts = {"minute": LATER.minute, "hour": LATER.hour, "day": LATER.day, "total": 0}
+    assert {(b.step, b.start) for b in await store.buckets()} <= set(starts.items())
+    assert await store.counts(NOON.day) == {}
+    assert await changes.history(store, NOON.day) == []
+    assert await store.read([of("user", "a", Bucket("day", LATER.day)), of("user", "a", TOTAL)]) == [
+        {"ann": 1},
+        {"ann": 2},
+    ]
+    assert [key for key in make_store.seconds_left() if f":{NOON.day}" in key or f":{NOON.minute}" in key] == []
+
+
+@pytest.mark.parametrize("make_store", ["memory", "sqlite"], indirect=True)
+async def test_who_came_in_which_minute_is_forgotten_soon(store: CounterStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "CROWDS_AT_ONCE", 2)
+    moments = [Calendar(ZoneInfo("UTC")).moment(NOON.minute + 60 * i) for i in range(5)]
+    for i, moment in enumerate(moments):
+        await store.apply("s", i, i + 1, visited(("a", "ann", "1"), moment=moment))
+    soon = Calendar(ZoneInfo("UTC")).moment(moments[3].minute + VISITS_KEPT_SECONDS)
+    await store.prune({"minute": NOON.minute, "hour": NOON.hour, "day": NOON.day}, soon)
+    minutes = {bucket.start for bucket in await store.buckets() if bucket.step == "minute" and bucket.of}
+    assert minutes == {moment.minute for moment in moments[3:]}
+    counts = await store.read([Bucket("minute", moment.minute) for moment in moments], ["a"])
+    assert counts == [{"a": 1}] * 5
+
+
+@pytest.mark.parametrize("make_store", ["redis", "cluster"], indirect=True)
+async def test_redis_forgets_by_itself_who_came_in_which_minute(store: CounterStore, make_store: MakeStore) -> None:
+    await store.apply("s", 0, 1, visited(("a", "ann", "1")))
+    lasting = {key: ttl for key, ttl in make_store.seconds_left().items() if f"minute:{NOON.minute}:" in key}
+    assert len(lasting) == 6  # the counts and the estimates of its users, its sessions, and all sessions
+    assert all(0 < ttl <= VISITS_KEPT_SECONDS for ttl in lasting.values())
 
 
 steps = st.lists(

@@ -10,7 +10,7 @@ function does.add(bucket, of_events, counts)
     redis.call('HINCRBY', prefix .. bucket, counts[i], whole(counts[i + 1]))
     sum = sum + counts[i + 1]
   end
-  if of_events then add_to_all(bucket, sum) end
+  if of_events and #counts > 0 then add_to_all(bucket, sum) end
 end
 
 function does.mark(bucket, _, ids)
