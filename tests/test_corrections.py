@@ -165,5 +165,48 @@ async def test_nothing_is_changed_while_the_store_is_away(tmp_path: Path, own_re
         assert (await client.get("/event/a")).json()["total"] == 7
 
 
+@pytest.mark.catches(
+    "what a change did is unknown when the store goes away",
+    "app/stores/spool.py",
+    "                self._known.write(work.writes)",
+    "                pass",
+)
+async def test_a_reset_just_before_redis_goes_away_holds_on_every_node(tmp_path: Path, own_redis: RedisServer) -> None:
+    keeping = ("--appendonly", "yes", "--appendfsync", "always")
+    own_redis.start(*keeping)
+    chosen = settings_for("redis", tmp_path, own_redis)
+    async with contextlib.AsyncExitStack() as stack:
+        served = [await stack.enter_async_context(serving(chosen)) for _ in range(2)]
+        one, other = [await stack.enter_async_context(node.client()) for node in served]
+        pages = await stack.enter_async_context(watching(*(node.url for node in served), live=2, plain=2))
+        await one.post("/events", json={"a": 50, "b": 7})
+        await eventually(lambda: all(page.counts == {"a": 50, "b": 7} for page in pages))
+        await one.post("/reset", headers=AS_ADMIN)
+        own_redis.stop()
+        answer = (await one.post("/event/a")).json()
+        assert (answer["count"], answer["total"], answer["ack"]) == (1, 51, "spooled")
+        assert (await one.get("/events")).json() == {"a": 1}
+        assert (await other.post("/event/a")).json()["ack"] == "spooled"  # though it may not have heard of the reset
+        own_redis.start(*keeping)
+        await eventually(lambda: not_stale(one))
+        await eventually(lambda: not_stale(other))
+        await other.post("/event/b")
+        for node in (one, other):
+            assert (await node.get("/events")).json() == {"a": 2, "b": 1}
+        await eventually(lambda: all({e: n for e, n in page.counts.items() if n} == {"a": 2, "b": 1} for page in pages))
+        assert [page.wrong for page in pages if page.epochs and page.wrong] == []
+
+
+async def test_nodes_that_reset_a_day_at_once_take_nothing_off_twice(tmp_path: Path, redis_server: RedisServer) -> None:
+    chosen = settings_for("redis", tmp_path, redis_server)
+    async with serving(chosen) as one, serving(chosen) as two, one.client() as client, two.client() as other:
+        for by in range(1, 6):
+            await client.post("/event/a", json={"by": by})
+            resets = [node.post("/reset", headers=AS_ADMIN) for node in (client, other) for _ in range(4)]
+            befores = [answer.json()["before"]["count"] for answer in await asyncio.gather(*resets)]
+            assert sorted(befores) == [0] * 7 + [by]
+            assert (await other.get("/events")).json() == {}
+
+
 async def not_stale(client: httpx.AsyncClient) -> bool:
     return (await client.get("/health")).json()["staleSeconds"] is None
