@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 import socketio
-from conftest import ROOT, Fleet, Process, Proxy, eventually
+from conftest import ADMIN_KEY, AS_ADMIN, ROOT, Fleet, Process, Proxy, eventually
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis_servers import USER, free_port, wait_until
@@ -159,6 +159,23 @@ def test_a_body_as_large_as_a_node_takes_gets_to_one(lonely: Proxy) -> None:
     with httpx.Client(base_url=lonely.url) as http:
         for path, size in (("/event/a", 16_384), ("/events", 4 * 1024 * 1024)):
             assert http.post(path, content=b"x" * size).status_code == 502
+
+
+@pytest.mark.catches("an import is bound like a batch", CONF, "client_max_body_size 0;", "")
+def test_all_data_go_through_the_proxy_and_back_however_much_that_is(proxy, process) -> None:
+    nodes = [process(TALLY_STORE="memory://", TALLY_ADMIN_KEYS=ADMIN_KEY) for _ in range(2)]
+    begun, other = (httpx.Client(base_url=proxy([node.port]).url, headers=AS_ADMIN, timeout=60) for node in nodes)
+    with begun, other:
+        for i in range(6):
+            names = [f"{i} {'x' * 110} {j}" for j in range(10_000)]
+            assert begun.post("/events", json=dict.fromkeys(names, i + 1)).status_code == 200
+        data = begun.get("/export").content
+        assert len(data) > 20_000_000
+        refused = httpx.post(f"{other.base_url}/import", content=data, headers={"Authorization": "Bearer nobody's"})
+        assert refused.status_code == 401
+        assert other.post("/import", content=data).status_code == 200
+        again = other.get("/export").content
+        assert sorted(again.splitlines()[1:]) == sorted(data.splitlines()[1:])
 
 
 @pytest.mark.parametrize(
