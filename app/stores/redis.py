@@ -8,6 +8,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -375,17 +376,23 @@ def _listing(bucket: Bucket) -> list[str]:
 
 def _touched(batch: Batch) -> dict[str, None]:
     """Every key that the script may use: a server that hands over their slot must see them all before it runs."""
-    keys = dict.fromkeys(["keys", "starts:minute", "starts:hour", "starts:day"])
+    keys: dict[str, None] = {}
     marked = {bucket for moment, _, _, _, visits in batch for visit in visits for bucket, _ in moment.marks(visit)}
     for moment in {posting.moment for posting in batch}:
-        day = Bucket("day", moment.day)
-        keys |= dict.fromkeys(map(_key, (*moment.buckets, day._replace(of=OFFSET), day._replace(of=GENERATION))))
+        keys |= _touched_by(moment)
     for bucket in marked:
         keys |= dict.fromkeys(_listing(bucket))
     for posting in batch:
         if posting.key:
             keys |= {f"key:{posting.key.id}": None, f"keys:{posting.key.owner}": None}
     return keys
+
+
+@lru_cache(maxsize=256)  # those of this minute, mostly
+def _touched_by(moment: Moment) -> dict[str, None]:
+    """The keys that any hit needs then."""
+    others = Bucket("day", moment.day, OFFSET), Bucket("day", moment.day, GENERATION)
+    return dict.fromkeys(["keys", "starts:minute", "starts:hour", "starts:day", *map(_key, moment.buckets + others)])
 
 
 def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Moment]) -> bytes:
