@@ -30,6 +30,7 @@ ANSWER_SECONDS = 1.5  # no request waits longer than 2.5 s, the spool's fsync in
 SENTINEL_SECONDS = 0.3  # a dead Sentinel leaves time to ask another
 COMMANDS_MAX = 64  # under way at once; more only wait for each other
 TAGS_MAX = 1024
+KEYS_AT_ONCE = 200  # looked up or forgotten: behind each there may be much
 PAGE_FIELDS = 1000  # of a bucket, read at once, which takes about a millisecond
 
 _OPTIONS: dict[str, Any] = {
@@ -277,11 +278,13 @@ class RedisStore(CounterStore):
                 starts: list[str] = await self._answer(self._client.zrange(f"{self._prefix}starts:{step}", 0, -1))
                 plain += [Bucket(step, int(start)) for start in starts]
             plain.append(TOTAL)
-        pipe = self._client.pipeline(transaction=False)
-        for bucket in plain:
-            pipe.smembers(f"{self._prefix}ofs:{_key(bucket)}")
-        ofs = await self._answer(pipe.execute())
-        others = [bucket._replace(of=of) for bucket, found in zip(plain, ofs, strict=True) for of in found]
+        others: list[Bucket] = []
+        for i in range(0, len(plain), KEYS_AT_ONCE):
+            pipe = self._client.pipeline(transaction=False)
+            for bucket in plain[i : i + KEYS_AT_ONCE]:
+                pipe.smembers(f"{self._prefix}ofs:{_key(bucket)}")
+            for bucket, ofs in zip(plain[i:], await self._answer(pipe.execute()), strict=False):
+                others += [bucket._replace(of=of) for of in ofs]
         return plain + others + [b._replace(of=SKETCH + b.of) for b in others if b.of.startswith(VISITS)]
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:  # noqa: ARG002 # keys expire by themselves
@@ -293,7 +296,8 @@ class RedisStore(CounterStore):
                 ofs: set[str] = await self._answer(self._client.smembers(f"{self._prefix}ofs:{_key(bucket)}"))
                 keys = [key for of in ofs for key in _listing(bucket._replace(of=of))]
                 keys += [_key(bucket), f"ofs:{_key(bucket)}"]
-                await self._answer(self._client.unlink(*(self._prefix + key for key in keys)))
+                for i in range(0, len(keys), KEYS_AT_ONCE):
+                    await self._answer(self._client.unlink(*(self._prefix + key for key in keys[i : i + KEYS_AT_ONCE])))
             if old:
                 await self._answer(self._client.zrem(listed, *old))
 
