@@ -65,7 +65,7 @@ _HOLDS: dict[Role, set[Role]] = {"read": {"read", "badge", "embed"}, "write": {"
 _HOLDS["admin"] = _HOLDS["read"] | _HOLDS["write"] | {"admin"}
 _BEARER = re.compile(rb"bearer +([!-~]{1,256})", re.IGNORECASE)
 _ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|\d+\.\d+\.\d+\.\d+")
-_EXPOSED = (b"access-control-expose-headers", b"Idempotency-Replayed, Link, Retry-After, Tally-Stale")
+_EXPOSED = (b"access-control-expose-headers", b"Idempotency-Replayed, Link, Retry-After, Tally-Partial, Tally-Stale")
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
@@ -153,13 +153,15 @@ class Access:
         return BY_MAX if most < BY_MAX and "write" in self._holds(_bearer(scope)) else most
 
     def describe(self, document: dict[str, Any]) -> dict[str, Any]:
-        """OpenAPI's document, with what asks for a key."""
+        """OpenAPI's document, with what asks for a key, and how any route like this one may refuse."""
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 role = ROLES.get(f"{method.upper()} {path}")
-                if role != "anyone":
-                    operation["responses"] |= {str(status): text for status, text in documented(401, 403).items()}
+                also = [421, *[400] * ("requestBody" in operation), *[404] * ("{" in path)]
+                also += [401, 403] * (role != "anyone")
+                refusals = {str(status): text for status, text in documented(*also).items()}
+                operation["responses"] = refusals | operation["responses"]
                 if role in self._closed:
                     operation["security"] = [{"key": []}]
         return document

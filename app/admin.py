@@ -30,7 +30,7 @@ Plan = Callable[[Moment, int], Awaitable[tuple[Changes, changes.Logged]]]
 Erased = TypedDict("Erased", {"user": str, "uniquesKeep": bool})
 Imported = TypedDict("Imported", {"lines": int})
 
-_NUMBER = {"type": "integer", "minimum": 0, "maximum": COUNT_MAX}
+_NUMBER = {"type": ["integer", "null"], "minimum": 0, "maximum": COUNT_MAX}
 _NUMBERS = {"type": "object", "properties": {"count": _NUMBER, "total": _NUMBER}, "additionalProperties": False}
 
 

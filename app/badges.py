@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from app.events import TOTAL, Clock
 from app.ingest import name_under
-from app.problems import documented
+from app.problems import documented, told
 from app.query import Charge, PathEvent
 from app.stores.base import CounterStore
 
@@ -45,7 +45,7 @@ class Svg(Response):
 
 def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) -> None:
     every: dict[str, Any] = {"dependencies": [Depends(charge)]}
-    refusals = documented(422, 429, 503)
+    refusals = documented(422, 429, 503) | {200: told("Tally-Stale")}
 
     async def words(event: str, label: str | None, value: Value) -> tuple[str, str, str]:
         """What a badge says: its label, its message, and both in full."""

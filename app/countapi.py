@@ -21,6 +21,8 @@ _WORD = re.compile(r"[A-Za-z0-9_\-.]{3,64}")
 _PAGE = re.compile(r"https?://([^/?#:]+)[^/?#]*([^?#]*)")
 _GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # one transparent pixel
 
+_ALSO: dict[str, Any] = {"text/javascript": {}, "image/gif": {}}  # for `callback` and `img`, whatever is answered
+
 Callback = Annotated[str | None, Query(pattern=r"^[A-Za-z_$][A-Za-z0-9_$.]*$", max_length=128)]
 Found = TypedDict("Found", {"value": int})
 Missing = TypedDict("Missing", {"value": None})
@@ -62,7 +64,7 @@ def add_routes(app: FastAPI, store: CounterStore, recorder: Recorder, limits: Li
 
     for path, named in (("{key}", _in_default), ("{ns}/{key}", _in_namespace)):
         Called = Annotated[Call, Depends(named)]  # noqa: N806 # a type
-        every: dict[str, Any] = {"responses": documented(400, 422, 429, 503)}
+        every: dict[str, Any] = {"responses": {200: {"content": _ALSO}, **documented(400, 422, 429, 503)}}
         known: dict[str, Any] = {"responses": every["responses"] | {404: {"model": Missing, "description": "Unknown"}}}
         known["dependencies"] = [Depends(charge)]
 

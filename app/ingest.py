@@ -19,7 +19,7 @@ from app.access import Access, Headers
 from app.events import BY_MAX, NAME_MAX, By, Hit, InvalidName, Key, Visit, event_name, fold, visitor_name
 from app.kafka import Kafka
 from app.limits import Limits, client
-from app.problems import REFUSALS, Answer, Problem, documented
+from app.problems import REFUSALS, Answer, Problem, documented, told
 from app.recorder import Recorded, Recorder
 from app.stores.base import Ack, Refused, Value
 
@@ -65,17 +65,20 @@ _BATCH = {"anyOf": [_ITEMS, {"type": "object", "additionalProperties": _BY}, _IT
 _TEXT = {"type": "string"}
 
 
-def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"requestBody": {"content": {media: {"schema": schema} for media, schema in schemas.items()}}}
+_KEYED = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": f"^({_KEY.pattern})$"}}
+
+
+def _documented(answer: type, schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    body = {"content": {media: {"schema": schema} for media, schema in schemas.items()}}
+    logged = {"model": answer, "description": "In Kafka"}
+    return {
+        "responses": {200: told("Idempotency-Replayed"), 202: logged, **documented(413, 422, 429, 503)},
+        "openapi_extra": {"requestBody": body, "parameters": [_KEYED]},
+    }
 
 
 def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access: Access) -> EventRoute:
-    @app.post(
-        EVENT_ROUTE,
-        response_model=CountedHit,
-        responses={202: {"model": LoggedHit, "description": "In Kafka"}, **documented(413, 422, 429, 503)},
-        openapi_extra=_body({"application/json": _HIT}),
-    )
+    @app.post(EVENT_ROUTE, response_model=CountedHit, **_documented(LoggedHit, {"application/json": _HIT}))
     async def count_event(request: Request, event: Annotated[str, Depends(path_name)]) -> Response:
         """Count one hit."""
         limits.charge(request, "write")
@@ -94,8 +97,7 @@ def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access:
     @app.post(
         "/events",
         response_model=CountedBatch,
-        responses={202: {"model": LoggedBatch, "description": "In Kafka"}, **documented(413, 422, 429, 503)},
-        openapi_extra=_body({"application/json": _BATCH, "application/x-ndjson": _TEXT, "text/plain": _TEXT}),
+        **_documented(LoggedBatch, {"application/json": _BATCH, "application/x-ndjson": _TEXT, "text/plain": _TEXT}),
     )
     async def count_events(request: Request) -> Response:
         """Count many hits, all or none: an array of items, a map of names to amounts, NDJSON, or a name a line."""

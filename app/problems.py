@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import Match
 
 from app.metrics import Metrics
 from app.recorder import Overloaded
@@ -30,10 +31,31 @@ class ProblemDetails(BaseModel):
     counted: Literal["no", "unknown"] | None = None
 
 
+_HEADERS = {
+    "Idempotency-Replayed": "`true` where this is the answer to an earlier request with the same key.",
+    "Link": "Where the next page is.",
+    "Retry-After": "When to ask again, in seconds.",
+    "Tally-Partial": "Why this is not all.",
+    "Tally-Stale": "For how many seconds Redis has been away: so old are these numbers.",
+    "WWW-Authenticate": "How to show a key.",
+}
+_ALWAYS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These statuses for a route's OpenAPI."""
     content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        | told(*_ALWAYS.get(status, []), always=True)
+        for status in statuses
+    }
+
+
+def told(*headers: str, always: bool = False) -> dict[str, Any]:
+    """These headers of an answer, likewise."""
+    text = {"schema": {"type": "string"}, "required": always}
+    return {"headers": {name: {"description": _HEADERS[name], **text} for name in headers}}
 
 
 def install(app: FastAPI, metrics: Metrics) -> Answer:
@@ -43,6 +65,9 @@ def install(app: FastAPI, metrics: Metrics) -> Answer:
         status, detail, headers = 500, "an unexpected error; the log has it", None
         if isinstance(error, HTTPException):
             status, detail, headers = error.status_code, str(error.detail), error.headers
+            if status == 405:  # the router would tell the methods of one route, and a path has several
+                found = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+                headers = {"Allow": ", ".join(sorted(m for route in found for m in getattr(route, "methods", ())))}
         elif isinstance(error, RequestValidationError):  # said without the input, which may be no JSON at all
             status = 422
             detail = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())

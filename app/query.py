@@ -23,7 +23,7 @@ from app.changes import Logged, history
 from app.events import EVERYTHING, PART, TOTAL, Bucket, Calendar, Clock, InvalidName, Kind, Step, day_start, event_name
 from app.ingest import EVENT_ROUTE, EventRoute, Json, path_name, path_visitor
 from app.limits import Limits
-from app.problems import Problem, documented
+from app.problems import Problem, documented, told
 from app.stores.base import RANKED_MAX, CounterStore
 
 POINTS_MAX = 1440  # the minutes of a day
@@ -130,7 +130,9 @@ def add_routes(
     async def charge(request: Request, response: Response) -> None:
         response.raw_headers += pay(request)
 
-    @app.get(EVENT_ROUTE, response_model=EventValue, responses=documented(422, 429, 503))
+    refusals = documented(422, 429, 503)
+
+    @app.get(EVENT_ROUTE, response_model=EventValue, responses=refusals | {200: told("Tally-Stale")})
     async def read_event(request: Request, event: PathEvent) -> Response:
         """One event's count of the current day, and its total; 0 for an unknown one."""
         headers, moment = pay(request), clock.moment()
@@ -138,7 +140,7 @@ def add_routes(
         return Json(EventValue(eventName=event, count=hits + offset, total=total, day=moment.date), headers)
 
     reads = Reads(store, clock)
-    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
+    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": refusals | {200: told("Tally-Stale")}}
     _add_counts(app, reads, every)
     _add_series(app, reads, every)
     _add_audience(app, reads, every)
@@ -147,7 +149,7 @@ def add_routes(
 
 
 def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
-    @app.get("/events", response_model=dict[str, int], **every)
+    @app.get("/events", response_model=dict[str, int], **_telling(every, "Link"))
     async def read_events(
         response: Response,
         prefix: str = "",
@@ -167,7 +169,7 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         body = [msgspec.json.encode({event: counts[event] for _, event in part})[1:-1] async for part in _slices(page)]
         return Response(b"{%b}" % b",".join(body), headers=dict(response.headers), media_type="application/json")
 
-    @app.get("/leaderboard", response_model=list[Ranked] | list[RankedUser], **every)
+    @app.get("/leaderboard", response_model=list[Ranked] | list[RankedUser], **_telling(every, "Tally-Partial"))
     async def read_leaderboard(
         response: Response,
         limit: Annotated[int, Query(ge=1, le=1000)] = 10,
@@ -200,12 +202,12 @@ def _add_audience(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         """The same of all events together."""
         return await reads.audience(EVERYTHING, days)
 
-    @app.get("/user/{id:path}", **every)
+    @app.get("/user/{id:path}", **_telling(every, "Tally-Partial"))
     async def read_user(response: Response, visitor: PathVisitor, days: Days = 1) -> UserCounts:
         """What a user did in these days."""
         return UserCounts(user=visitor, days=days, counts=await visited("user", visitor, days, response))
 
-    @app.get("/session/{id:path}", **every)
+    @app.get("/session/{id:path}", **_telling(every, "Tally-Partial"))
     async def read_session(response: Response, visitor: PathVisitor, days: Days = 1) -> SessionCounts:
         """What a session did in these days."""
         return SessionCounts(session=visitor, days=days, counts=await visited("session", visitor, days, response))
@@ -240,10 +242,11 @@ def _add_series(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
 
 
 def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: int) -> None:
-    missing = every | {"responses": documented(404, 422, 429, 503)}
+    listed = _telling(every)
+    listed["responses"][200]["content"] = {"text/csv": {"schema": {"type": "string"}}}
 
-    @app.get("/history", response_model=list[DayRow], **every)
-    async def read_days(format: Format = "json") -> Any:  # noqa: A002 # the API's word
+    @app.get("/history", response_model=list[DayRow], **listed)
+    async def read_days(response: Response, format: Format = "json") -> Any:  # noqa: A002 # the API's word
         """The closed days on which something was counted, newest first; a day that was reset has several parts."""
         buckets = reads.buckets("day", days_kept)[-2::-1]
         sums = await reads.store.read(buckets, [EVERYTHING])
@@ -256,10 +259,12 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
             DayRow(day=reads.calendar.moment(day.start).date, hits=n, events=size, parts=1 + resets[day.start])
             for (day, n), size in zip(hits.items(), sizes, strict=True)
         ]
-        return _csv(["day", "hits", "events", "parts"], [list(r.values()) for r in rows]) if format == "csv" else rows
+        if format == "csv":
+            return _csv(response, ["day", "hits", "events", "parts"], [list(row.values()) for row in rows])
+        return rows
 
-    @app.get("/history/{day}", response_model=ClosedDay, **missing)
-    async def read_day(day: Day, format: Format = "json") -> Any:  # noqa: A002 # the API's word
+    @app.get("/history/{day}", response_model=ClosedDay, **listed)
+    async def read_day(response: Response, day: Day, format: Format = "json") -> Any:  # noqa: A002 # the API's word
         """A closed day's counts, the parts that resets have ended, and how the day's numbers were corrected."""
         try:
             begun = date.fromisoformat(day)
@@ -276,9 +281,8 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
             counts.pop(EVERYTHING, None)
             parts.append(Part(until=reads.stamp(at), counts=dict(sorted(counts.items()))))
         if format == "csv":
-            return _csv(
-                ["event", "count", "until"], [[*item, p["until"]] for p in parts for item in p["counts"].items()]
-            )
+            rows = [[*item, p["until"]] for p in parts for item in p["counts"].items()]
+            return _csv(response, ["event", "count", "until"], rows)
         corrections = [corrected_row(reads.calendar, logged) for logged in await history(reads.store, start)]
         return ClosedDay(day=day, parts=parts, corrections=corrections)
 
@@ -289,6 +293,11 @@ def corrected_row(calendar: Calendar, logged: Logged) -> CorrectedRow:
     return CorrectedRow(
         at=calendar.local(at).isoformat(), action=action, eventName=event or None, before=before, after=after
     )
+
+
+def _telling(every: dict[str, Any], *headers: str) -> dict[str, Any]:
+    """What a route is documented with that tells these headers, too."""
+    return every | {"responses": every["responses"] | {200: told("Tally-Stale", *headers)}}
 
 
 def _named(text: str) -> str:
@@ -328,13 +337,13 @@ async def _best(places: Iterable[Place], limit: int | None, past: Place = _FIRST
     return [place async for part in _slices(heapq.merge(*runs)) for place in part]
 
 
-def _csv(head: list[str], rows: list[list[object]]) -> Response:
+def _csv(response: Response, head: list[str], rows: list[list[Any]]) -> Response:
     """RFC 4180; a cell that a spreadsheet would take for a formula is told to be text."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(head)
     writer.writerows([f"'{cell}" if str(cell).startswith(tuple("=+-@\t\r")) else cell for cell in row] for row in rows)
-    return Response(out.getvalue(), media_type="text/csv; charset=utf-8")
+    return Response(out.getvalue(), headers=dict(response.headers), media_type="text/csv; charset=utf-8")
 
 
 def _cursor(place: Place) -> str:

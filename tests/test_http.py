@@ -357,7 +357,7 @@ async def test_openapi_documents_what_is_served(client: httpx.AsyncClient) -> No
         "GET /badge/{name}.svg", "GET /event/{name}/shield.json", "GET /stream",
     }  # fmt: skip
     told = set(document["paths"]["/events"]["post"]["responses"])
-    assert told == {"200", "202", "401", "403", "413", "422", "429", "503"}
+    assert told == {"200", "202", "400", "401", "403", "413", "421", "422", "429", "503"}
     page = (await client.get("/docs")).text
     assert "http://" not in page
     assert "https://" not in page
