@@ -35,6 +35,8 @@ _COMMANDS = {
     "verify": "say whether the store has what such a file has, and nothing else",
 }
 
+HEAD_BYTES_MAX = 65_536  # beyond its first piece; a proxy in front bounds it far below
+HEADERS_MAX = 200
 LINGER_SECONDS = 10.0  # for what is still to be sent when a connection is closed
 
 
@@ -118,10 +120,42 @@ class Server(uvicorn.Server):
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """uvicorn's own, but that an answer is one system call: each costs as much as counting a hit does."""
+    """uvicorn's own, but that an answer is one system call: each costs as much as counting a hit does.
+
+    And a request's head has bounds: uvicorn would keep whatever comes.
+    """
+
+    _head: int | None = None  # bytes that came after its first piece, while there is no end of it
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(OneWriteTransport(transport, self.loop))  # type: ignore[arg-type] # it is one in effect
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += len(data)
+        super().data_received(data)
+        if self._head is not None and self._head > HEAD_BYTES_MAX:
+            self.send_400_response("The head of this request has no end.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= HEADERS_MAX:
+            raise ValueError("too many headers")  # which the parser makes a 400
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        self._head = 0  # after the last chunk come headers again
+
+    def on_body(self, body: bytes) -> None:
+        self._head = None
+        super().on_body(body)
 
     def handle_websocket_upgrade(self) -> None:
         self.transport = self.transport.unwrap()  # type: ignore[attr-defined] # as above; a frame is one call anyway

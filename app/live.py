@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,11 +32,17 @@ BLOCK_UPDATES = 100  # in one piece of a stream
 QUEUE_MAX = 1000  # messages that wait for a polling client
 RETRY_SECONDS = 0.05  # between two looks at pages that could not take more
 IDLE_SECONDS = 0.05  # between two looks at what changes while no page is there
+SAYS_MAX = 16_384  # bytes of a client at once, who says next to nothing
 STUCK_SECONDS = 30.0  # after which a page that takes nothing is cut
 
 log = logging.getLogger("tally.live")
 _packets = logging.getLogger("tally.live.packets")
-_packets.setLevel(logging.WARNING)  # below that engineio logs what clients say, and so their keys
+_packets.setLevel(logging.ERROR)  # below that what clients say is logged, and so their keys
+
+# Whatever else a client sends is refused: engineio would log it with a traceback, or wait for the client for good.
+_PACKET = "(?:[13]|4[^\x1e])[^\x1e]*"
+_POSTED = re.compile(rf"({_PACKET}(\x1e{_PACKET}){{0,15}})?")
+_FRAME = re.compile("[1235].*|4.+", re.DOTALL)
 
 Block = dict[str, Any]  # a piece of a stream
 Send = Callable[[Any], Awaitable[None]]
@@ -76,6 +83,11 @@ class _FromClient(socketio.packet.Packet):  # type: ignore[misc] # likewise
     packet_type: int
     data: Any
 
+    def __init__(self, *fields: Any, encoded_packet: Any = None, **more: Any) -> None:
+        super().__init__(*fields, encoded_packet=encoded_packet, **more)
+        if encoded_packet in {"", b""}:  # which python-socketio takes for none
+            self.decode("")
+
     def decode(self, encoded_packet: str) -> int:
         try:
             super().decode(encoded_packet)
@@ -104,8 +116,8 @@ class Live:
             cors_allowed_origins=[],  # as of all routes, access.py sees to it
             serializer=_FromClient,
             http_compression=False,  # of long polls: it would be done here, between hits
-            max_http_buffer_size=16_384,  # clients say next to nothing
-            logger=log,
+            max_http_buffer_size=SAYS_MAX,
+            logger=_packets,
             engineio_logger=_packets,
         )
         self._asgi = socketio.ASGIApp(self.server)
@@ -128,9 +140,16 @@ class Live:
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         """The application to mount at /socket.io, which notes the WebSocket of a client that began by polling."""
-        engine_id = parse_qs(scope["query_string"].decode("latin-1")).get("sid", [""])[0]
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        engine_id = query.get("sid", [""])[0]
+        if (query.get("transport") == ["websocket"]) != (scope["type"] == "websocket"):
+            raise HTTPException(400, "a WebSocket has transport=websocket, and nothing else has")
         if not engine_id and len(self.server.eio.sockets) >= CLIENTS_MAX:
             raise HTTPException(503, "too many connections")
+        socket = self.server.eio.sockets.get(engine_id)
+        if engine_id and (socket is None or socket.closed):
+            raise HTTPException(400, "no such session")
+        receive = _heard(scope, receive)
         if scope["type"] != "websocket" or not engine_id or engine_id in self._upgraded:
             await self._asgi(scope, receive, send)
             return
@@ -331,6 +350,40 @@ class Live:
             await socket.close(wait=False, abort=True)
             while not socket.queue.empty():  # its connection may live on until it misses a ping
                 socket.queue.get_nowait()
+
+
+def _heard(scope: Any, receive: Any) -> Any:
+    """What a client says, as far as engineio knows what to do with it. Raises HTTPException for the rest."""
+    if scope["type"] == "websocket":
+        return lambda: _frame_from(receive)
+    if scope["method"] not in {"GET", "POST", "OPTIONS"}:
+        raise HTTPException(405, headers={"Allow": "GET, OPTIONS, POST"})
+    return receive if scope["method"] != "POST" else lambda: _post_from(receive)
+
+
+async def _frame_from(receive: Any) -> Any:
+    message = await receive()
+    text = message.get("text")
+    return message if text is None or _FRAME.fullmatch(text) else {"type": "websocket.disconnect", "code": 1007}
+
+
+async def _post_from(receive: Any) -> Any:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise HTTPException(400, "the body ended early")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > SAYS_MAX:
+            raise HTTPException(413, f"a body has at most {SAYS_MAX} bytes")
+    try:
+        sound = _POSTED.fullmatch(body.decode())
+    except UnicodeDecodeError:
+        sound = None
+    if not sound:
+        raise HTTPException(400, "this is not what Engine.IO says")
+    return {"type": "http.request", "body": body}
 
 
 def at_once(sending: Any) -> bool:

@@ -1,6 +1,6 @@
 """What the OpenAPI document says is what is served: Schemathesis asks for all it allows, and for what it does not.
 
-TALLY_TEST_CASES chooses how many cases are made up by chance. Over 200, those at the bounds of each parameter come beside.
+TALLY_TEST_CASES chooses how many cases chance makes; over 200, those at the bounds of each parameter come beside.
 """
 
 import json
