@@ -1,6 +1,8 @@
 """The HTTP contract: forms of a batch, what is refused and how, reads, and OpenAPI."""
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import query
-from app.events import Hit
-from app.ingest import parse_batch
+from app.events import Calendar, Clock, event_name, visitor_name
+from app.ingest import fold_names, fold_visits, parse_batch
 from app.main import create_app
 from app.problems import Problem
 from app.stores import sqlite
+from app.transfer import STEPS as STEPS_KNOWN
+from app.transfer import TransferError, pieces
 
 
 @pytest.fixture
@@ -364,15 +368,57 @@ async def test_openapi_documents_what_is_served(client: httpx.AsyncClient) -> No
     assert (await client.get("/docs/assets/swagger-ui-bundle.js")).status_code == 200
 
 
-@given(st.binary(max_size=60) | st.text('[]{}":,ab1 \n', max_size=60).map(str.encode))
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+TEXTS = st.text(max_size=6) | st.sampled_from(["a", "é", "e\u0301", "a/b", ".", "\ud800", "\u202e", "x" * 129])
+VALUES = TEXTS | st.integers() | st.sampled_from([None, True, 1, 1_000_000, 1.5, [], {}])
+ITEMS = st.fixed_dictionaries({"event": TEXTS}, optional={"by": VALUES, "user": VALUES, "session": VALUES, "x": VALUES})
+BATCHES = st.lists(ITEMS, max_size=4).map(json.dumps) | st.dictionaries(TEXTS, VALUES, max_size=4).map(json.dumps)
+BATCHES |= st.lists(ITEMS.map(json.dumps) | TEXTS, max_size=4).map("\n".join)
+any_example = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@given(
+    st.binary(max_size=60)
+    | st.text('[]{}":,ab1 \n', max_size=60).map(str.encode)
+    | BATCHES.map(lambda text: text.encode(errors="surrogatepass"))
+)
+@any_example
 def test_any_bytes_are_hits_or_a_problem(body: bytes) -> None:
     try:
         hits = parse_batch(body)
+        amounts, visits = fold_names(hits), fold_visits(hits)
     except Problem as problem:
         assert problem.status_code in {413, 422}
+        problem.detail.encode()
     else:
-        assert all(isinstance(hit, Hit) and 1 <= hit.by <= 1_000_000 for hit in hits)
+        assert sum(amounts.values()) == sum(hit.by for hit in hits)
+        assert all(1 <= hit.by <= 1_000_000 for hit in hits)
+        assert all(event_name(event) == event for event in amounts)
+        assert all(visit.event in amounts and (visit.user or visit.session) for visit in visits)
+        ids = [visitor for visit in visits for visitor in (visit.user, visit.session) if visitor is not None]
+        assert all(visitor_name(visitor) == visitor for visitor in ids)
+
+
+STEPS = st.sampled_from(["minute", "hour", "day", "total", "year"])
+OFS = st.sampled_from(["", "offset", "generation", "log", "part:1", "user:a", "session:a/b", "sketch:user:a", "x"])
+MEMBERS = st.dictionaries(TEXTS | st.sampled_from(["", "0", "16384", '[1,2,"reset","",[0,0],[0,0]]']), st.integers())
+LINES = st.builds(
+    lambda *bucket, counts: {"bucket": bucket, "counts": counts}, STEPS, st.integers(), OFS, counts=MEMBERS
+)
+LINES |= st.dictionaries(st.sampled_from(["bucket", "counts", "end"]), VALUES) | VALUES
+
+
+@given(st.lists(LINES, max_size=3), st.integers(0, 5) | st.none(), st.binary(max_size=9))
+@any_example
+def test_any_file_is_an_export_or_is_refused(lines: list[object], end: int | None, rest: bytes) -> None:
+    head = {"tally": 1, "export": "e", "timezone": "UTC"}
+    file = [json.dumps(line).encode() for line in (head, *lines, {"end": len(lines) + 1 if end is None else end})]
+    try:
+        found = list(pieces(io.BytesIO(b"\n".join(file) + rest), Clock(Calendar(ZoneInfo("UTC")), lambda: 0.0)))
+    except TransferError as error:
+        str(error).encode()
+    else:
+        assert all(piece.bucket.step in STEPS_KNOWN and 0 <= piece.bucket.start < 2**40 for piece in found)
+        assert all(abs(count) < 2**53 for piece in found for count in piece.counts.values())
 
 
 def assert_problem(answer: httpx.Response, status: int, counted: str | None) -> None:
