@@ -116,6 +116,7 @@ class SqliteStore(CounterStore):
         self._changes = 0  # so far
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
+        self._sound = True  # whether all that was written is on disk, as far as is known
 
     async def open(self) -> None:
         await self._run(self._open)
@@ -198,6 +199,7 @@ class SqliteStore(CounterStore):
         try:
             return await self._run(work)
         except sqlite3.Error as error:
+            self._sound = False
             raise StoreUnavailable(f"SQLite: {error}") from error
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -238,7 +240,22 @@ class SqliteStore(CounterStore):
         self._generations, self._ranked = dict(self._db.execute(sql, (GENERATION,))), {}
         (self._newest,) = self._db.execute("SELECT coalesce(max(start), 0) FROM day").fetchone()
 
+    def _renew(self) -> None:
+        """After an error: take a new connection, which reads what there is, and begin the log anew.
+
+        What could not be synced is lost to the disk and yet in the system's memory, and the next sync says nothing of it.
+        """
+        try:
+            self._db.close()
+            self._open()
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except (StoreRefused, sqlite3.Error) as error:
+            raise StoreUnavailable(f"SQLite: {error}") from error
+        self._sound = not busy
+
     def _apply(self, source: str, at: int, next_offset: int, work: Batch | Changes) -> Applied:
+        if not self._sound:
+            self._renew()
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
         offset, answers = found or (0, "[]")
         if offset == next_offset:
@@ -257,10 +274,11 @@ class SqliteStore(CounterStore):
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
         except Exception as error:
+            self._sound = not isinstance(error, sqlite3.Error)
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             self._load()
-            if isinstance(error, sqlite3.Error):
+            if not self._sound:
                 raise failure(f"SQLite: {error}") from error
             raise
         return applied

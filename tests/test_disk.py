@@ -1,0 +1,161 @@
+"""A disk that fails under SQLite, a file of the previous version, and what a backup brings back."""
+
+import contextlib
+import resource
+import shutil
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Process
+from redis_servers import RedisServer, wait_until
+
+
+def limit_files(app: Process, size: int = resource.RLIM_INFINITY) -> None:
+    """From now on a write beyond this size of a file fails, as on a disk that does: EFBIG, which SQLite calls I/O."""
+    resource.prlimit(app.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def log_salts(file: Path) -> bytes:
+    """What SQLite's log bears in its head, new whenever the log begins anew; each page in it bears the same."""
+    return Path(f"{file}-wal").read_bytes()[16:24]
+
+
+@pytest.mark.catches(
+    "goes on with the same log",
+    "app/stores/sqlite.py",
+    "if not self._sound:\n            self._renew()",
+    "if False:\n            self._renew()",
+)
+def test_after_a_write_that_failed_the_file_is_opened_again(tmp_path: Path, process: Callable[..., Process]) -> None:
+    file = tmp_path / "tally.db"
+    app = process(TALLY_STORE=f"sqlite:///{file}")
+    counted = [app.post("/event/a")["count"] for _ in range(20)]
+    before = log_salts(file)
+    limit_files(app, 1000)
+    refused = [httpx.post(f"{app.url}/event/a") for _ in range(5)]
+    assert {answer.status_code for answer in refused} == {503}
+    assert [answer.json()["counted"] for answer in refused] == ["unknown", "no", "no", "no", "no"]
+    assert app.get("/event/a")["count"] in {20, 21}
+    limit_files(app)
+    counted += [app.post("/event/a")["count"] for _ in range(20)]
+    assert counted == sorted(set(counted))
+    assert log_salts(file) != before
+    app.kill()
+    app.start()
+    assert app.get("/event/a")["count"] == counted[-1] <= 41
+
+
+VERSION_1 = """
+CREATE TABLE event (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+INSERT INTO event VALUES (0, ''), (1, 'signup'), (2, 'café');
+CREATE TABLE minute (start INTEGER NOT NULL, event INTEGER NOT NULL, count INTEGER NOT NULL CHECK (count >= 0),
+                     PRIMARY KEY (start, event)) STRICT, WITHOUT ROWID;
+CREATE TABLE hour (start INTEGER NOT NULL, event INTEGER NOT NULL, count INTEGER NOT NULL CHECK (count >= 0),
+                   PRIMARY KEY (start, event)) STRICT, WITHOUT ROWID;
+CREATE TABLE day (start INTEGER NOT NULL, event INTEGER NOT NULL, count INTEGER NOT NULL CHECK (count >= 0),
+                  PRIMARY KEY (start, event)) STRICT, WITHOUT ROWID;
+CREATE TABLE total (start INTEGER NOT NULL, event INTEGER NOT NULL, count INTEGER NOT NULL CHECK (count >= 0),
+                    PRIMARY KEY (start, event)) STRICT, WITHOUT ROWID;
+CREATE TABLE source (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, answers TEXT NOT NULL,
+                     used INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE key (id TEXT PRIMARY KEY, request TEXT NOT NULL, owner TEXT NOT NULL, minute INTEGER NOT NULL,
+                  date TEXT NOT NULL, answer TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX key_minute ON key (minute);
+INSERT INTO total VALUES (0, 0, 42), (0, 1, 40), (0, 2, 2);
+INSERT INTO day VALUES (:yesterday, 0, 42), (:yesterday, 1, 40), (:yesterday, 2, 2);
+INSERT INTO hour VALUES (:yesterday, 0, 42), (:yesterday, 1, 40), (:yesterday, 2, 2);
+PRAGMA user_version = 1;
+"""  # as the first version that had a file made it, with what it had counted on one day
+
+
+@pytest.mark.catches(
+    "no way from there", "app/stores/sqlite.py", "(_SCHEMA, _SINCE_1)[version:]", "(_SCHEMA, _SINCE_1)[2:]"
+)
+def test_a_file_of_the_previous_version_is_upgraded_with_its_counts(
+    tmp_path: Path, process: Callable[..., Process]
+) -> None:
+    file = tmp_path / "tally.db"
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    yesterday = midnight - timedelta(days=1)
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.executescript(VERSION_1.replace(":yesterday", str(int(yesterday.timestamp()))))
+    app = process(TALLY_STORE=f"sqlite:///{file}")
+    for total in (41, 42):
+        httpx.post(f"{app.url}/event/signup", json={"user": f"u{total}"})
+        assert app.get("/event/signup")["total"] == total
+        app.kill()
+        app.start()  # now it is of this version
+    assert app.get("/audience")["users"] == 2
+    assert app.get(f"/history/{yesterday.date()}")["parts"][0]["counts"] == {"café": 2, "signup": 40}
+    assert app.terminate() == 0
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_backup_of_sqlite_brings_back_what_it_had(tmp_path: Path, process: Callable[..., Process]) -> None:
+    """As docs/operating.md says: stopped, there is one file; after a crash, its log belongs to it."""
+    file, log, kept = tmp_path / "tally.db", tmp_path / "tally.db-wal", tmp_path / "kept"
+    kept.mkdir()
+    app = process(TALLY_STORE=f"sqlite:///{file}")
+    app.post("/events", b'{"a": 3}')
+    other, refused = sqlite3.connect(file, timeout=0), pytest.raises(sqlite3.OperationalError, match="locked")
+    with contextlib.closing(other), refused:
+        other.execute("SELECT * FROM event")
+    assert app.terminate() == 0
+    assert not log.exists()
+    shutil.copy(file, kept)
+    app.start()
+    app.post("/events", b'{"a": 4}')
+    app.kill()
+    shutil.copy(file, kept / "crashed.db")
+    shutil.copy(log, kept / "crashed.db-wal")
+    app.start()
+    app.post("/events", b'{"a": 5}')
+    for copied, count in (("tally.db", 3), ("crashed.db", 7)):
+        app.terminate()
+        shutil.copy(kept / copied, file)
+        if (kept / f"{copied}-wal").exists():
+            shutil.copy(kept / f"{copied}-wal", log)
+        app.start()
+        assert app.get("/events") == {"a": count}
+        assert app.post("/event/a")["total"] == count + 1
+
+
+def test_a_backup_of_redis_brings_back_what_it_had(
+    tmp_path: Path, own_redis: RedisServer, process: Callable[..., Process]
+) -> None:
+    """As docs/operating.md says: the nodes go on meanwhile, and say what a restored Redis has not."""
+    aof, kept = tmp_path / "appendonlydir", tmp_path / "kept"
+    always = ("--appendonly", "yes", "--appendfsync", "always")
+    own_redis.start(*always)
+    app = process(TALLY_STORE=own_redis.url)
+
+    def back() -> bool:
+        own = app.get("/health")
+        return own["staleSeconds"] is None and own["spoolBytes"] == 0
+
+    def stopped(copy: Callable[[], object]) -> None:
+        own_redis.stop()
+        assert app.post("/event/a")["ack"] == "spooled"
+        copy()
+        own_redis.start(*always)
+        wait_until(back)
+
+    app.post("/events", b'{"a": 3}')
+    stopped(lambda: shutil.copytree(aof, kept))
+    assert app.get("/events") == {"a": 4}
+    assert app.post("/event/a")["count"] == 5
+
+    def restore() -> None:
+        shutil.rmtree(aof)
+        shutil.copytree(kept, aof)
+
+    stopped(restore)
+    assert app.get("/health")["lostBatches"] > 0
+    wait_until(lambda: app.get("/events") == {"a": 4})  # the three of the copy, and what was spooled
+    assert app.post("/event/a")["count"] == 5
