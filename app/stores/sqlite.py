@@ -243,7 +243,7 @@ class SqliteStore(CounterStore):
     def _renew(self) -> None:
         """After an error: take a new connection, which reads what there is, and begin the log anew.
 
-        What could not be synced is lost to the disk and yet in the system's memory, and the next sync says nothing of it.
+        What could not be synced is lost to the disk and yet in the system's memory: the next sync says nothing of it.
         """
         try:
             self._db.close()
