@@ -87,8 +87,9 @@ def connect(path: Path | str) -> sqlite3.Connection:
     """A connection that nobody else can have, whose every commit is on disk; raises sqlite3.OperationalError."""
     db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
-        # EXCLUSIVE before the first access: the log's index then lives in this process's memory.
-        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+        # EXCLUSIVE before the first access: the log's index then lives in this process's memory. Of a new file each
+        # page is small, for a commit writes a page or more for each of its events, in each table.
+        for pragma in ("page_size = 1024", "locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
             db.execute(f"PRAGMA {pragma}")
         db.execute("BEGIN IMMEDIATE")
         db.execute("COMMIT")
