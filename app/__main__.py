@@ -35,7 +35,7 @@ _COMMANDS = {
     "verify": "say whether the store has what such a file has, and nothing else",
 }
 
-HEAD_BYTES_MAX = 65_536  # beyond its first piece; a proxy in front bounds it far below
+HEAD_BYTES_MAX = 65_536  # give or take a piece; a proxy in front bounds it far below
 HEADERS_MAX = 200
 LINGER_SECONDS = 10.0  # for what is still to be sent when a connection is closed
 
@@ -125,21 +125,16 @@ class OneWriteProtocol(HttpToolsProtocol):
     And a request's head has bounds: uvicorn would keep whatever comes.
     """
 
-    _head: int | None = None  # bytes that came after its first piece, while there is no end of it
+    _unread = 0  # bytes that came since there was a whole head, or more of a body
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(OneWriteTransport(transport, self.loop))  # type: ignore[arg-type] # it is one in effect
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
+        self._unread += len(data)
         super().data_received(data)
-        if self._head is not None and self._head > HEAD_BYTES_MAX:
+        if self._unread > HEAD_BYTES_MAX:
             self.send_400_response("The head of this request has no end.")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.headers) >= HEADERS_MAX:
@@ -147,14 +142,11 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._unread = 0
         super().on_headers_complete()
 
-    def on_chunk_header(self) -> None:
-        self._head = 0  # after the last chunk come headers again
-
     def on_body(self, body: bytes) -> None:
-        self._head = None
+        self._unread = 0
         super().on_body(body)
 
     def handle_websocket_upgrade(self) -> None:

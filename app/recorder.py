@@ -16,19 +16,8 @@ import msgspec
 
 from app.events import Batch, Changes, Clock, Key, Moment, Posting, Visit
 from app.metrics import Metrics
-from app.stores.base import (
-    Ack,
-    Answer,
-    Applied,
-    CounterStore,
-    OutcomeUnknown,
-    Overtaken,
-    Replayed,
-    StoreError,
-    StoreUnavailable,
-    Value,
-    insist,
-)
+from app.stores import base
+from app.stores.base import Ack, Answer, Applied, CounterStore, OutcomeUnknown, StoreError, StoreUnavailable
 
 WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
 BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
@@ -109,7 +98,7 @@ class Recorder:
                 if self._store.condition().stale_seconds is not None:
                     raise StoreUnavailable("the store is away, and what it has is not known")
                 changes, result = await plan(self._clock.moment())
-                with contextlib.suppress(Overtaken):  # by another node
+                with contextlib.suppress(base.Overtaken):  # by another node
                     applied = await self._apply(changes)
                     break
         self._publish(changes.moment, {}, applied.generations.get(changes.moment.day, 0))
@@ -169,13 +158,13 @@ class Recorder:
             log.exception("counted, but not shown live")
 
     async def _apply(self, work: Batch | Changes) -> Applied:
-        """Raises nothing but StoreUnavailable, OutcomeUnknown or Overtaken, so that whoever waits is told."""
+        """Raises nothing but StoreUnavailable, OutcomeUnknown or base.Overtaken, so that whoever waits is told."""
         at, store = self._offset, self._store
         try:
-            applied = await insist(store, store.note_loss, self._source, at, at + 1, work)
+            applied = await base.insist(store, store.note_loss, self._source, at, at + 1, work)
         except Exception as error:
             self._source, self._offset = uuid.uuid4().hex, 0  # this offset is not used again
-            if isinstance(error, (StoreUnavailable, OutcomeUnknown, Overtaken)):
+            if isinstance(error, (StoreUnavailable, OutcomeUnknown, base.Overtaken)):
                 raise
             log.exception("a commit failed")
             raise OutcomeUnknown("an unexpected error") from error
@@ -213,8 +202,8 @@ def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, list[list[_W
 
 def _resolve(answer: Answer, sharers: list[_Waiter], date: str, ack: Ack) -> None:
     """Give each of those who share a posting the value right after its own hit, the last one the posting's."""
-    replayed = isinstance(answer, Replayed)
-    if isinstance(answer, Replayed):
+    replayed = isinstance(answer, base.Replayed)
+    if isinstance(answer, base.Replayed):
         date, answer = answer
     for waiter in reversed(sharers):
         if not waiter.recorded.done():  # else its client went away
@@ -222,4 +211,4 @@ def _resolve(answer: Answer, sharers: list[_Waiter], date: str, ack: Ack) -> Non
         if len(sharers) > 1 and isinstance(answer, dict):
             ((event, value),) = answer.items()  # to share a posting is for the bare hits of one event
             by = waiter.counts[event]
-            answer = {event: Value(value.count - by, value.total - by)}
+            answer = {event: base.Value(value.count - by, value.total - by)}

@@ -22,17 +22,7 @@ from typing import TypeVar
 
 from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Visit
 from app.stores import base, sketch
-from app.stores.base import (
-    Ack,
-    Applied,
-    Caps,
-    Condition,
-    CounterStore,
-    Distinct,
-    StoreError,
-    StoreRefused,
-    StoreUnavailable,
-)
+from app.stores.base import Ack, Applied, Condition, CounterStore, Distinct, StoreError, StoreRefused, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
@@ -53,7 +43,7 @@ class SpooledStore(CounterStore):
     def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
         self.kind, self.ack, self.shared = store.kind, store.ack, store.shared
         self._store = store
-        self._known = MemoryStore(Caps(0))  # the last known numbers; what is spooled is past the caps
+        self._known = MemoryStore(base.Caps(0))  # the last known numbers; what is spooled is past the caps
         self._directory = directory
         self._suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"  # whose hits a file keeps
         self._bytes_max = bytes_max
@@ -165,7 +155,7 @@ class SpooledStore(CounterStore):
                 found = await self._store.read(buckets)
                 if self._away_since is not None:
                     return self._epoch
-                self._known = MemoryStore(Caps(0))
+                self._known = MemoryStore(base.Caps(0))
                 self._learn_all([*zip(buckets, found, strict=True)])
             self._epoch = epoch
         return self._epoch
