@@ -229,16 +229,16 @@ def _add_series(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         """One event's counts by minute, hour or day, oldest first; the last one is running."""
         return (await reads.series([event], step, points))[0]
 
-    @app.get("/series", **every)
+    @app.get("/series", response_model=Series | list[Series], **every)
     async def read_series(
+        response: Response,
         event: Annotated[list[str] | None, Query(max_length=LINES_MAX)] = None,
         step: Step = "minute",
         points: Points = 60,
-    ) -> Series | list[Series]:
+    ) -> Response:
         """All events together; or, with ?event=a&event=b, a list of those."""
-        if not event:
-            return (await reads.series([EVERYTHING], step, points))[0]
-        return await reads.series([_named(text) for text in event], step, points)
+        found = await reads.series([_named(text) for text in event or ()] or [EVERYTHING], step, points)
+        return Json(found if event else found[0], response.raw_headers)
 
 
 def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: int) -> None:
