@@ -37,20 +37,18 @@ from app.stores.tags import TaggedStore
 # inside the package in a wheel, beside it in a checkout and in the image
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
 
-_CSP = (
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+# What a page may do; every other answer, nothing.
+_PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-    " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    " base-uri 'none'; form-action 'self'"
 )
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
-_DOCS_HEADERS, _HEADERS = (
-    [
-        (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
-        (b"cache-control", b"no-cache"),
-        (b"content-security-policy", policy.encode()),
-    ]
-    for policy in (_CSP, _CSP + _TRUSTED_TYPES)
-)
 # What pages of any origin are made to use: also an error must reach them as it is.
 _FOR_ANY_ORIGIN = ("/badge/", "/hit/", "/get/", "/info/", "/static/tally-")
 _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
@@ -109,17 +107,12 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     if settings.countapi:
         countapi.add_routes(app, store, recorder, limits, charge)
     health.add_routes(app, store, nodes, live, kafka, clock, limits, metrics)
-    app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
-    app.add_api_route("/kiosk", lambda: FileResponse(STATIC / "kiosk.html"), include_in_schema=False)
-    app.add_api_route("/docs", lambda: FileResponse(STATIC / "docs.html"), include_in_schema=False)
+    _add_page(app, "/", "index.html")
+    _add_page(app, "/kiosk", "kiosk.html")
+    _add_page(app, "/docs", "docs.html", scripts="")  # which are not ours
+    named = [Depends(ingest.name_under(b"embed"))]
     framers = " ".join(settings.embed_origins) or "'none'"
-    framed = {"content-security-policy": _CSP.replace("ancestors 'none'", f"ancestors {framers}") + _TRUSTED_TYPES}
-    app.add_api_route(
-        "/embed/{name}",
-        lambda: FileResponse(STATIC / "embed.html", headers=framed),
-        dependencies=[Depends(ingest.name_under(b"embed"))],
-        include_in_schema=False,
-    )
+    _add_page(app, "/embed/{name}", "embed.html", framers, dependencies=named)
     mounts: dict[str, ASGIApp] = {
         "/socket.io": live.asgi,
         "/docs/assets": StaticFiles(directory=str(files("fastapi_swagger") / "resources")),
@@ -130,6 +123,13 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     app.middleware_stack = _Entrance(app.build_middleware_stack(), access, refuse)
     app.shortcut = ingest.Shortcut({"POST": count_event, "GET": read_event}, access, refuse, _HEADERS)
     return app
+
+
+def _add_page(
+    app: FastAPI, path: str, file: str, framers: str = "'none'", scripts: str = _TRUSTED_TYPES, **options: Any
+) -> None:
+    headers = {"content-security-policy": f"{_PAGE}; frame-ancestors {framers}{scripts}"}
+    app.add_api_route(path, lambda: FileResponse(STATIC / file, headers=headers), include_in_schema=False, **options)
 
 
 def create_store(settings: Settings) -> CounterStore:
@@ -171,7 +171,7 @@ class _Entrance:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        headers = dict(_DOCS_HEADERS if path.startswith("/docs") else _HEADERS)
+        headers = dict(_HEADERS)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:
