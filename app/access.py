@@ -7,11 +7,13 @@ from hmac import compare_digest
 from typing import Any, Literal
 
 from fastapi import Request, Response
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.events import BY_MAX
+from app.limits import Limits
 from app.problems import Problem, documented
-from app.settings import Keys, Settings
+from app.settings import Settings
 
 Role = Literal["anyone", "read", "write", "hit", "admin", "badge", "embed", "live"]
 Headers = list[tuple[bytes, bytes]]
@@ -59,7 +61,7 @@ ROLES: dict[str, Role] = {
     "GET /openapi.json": "anyone",
     "* /static": "anyone",
 }
-_OWN_PAGES: set[Role] = {"write", "admin", "live"}  # where a page of a foreign origin is refused
+_OWN_PAGES: set[Role] = {"write", "admin", "live"}  # not for pages of foreign origins, as CountAPI's hits are
 
 _HOLDS: dict[Role, set[Role]] = {"read": {"read", "badge", "embed"}, "write": {"write", "hit"}}
 _HOLDS["admin"] = _HOLDS["read"] | _HOLDS["write"] | {"admin"}
@@ -74,24 +76,16 @@ _PREFLIGHT = {
 
 
 class Access:
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        keys: dict[Role, Keys] = {
-            "read": settings.read_keys,
-            "write": settings.write_keys,
-            "admin": settings.admin_keys,
-        }
+    def __init__(self, settings: Settings, limits: Limits) -> None:
+        self._settings, self._limits = settings, limits
         self._keys: dict[bytes, set[Role]] = {}  # by their hashes, which are of one length
-        for role, key in ((role, key) for role, some in keys.items() for key in some):
-            self._keys.setdefault(_digest(key.get_secret_value().encode()), set()).update(_HOLDS[role])
-        opened: dict[Role, object] = {
-            "read": not settings.read_keys,
-            "badge": settings.public_badges or not settings.read_keys,
-            "embed": settings.embed_origins or not settings.read_keys,
-            "write": not settings.write_keys,
-            "hit": not settings.write_keys,  # as pages of any origin do in CountAPI's way
-        }
-        self._closed = {role for role in _HOLDS["admin"] if not opened.get(role)}
+        for role, held in _HOLDS.items():
+            for key in getattr(settings, f"{role}_keys"):
+                self._keys.setdefault(_digest(key.get_secret_value().encode()), set()).update(held)
+        opened: dict[Role, object] = {"badge": settings.public_badges, "embed": settings.embed_origins}
+        read = {role for role in _HOLDS["read"] if settings.read_keys and not opened.get(role)}
+        self._closed = {"admin", *read, *(_HOLDS["write"] if settings.write_keys else ())}
+        self._looked_at = _HOLDS["admin"] if self._keys else self._closed  # a key that is shown must be known
         self._origins = {origin.encode() for origin in settings.allowed_origins}
         self._any_host = "*" in settings.allowed_hosts or not (settings.allowed_hosts or settings.loopback)
         self._serves = lru_cache(maxsize=1000)(self._is_ours)
@@ -122,8 +116,8 @@ class Access:
             raise Problem(403, "nothing says who may ask for this")
         if role in _OWN_PAGES:
             self._look_at_origin(scope)
-        if role in self._closed:
-            self._look_at_key(role, _bearer(scope))
+        if role in self._looked_at:
+            self._look_at_key(role, _bearer(scope), scope)
 
     async def guard(self, request: Request) -> None:
         """As a dependency of every route."""
@@ -136,16 +130,16 @@ class Access:
 
         return guarded
 
-    def admit_page(self, auth: object) -> None:
+    def admit_page(self, auth: object, scope: Scope) -> None:
         """Refuse a client of Socket.IO that may not read, by what it says when it connects."""
-        if "read" in self._closed:
+        if "read" in self._looked_at:
             key = auth.get("key") if isinstance(auth, dict) else None
-            self._look_at_key("read", str(key).encode(errors="replace") if key else None)
+            self._limits.charge(HTTPConnection(scope), "read", 0)  # who has guessed too often is told no more
+            self._look_at_key("read", str(key).encode(errors="replace") if key else None, scope)
 
     def caller(self, scope: Scope) -> str:
         """Whose Idempotency-Keys these are."""
-        known = self._known(_bearer(scope))
-        return known.hex() if known else "anonymous"
+        return self._known(_bearer(scope)).hex() or "anonymous"
 
     def by_max(self, scope: Scope) -> int:
         """The largest amount of a hit; who has a key to write is trusted with any."""
@@ -182,24 +176,25 @@ class Access:
         if origin != b"%b://%b" % (scheme, headers.get(b"host", b"").lower()):
             raise Problem(403, "pages of this origin may not do this (TALLY_ALLOWED_ORIGINS)")
 
-    def _look_at_key(self, role: Role, key: bytes | None) -> None:
+    def _look_at_key(self, role: Role, key: bytes | None, scope: Scope) -> None:
         if role == "admin" and not self._settings.admin_keys:
             raise Problem(403, "nobody may do this as long as TALLY_ADMIN_KEYS is not set")
         holds = self._holds(key)
-        if not holds:
+        if not holds and (key or role in self._closed):
             detail = "this key is not known" if key else "this needs a key, in Authorization: Bearer"
+            if key:  # a guess costs what the request would
+                self._limits.charge(HTTPConnection(scope), "read" if role in _HOLDS["read"] else "write")
             raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
-        if role not in holds:
+        if role in self._closed - holds:
             raise Problem(403, "this key may not do this")
 
     def _holds(self, key: bytes | None) -> set[Role]:
-        known = self._known(key)
-        return self._keys[known] if known else set()
+        return self._keys.get(self._known(key), set())
 
-    def _known(self, key: bytes | None) -> bytes | None:
+    def _known(self, key: bytes | None) -> bytes:
         """The hash of this key if it is one of ours. It is compared with all, each in constant time."""
         given = _digest(key or b"")
-        return max((digest for digest in self._keys if compare_digest(digest, given)), default=None)
+        return max((digest for digest in self._keys if compare_digest(digest, given)), default=b"")
 
 
 def _bearer(scope: Scope) -> bytes | None:

@@ -129,9 +129,7 @@ class Shortcut:
     """
 
     def __init__(self, routes: dict[str, EventRoute], access: Access, refuse: Answer, headers: Headers) -> None:
-        self._routes = routes
-        self._access = access
-        self._refuse = refuse
+        self._routes, self._access, self._refuse = routes, access, refuse
         self._headers = headers  # that every answer has
 
     def takes(self, scope: Scope) -> bool:

@@ -100,14 +100,15 @@ class _FromClient(socketio.packet.Packet):  # type: ignore[misc] # likewise
 
 
 class Live:
-    def __init__(self, feed: Feed, metrics: Metrics, interval: float, admit: Callable[[object], None]) -> None:
-        self._admit = admit  # who says this when connecting; or raise HTTPException
+    def __init__(self, feed: Feed, metrics: Metrics, interval: float, admit: Callable[[object, Any], None]) -> None:
+        self._admit = admit  # who says this when connecting, by this request; or raise HTTPException
         self._metrics = metrics
         metrics.watch("tally_live_clients", "Connections of pages.", lambda: len(self._clients))
         self._feed = feed
         self._interval = interval
         self._clients: dict[str, _Client] = {}
         self._upgraded: dict[str, Send] = {}
+        self._strangers: set[str] = set()
         self._sends = 0  # in this round
         self._joined = asyncio.Event()  # the first page
         self._ticked = time.monotonic()
@@ -165,7 +166,7 @@ class Live:
     def _connector(self, namespace: str) -> Any:
         async def connect(sid: str, environ: dict[str, Any], auth: object = None) -> None:
             try:
-                self._admit(auth)
+                self._admit(auth, environ["asgi.scope"])
             except HTTPException as error:
                 refusal = socketio.exceptions.ConnectionRefusedError(error.detail, {"status": error.status_code})
                 raise refusal from None
@@ -206,6 +207,15 @@ class Live:
         for client in self._clients.values():
             if client.ended:
                 client.ended.set()
+
+    async def cut_strangers(self) -> None:
+        """Close the connections that were on no namespace the last time either: refused there, or not asking."""
+        sockets = self.server.eio.sockets
+        strangers = sockets.keys() - {client.engine_id for client in self._clients.values()}
+        for socket in [sockets[engine_id] for engine_id in strangers & self._strangers]:
+            await socket.close(wait=False)
+            socket.queue.put_nowait(None)  # ends its WebSocket, too
+        self._strangers = strangers
 
     async def _disconnect(self, sid: str, _reason: str) -> None:
         self._clients.pop(sid, None)

@@ -56,9 +56,9 @@ _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
     clock = Clock(Calendar(settings.timezone), now)
-    access = Access(settings)
-    store = create_store(settings)
     limits = Limits(settings)
+    access = Access(settings, limits)
+    store = create_store(settings)
     metrics = Metrics()
     feed = Feed(clock)
     live = Live(feed, metrics, settings.live_interval_ms / 1000, access.admit_page)
@@ -165,9 +165,7 @@ class _Entrance:
     """Before any route: by which name it is asked. On every answer: what a browser may do with it, if not said yet."""
 
     def __init__(self, app: ASGIApp, access: Access, refuse: Answer) -> None:
-        self._app = app
-        self._access = access
-        self._refuse = refuse
+        self._app, self._access, self._refuse = app, access, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")

@@ -12,7 +12,7 @@ from app import health
 from app.events import Calendar, Clock
 from app.feed import Feed
 from app.kafka import Kafka
-from app.live import Live
+from app.live import STUCK_SECONDS, Live
 from app.nodes import Nodes
 from app.settings import Settings
 from app.stores.base import CounterStore, StoreError
@@ -55,6 +55,7 @@ def schedule(
     jobs.add_job(close_day, Midnight(clock.calendar), id="close_day")
     jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, where it was missed")
     jobs.add_job(tell_state, IntervalTrigger(seconds=1), id="tell_state")
+    jobs.add_job(live.cut_strangers, IntervalTrigger(seconds=STUCK_SECONDS), id="cut_strangers")
     jobs.add_job(_tried(nodes.resync), IntervalTrigger(seconds=2), id="resync")
     if store.shared:
         jobs.add_job(_tried(store.adopt), IntervalTrigger(seconds=10), id="adopt")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hmac
 import itertools
 import json
 import logging
@@ -19,6 +20,7 @@ from test_start import start
 
 from app import __main__
 from app.access import ROLES, Access
+from app.limits import Limits
 from app.main import create_app
 from app.problems import Problem
 from app.settings import Settings
@@ -88,7 +90,9 @@ async def statuses(tally: Served, role: str) -> dict[str, int]:
     "            self._access.admit(scope, f\"{scope['method']} {EVENT_ROUTE}\")\n",
     "",
 )
-@pytest.mark.catches("any key will do", "app/access.py", "        if role not in holds:\n", "        if not holds:\n")
+@pytest.mark.catches(
+    "any key will do", "app/access.py", "if role in self._closed - holds:", "if role in self._closed and not holds:"
+)
 async def test_each_route_answers_each_role_as_the_table_says(serve) -> None:
     async with serve(**CLOSED) as tally:
         for role in ("none", *KEYS):
@@ -111,7 +115,8 @@ async def test_without_keys_all_but_administration_is_open(serve) -> None:
 
 async def test_without_an_admin_key_it_is_said_which_setting_lets_somebody_administer() -> None:
     for chosen in ({}, {"read_keys": KEYS["read"], "write_keys": KEYS["write"]}):
-        access = Access(Settings(TALLY_STORE="memory://", **chosen))
+        settings = Settings(TALLY_STORE="memory://", **chosen)
+        access = Access(settings, Limits(settings))
         for route in ("PUT /event/{name}", "POST /reset", "GET /export"):
             for headers in ([], [(b"authorization", f"Bearer {KEYS['write']}".encode())]):
                 with pytest.raises(Problem) as refused:
@@ -150,9 +155,7 @@ def assert_told(refusal: dict, auth: object) -> None:
     assert "key" in refusal["message"]
 
 
-@pytest.mark.catches(
-    "everybody may watch", "app/live.py", "                self._admit(auth)\n", "                pass\n"
-)
+@pytest.mark.catches("everybody may watch", "app/live.py", 'self._admit(auth, environ["asgi.scope"])', "pass")
 async def test_a_page_that_may_not_read_gets_an_error_and_nothing_else(serve) -> None:
     async with serve(**CLOSED) as tally, tally.client() as client:
         for auth, namespace in itertools.product(AUTHS, ("/", "/live")):
@@ -202,6 +205,123 @@ async def test_what_a_refusal_says(serve) -> None:
             assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert "may not" in problem(await client.post(path, headers=bearer("read")), 403)
         assert (await client.get("/health")).status_code == 200
+
+
+@pytest.mark.catches(
+    "a wrong key is none", "app/access.py", '_HOLDS["admin"] if self._keys else self._closed', "self._closed"
+)
+async def test_a_key_that_is_not_known_is_refused_also_where_none_is_needed(serve) -> None:
+    """Taken for nobody, a client with a key of yesterday would lose its Idempotency-Keys and count again."""
+    async with serve(admin_keys=KEYS["admin"], countapi=True) as tally:
+        for role in ("none", "admin", "wrong"):
+            for route, status in (await statuses(tally, role)).items():
+                looked_at = ROLES[route] not in {"anyone", "live"}
+                assert (status == 401) == (looked_at and (role == "wrong" or (role, ROLES[route]) == ("none", "admin")))
+        async with tally.client() as client:  # what a proxy's own password is shown by is no key
+            assert (await client.post("/event/a", headers={"Authorization": "Basic eDp5"})).status_code == 200
+        page = socketio.AsyncClient(reconnection=False)
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await page.connect(tally.url, auth={"key": KEYS["wrong"]}, transports=["websocket"])
+
+
+GUESSED = {"read_limit": "20/hour", "write_limit": "20/hour"}
+
+
+@pytest.mark.catches(
+    "guesses cost nothing",
+    "app/access.py",
+    'self._limits.charge(HTTPConnection(scope), "read" if role in _HOLDS["read"] else "write")',
+    "pass",
+)
+@pytest.mark.parametrize("path", ["/event/a", "/reset", "/metrics"])
+async def test_guessing_keys_costs_what_asking_does(serve, path: str) -> None:
+    """Beyond the limit of an address the right key is refused like a wrong one, and so cannot be told."""
+    method = "GET" if path == "/metrics" else "POST"
+    async with serve(**CLOSED, **GUESSED) as tally, tally.client() as client:
+        tried = [
+            (await client.request(method, path, headers={"Authorization": f"Bearer guess-{i:011}"})).status_code
+            for i in range(25)
+        ]
+        assert tried == [401] * 20 + [429] * 5
+        assert (await client.request(method, path)).status_code == 401
+        assert (await client.request(method, path, headers=bearer("admin"))).status_code == 429
+        async with tally.client("127.0.0.2") as other:
+            assert (await other.request(method, path, headers=bearer("admin"))).status_code == 200
+
+
+@pytest.mark.catches(
+    "a page may guess for good", "app/access.py", 'self._limits.charge(HTTPConnection(scope), "read", 0)', "pass"
+)
+async def test_guessing_keys_over_socketio_costs_the_same(serve) -> None:
+    async with serve(**CLOSED, **GUESSED) as tally, tally.client() as client:
+
+        async def connect(key: str) -> str:
+            path = f"{SOCKETS}polling&sid={json.loads((await client.get(SOCKETS + 'polling')).text[1:])['sid']}"
+            await client.post(path, content="40" + json.dumps({"key": key}))
+            told = (await client.get(path)).text
+            return told[:2] if told.startswith("40") else json.loads(told[2:])["data"]["status"]
+
+        assert await connect(KEYS["read"]) == "40"
+        assert [await connect(f"guess-{i:011}") for i in range(25)] == [401] * 20 + [429] * 5
+        assert await connect(KEYS["read"]) == 429
+
+
+@pytest.mark.catches(
+    "strangers stay", "app/live.py", "            await socket.close(wait=False)\n", "            continue\n"
+)
+@pytest.mark.catches(
+    "a WebSocket stays", "app/live.py", "            socket.queue.put_nowait(None)", "            pass"
+)
+@pytest.mark.catches(
+    "pages are cut", "app/live.py", "sockets.keys() - {client.engine_id for client in self._clients.values()}",
+    "set(sockets.keys())",
+)  # fmt: skip
+async def test_who_was_refused_or_never_asked_does_not_keep_its_connection(serve) -> None:
+    async with serve(**CLOSED) as tally, tally.client() as client, contextlib.AsyncExitStack() as opened:
+        url = tally.url.replace("http", "ws", 1) + SOCKETS + "websocket"
+        silent, refused, admitted = [await opened.enter_async_context(websockets.connect(url)) for _ in range(3)]
+        await refused.send('40{"key":"xxxxxxxxxxxxxxxxxxxx"}')
+        await admitted.send(f'40{{"key":"{KEYS["read"]}"}}')
+        assert [(await page.recv())[0] for page in (silent, refused, admitted)] == ["0"] * 3
+        assert (await refused.recv()).startswith("44")
+        assert (await admitted.recv()).startswith("40")
+        polled = f"{SOCKETS}polling&sid={json.loads((await client.get(SOCKETS + 'polling')).text[1:])['sid']}"
+        cut = tally.app.state.jobs.get_job("cut_strangers").func
+        await cut()
+        await client.post(polled, content="3")
+        await cut()
+        for page in (silent, refused):
+            with pytest.raises(websockets.ConnectionClosed):
+                while True:
+                    await page.recv()
+        assert problem(await client.post(polled, content="3"), 400) == "no such session"
+        await client.post("/event/a", headers=bearer("write"))
+        while not (await admitted.recv()).startswith('42["update"'):
+            pass
+
+
+@pytest.mark.catches(
+    "keys are compared until they differ", "app/access.py", "if compare_digest(digest, given)", "if digest == given"
+)
+def test_a_key_is_compared_with_all_there_are_whole_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time it takes says neither how much of a key was right nor which one it was."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return hmac.compare_digest(one, other)
+
+    monkeypatch.setattr("app.access.compare_digest", watched)
+    settings = Settings(TALLY_STORE="memory://", **CLOSED)
+    access = Access(settings, Limits(settings))
+    for key in (*KEYS.values(), KEYS["read"][:-1], "x"):
+        compared.clear()
+        scope = {"type": "http", "headers": [(b"authorization", f"Bearer {key}".encode())], "client": None}
+        with contextlib.suppress(Problem):
+            access.admit(scope, "GET /events")
+        assert len(compared) == 3
+        assert {len(digest) for pair in compared for digest in pair} == {16}
+        assert not [pair for pair in compared if key.encode() in pair]
 
 
 SECOND = "second-key-of-two"
@@ -347,7 +467,7 @@ async def test_an_idempotency_key_belongs_to_its_clients_key(serve) -> None:
             answer = await client.post(path, json=body, headers={"Idempotency-Key": "k", **bearer(role)})
             return answer.json().get("count") or answer.json()["counts"]["a"], "Idempotency-Replayed" in answer.headers
 
-        assert [await count("none"), await count("none"), await count("wrong")] == [(1, False), (1, True), (1, True)]
+        assert [await count("none"), await count("none")] == [(1, False), (1, True)]
         assert [await count("admin"), await count("admin"), await count("read")] == [(2, False), (2, True), (3, False)]
         assert [await count(role, "/events") for role in ("none", "admin", "admin")] == [
             (4, False), (5, False), (5, True),
@@ -355,20 +475,20 @@ async def test_an_idempotency_key_belongs_to_its_clients_key(serve) -> None:
 
 
 async def test_who_has_no_key_to_write_counts_in_small_amounts(serve) -> None:
-    chosen = {"read_keys": KEYS["read"], "admin_keys": KEYS["admin"], "public_by_max": 10}
+    chosen = {"read_keys": KEYS["read"], "admin_keys": KEYS["admin"], "public_by_max": 15}
     async with serve(**chosen) as tally, tally.client() as client:
-        for role in ("none", "wrong", "read"):
+        for role in ("none", "read"):
             sent = {"headers": bearer(role)}
-            assert (await client.post("/event/a", json={"by": 10}, **sent)).status_code == 200
-            detail = problem(await client.post("/event/a", json={"by": 11}, **sent), 422)
-            assert detail == "by: at most 10 without a key to write (TALLY_PUBLIC_BY_MAX)"
+            assert (await client.post("/event/a", json={"by": 15}, **sent)).status_code == 200
+            detail = problem(await client.post("/event/a", json={"by": 16}, **sent), 422)
+            assert detail == "by: at most 15 without a key to write (TALLY_PUBLIC_BY_MAX)"
             for body in (
-                b'{"a":10,"b":11}',
-                b'[{"event":"a"},{"event":"b","by":11}]',
-                b'{"event":"a"}\n{"event":"b","by":12}',
+                b'{"a":10,"b":16}',
+                b'[{"event":"a"},{"event":"b","by":16}]',
+                b'{"event":"a"}\n{"event":"b","by":17}',
             ):
                 answer = await client.post("/events", content=body, **sent)
-                assert problem(answer, 422).startswith("item 1: at most 10")
+                assert problem(answer, 422).startswith("item 1: at most 15")
                 assert answer.json()["counted"] == "no"
         assert (await client.post("/events", content=b"a\na\n" * 10)).status_code == 200
         assert (await client.post("/events", content=b"")).status_code == 200

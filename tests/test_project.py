@@ -34,8 +34,8 @@ ORDER += [
     "app.live",
     "app.nodes",
     "app.problems",
-    "app.access",
     "app.limits",
+    "app.access",
     "app.records",
     "app.kafka",
 ]
