@@ -46,6 +46,8 @@ check: $(TOOLS) $(NODE)
 	$(BIN)/mypy
 	node_modules/.bin/tsc
 	$(BIN)/python tools/vendor.py --check
+	$(BIN)/python tools/licences.py --check
+	$(BIN)/python -m bandit -q -c pyproject.toml -r app tools
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/compose-lint docker-compose.yml
 	$(BIN)/python tests/proxy.py

@@ -1,11 +1,14 @@
 """What the documents and the tree claim: settings, imports, vendored files, size."""
 
 import ast
+import hashlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -137,6 +140,45 @@ def test_the_lock_files_pin_everything_with_hashes_and_name_no_index() -> None:
         for block in re.split(r"\n(?=[a-z0-9])", text):
             if "==" in block.splitlines()[0]:
                 assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_an_install_refuses_what_is_not_what_was_pinned(tmp_path: Path) -> None:
+    """By pip as the Makefile and the Dockerfile call it, with a package whose content is another than its hash says."""
+    recipes = "\n".join((ROOT / file).read_text() for file in ("Makefile", "Dockerfile", ".ci/run", "tools/setup"))
+    commands = re.findall(r"(?:-m |/)pip install (.*)-r requirements\S*\.txt", recipes)
+    assert len(commands) == 3
+    assert not re.findall(r"uv pip install|npm install|npm i ", recipes)
+    package = tmp_path / "pinned-1-py3-none-any.whl"
+    target = ["--no-index", "--find-links", str(tmp_path), "--target", str(tmp_path / "out"), "-r"]
+    requirements = tmp_path / "requirements.txt"
+    for command in commands:
+        for content, expected in (("what = 1", 0), ("what = 2", 1)):
+            with zipfile.ZipFile(package, "w") as wheel:
+                info = "pinned-1.dist-info"
+                wheel.writestr("pinned.py", content)
+                wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: pinned\nVersion: 1\n")
+                wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+                wheel.writestr(f"{info}/RECORD", "")
+            if not expected:
+                digest = hashlib.sha256(package.read_bytes()).hexdigest()
+                requirements.write_text(f"pinned==1 --hash=sha256:{digest}\n")
+            install = [sys.executable, "-m", "pip", "install", *command.split(), *target, str(requirements)]
+            done = subprocess.run(install, capture_output=True, text=True, check=False)
+            assert done.returncode == expected, done.stderr
+            assert ("DO NOT MATCH THE HASHES" in done.stderr) == bool(expected)
+        requirements.write_text("pinned==1\n")  # without any hash
+        done = subprocess.run(install, capture_output=True, text=True, check=False)
+        assert "require-hashes" in done.stderr, done.stderr
+        assert done.returncode == 1
+
+
+def test_the_licences_of_what_it_runs_on_are_listed_and_allowed() -> None:
+    command = [sys.executable, "tools/licences.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    problems = runpy.run_path(str(ROOT / "tools/licences.py"))["problems"]
+    said = {"a": "MIT", "b": "AGPL-3.0-only", "c": "MIT OR GPL-2.0-only", "d": "Apache-2.0 AND MIT", "e": "?"}
+    assert problems(said) == ["b: AGPL-3.0-only", "c: MIT OR GPL-2.0-only", "e: ?"]
 
 
 def test_links_between_documents_lead_somewhere() -> None:
