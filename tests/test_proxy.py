@@ -5,6 +5,8 @@ import json
 import random
 import re
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ import httpx
 import pytest
 import redis
 import socketio
+import websockets
 from conftest import ADMIN_KEY, AS_ADMIN, ROOT, Fleet, Process, Proxy, eventually
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -56,6 +59,12 @@ def live_clients(node: Process) -> float:
 def problem(answer: httpx.Response) -> dict[str, object]:
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cache-Control"] == "no-cache"
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "frame-ancestors 'none'" in policy
+    assert "Strict-Transport-Security" not in answer.headers
     told = answer.json()
     assert (told["type"], told["status"]) == ("about:blank", answer.status_code)
     assert told["title"]
@@ -131,10 +140,16 @@ async def test_an_address_has_one_limit_in_all_the_fleet_whatever_it_says_of_its
         ({"method": "POST", "url": "/event/a", "content": iter([b"x" * 9000] * 2)}, 413, "no"),  # in chunks
         ({"method": "POST", "url": POLL, "content": b"x" * 16_385}, 413, "no"),
         ({"method": "GET", "url": "/events", "headers": {"X": "x" * 40_000}}, 431, None),
+        ({"method": "GET", "url": "/events", "headers": [(f"x{i}", "y") for i in range(5000)]}, 431, None),
         ({"method": "GET", "url": "/event/" + "x" * 9000}, 414, None),
         ({"method": "GET", "url": "/events", "headers": {"Host": "a b"}}, 400, None),
         ({"method": "TRACE", "url": "/"}, 405, None),
-        ({"method": "GET", "url": "/metrics"}, 403, None),
+        pytest.param(
+            {"method": "GET", "url": "/metrics"},
+            403,
+            None,
+            marks=pytest.mark.catches("an error of nginx may be framed", CONF, "; frame-ancestors 'none'\"", '"'),
+        ),
         ({"method": "GET", "url": "/a/..//metrics"}, 403, None),
         ({"method": "GET", "url": "/%6detrics"}, 403, None),
         ({"method": "GET", "url": "/.problem"}, 404, None),
@@ -217,6 +232,16 @@ def test_who_sends_half_a_request_and_no_more_is_cut(proxy) -> None:
             slow.sendall(half)
             with suppress(ConnectionResetError):
                 assert slow.recv(1000) == b""
+    with socket.create_connection(("127.0.0.1", front.port), timeout=20) as dripping, suppress(OSError):
+        dripping.sendall(b"POST /event/a HTTP/1.1\r\nX: ")
+        dripping.settimeout(0.05)
+        for _ in range(400):  # a head has to be whole in time, however it comes
+            dripping.sendall(b"x")
+            with suppress(TimeoutError):
+                assert dripping.recv(1000) == b""
+                break
+        else:
+            pytest.fail("it may go on as long as it likes")
 
 
 @asynccontextmanager
@@ -277,6 +302,47 @@ async def test_a_node_that_does_not_answer_in_time_is_a_504(proxy) -> None:
         async with client(front) as http:
             late = await http.post("/event/a")
     assert (late.status_code, problem(late)["counted"], len(taken)) == (504, "unknown", 1)
+
+
+@pytest.mark.catches("a browser is not told", CONF, "on max-age=31536000;", "")
+@pytest.mark.catches("pages may go on without TLS", CONF, "$hsts always; # where", "'' always; # where")
+@pytest.mark.catches("Socket.IO may", CONF, "$hsts always; # of Socket.IO", "'' always;")
+@pytest.mark.catches("an error says nothing of TLS", CONF, "$hsts always; # of an error", "'' always;")
+@pytest.mark.catches("the node does not know of TLS", CONF, "X-Forwarded-Proto $scheme", "X-Forwarded-Proto http")
+@pytest.mark.catches("TLS of 1999", "docs/operating.md", "ssl_protocols TLSv1.2 TLSv1.3;", "ssl_protocols TLSv1;")
+@pytest.mark.catches(
+    "no directive of nginx", "docs/operating.md", "ssl_session_cache shared", "ssl_sessions_cache shared"
+)
+async def test_tls_as_docs_operating_says(proxy, process, tmp_path: Path) -> None:
+    section = (ROOT / "docs/operating.md").read_text().partition("## TLS\n")[2].partition("\n## ")[0]
+    nginx, _, shell = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "tls").mkdir()
+    subprocess.run(["sh", "-euc", shell], cwd=tmp_path, check=True, capture_output=True)
+    node, port = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1"), free_port()
+    lines = nginx.replace("8443", f"127.0.0.1:{port}").replace("/etc/nginx/", "")  # then beside its configuration
+    front = proxy([node.port], {"listen 8080;": f"listen 8080;\n{lines}"})
+    assert front.check() == 0
+    trusting, place = ssl.create_default_context(cafile=tmp_path / "tls/fullchain.pem"), f"127.0.0.1:{port}"
+    with httpx.Client(base_url=f"https://{place}", verify=trusting, timeout=20) as http:
+        for method, path, origin, status in (
+            ("POST", "/event/a", f"https://{place}", 200),
+            ("POST", "/event/a", f"http://{place}", 403),
+            ("GET", "/", None, 200),
+            ("GET", "/nothing", None, 404),
+            ("GET", POLL, f"https://{place}", 200),
+            ("GET", POLL, f"http://{place}", 403),
+            ("GET", "/metrics", None, 403),
+            ("TRACE", "/", None, 405),
+        ):
+            answer = http.request(method, path, headers={"Origin": origin} if origin else {})
+            assert (answer.status_code, path) == (status, path)
+            assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+    url = f"wss://{place}/socket.io/?EIO=4&transport=websocket"
+    async with websockets.connect(url, ssl=trusting, origin=f"https://{place}") as page:
+        assert (await page.recv())[0] == "0"
+    plain = httpx.get(front.url)
+    assert plain.status_code == 200
+    assert "Strict-Transport-Security" not in plain.headers
 
 
 @pytest.mark.parametrize("end", [Process.kill, Process.terminate])
