@@ -102,10 +102,8 @@ class _FromClient(socketio.packet.Packet):  # type: ignore[misc] # likewise
 class Live:
     def __init__(self, feed: Feed, metrics: Metrics, interval: float, admit: Callable[[object, Any], None]) -> None:
         self._admit = admit  # who says this when connecting, by this request; or raise HTTPException
-        self._metrics = metrics
+        self._metrics, self._feed, self._interval = metrics, feed, interval
         metrics.watch("tally_live_clients", "Connections of pages.", lambda: len(self._clients))
-        self._feed = feed
-        self._interval = interval
         self._clients: dict[str, _Client] = {}
         self._upgraded: dict[str, Send] = {}
         self._strangers: set[str] = set()

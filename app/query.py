@@ -338,11 +338,12 @@ async def _best(places: Iterable[Place], limit: int | None, past: Place = _FIRST
 
 
 def _csv(response: Response, head: list[str], rows: list[list[Any]]) -> Response:
-    """RFC 4180; a cell that a spreadsheet would take for a formula is told to be text."""
+    """RFC 4180, with all text quoted; a cell that a spreadsheet would take for a formula is told to be text."""
     out = io.StringIO()
-    writer = csv.writer(out)
+    writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC)  # some spreadsheets end a cell at a semicolon
     writer.writerow(head)
-    writer.writerows([f"'{cell}" if str(cell).startswith(tuple("=+-@\t\r")) else cell for cell in row] for row in rows)
+    begins = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 # a formula, as spreadsheets read it
+    writer.writerows([f"'{cell}" if str(cell).startswith(begins) else cell for cell in row] for row in rows)
     return Response(out.getvalue(), headers=dict(response.headers), media_type="text/csv; charset=utf-8")
 
 

@@ -508,9 +508,11 @@ async def test_history_lists_closed_days_newest_first(client: httpx.AsyncClient,
     assert [day["day"] for day in listed] == ["2026-03-30", "2026-03-28"]
     days = await client.get("/history?format=csv")
     assert days.headers["content-type"] == "text/csv; charset=utf-8"
-    assert days.text == "day,hits,events,parts\r\n2026-03-30,1,1,1\r\n2026-03-28,5,2,1\r\n"
+    assert days.text == '"day","hits","events","parts"\r\n"2026-03-30",1,1,1\r\n"2026-03-28",5,2,1\r\n'
     day = await client.get("/history/2026-03-28?format=csv")
-    assert day.text == ("event,count,until\r\n'=1+1,3,2026-03-29T00:00:00+00:00\r\na,2,2026-03-29T00:00:00+00:00\r\n")
+    assert day.text == (
+        '"event","count","until"\r\n"\'=1+1",3,"2026-03-29T00:00:00+00:00"\r\n"a",2,"2026-03-29T00:00:00+00:00"\r\n'
+    )
 
 
 async def test_leaderboards_of_the_last_hour_and_week(client: httpx.AsyncClient, clock: ChosenClock) -> None:

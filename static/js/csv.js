@@ -1,10 +1,11 @@
 // @ts-check
-// RFC 4180; a cell that a spreadsheet would take for a formula is told to be text. Pure.
+// RFC 4180, with all text quoted, for some spreadsheets end a cell at a semicolon; a cell that a spreadsheet would take for a formula is told to be text. Pure.
 
 /** @param {string|number} value */
 function cell(value) {
-  const text = /^[=+\-@\t\r]/.test(String(value)) ? `'${value}` : String(value);
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  if (typeof value === "number") return value;
+  const text = /^[=+\-@\t\r\n＝＋－＠]/.test(value) ? `'${value}` : value;
+  return `"${text.replaceAll('"', '""')}"`;
 }
 
 /** @param {(string|number)[][]} rows */

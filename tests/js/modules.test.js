@@ -27,7 +27,9 @@ test("an address that nobody made is no error", () => {
 });
 
 test("a file keeps its cells, and none of them is a formula", () => {
-  assert.equal(csv([["event", "count"], ['say "hi", you', 3], ["=1+1", -2]]), 'event,count\r\n"say ""hi"", you",3\r\n\'=1+1,\'-2\r\n');
+  assert.equal(csv([["event", "count"], ['say "hi", you', 3]]), '"event","count"\r\n"say ""hi"", you",3\r\n');
+  for (const sign of "=+-@\t\r\n＝＋－＠") assert.equal(csv([[`${sign}1+1`, 2]]), `"'${sign}1+1",2\r\n`);
+  assert.equal(csv([["a;=1+1", 2]]), '"a;=1+1",2\r\n');
 });
 
 test("counts are absolute, so a repeated message changes nothing", () => {
