@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.events import BY_MAX
 from app.limits import Limits
-from app.problems import Problem, documented
+from app.problems import Problem, documented, told
 from app.settings import Settings
 
 Role = Literal["anyone", "read", "write", "hit", "admin", "badge", "embed", "live"]
@@ -149,13 +149,18 @@ class Access:
     def describe(self, document: dict[str, Any]) -> dict[str, Any]:
         """OpenAPI's document, with what asks for a key, and how any route like this one may refuse."""
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for foreign in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(foreign, None)  # FastAPI's, which nothing here has
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 role = ROLES.get(f"{method.upper()} {path}")
-                also = [421, *[400] * ("requestBody" in operation), *[404] * ("{" in path)]
-                also += [401, 403] * (role != "anyone")
-                refusals = {str(status): text for status, text in documented(*also).items()}
-                operation["responses"] = refusals | operation["responses"]
+                statuses = [421, *[404] * ("{" in path), *[400, 413] * ("requestBody" in operation)]
+                statuses += [401, 403, 422, 429, 503] * (role != "anyone")
+                own = operation["responses"]
+                own.pop("422", None)  # likewise
+                operation["responses"] = {str(status): text for status, text in documented(*statuses).items()} | own
+                if role in _HOLDS["read"]:
+                    own["200"]["headers"] = own["200"].get("headers", {}) | told("Tally-Stale")["headers"]
                 if role in self._closed:
                     operation["security"] = [{"key": []}]
         return document

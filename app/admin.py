@@ -16,7 +16,7 @@ from app import changes
 from app.events import COUNT_MAX, Changes, Clock, Moment
 from app.ingest import HIT_BYTES_MAX, REFUSED, decode, path_name, path_visitor, read_body
 from app.limits import Limits
-from app.problems import Problem, documented
+from app.problems import Problem
 from app.query import CorrectedRow, corrected_row
 from app.recorder import Recorder
 from app.stores.base import CounterStore
@@ -45,7 +45,7 @@ def add_routes(
     async def charge(request: Request) -> None:
         limits.charge(request, "write")
 
-    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": documented(422, 429, 503)}
+    every: dict[str, Any] = {"dependencies": [Depends(charge)]}
 
     async def change(plan: Plan) -> CorrectedRow:
         try:
@@ -57,7 +57,7 @@ def add_routes(
     @app.put(
         "/event/{name}",
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _NUMBERS}}}},
-        **every | {"responses": documented(413, 422, 429, 503)},
+        **every,
     )
     async def correct_event(request: Request, event: PathEvent) -> CorrectedRow:
         """Set an event's count of the day, its total, or both; history remembers from what to what."""
@@ -84,9 +84,7 @@ def add_routes(
         return Erased(user=visitor, uniquesKeep=store.kind == "redis")
 
     @app.get(
-        "/export",
-        response_class=StreamingResponse,
-        **every | {"responses": {200: {"content": {"application/x-ndjson": {}}}, **documented(429, 503)}},
+        "/export", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}}, **every
     )
     async def export_all() -> StreamingResponse:
         """All data as NDJSON, to be imported by any store. For a move, stop those who count before."""
@@ -94,9 +92,7 @@ def add_routes(
         return StreamingResponse(export(store, clock), headers=headers, media_type="application/x-ndjson")
 
     @app.post(
-        "/import",
-        openapi_extra={"requestBody": {"required": True, "content": {"application/x-ndjson": {}}}},
-        **every | {"responses": documented(413, 422, 429, 503)},
+        "/import", openapi_extra={"requestBody": {"required": True, "content": {"application/x-ndjson": {}}}}, **every
     )
     async def import_all(request: Request) -> Imported:
         """Add an export to what there is, once however often it is sent. Nothing is added of a file with a bad line."""

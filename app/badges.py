@@ -11,7 +11,6 @@ from typing_extensions import TypedDict
 
 from app.events import TOTAL, Clock
 from app.ingest import name_under
-from app.problems import documented, told
 from app.query import Charge, PathEvent
 from app.stores.base import CounterStore
 
@@ -45,7 +44,6 @@ class Svg(Response):
 
 def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) -> None:
     every: dict[str, Any] = {"dependencies": [Depends(charge)]}
-    refusals = documented(422, 429, 503) | {200: told("Tally-Stale")}
 
     async def words(event: str, label: str | None, value: Value) -> tuple[str, str, str]:
         """What a badge says: its label, its message, and both in full."""
@@ -55,7 +53,7 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) 
         label, when = event if label is None else label, " today" * today
         return label, f"{abbreviated(number)}{when}", f"{label}: {number:,}{when}"
 
-    @app.get("/badge/{name}.svg", response_class=Svg, responses=refusals | {304: {"description": "Unchanged"}}, **every)
+    @app.get("/badge/{name}.svg", response_class=Svg, responses={304: {"description": "Unchanged"}}, **every)
     async def draw_badge(
         request: Request,
         response: Response,
@@ -71,7 +69,7 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) 
         fresh = etag in request.headers.get("if-none-match", "")
         return Response(status_code=304, headers=headers) if fresh else Svg(svg, headers=headers)
 
-    @app.get("/event/{name}/shield.json", responses=refusals, **every)
+    @app.get("/event/{name}/shield.json", **every)
     async def read_shield(
         event: PathEvent, label: Label = None, color: Color = "blue", value: Value = "total"
     ) -> Shield:

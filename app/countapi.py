@@ -64,7 +64,7 @@ def add_routes(app: FastAPI, store: CounterStore, recorder: Recorder, limits: Li
 
     for path, named in (("{key}", _in_default), ("{ns}/{key}", _in_namespace)):
         Called = Annotated[Call, Depends(named)]  # noqa: N806 # a type
-        every: dict[str, Any] = {"responses": {200: {"content": _ALSO}, **documented(400, 422, 429, 503)}}
+        every: dict[str, Any] = {"responses": {200: {"content": _ALSO}, **documented(400)}}
         known: dict[str, Any] = {"responses": every["responses"] | {404: {"model": Missing, "description": "Unknown"}}}
         known["dependencies"] = [Depends(charge)]
 

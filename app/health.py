@@ -14,7 +14,6 @@ from app.limits import Limits
 from app.live import Live
 from app.metrics import Metrics
 from app.nodes import Nodes
-from app.problems import documented
 from app.stores.base import Ack, CounterStore
 
 LATE_SECONDS = 10.0  # since pages were last looked after, which is done each second
@@ -74,7 +73,7 @@ def add_routes(
     )
     metrics.watch("tally_lost_batches", "Acknowledged, then lost by the store.", lambda: store.condition().lost_batches)
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=documented(429))
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics(request: Request) -> Response:
         """For Prometheus."""
         limits.charge(request, "read")

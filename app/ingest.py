@@ -19,7 +19,7 @@ from app.access import Access, Headers
 from app.events import BY_MAX, NAME_MAX, By, Hit, InvalidName, Key, Visit, event_name, fold, visitor_name
 from app.kafka import Kafka
 from app.limits import Limits, client
-from app.problems import REFUSALS, Answer, Problem, documented, told
+from app.problems import REFUSALS, Answer, Problem, told
 from app.recorder import Recorded, Recorder
 from app.stores.base import Ack, Refused, Value
 
@@ -72,7 +72,7 @@ def _documented(answer: type, schemas: dict[str, dict[str, Any]]) -> dict[str, A
     body = {"content": {media: {"schema": schema} for media, schema in schemas.items()}}
     logged = {"model": answer, "description": "In Kafka"}
     return {
-        "responses": {200: told("Idempotency-Replayed"), 202: logged, **documented(413, 422, 429, 503)},
+        "responses": {200: told("Idempotency-Replayed"), 202: logged},
         "openapi_extra": {"requestBody": body, "parameters": [_KEYED]},
     }
 

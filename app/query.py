@@ -23,7 +23,7 @@ from app.changes import Logged, history
 from app.events import EVERYTHING, PART, TOTAL, Bucket, Calendar, Clock, InvalidName, Kind, Step, day_start, event_name
 from app.ingest import EVENT_ROUTE, EventRoute, Json, path_name, path_visitor
 from app.limits import Limits
-from app.problems import Problem, documented, told
+from app.problems import Problem, told
 from app.stores.base import RANKED_MAX, CounterStore
 
 POINTS_MAX = 1440  # the minutes of a day
@@ -130,9 +130,7 @@ def add_routes(
     async def charge(request: Request, response: Response) -> None:
         response.raw_headers += pay(request)
 
-    refusals = documented(422, 429, 503)
-
-    @app.get(EVENT_ROUTE, response_model=EventValue, responses=refusals | {200: told("Tally-Stale")})
+    @app.get(EVENT_ROUTE, response_model=EventValue)
     async def read_event(request: Request, event: PathEvent) -> Response:
         """One event's count of the current day, and its total; 0 for an unknown one."""
         headers, moment = pay(request), clock.moment()
@@ -140,7 +138,7 @@ def add_routes(
         return Json(EventValue(eventName=event, count=hits + offset, total=total, day=moment.date), headers)
 
     reads = Reads(store, clock)
-    every: dict[str, Any] = {"dependencies": [Depends(charge)], "responses": refusals | {200: told("Tally-Stale")}}
+    every: dict[str, Any] = {"dependencies": [Depends(charge)]}
     _add_counts(app, reads, every)
     _add_series(app, reads, every)
     _add_audience(app, reads, every)
@@ -149,7 +147,7 @@ def add_routes(
 
 
 def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
-    @app.get("/events", response_model=dict[str, int], **_telling(every, "Link"))
+    @app.get("/events", response_model=dict[str, int], responses={200: told("Link")}, **every)
     async def read_events(
         response: Response,
         prefix: str = "",
@@ -169,7 +167,9 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         body = [msgspec.json.encode({event: counts[event] for _, event in part})[1:-1] async for part in _slices(page)]
         return Response(b"{%b}" % b",".join(body), headers=dict(response.headers), media_type="application/json")
 
-    @app.get("/leaderboard", response_model=list[Ranked] | list[RankedUser], **_telling(every, "Tally-Partial"))
+    @app.get(
+        "/leaderboard", response_model=list[Ranked] | list[RankedUser], responses={200: told("Tally-Partial")}, **every
+    )
     async def read_leaderboard(
         response: Response,
         limit: Annotated[int, Query(ge=1, le=1000)] = 10,
@@ -202,12 +202,12 @@ def _add_audience(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         """The same of all events together."""
         return await reads.audience(EVERYTHING, days)
 
-    @app.get("/user/{id:path}", **_telling(every, "Tally-Partial"))
+    @app.get("/user/{id:path}", responses={200: told("Tally-Partial")}, **every)
     async def read_user(response: Response, visitor: PathVisitor, days: Days = 1) -> UserCounts:
         """What a user did in these days."""
         return UserCounts(user=visitor, days=days, counts=await visited("user", visitor, days, response))
 
-    @app.get("/session/{id:path}", **_telling(every, "Tally-Partial"))
+    @app.get("/session/{id:path}", responses={200: told("Tally-Partial")}, **every)
     async def read_session(response: Response, visitor: PathVisitor, days: Days = 1) -> SessionCounts:
         """What a session did in these days."""
         return SessionCounts(session=visitor, days=days, counts=await visited("session", visitor, days, response))
@@ -242,8 +242,7 @@ def _add_series(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
 
 
 def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: int) -> None:
-    listed = _telling(every)
-    listed["responses"][200]["content"] = {"text/csv": {"schema": {"type": "string"}}}
+    listed = every | {"responses": {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}}
 
     @app.get("/history", response_model=list[DayRow], **listed)
     async def read_days(response: Response, format: Format = "json") -> Any:  # noqa: A002 # the API's word
@@ -293,11 +292,6 @@ def corrected_row(calendar: Calendar, logged: Logged) -> CorrectedRow:
     return CorrectedRow(
         at=calendar.local(at).isoformat(), action=action, eventName=event or None, before=before, after=after
     )
-
-
-def _telling(every: dict[str, Any], *headers: str) -> dict[str, Any]:
-    """What a route is documented with that tells these headers, too."""
-    return every | {"responses": every["responses"] | {200: told("Tally-Stale", *headers)}}
 
 
 def _named(text: str) -> str:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from app.events import InvalidName, event_name
 from app.ingest import name_under
 from app.live import Live, at_once
-from app.problems import Problem, documented
+from app.problems import Problem
 from app.query import LINES_MAX, Charge
 
 BEAT_SECONDS = 15.0  # between two signs of life, so that nobody on the way takes the stream for dead
@@ -52,7 +52,7 @@ class EventStream(Response):
 def add_routes(app: FastAPI, live: Live, charge: Charge) -> None:
     every: dict[str, Any] = {"response_class": EventStream, "status_code": 200, "dependencies": [Depends(charge)]}
 
-    @app.get("/stream", responses=documented(422, 429, 503), **every)
+    @app.get("/stream", **every)
     async def stream_events(event: Events = None, last_event_id: LastId = "") -> Response:
         """Each change as `update {"eventName", "count"}`, a new day as `reset {"day"}`.
 
