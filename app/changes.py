@@ -64,7 +64,7 @@ async def delete(store: CounterStore, moment: Moment, at: int, event: str) -> tu
 async def reset(store: CounterStore, moment: Moment, at: int) -> tuple[Changes, Logged]:
     """Let the day's counts restart at 0: what was counted becomes a part of its own, and is taken off from now on."""
     earlier = len(await history(store, moment.day))
-    counts = await store.counts(moment.day)
+    counts = dict(await store.counts(moment.day))
     (totals,) = await store.read([TOTAL], [EVERYTHING])
     before = Value(counts.pop(EVERYTHING, 0), totals.get(EVERYTHING, 0))
     day, offset = moment.counted

@@ -105,7 +105,7 @@ class Nodes:
             if everything == sum(before.values()) or (moment.day, time.monotonic()) < self._rested:
                 return
         begun = time.monotonic()
-        counts = await store.counts(moment.day)
+        counts = dict(await store.counts(moment.day))
         counts.pop(EVERYTHING, None)
         self._rested = moment.day, time.monotonic() + REST * (time.monotonic() - begun)
         if feed.day > moment.day:

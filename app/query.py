@@ -8,7 +8,7 @@ import io
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from itertools import chain, islice
 from typing import Annotated, Any, Literal, TypeVar
@@ -76,25 +76,25 @@ class Reads:
     def buckets(self, step: Step, points: int) -> list[Bucket]:
         return [Bucket(step, start) for start in self.calendar.starts(step, self.clock.at(), points)]
 
-    async def today(self) -> dict[str, int]:
-        """All counts of the current day."""
-        counts = await self.store.counts(self.clock.moment().day)
-        counts.pop(EVERYTHING, None)
-        return counts
+    async def today(self) -> Mapping[str, int]:
+        """All counts of the current day, and their sum under EVERYTHING."""
+        return await self.store.counts(self.clock.moment().day)
 
-    async def sums(self, buckets: Sequence[Bucket]) -> dict[str, int]:
-        """The sum of these buckets for every event, or every visitor."""
+    async def sums(self, buckets: Sequence[Bucket]) -> Mapping[str, int]:
+        """The sum of these buckets for every event and EVERYTHING, or for every visitor."""
         first, *others = await self.store.read(buckets)
+        if not others:
+            return first
+        sums = dict(first)
         for found in others:
             async for part in _slices(found.items()):
                 for event, count in part:
-                    first[event] = first.get(event, 0) + count
-        first.pop(EVERYTHING, None)
-        return first
+                    sums[event] = sums.get(event, 0) + count
+        return sums
 
-    async def ranked(self, counts: dict[str, int], limit: int) -> list[tuple[int, str, int]]:
+    async def ranked(self, counts: Mapping[str, int], limit: int) -> list[tuple[int, str, int]]:
         """Rank, name and count of those with the largest counts."""
-        best = await _best(((-count, name) for name, count in counts.items() if count), limit)
+        best = await _best(((-count, name) for name, count in counts.items() if count and name), limit)
         return [(rank, name, counts[name]) for rank, (_, name) in enumerate(best, 1)]
 
     async def audience(self, event: str, days: int) -> Audience:
@@ -158,7 +158,7 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         """All counts of the current day. A limit that left some out answers with a Link to the next page."""
         past = _FIRST if after is None else _place(after)
         counts = await reads.today()
-        places = ((-n * (sort == "-count"), event) for event, n in counts.items())
+        places = ((-n * (sort == "-count"), event) for event, n in counts.items() if event)
         page = await _best(places, None if limit is None else limit + 1, past, prefix)
         if limit is not None and limit < len(page):
             page = page[:limit]
@@ -277,8 +277,8 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
         until = [*(int(bucket.of.removeprefix(PART)) for bucket in ended), end]
         parts = []
         for at, counts in zip(until, found, strict=True):
-            counts.pop(EVERYTHING, None)
-            parts.append(Part(until=reads.stamp(at), counts=dict(sorted(counts.items()))))
+            events = {event: n for event, n in sorted(counts.items()) if event}
+            parts.append(Part(until=reads.stamp(at), counts=events))
         if format == "csv":
             rows = [[*item, p["until"]] for p in parts for item in p["counts"].items()]
             return _csv(response, ["event", "count", "until"], rows)

@@ -146,7 +146,9 @@ class CounterStore(ABC):
         raise AssertionError
 
     @abstractmethod
-    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
+    async def read(
+        self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
+    ) -> Sequence[Mapping[str, int]]:
         """Each bucket's counts, of these events (or users...) or of all; what was never counted is not in it.
 
         An id beyond the first RANKED_MAX of a bucket has the count 0. Changes are in all of them or in none.
@@ -164,12 +166,12 @@ class CounterStore(ABC):
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         """Forget the buckets of a step that begin before these UTC seconds, and what has expired by now."""
 
-    async def counts(self, day: int, events: Sequence[str] | None = None) -> dict[str, int]:
+    async def counts(self, day: int, events: Sequence[str] | None = None) -> Mapping[str, int]:
         """A day's hits as they were corrected, of these events or of all; where that gives 0, there is none."""
         found, offset = await self.read([Bucket("day", day), Bucket("day", day, OFFSET)], events)
         if not offset:
             return found
-        return {e: n for e in found | offset if (n := found.get(e, 0) + offset.get(e, 0))}
+        return {e: n for e in {**found, **offset} if (n := found.get(e, 0) + offset.get(e, 0))}
 
     async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
         """How many different users, or sessions, these buckets have together."""

@@ -104,11 +104,6 @@ class MemoryStore(CounterStore):
         known = self._buckets[bucket]
         known.update(counts if bucket.of else {event: n for event, n in counts.items() if n > known.get(event, 0)})
 
-    def unknown(self, bucket: Bucket, counts: Iterable[tuple[str, int]]) -> dict[str, int]:
-        """Which of these are not what is known."""
-        known = self._buckets.get(bucket, {})
-        return {member: n for member, n in counts if known.get(member) != n}
-
     def learn_values(self, day: int, values: Mapping[str, Value]) -> None:
         """The same of what events came to on that day."""
         offset = self._buckets.get(Bucket("day", day, OFFSET), {})

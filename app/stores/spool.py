@@ -15,8 +15,7 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +26,6 @@ from app.stores.memory import MemoryStore
 from app.stores.sqlite import connect
 
 LINES_AT_ONCE = 20  # applied, then dropped in one commit of the file
-SLICE = 2000  # events looked at in one go, which takes less than a millisecond
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
 TAUGHT_MAX = 100  # buckets that are read during one commit and still learnt from
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
@@ -35,6 +33,7 @@ RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
 A = TypeVar("A")
 T = TypeVar("T")
 Ask = Callable[[A], Awaitable[T]]
+Lesson = tuple[Bucket, Mapping[str, int], bool]  # what was read, and whether that is all there is
 
 log = logging.getLogger("tally.spool")
 
@@ -48,7 +47,8 @@ class SpooledStore(CounterStore):
         self._suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"  # whose hits a file keeps
         self._bytes_max = bytes_max
         self._files: list[SpoolFile] = []  # what waits, oldest first
-        self._taught: list[tuple[Bucket, dict[str, int]]] = []  # by reads, while a batch was under way
+        self._seen: dict[Bucket, Mapping[str, int]] = {}  # read as a whole, and known once the store is away
+        self._taught: list[Lesson] = []  # by reads, while a batch was under way
         self._drained = 0  # lines so far
         self._full = False
         self._lost = 0
@@ -100,25 +100,26 @@ class SpooledStore(CounterStore):
                 finally:  # what was read meanwhile may have this batch in it, which is now to be counted on top
                     taught, self._taught = self._taught, []
                     if self._away_since is None:
-                        self._learn_all(taught)
+                        self._see(taught)
             if isinstance(work, Changes) or source.startswith(base.FOR_GOOD):
                 raise lost  # what an administrator wants is not to happen some time later, and Kafka keeps its own
             return await self._spool(_encode(source, at, next, work), work, lost)
 
-    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
+    async def read(
+        self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
+    ) -> Sequence[Mapping[str, int]]:
         if self._away_since is None:
             try:
                 found = await self._store.read(buckets, members)
             except StoreUnavailable as error:
                 self._leave(error)
             else:
-                taught = [(bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
-                self._heed({b.start: counts[EVERYTHING] for b, counts in taught if b.of == GENERATION})
-                taught = await self._unknown(taught)
+                taught = [(b, counts, members is None) for b, counts in zip(buckets, found, strict=True) if counts]
+                self._heed({b.start: counts[EVERYTHING] for b, counts, _ in taught if b.of == GENERATION})
                 if self._away_since is None and self._gate.locked():
                     self._taught = [*self._taught, *taught][-TAUGHT_MAX:]
                 elif self._away_since is None:
-                    self._learn_all(taught)
+                    self._see(taught)
                 return found
         return await self._known.read(buckets, members)
 
@@ -142,6 +143,7 @@ class SpooledStore(CounterStore):
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         await self._known.prune(before, moment)
+        self._seen = {b: counts for b, counts in self._seen.items() if b.start >= before.get(b.step, 0)}
         if self._away_since is None:
             await self._store.prune(before, moment)
 
@@ -155,8 +157,8 @@ class SpooledStore(CounterStore):
                 found = await self._store.read(buckets)
                 if self._away_since is not None:
                     return self._epoch
-                self._known = MemoryStore(base.Caps(0))
-                self._learn_all([*zip(buckets, found, strict=True)])
+                self._known, self._seen = MemoryStore(base.Caps(0)), {}
+                self._see((bucket, counts, False) for bucket, counts in zip(buckets, found, strict=True))
             self._epoch = epoch
         return self._epoch
 
@@ -200,6 +202,9 @@ class SpooledStore(CounterStore):
     def _leave(self, error: StoreError) -> None:
         if self._away_since is None:
             log.warning("the store is away, hits are spooled: %s", error)
+            for bucket, counts in self._seen.items():
+                self._known.learn(bucket, counts)
+            self._seen = {}
             self._away_since = time.monotonic()
             self._returning = asyncio.create_task(self._return())
 
@@ -273,26 +278,17 @@ class SpooledStore(CounterStore):
         with contextlib.suppress(StoreError):  # the replication id will do, or the next loss
             await self._store.note_loss(batches)
 
-    async def _unknown(self, found: list[tuple[Bucket, dict[str, int]]]) -> list[tuple[Bucket, dict[str, int]]]:
-        """What of this is news, which is little; found in slices, for there may be much to look through."""
-        known, news = self._known, list[tuple[Bucket, dict[str, int]]]()
-        for bucket, counts in found:
-            left, new = iter(counts.items()), dict[str, int]()
-            while part := list(islice(left, SLICE)):
-                new |= known.unknown(bucket, part)
-                if len(part) == SLICE:
-                    await asyncio.sleep(0.001)
-            news.append((bucket, new))
-        return news if known is self._known else []  # it was begun anew meanwhile
-
-    def _learn_all(self, taught: list[tuple[Bucket, dict[str, int]]]) -> None:
-        for bucket, counts in taught:
-            self._known.learn(bucket, counts)
+    def _see(self, taught: Iterable[Lesson]) -> None:
+        for bucket, counts, whole in taught:
+            if whole and not bucket.of:  # which may be large
+                self._seen[bucket] = counts
+            else:
+                self._known.learn(bucket, counts)
 
     def _heed(self, generations: Mapping[int, int]) -> None:
         """Where a day has a new one, the counts that are known of it mean nothing any more."""
         for day, generation in generations.items() - self._generations.items():
-            self._outdated, self._generations[day] = True, generation
+            self._outdated, self._generations[day], self._seen = True, generation, {}
             self._known.learn(Bucket("day", day, GENERATION), {EVERYTHING: generation})
 
     def _learn(self, work: Batch | Changes, applied: Applied) -> None:
