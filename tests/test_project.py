@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from app.settings import Settings
@@ -151,7 +152,7 @@ def test_an_install_refuses_what_is_not_what_was_pinned(tmp_path: Path) -> None:
     package = tmp_path / "pinned-1-py3-none-any.whl"
     target = ["--no-index", "--find-links", str(tmp_path), "--target", str(tmp_path / "out"), "-r"]
     requirements = tmp_path / "requirements.txt"
-    for command in commands:
+    for command in set(commands):
         for content, expected in (("what = 1", 0), ("what = 2", 1)):
             with zipfile.ZipFile(package, "w") as wheel:
                 info = "pinned-1.dist-info"
@@ -179,6 +180,54 @@ def test_the_licences_of_what_it_runs_on_are_listed_and_allowed() -> None:
     problems = runpy.run_path(str(ROOT / "tools/licences.py"))["problems"]
     said = {"a": "MIT", "b": "AGPL-3.0-only", "c": "MIT OR GPL-2.0-only", "d": "Apache-2.0 AND MIT", "e": "?"}
     assert problems(said) == ["b: AGPL-3.0-only", "c: MIT OR GPL-2.0-only", "e: ?"]
+
+
+@pytest.mark.catches("pickle between nodes", "app/nodes.py", "import msgspec\n", "import msgspec, pickle\n")
+def test_nothing_that_is_read_is_run() -> None:
+    """Neither what clients send nor what lies in a store or a log can become code."""
+    for name, path in modules().items():
+        assert not imports(path) & {"pickle", "marshal", "shelve", "subprocess", "ctypes", "code"}, name
+        called = {node.func.id for node in ast.walk(ast.parse(path.read_text()))
+                  if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip
+        assert not called & {"eval", "exec", "compile", "__import__"}, name
+
+
+PUBLISHED = '- "127.0.0.1:8000:8080"'
+
+
+@pytest.mark.catches("all networks reach it", "docker-compose.yml", PUBLISHED, '- "8000:8080"')
+@pytest.mark.catches("nodes reach the world", "docker-compose.yml", "[inside, counts]", "[inside, counts, outside]")
+@pytest.mark.catches("the proxy reaches Redis", "docker-compose.yml", "[inside, outside]", "[inside, outside, counts]")
+@pytest.mark.catches(
+    "Redis reaches the world", "docker-compose.yml", "Redis\n    internal: true", "Redis\n    internal: false"
+)
+def test_the_proxy_alone_is_published_and_redis_is_among_the_nodes() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    services = compose["services"]
+    assert {name: service["ports"] for name, service in services.items() if "ports" in service} == {
+        "proxy": ["127.0.0.1:8000:8080"]
+    }
+    internal = {name for name, network in compose["networks"].items() if network.get("internal")}
+    assert internal == {"inside", "counts"}
+    assert {name: set(service["networks"]) for name, service in services.items()} == {
+        "proxy": {"inside", "outside"}, "app": {"inside", "counts"}, "redis": {"counts"}, "kafka": {"counts"},
+    }  # fmt: skip
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service.get("read_only") or name == "kafka", name
+
+
+def test_every_test_that_security_md_names_is_there() -> None:
+    """And of each row of its table one is named."""
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) > 20
+    for row in rows:
+        if row.split("|")[-2].strip() != "shown by":
+            assert re.search(r"`test_\w+\.py::test_\w+`", row.split("|")[-2]), row
+    for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", text):
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), test
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import AS_ADMIN, ChosenClock, Process, RedisServer, serving, settings_for
+from conftest import AS_ADMIN, ChosenClock, Process, RedisServer, eventually, serving, settings_for
 from fastapi import Response
 from test_access import bearer
 
@@ -205,3 +205,32 @@ async def test_no_name_is_a_formula_in_a_spreadsheet(
         assert re.fullmatch(r'"(?:[^"]|"")*",1,"[^"]*"', line), line  # with all text in quotes no other cell begins
     for start in "\t\r\n":  # which no name has; should a store have one, it is no formula either
         assert _csv(Response(), ["event"], [[f"{start}=1+1"]]).body.decode() == f'"event"\r\n"\'{start}=1+1"\r\n'
+
+
+SAID_BY_A_NODE = [b"", b"\xff\xfe", b"x", b"[]", b"{}", b"[" * 100_000, b'{"node":1}', b"\x80\x04cos\nsystem\n."]
+SAID_BY_A_NODE += [b'{"node":"n","epoch":null,"day":"x","counts":{"a":-1},"generation":[]}']
+
+
+@pytest.mark.catches(
+    "nonsense ends the hearing",
+    "app/nodes.py",
+    "except Exception as error:  # noqa: BLE001 # whatever it was",
+    "except StoreError as error:  # noqa: BLE001 # whatever it was",
+)
+async def test_nonsense_from_a_node_changes_nothing_on_the_others(tmp_path: Path, redis_server: RedisServer) -> None:
+    settings = settings_for("redis", tmp_path, redis_server)
+    async with serving(settings) as one, serving(settings) as other, one.client() as client, other.client() as reader:
+        with redis_server.client() as compromised:
+            await eventually(lambda: [n for _, n in compromised.pubsub_numsub(*compromised.pubsub_channels())] == [2])
+            (channel,) = compromised.pubsub_channels()
+            for said in SAID_BY_A_NODE:
+                compromised.publish(channel, said)
+        async with serving(settings):  # of which the others hear
+
+            async def three() -> bool:
+                told = [(await node.get("/health")).json() for node in (client, reader)]
+                return [(health["nodes"], health["status"]) for health in told] == [(3, "ok")] * 2
+
+            await eventually(three)
+        await client.post("/event/a")
+        assert (await reader.get("/events")).json() == {"a": 1}
