@@ -9,9 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import AS_ADMIN, ChosenClock, Process, RedisServer, eventually, serving, settings_for
+from conftest import ADMIN_KEY, AS_ADMIN, ChosenClock, Process, RedisServer, eventually, serving, settings_for
 from fastapi import Response
+from redis_servers import free_port
 from test_access import bearer
+from test_start import start
 
 from app.query import _csv
 from app.stores.memory import MemoryStore
@@ -194,7 +196,7 @@ HARMLESS = ["a;=1+1", 'a",=1+1', "a,=1+1", "'=1+1", "a=1", "1", "ورود", "�
 async def test_no_name_is_a_formula_in_a_spreadsheet(
     tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
 ) -> None:
-    names = [f"{start}{formula}" for start in STARTS for formula in ("1+1", "cmd|' C calc'!A0", 'HYPERLINK("x","y")')]
+    names = [f"{begin}{formula}" for begin in STARTS for formula in ("1+1", "cmd|' C calc'!A0", 'HYPERLINK("x","y")')]
     names += HARMLESS
     clock.go_to("2026-03-28T12:00:00+00:00")
     async with serving(settings_for("memory", tmp_path, redis_server), clock) as tally, tally.client() as client:
@@ -207,8 +209,8 @@ async def test_no_name_is_a_formula_in_a_spreadsheet(
     assert sorted(row[0] for row in rows) == sorted(f"'{name}" if name[0] in STARTS else name for name in names)
     for line in answer.text.splitlines()[1:]:
         assert re.fullmatch(r'"(?:[^"]|"")*",1,"[^"]*"', line), line  # with all text in quotes no other cell begins
-    for start in "\t\r\n":  # which no name has; should a store have one, it is no formula either
-        assert _csv(Response(), ["event"], [[f"{start}=1+1"]]).body.decode() == f'"event"\r\n"\'{start}=1+1"\r\n'
+    for begin in "\t\r\n":  # which no name has; should a store have one, it is no formula either
+        assert _csv(Response(), ["event"], [[f"{begin}=1+1"]]).body.decode() == f'"event"\r\n"\'{begin}=1+1"\r\n'
 
 
 SAID_BY_A_NODE = [b"", b"\xff\xfe", b"x", b"[]", b"{}", b"[" * 100_000, b'{"node":1}', b"\x80\x04cos\nsystem\n."]
@@ -238,3 +240,35 @@ async def test_nonsense_from_a_node_changes_nothing_on_the_others(tmp_path: Path
             await eventually(three)
         await client.post("/event/a")
         assert (await reader.get("/events")).json() == {"a": 1}
+
+
+SHARED = "between-us-alone"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        pytest.param(
+            *("TALLY_STORE", "redis://tally:{}@127.0.0.1:x/0"),
+            marks=pytest.mark.catches(
+                "a URL is shown", "app/stores/redis.py", '"TALLY_STORE is no URL of a Redis; ', 'url + "'
+            ),
+        ),
+        ("TALLY_KAFKA_OPTIONS", "sasl_plain_password={}&x=1"),
+    ],
+)
+def test_a_setting_that_is_refused_keeps_the_password_in_it(variable: str, value: str) -> None:
+    ended = start(**{"TALLY_STORE": "memory://", "TALLY_KAFKA": "127.0.0.1:1", variable: value.format(SHARED)})
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("tally: ")
+    assert SHARED not in ended.stdout + ended.stderr
+
+
+def test_the_password_of_a_redis_is_neither_shown_nor_logged(process: Callable[..., Process]) -> None:
+    tally = process(TALLY_STORE=f"redis://tally:{SHARED}@127.0.0.1:{free_port()}/0", TALLY_ADMIN_KEYS=ADMIN_KEY)
+    with httpx.Client(base_url=tally.url, headers=AS_ADMIN) as client:
+        said = [client.get(path).text for path in ("/health", "/metrics", "/events", "/openapi.json", "/export")]
+        said += [client.post(path).text for path in ("/event/a", "/reset")]
+    said.append(tally.log.read_text())
+    assert "the store is away" in said[-1]
+    assert not [text for text in said if SHARED in text]
