@@ -361,7 +361,6 @@ MALFORMED = [
     b"G\x00T /events HTTP/1.1\r\n\r\n",
     b"GET /events HTTP/9.9\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01",
-    b"GET /static/app.css HTTP/1.1\r\nHost: x\r\nRange: bytes=5-1\r\n\r\n",
 ]
 
 

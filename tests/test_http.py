@@ -553,3 +553,12 @@ async def test_what_is_too_old_is_forgotten_and_totals_stay(client: httpx.AsyncC
     await eventually(forgotten)
     assert (await client.get("/history")).json() == []
     assert (await client.get("/event/a")).json()["total"] == 1
+
+
+@pytest.mark.catches("ranges are looked at", "app/main.py", 'if header[0] != b"range"', "if header[0]")
+@pytest.mark.parametrize("part", ["bytes=0-3", "bytes=5-1", "bytes=99999999-", "lines=1"])
+async def test_a_file_is_served_whole(client: httpx.AsyncClient, part: str) -> None:
+    for path in ("/", "/static/app.css"):
+        whole = await client.get(path)
+        answer = await client.get(path, headers={"Range": part})
+        assert (answer.status_code, answer.content) == (200, whole.content)
