@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 ERROR = 0.0081  # the standard error of an estimate, 1.04 / sqrt(REGISTERS)
 REGISTERS = 2**14
 MAX = 51  # the largest value of a register, since hashes have 64 bits
-_DENSE, _SPARSE = b"HYLL\x00", b"HYLL\x01"
+_DENSE = b"HYLL\x00"  # one byte more says sparse
 _HEAD = 16  # bytes: those five, three unused, and the last estimate, whose highest bit says that it is out of date
 _M, _MASK = 0xC6A4A7935BD1E995, 2**64 - 1
 

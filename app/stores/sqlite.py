@@ -70,7 +70,7 @@ _MEMBER_PAGE = """SELECT json_group_object(name, count), max(name) FROM (SELECT 
                   ORDER BY name LIMIT ?)"""
 _OF_DAYS = "SELECT step, start, of FROM crowd WHERE step = 'day' AND start IN (SELECT value FROM json_each(?))"
 _PUT = "INSERT INTO member SELECT ?, key, value FROM json_each(?) WHERE true ON CONFLICT DO UPDATE SET count = {}"
-_ADDED, _LARGER, _NEWER = "count + excluded.count", "max(count, excluded.count)", "excluded.count"
+_ADDED, _LARGER = "count + excluded.count", "max(count, excluded.count)"
 # The index begins with the start, so this leaps from one to the next.
 _STARTS = """WITH RECURSIVE found(start) AS (SELECT min(start) FROM {0} UNION ALL
              SELECT (SELECT min({0}.start) FROM {0} WHERE {0}.start > found.start) FROM found WHERE start IS NOT NULL)
