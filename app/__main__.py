@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
@@ -37,6 +38,8 @@ _COMMANDS = {
 
 HEAD_BYTES_MAX = 65_536  # give or take a piece; a proxy in front bounds it far below
 HEADERS_MAX = 200
+SEND_BYTES = 65_536  # of which Linux makes twice as many; it would keep megabytes for a page that does not read
+DRAIN_SECONDS = 3.0  # longer than nginx keeps a connection to a node that it does not use
 LINGER_SECONDS = 10.0  # for what is still to be sent when a connection is closed
 
 
@@ -93,9 +96,9 @@ async def serve(settings: Settings, consume: bool) -> None:
             timeout_graceful_shutdown=5,  # a long poll would hold it up for half a minute
             ws_max_size=65_536,  # clients say next to nothing
             ws_per_message_deflate=False,  # it costs more than the messages do
-        ),
-        app.state.live.end_streams,
+        )
     )
+    server.end_streams = app.state.live.end_streams
     # uvicorn raises the signal again once it has stopped; what is left to do then is the drain below.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -108,14 +111,23 @@ async def serve(settings: Settings, consume: bool) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's own, but that streams end when it does: it would wait for them, and then cut them."""
+    """uvicorn's own, but that streams end when it does, which it would cut, and that a proxy leaves no hit behind.
 
-    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._end_streams = end_streams
+    It would close a connection that is kept alive while the proxy is sending the next request on it.
+    """
+
+    end_streams: Callable[[], None]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._end_streams()
+        self.end_streams()
+        if self.config.proxy_headers:  # all goes on, but for new connections, until the proxy has closed its side
+            for server in self.servers:
+                server.close()
+            self.server_state.default_headers.append((b"connection", b"close"))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    while any(isinstance(one, OneWriteProtocol) for one in self.server_state.connections):  # noqa: ASYNC110 # which tell nobody
+                        await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
 
@@ -128,6 +140,7 @@ class OneWriteProtocol(HttpToolsProtocol):
     _unread = 0  # bytes that came since there was a whole head, or more of a body
 
     def connection_made(self, transport: Any) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         super().connection_made(OneWriteTransport(transport, self.loop))  # type: ignore[arg-type] # it is one in effect
 
     def data_received(self, data: bytes) -> None:

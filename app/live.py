@@ -33,7 +33,7 @@ QUEUE_MAX = 1000  # messages that wait for a polling client
 RETRY_SECONDS = 0.05  # between two looks at pages that could not take more
 IDLE_SECONDS = 0.05  # between two looks at what changes while no page is there
 SAYS_MAX = 16_384  # bytes of a client at once, who says next to nothing
-STUCK_SECONDS = 30.0  # after which a page that takes nothing is cut
+STUCK_SECONDS = 25.0  # after which a page that takes nothing is cut; before that its buffers have to be full
 
 log = logging.getLogger("tally.live")
 _packets = logging.getLogger("tally.live.packets")
