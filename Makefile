@@ -1,5 +1,5 @@
 # Every target sets up what it needs. `make run` is the first one to try.
-.PHONY: run test kafka bench soak mutants check format lock screenshots clean
+.PHONY: run test kafka bench accuracy soak mutants check format lock screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,6 +26,12 @@ bench: $(TOOLS)
 	@tools/setup redis-server wrk npm maven
 	@cd $(EXPRESS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	$(BIN)/python -m bench.run $(BENCH)
+
+# Nothing lost, nothing doubled: every scenario of docs/accuracy.md in its full size, half an hour, and the page anew.
+# `make accuracy ONLY=disk` runs those whose names begin so.
+accuracy: $(TOOLS)
+	@tools/setup redis-server nginx strace
+	ONLY="$(ONLY)" $(BIN)/python tests/accuracy.py
 
 # What an open dashboard costs its browser: `make soak` leaves it open under traffic for MINUTES, 1440 for a day.
 MINUTES ?= 10

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from checker import History, Outcome, Read
+from checker import Add, History, Outcome, Read
 from conftest import Process
 
 BARE = [f"bare{i}" for i in range(5)]
@@ -67,6 +67,8 @@ class Connection:
         except (OSError, EOFError):
             self.close()
             raise
+        if told.get("connection") == "close":
+            self.close()
         return Answer(int(status.split()[1]), told, json.loads(content))
 
     def close(self) -> None:
@@ -82,13 +84,15 @@ class Load:
     addresses, which a proxy may spread over its nodes.
     """
 
-    def __init__(self, url: str, rest_seconds: float = 0, addresses: int = 1) -> None:
+    def __init__(self, url: str, rest_seconds: float = 0, addresses: int = 1, *, apart: bool = False) -> None:
         self.url, self.rest_seconds = url, rest_seconds  # between one request and the next
+        self.apart = apart  # whether each hit has a name of its own; then nothing is read
         self._addresses = itertools.cycle(f"127.0.1.{i + 1}" for i in range(addresses))
         self.history = History()
         self.stale = History(self.history.adds)  # what was read while the node answered with the last known numbers
         self.acks: Counter[str] = Counter()  # the acknowledged hits, by what they survive
         self.problems: list[Answer] = []
+        self.missed = 0  # reads that were not answered
         self.on_ack: Callable[[str, float], None] = lambda ack, sent: None  # and when its request was sent
         self.stop = asyncio.Event()
 
@@ -97,29 +101,31 @@ class Load:
         return self.acks.total()
 
     async def run(self) -> None:
-        await asyncio.gather(self._read(), *(self._write(event) for event in (*BARE, *KEYED) for _ in range(WRITERS)))
+        writing = [self._write(event) for event in (*BARE, *KEYED) for _ in range(WRITERS)]
+        await asyncio.gather(*writing, *([] if self.apart else [self._read()]))
 
     async def _write(self, event: str) -> None:
         connection = Connection(self.url, next(self._addresses))
         while not self.stop.is_set():
-            add = self.history.begin(event, random.randint(1, 5))
+            name = f"{event}-{len(self.history.adds)}" if self.apart else event
+            add = self.history.begin(name, random.randint(1, 5))
             key = {"idempotency-key": uuid.uuid4().hex} if event in KEYED else {}
-            outcome = await self._hit(connection, event, add.by, key)
+            outcome = await self._hit(connection, add, key)
             while key and outcome != "acknowledged":
                 await asyncio.sleep(AGAIN_SECONDS)
-                outcome = await self._hit(connection, event, add.by, key)
+                outcome = await self._hit(connection, add, key)
             self.history.end(add, outcome)
             await asyncio.sleep(self.rest_seconds if outcome == "acknowledged" else AGAIN_SECONDS)
         connection.close()
 
-    async def _hit(self, connection: Connection, event: str, by: int, key: dict[str, str]) -> Outcome:
+    async def _hit(self, connection: Connection, add: Add, key: dict[str, str]) -> Outcome:
         try:
             await connection.connect()
         except OSError:
             return "refused"  # it never left
         sent = time.monotonic()
         try:
-            answer = await connection.ask("POST", f"/event/{event}", b'{"by": %d}' % by, **key)
+            answer = await connection.ask("POST", f"/event/{add.event}", b'{"by": %d}' % add.by, **key)
         except (OSError, EOFError):
             return "unknown"
         if answer.status != 200:
@@ -137,9 +143,9 @@ class Load:
             try:
                 answer = await connection.ask("GET", f"/event/{event}")
             except (OSError, EOFError):
-                await asyncio.sleep(AGAIN_SECONDS)
-                continue
-            if answer.status in {502, 504}:  # the proxy's
+                answer = None
+            if answer is None or answer.status in {502, 504}:  # the proxy's
+                self.missed += 1
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             assert answer.status == 200, answer
@@ -164,8 +170,8 @@ class Offer:
         self.stop = asyncio.Event()
 
     @property
-    def answered(self) -> int:
-        return self.outcomes.total()
+    def acknowledged(self) -> int:
+        return self.outcomes["acknowledged"]
 
     async def run(self) -> None:
         self._begun = time.monotonic()

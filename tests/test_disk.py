@@ -1,7 +1,6 @@
 """A disk that fails under SQLite, a file of the previous version, and what a backup brings back."""
 
 import contextlib
-import resource
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -12,11 +11,7 @@ import httpx
 import pytest
 from conftest import Process
 from redis_servers import RedisServer, wait_until
-
-
-def limit_files(app: Process, size: int = resource.RLIM_INFINITY) -> None:
-    """From now on a write beyond this size of a file fails, as on a disk that does: EFBIG, which SQLite calls I/O."""
-    resource.prlimit(app.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+from scenarios.disks import disk_full, limit_files, sync_fails, synced_first
 
 
 def log_salts(file: Path) -> bytes:
@@ -47,6 +42,34 @@ def test_after_a_write_that_failed_the_file_is_opened_again(tmp_path: Path, proc
     app.kill()
     app.start()
     assert app.get("/event/a")["count"] == counted[-1] <= 41
+
+
+FAILED_COMMIT = (
+    "acknowledges what was not committed",
+    "app/stores/sqlite.py",
+    'raise failure(f"SQLite: {error}") from error',
+    "return applied",
+)
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+
+
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.catches(*FAILED_COMMIT)), "redis"])
+async def test_a_disk_that_is_full_and_has_room_again_loses_nothing_acknowledged(kind: str, tmp_path: Path) -> None:
+    figures = await disk_full(tmp_path, kind, times=2)
+    assert figures.broken == []
+    assert figures.also["503s"] + figures.also["spooled"] > 100
+
+
+@needs_strace
+@pytest.mark.catches(*FAILED_COMMIT)
+async def test_a_sync_that_fails_is_not_acknowledged(tmp_path: Path) -> None:
+    assert (await sync_fails(tmp_path, times=5)).broken == []
+
+
+@needs_strace
+@pytest.mark.catches("answers are not synced", "app/stores/sqlite.py", '"synchronous = FULL"', '"synchronous = NORMAL"')
+async def test_no_hit_is_answered_before_it_is_synced(tmp_path: Path) -> None:
+    assert (await synced_first(tmp_path, answers=100)).broken == []
 
 
 VERSION_1 = """

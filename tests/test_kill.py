@@ -1,18 +1,13 @@
-"""kill -9 in the middle of a load, seen by the checker: bare hits inside the bounds, keyed and retried ones exact.
-
-TALLY_TEST_KILLS chooses how many rounds.
-"""
+"""kill -9 in the middle of a load, of a node and of its Redis, seen by the checker."""
 
 import asyncio
-import os
-import random
 from pathlib import Path
 
 import pytest
-from conftest import RedisServer, eventually
+from conftest import eventually
 from load import Load, assert_exact, read_all
-
-ROUNDS = int(os.environ.get("TALLY_TEST_KILLS", "20"))
+from scenarios import ALWAYS, EVERYSEC, NEVER
+from scenarios.killed import app_killed, redis_killed
 
 
 @pytest.mark.catches(
@@ -28,28 +23,38 @@ ROUNDS = int(os.environ.get("TALLY_TEST_KILLS", "20"))
 """,
 )
 @pytest.mark.catches("missing dedup", "app/ingest.py", "    if not texts:\n", "    if texts:\n")
-@pytest.mark.timeout(60 + 20 * ROUNDS)
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
-async def test_kill_9_loses_no_acknowledged_hit_and_counts_none_twice(
-    store: str, process, tmp_path: Path, redis_server: RedisServer
+async def test_kill_9_loses_no_acknowledged_hit_and_counts_none_twice(store: str, tmp_path: Path) -> None:
+    figures = await app_killed(tmp_path, store, kills=5, answers=200)
+    assert figures.broken == []
+    assert figures.also["reads"] > 20
+
+
+@pytest.mark.catches(
+    "blind retry",
+    "app/stores/spool.py",
+    "await base.insist(self._store, self.note_loss, source, at, next_offset, batch)",
+    "await self._store.apply(uuid.uuid4().hex, 0, 1, batch)",
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(ALWAYS, id="always"),
+        pytest.param(EVERYSEC, id="everysec"),
+        pytest.param(
+            NEVER,
+            id="never",
+            marks=pytest.mark.catches("a loss is not said", "app/stores/spool.py", "self._lost += batches", "pass"),
+        ),
+    ],
+)
+async def test_kill_9_of_redis_loses_only_what_redis_may_lose_and_that_is_said(
+    options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    urls = {"sqlite": f"sqlite:///{tmp_path}/tally.db", "redis": redis_server.url}
-    app = process(TALLY_STORE=urls[store], TALLY_WRITE_LIMIT="100000/second", TALLY_READ_LIMIT="100000/second")
-    load = Load(app.url)
-    running = asyncio.create_task(load.run())
-    for _ in range(ROUNDS):
-        target = load.acknowledged + random.randint(50, 300)
-        await eventually(lambda target=target: running.done() or load.acknowledged >= target)
-        app.kill()
-        await asyncio.to_thread(app.start)
-    load.stop.set()
-    await running
-    values = await read_all(load, app)
-    assert_exact(load, values)
-    assert load.problems == []
-    assert len(load.history.reads) > 20
-    hits = app.get("/series?step=day&points=1")["points"][0]["count"]
-    assert hits == sum(values.values())
+    figures = await redis_killed(tmp_path, options, kills=3, answers=300)
+    assert figures.broken == []
+    assert figures.also["spooled"] > 20
+    assert bool(figures.lost) >= (options == NEVER)
 
 
 async def test_sigterm_under_load_answers_every_hit_that_it_counts(process, tmp_path: Path) -> None:

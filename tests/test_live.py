@@ -15,6 +15,7 @@ import pytest
 import socketio
 import websockets
 from conftest import ChosenClock, RedisServer, Served, eventually, serving, settings_for
+from scenarios.pages import deaf_pages
 
 from app import live
 
@@ -154,6 +155,14 @@ async def test_a_client_that_reads_nothing_is_cut_and_the_others_go_on(
     await eventually(lambda: len(tally.app.state.live._clients) == 1)
     await page.client.disconnect()
     await leave(stuck)
+
+
+@pytest.mark.catches(
+    "the kernel keeps what it likes", "app/__main__.py", "SEND_BYTES = 65_536", "SEND_BYTES = 4_000_000"
+)
+@pytest.mark.catches("never cut", "app/live.py", "blocked_since < STUCK_SECONDS", "blocked_since < 1000")
+async def test_pages_that_read_nothing_cost_little_and_are_cut(tmp_path: Path) -> None:
+    assert (await deaf_pages(tmp_path, pages=10, rate=5000, stuck_seconds=1)).broken == []
 
 
 class SlowPage:

@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
-import itertools
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ChosenClock, Cluster, GuardedRedis, RedisServer, Sentinels, Served, eventually, serving
+from conftest import Cluster, GuardedRedis, RedisServer, Sentinels, Served, eventually, serving
 from load import BARE, KEYED, Load
+from scenarios.days import midnights, names_flood
+from scenarios.network import duplicates
+from scenarios.pages import idle_pages, pages_agree
 from watchers import Watcher, watching
 
 from app.settings import Settings
@@ -26,30 +27,38 @@ def settings(url: str, directory: Path) -> Settings:
     return Settings(TALLY_STORE=url, spool=str(directory / "spool"), **LIMITS)
 
 
-async def test_400_pages_on_two_nodes_end_on_the_same_numbers(process, redis_server: RedisServer) -> None:
-    environment = {f"TALLY_{name}".upper(): value for name, value in LIMITS.items()}
-    urls = [process(TALLY_STORE=redis_server.url, **environment).url for _ in range(2)]
-    acknowledged: Counter[str] = Counter()
-    todo = iter(range(240))
+async def test_400_pages_on_two_nodes_end_on_the_same_numbers(tmp_path: Path) -> None:
+    assert (await pages_agree(tmp_path, pages=400, messages=10_000)).broken == []
 
-    async def write(client: httpx.AsyncClient) -> None:
-        for i in todo:
-            counts = {EVENTS[i % 7]: 1} | ({EVENTS[i % 20]: 3, EVENTS[i % 19]: 2} if i % 5 == 0 else {})
-            answer = await client.post("/events", json=counts)
-            assert answer.json()["ack"] == "redis"
-            acknowledged.update(counts)
 
-    async with contextlib.AsyncExitStack() as stack:
-        pages = await stack.enter_async_context(watching(*urls, live=100, plain=100))
-        nodes = [await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20)) for url in urls]
-        await asyncio.gather(*(write(node) for node in nodes for _ in range(4)))
-        quiet = time.monotonic()
-        await eventually(lambda: all(page.counts == acknowledged for page in pages))
-        took = time.monotonic() - quiet
-        print(f"{len(pages)} pages agreed {took:.2f} s after the last hit")  # noqa: T201 # pytest -rP shows it
-        assert [page.wrong for page in pages if page.wrong] == []
-        for node in nodes:
-            assert (await node.get("/events")).json() == acknowledged
+async def test_a_page_that_nothing_is_told_costs_little_and_is_told_at_once(tmp_path: Path) -> None:
+    assert (await idle_pages(tmp_path, pages=400)).broken == []
+
+
+@pytest.mark.catches("missing dedup", "app/ingest.py", "    if not texts:\n", "    if texts:\n")
+async def test_keys_that_come_to_three_nodes_at_once_are_counted_once(tmp_path: Path) -> None:
+    assert (await duplicates(tmp_path, keys=200, copies=10)).broken == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            "sqlite",
+            marks=pytest.mark.catches(
+                "one name too many", "app/stores/base.py", "if names_left < 0:", "if names_left < -1:"
+            ),
+        ),
+        pytest.param(
+            "redis",
+            marks=pytest.mark.catches(
+                "one name too many", "app/stores/count.lua", "if left < 0 then", "if left < -1 then"
+            ),
+        ),
+    ],
+)
+async def test_a_flood_of_names_leaves_as_many_as_the_cap_says(kind: str, tmp_path: Path) -> None:
+    assert (await names_flood(tmp_path, kind, names=5000, cap=500)).broken == []
 
 
 @pytest.mark.catches(
@@ -58,53 +67,8 @@ async def test_400_pages_on_two_nodes_end_on_the_same_numbers(process, redis_ser
     "self._show(news.day, news.counts, news.generation)",
     "self._show(self._feed.day, news.counts, news.generation)",
 )
-async def test_midnight_passes_under_load_on_nodes_whose_clocks_differ(
-    tmp_path: Path, redis_server: RedisServer
-) -> None:
-    clocks = [ChosenClock() for _ in range(3)]
-    acknowledged: dict[str, Counter[str]] = {"2026-05-01": Counter(), "2026-05-02": Counter()}
-
-    def go_to(instant: str) -> None:
-        for clock, ahead in zip(clocks, (SLOWEST, 1, FASTEST), strict=True):
-            clock.go_to(instant)
-            clock.shift += ahead
-
-    async def post(node: httpx.AsyncClient, event: str, by: int = 1) -> str:
-        answer = (await node.post(f"/event/{event}", json={"by": by})).json()
-        acknowledged[answer["day"]][event] += by
-        return answer["day"]
-
-    async def write_over_midnight(node: httpx.AsyncClient) -> None:
-        of_new_day = 0
-        for event in itertools.cycle(EVENTS[:5]):
-            of_new_day += await post(node, event) == "2026-05-02"
-            if of_new_day == 30:
-                return
-
-    go_to("2026-05-01T12:00:00+00:00")
-    async with contextlib.AsyncExitStack() as stack:
-        served = [
-            await stack.enter_async_context(serving(settings(redis_server.url, tmp_path), clock)) for clock in clocks
-        ]
-        nodes = [await stack.enter_async_context(node.client()) for node in served]
-        pages = await stack.enter_async_context(watching(*(node.url for node in served), live=4, plain=4))
-        for event in EVENTS[:5]:  # so that every count of the old day is larger than any of the new one
-            await post(nodes[0], event, by=1_000_000)
-        await eventually(lambda: all(page.counts == acknowledged["2026-05-01"] for page in pages))
-        go_to("2026-05-01T23:59:57.500+00:00")
-        await asyncio.gather(*(write_over_midnight(node) for node in nodes for _ in range(2)))
-        old, new = acknowledged.values()
-        await eventually(lambda: all(page.counts == new for page in pages))
-        for page in pages:
-            assert page.resets == ["2026-05-02"]
-            assert page.wrong == []  # as it would be with a count of the one day shown on the other
-        closed = {"day": "2026-05-01", "hits": old.total(), "events": 5, "parts": 1}
-        for node in nodes:
-            assert (await node.get("/history")).json() == [closed]
-            assert (await node.get("/history/2026-05-01")).json()["parts"][0]["counts"] == old
-            assert (await node.get("/events")).json() == new
-            totals = (await node.get("/leaderboard?window=total")).json()
-            assert {line["eventName"]: line["count"] for line in totals} == old + new
+async def test_midnight_passes_under_load_on_nodes_whose_clocks_differ(tmp_path: Path) -> None:
+    assert (await midnights(tmp_path, nights=1)).broken == []
 
 
 async def test_a_redis_behind_tls_needs_to_let_its_user_do_only_what_tally_asks(

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 from conftest import ChosenClock, RedisServer, settings_for
+from scenarios.days import clock_jumps
 
 from app import live as live_module
 from app.events import EVERYTHING, TOTAL, Bucket, Calendar, Clock, Moment, day_start
@@ -101,35 +102,8 @@ async def days_of(client: httpx.AsyncClient) -> dict[str, int]:
     "a day that goes back", "app/events.py", "at = max(self._now(), self._earliest)", "at = self._now()"
 )
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
-async def test_jumps_of_the_clock_lose_nothing_and_no_day_goes_back(
-    kind: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
-) -> None:
-    clock.go_to("2026-05-01T22:00:00+00:00")
-    app = create_app(settings_for(kind, tmp_path, redis_server), clock)
-    seen = []
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally") as client,
-    ):
-        for instant in (
-            "2026-05-01T22:50:00+00:00",
-            "2026-05-01T23:50:00+00:00",  # +1 h
-            "2026-05-01T21:50:00+00:00",  # -2 h
-            "2026-05-02T00:10:00+00:00",  # over midnight
-            "2026-05-01T23:10:00+00:00",  # and back over it
-            "2026-05-02T00:20:00+00:00",
-            "2026-05-05T12:00:00+00:00",  # three days on
-            "2026-05-02T12:00:00+00:00",
-        ):
-            clock.go_to(instant)
-            seen.append((await client.post("/event/a")).json()["day"])
-            assert (await client.get("/event/a")).json()["day"] == seen[-1]
-        assert seen == sorted(seen)
-        assert await days_of(client) == {"2026-05-01": 3, "2026-05-02": 3, "2026-05-05": 2}
-        clock.go_to("2026-05-05T13:00:00+00:00")
-        hours = (await client.get("/event/a/series?step=hour&points=110")).json()["points"]
-        assert sum(point["count"] for point in hours) == 8
-        assert (await client.get("/event/a")).json()["total"] == 8
+async def test_jumps_of_the_clock_lose_nothing_and_no_day_goes_back(kind: str, tmp_path: Path) -> None:
+    assert (await clock_jumps(tmp_path, kind, jumps=8)).broken == []
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])

@@ -18,6 +18,7 @@ class Watcher:
         self.resets: list[str] = []  # the days of which it was told that they begin
         self.epochs: list[str] = []  # the stores' lives, of which /live tells with each snapshot
         self.states: list[str] = []
+        self.told = 0  # messages
         self.wrong: list[str] = []  # counts that ran backwards
         self._prefix = "" if namespace == "/" else f"{namespace},"
         self._names: list[str] = []
@@ -45,6 +46,7 @@ class Watcher:
             elif packet.startswith(f"40{self._prefix}"):
                 self._joined.set()
             elif packet.startswith(f"42{self._prefix}"):
+                self.told += 1
                 event, data = json.loads(packet[2 + len(self._prefix) :])
                 await getattr(self, f"_on_{event}")(data)
 
