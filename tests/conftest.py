@@ -172,6 +172,8 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time, bu
     sockets = [socket.create_server(("127.0.0.1", 0))]
     if buffer:
         sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    ended = asyncio.Event()
+    server.main_loop = ended.wait  # its own looks ten times a second whether it is to end
     running = asyncio.create_task(server._serve(sockets))
     await eventually(lambda: server.started or running.done())
     if running.done():
@@ -179,7 +181,7 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time, bu
     try:
         yield Served(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", settings, app)
     finally:
-        server.should_exit = True
+        ended.set()
         await running
 
 
