@@ -1,13 +1,21 @@
 """Chromium, as the tests and the pictures start it, and pages that keep what they say on their console."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +50,6 @@ def open_page(browser: Browser, said: list[str], request: pytest.FixtureRequest)
     artifacts = request.config.rootpath / "test-artifacts"
     artifacts.mkdir(exist_ok=True)
     for i, page in enumerate(pages):
-        page.screenshot(path=artifacts / f"{request.node.name.replace('/', '_')}-{i}.png")
+        if request.node.stash[FAILED]:
+            page.screenshot(path=artifacts / f"{request.node.name.replace('/', '_')}-{i}.png")
         page.context.close()

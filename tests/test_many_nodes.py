@@ -11,7 +11,7 @@ import pytest
 from conftest import Cluster, GuardedRedis, RedisServer, Sentinels, Served, eventually, serving
 from load import BARE, KEYED, Load
 from scenarios.days import midnights, names_flood
-from scenarios.network import duplicates
+from scenarios.network import REST_SECONDS, duplicates
 from scenarios.pages import idle_pages, pages_agree
 from watchers import Watcher, watching
 
@@ -173,7 +173,7 @@ async def test_hits_go_on_while_a_replica_takes_the_place_of_its_master(
 ) -> None:
     servers: Cluster | Sentinels = request.getfixturevalue(kind)
     async with two_nodes(servers.url, tmp_path) as served, served[0].client() as one, served[1].client() as two:
-        loads = [Writers(node.url) for node in served]
+        loads = [Writers(node.url, REST_SECONDS) for node in served]
         loads[1].history = history = loads[0].history
         running = [asyncio.create_task(load.run()) for load in loads]
 

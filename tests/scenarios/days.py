@@ -22,7 +22,7 @@ from scenarios import NEVER, Figures, compared, exact, memory_kb, nodes, redis, 
 
 
 async def names_flood(directory: Path, kind: str, names: int, cap: int) -> Figures:
-    """Random names flood a store that takes so many, from one node on SQLite or from three on Redis, 50 in a request.
+    """Random names flood a store that takes so many, from one node on SQLite or from three on Redis, 100 in a request.
 
     There are exactly as many names as the cap says in the end, further ones are refused with a 429, and the counts of
     names that were known before are exact all the time.
@@ -33,7 +33,7 @@ async def names_flood(directory: Path, kind: str, names: int, cap: int) -> Figur
         await asyncio.to_thread(apps[0].post, "/events", json.dumps(dict.fromkeys(known, 1)).encode())
         resident = memory_kb(apps[0], "VmRSS")
         least, refused = Counter[str](known), 0
-        todo = iter(range(names // 50))
+        todo = iter(range(names // 100))
 
         async def count(connection: Connection, counts: dict[str, int]) -> bool:
             nonlocal refused
@@ -47,7 +47,7 @@ async def names_flood(directory: Path, kind: str, names: int, cap: int) -> Figur
         async def flood(app: Process) -> None:
             connection, alone = Connection(app.url), True
             for _ in todo:
-                fresh = [uuid.uuid4().hex for _ in range(50)]
+                fresh = [uuid.uuid4().hex for _ in range(100)]
                 if not await count(connection, dict.fromkeys(fresh, 1)) and alone:
                     alone = all([await count(connection, {name: 1}) for name in fresh])  # as many as there is room for
                 assert await count(connection, {random.choice(known): 1})
