@@ -63,6 +63,7 @@ async def names_flood(directory: Path, kind: str, names: int, cap: int) -> Figur
     return figures
 
 
+LIMITS = {"write_limit": "1000000/second", "read_limit": "1000000/second"}
 SHIFTS = [50 * 60, 60 * 60, -2 * 3600, 140 * 60, -3600, 70 * 60, 3 * 86_400 + 700 * 60, -3 * 86_400]
 
 
@@ -74,7 +75,7 @@ async def clock_jumps(directory: Path, kind: str, jumps: int) -> Figures:
     clock = ChosenClock()
     clock.go_to("2026-05-01T22:00:00+00:00")
     with store(directory, kind) as url:
-        settings = Settings(TALLY_STORE=url, spool=str(directory / "spool"), write_limit="1000000/second")
+        settings = Settings(TALLY_STORE=url, spool=str(directory / "spool"), **LIMITS)
         app = create_app(settings, clock)
         days, expected, last = Counter[str](), Counter[str](), ""
         transport = httpx.ASGITransport(app)
@@ -123,7 +124,7 @@ async def midnights(directory: Path, nights: int) -> Figures:
                 return
 
     with redis(directory, *NEVER) as server:
-        chosen = Settings(TALLY_STORE=server.url, spool=str(directory / "spool"), write_limit="100000/second")
+        chosen = Settings(TALLY_STORE=server.url, spool=str(directory / "spool"), **LIMITS)
         async with contextlib.AsyncExitStack() as stack:
             night = datetime(2026, 5, 1, 12, tzinfo=UTC)
             for ahead, clock in enumerate(clocks):
