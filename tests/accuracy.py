@@ -40,6 +40,8 @@ shows that they fail on builds that are wrong. [Exactly once](exactly-once.md) s
 
 *Acknowledged* are hits that were answered with a 2xx, *unknown* those of which the client cannot know. *Lost* is what
 was acknowledged and not counted, *doubled* what was counted beyond both. A promise that was broken stands in its row.
+Where hits are lost and the promise is kept, Redis was set up to lose them: the row says how many, and the scenario
+below what was promised.
 """
 
 

@@ -205,6 +205,7 @@ class Process:
         self.log = directory / "app.log"
         self._command = command or ("-m", "app")
         self._environment = {"TALLY_SPOOL": str(directory / "spool"), "TALLY_PORT": str(self.port)} | environment
+        self._environment["PYTHONPATH"] = str(ROOT / "tests/absent")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Process":
