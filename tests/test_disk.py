@@ -30,12 +30,12 @@ def test_after_a_write_that_failed_the_file_is_opened_again(tmp_path: Path, proc
     app = process(TALLY_STORE=f"sqlite:///{file}")
     counted = [app.post("/event/a")["count"] for _ in range(20)]
     before = log_salts(file)
-    limit_files(app, 1000)
+    limit_files(app.pid, 1000)
     refused = [httpx.post(f"{app.url}/event/a") for _ in range(5)]
     assert {answer.status_code for answer in refused} == {503}
     assert [answer.json()["counted"] for answer in refused] == ["unknown", "no", "no", "no", "no"]
     assert app.get("/event/a")["count"] in {20, 21}
-    limit_files(app)
+    limit_files(app.pid)
     counted += [app.post("/event/a")["count"] for _ in range(20)]
     assert counted == sorted(set(counted))
     assert log_salts(file) != before

@@ -34,10 +34,10 @@ def small_disk(directory: Path, megabytes: int) -> Iterator[Path]:
             subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def fill(disk: Path, app: Process) -> None:
-    """Leave no room; where the disk is not one of its own, let files of this process not grow any more."""
+def fill(disk: Path, writer: int) -> None:
+    """Leave no room; where the disk is not one of its own, let the logs of this process not grow any more."""
     if not disk.is_mount():
-        limit_files(app, sum(file.stat().st_size for file in disk.glob("*-wal")))
+        limit_files(writer, max(file.stat().st_size for log in ("*-wal", "*.aof") for file in disk.rglob(log)))
         return
     with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while True:
@@ -46,12 +46,12 @@ def fill(disk: Path, app: Process) -> None:
 
 def make_room(disk: Path, app: Process) -> None:
     (disk / "ballast").unlink(missing_ok=True)
-    limit_files(app)
+    limit_files(app.pid)  # a Redis that could not write is no more
 
 
-def limit_files(app: Process, size: int = resource.RLIM_INFINITY) -> None:
+def limit_files(pid: int, size: int = resource.RLIM_INFINITY) -> None:
     """From now on a write beyond this size of a file fails, as on a disk that does: EFBIG, which SQLite calls I/O."""
-    resource.prlimit(app.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 async def disk_full(directory: Path, kind: str, times: int) -> Figures:
@@ -68,7 +68,7 @@ async def disk_full(directory: Path, kind: str, times: int) -> Figures:
         async with loaded(load) as go_on:
             for _ in range(times):
                 await go_on(200)
-                fill(disk, app)
+                fill(disk, server.process.pid if server else app.pid)
                 if server:
                     await eventually(lambda: server.process.poll() is not None)
                     await go_on(100)
