@@ -73,7 +73,7 @@ CASES = {
     "synced first, SQLite": Case(synced_first, "2,000 answers", (2000,)),
     "pages agree": Case(pages_agree, "1,000 pages", (1000, 1_000_000, 2.0)),
     "deaf pages": Case(deaf_pages, "50 pages, 10,000 hits/s", (50, 10_000)),
-    "idle pages": Case(idle_pages, "8,000 pages", (8000, 2.0)),
+    "idle pages": Case(idle_pages, "8,000 pages", (8000,)),
     "slow clients, nginx": Case(slow_clients, "2,000 connections", (2000,)),
     "flood of names, SQLite": Case(names_flood, "1,000,000 names", ("sqlite", 1_000_000, 100_000)),
     "flood of names, Redis": Case(names_flood, "1,000,000 names", ("redis", 1_000_000, 100_000)),
