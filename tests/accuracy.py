@@ -56,8 +56,8 @@ class Case(NamedTuple):
 CASES = {
     "app killed, SQLite": Case(app_killed, "50 kills", ("sqlite", 50, 4000)),
     "app killed, Redis": Case(app_killed, "50 kills", ("redis", 50, 1000)),
-    "Redis killed, fsync always": Case(redis_killed, "50 kills", (ALWAYS, 50, 800)),
-    "Redis killed, fsync everysec": Case(redis_killed, "50 kills", (EVERYSEC, 50, 800)),
+    "Redis killed, fsync always": Case(redis_killed, "50 kills", (ALWAYS, 50, 1500)),
+    "Redis killed, fsync everysec": Case(redis_killed, "50 kills", (EVERYSEC, 50, 1500)),
     "Redis killed, no AOF": Case(redis_killed, "5 kills", (NEVER, 5, 2000)),
     "nodes and Redis killed, nginx": Case(fleet_killed, "51 kills", (17,)),
     "graceful restarts, nginx": Case(restarted, "15 restarts", (15, 1000)),

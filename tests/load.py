@@ -86,7 +86,7 @@ class Load:
 
     def __init__(self, url: str, rest_seconds: float = 0, addresses: int = 1, *, apart: bool = False) -> None:
         self.url, self.rest_seconds = url, rest_seconds  # between one request and the next
-        self.apart = apart  # whether each hit has a name of its own; then nothing is read
+        self.apart = apart  # whether a few hits after another have a name of their own; then nothing is read
         self._addresses = itertools.cycle(f"127.0.1.{i + 1}" for i in range(addresses))
         self.history = History()
         self.stale = History(self.history.adds)  # what was read while the node answered with the last known numbers
@@ -107,7 +107,7 @@ class Load:
     async def _write(self, event: str) -> None:
         connection = Connection(self.url, next(self._addresses))
         while not self.stop.is_set():
-            name = f"{event}-{len(self.history.adds)}" if self.apart else event
+            name = f"{event}-{len(self.history.adds) // 200}" if self.apart else event
             add = self.history.begin(name, random.randint(1, 5))
             key = {"idempotency-key": uuid.uuid4().hex} if event in KEYED else {}
             outcome = await self._hit(connection, add, key)
