@@ -20,6 +20,7 @@ from load import Load, Offer
 from redis_servers import RedisServer
 
 UNLIMITED = {"TALLY_WRITE_LIMIT": "1000000/second", "TALLY_READ_LIMIT": "1000000/second"}
+UNLIMITED |= {"TALLY_KEYS_MAX": "100000000"}  # of which an address has a tenth
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")
 NEVER = ("--appendonly", "no")

@@ -138,13 +138,13 @@ async def restarted(directory: Path, rounds: int, answers: int) -> Figures:
         longest = 0.0
         async with loaded(load) as go_on:
             for app in itertools.islice(itertools.cycle(fleet.nodes), rounds):
+                await eventually(lambda: all(metric(one, "tally_hits_total") for one in fleet.nodes))
                 await go_on(answers)
                 began = time.monotonic()
                 code = await asyncio.to_thread(app.terminate)
                 longest = max(longest, time.monotonic() - began)
                 assert code == 0, code
                 await asyncio.to_thread(app.start)
-                await eventually(lambda app=app: metric(app, "tally_hits_total"))  # nginx looks away from it for 3 s
         figures = exact(judged(load.history.adds, await read_all(load, fleet.nodes[0])))
     failed = [add for add in load.history.adds if add.outcome != "acknowledged"]
     figures.also |= {"requests": len(load.history.adds) + len(load.history.reads), "failed": len(failed) + load.missed}
