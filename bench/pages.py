@@ -106,7 +106,9 @@ def cost(page: Page, traffic: Traffic, seconds: float) -> Cost:
     traffic.start()
     page.wait_for_timeout(1000 * seconds)
     traffic.stop()
-    page.locator('[data-event="the.end"]').wait_for(state="attached", timeout=120_000)
+    page.locator('[data-event="the.end"], #match-count:text-is("1,001 events")').first.wait_for(
+        state="attached", timeout=120_000
+    )
     took, main = time.monotonic() - began, spent(devtools) - before
     seen = page.evaluate("seen")
     per_batch = 1000 * main / traffic.batches
@@ -127,11 +129,13 @@ def live_heap(devtools: CDPSession) -> int:
     return int(usage["usedSize"] + usage["embedderHeapUsedSize"])  # of its scripts, and of what is in its document
 
 
-def of_dashboard(browser: Browser, url: str, seconds: float, events: int = EVENTS) -> Cost:
-    traffic = Traffic(url, events)
+def of_dashboard(browser: Browser, url: str, seconds: float) -> Cost:
+    traffic = Traffic(url, EVENTS)
     with opened(browser, url) as page:
         page.locator('#status[data-state="live"]').wait_for()
-        page.wait_for_timeout(3000)  # the last hour of the cards has come
+        page.evaluate("document.querySelector('.all').scrollIntoView()")  # the screen is full of cards
+        page.locator(".card .floor path[d]").first.wait_for(state="attached")
+        page.wait_for_load_state("networkidle")  # the last hour of the cards has come
         return cost(page, traffic, seconds)
 
 

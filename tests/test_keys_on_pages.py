@@ -14,8 +14,8 @@ def tally(process, tmp_path) -> Process:
 
 
 def unlock(page: Page, key: str) -> None:
-    page.locator("#lock-key").fill(key)
-    page.get_by_role("button", name="Open").click()
+    page.locator("#lock input").fill(key)
+    page.get_by_role("button", name="Use", exact=True).click()
 
 
 @pytest.mark.catches("keeps the key for good", "static/js/prefs.js", "() => sessionStorage", "() => localStorage")
@@ -40,7 +40,7 @@ def test_a_page_asks_for_a_key_and_goes_on_with_it(tally: Process, open_page, pa
 def test_a_key_is_forgotten_on_request(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/settings")
     expect(page.locator("#health")).to_contain_text("sqlite")
-    page.locator("#key").fill(READ)
+    page.locator("#key input").fill(READ)
     page.get_by_role("button", name="Use", exact=True).click()
     expect(page.locator("#status")).to_have_attribute("data-state", "live")
     page.get_by_role("button", name="Forget").click()

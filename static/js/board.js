@@ -1,77 +1,54 @@
-// @ts-check
 // The leaderboard: events, or the users of one, within a time that the reader chooses.
 
-import { getLeaderboard } from "./api.js";
+import { getLeaderboard, paced } from "./api.js";
 import { byId, h, segments } from "./dom.js";
-import { number, plural } from "./format.js";
+import { number } from "./format.js";
 import { createRanking } from "./ranking.js";
-import { link } from "./router.js";
+import { go, link } from "./router.js";
 
 const SIZE = 100;
-const ASK_MS = 5000; // today's events move live, everything else by asking
-const SUGGESTED = 20;
+const ASK_MS = 5000;
 /** @type {Record<string, string>} */
 const WINDOWS = { today: "Today", "1h": "Last hour", "7d": "7 days", total: "All time" };
 
-/** @param {ReturnType<typeof import("./session.js").openSession>} session */
-export function createBoard({ counters }) {
-  const [list, note, field, title] = ["board-list", "board-note", "board-event", "board-title"].map(byId);
+/** @returns {Page} */
+export function createBoard() {
+  const [list, note, title] = ["board-list", "board-note", "board-title"].map(byId);
   const ranking = createRanking(list, { parts: true });
-  let [window, event, asked] = ["today", "", -ASK_MS];
-  const mark = segments(byId("board-window"), "window", WINDOWS, (value) => go(value, event));
-  const go = (/** @type {string} */ value, /** @type {string} */ of) =>
-    location.replace(link("leaderboard", "", { window: value === "today" ? "" : value, event: of }));
-  const live = () => window === "today" && !event;
+  let [window, event] = ["today", ""];
+  const mark = segments(byId("board-window"), "window", WINDOWS, (value) => go(address(value, event)));
+  const address = (/** @type {string} */ of, /** @type {string} */ users) =>
+    link("leaderboard", "", { window: of === "today" ? "" : of, event: users });
 
-  async function load() {
-    if (live() || performance.now() - asked < ASK_MS) return;
-    asked = performance.now();
+  const load = paced(ASK_MS, async () => {
     const of = window + event;
-    const { rows, partial, error } = await getLeaderboard(window, event).then((found) => ({ ...found, error: null }),
-      (reason) => ({ rows: null, partial: false, error: reason }));
+    const found = await getLeaderboard(window, SIZE, event).catch((/** @type {Error} */ error) => error);
     if (of !== window + event) return;
-    // A server that does not rank users answers with events.
-    const known = rows && (!event || rows.every((row) => row.user !== undefined));
-    note.textContent = error ? `Nothing to show. ${error.message}` : !known ? "This server does not rank users."
-      : partial ? "Ranked among the first 10,000 users that were seen." : rows.length ? "" : "Nobody here yet.";
-    if (known) ranking.draw(rows.map((row) => ({ name: row.user ?? row.eventName ?? "", count: row.count })), { all: sum(rows), linked: !event });
+    if (found instanceof Error) return say(`Nothing to show. ${found.message}`);
+    const rows = found.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
+    ranking.draw(rows, { all: rows.reduce((all, { count }) => all + count, 0), linked: !event });
+    say(found.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}.` : rows.length ? "" : "Nobody here yet.");
+  });
+
+  /** @param {string} text */
+  function say(text) {
+    if (note.textContent !== text) note.textContent = text;
   }
-
-  const sum = (/** @type {{count: number}[]} */ rows) => rows.reduce((all, { count }) => all + count, 0);
-
-  byId("board-form").addEventListener("submit", (/** @type {Event} */ submitted) => {
-    submitted.preventDefault();
-    go(window, field.value.trim());
-  });
-  field.addEventListener("input", () => {
-    const part = field.value.trim().toLowerCase();
-    const some = counters.names.filter((name) => part && name.toLowerCase().includes(part)).slice(0, SUGGESTED);
-    byId("board-events").replaceChildren(...some.map((value) => h("option", { value })));
-  });
 
   return {
     title: () => "Leaderboard",
-    /** @param {import("./router.js").Route} route */
     show({ query }) {
       const asks = query.get("window") ?? "today";
-      [window, event, asked] = [Object.hasOwn(WINDOWS, asks) ? asks : "today", query.get("event") ?? "", -ASK_MS];
+      [window, event] = [Object.hasOwn(WINDOWS, asks) ? asks : "today", query.get("event") ?? ""];
       mark(window);
-      field.value = event;
       title.replaceChildren(...(event ? ["Users of ", h("bdi", { dir: "auto" }, event)] : ["Events"]));
       byId("board-all").hidden = !event;
-      byId("board-all").href = link("leaderboard", "", { window: window === "today" ? "" : window });
-      note.textContent = live() ? "" : "Loading";
+      byId("board-all").href = address(window, "");
+      say("Loading");
       ranking.clear();
-      load();
+      load.now();
     },
-    hide() {},
-    renew: () => { asked = -ASK_MS; load(); },
-    paint(/** @type {Set<number>} */ _, /** @type {boolean} */ __, /** @type {boolean} */ lively) {
-      if (!live()) return;
-      ranking.draw(counters.top(SIZE), { all: counters.total, lively });
-      note.textContent = counters.names.length > SIZE ? `The first ${number(SIZE)} of ${plural(counters.names.length, "event")}.`
-        : counters.names.length ? "" : "Nothing counted yet today.";
-    },
-    tick: () => { load(); },
+    renew: load.now,
+    tick: load,
   };
 }

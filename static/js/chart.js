@@ -1,12 +1,8 @@
-// @ts-check
 // Numbers to SVG: counts as bars, those of the period before as a line, and a table of the same numbers.
 
 import { h, s, table } from "./dom.js";
 import { compact, day as dayName, dayOfMonth, minute, moment, number, plural } from "./format.js";
 import { ticks } from "./series.js";
-
-/** @typedef {import("./series.js").Bucket} Bucket */
-/** @typedef {import("./series.js").Step} Step */
 
 const [GUTTER, FOOT, HEAD] = [40, 22, 10]; // px around the bars: axis numbers, times, room for the top number
 const LABEL_PX = 64; // room one time label wants
@@ -16,13 +12,10 @@ const NAME = { minute: ({ start }) => minute(start), hour: ({ start }) => moment
 /** @type {Record<Step, (bucket: Bucket) => string>} */
 const LABEL = { minute: NAME.minute, hour: NAME.minute, day: ({ iso }) => dayOfMonth(iso) };
 
-/**
- * @param {HTMLElement} host a section with its heading in .head; the rest is made here
- * @param {{onPick?: (bucket: Bucket) => void}} [options]
- */
-export function createChart(host, { onPick } = {}) {
+/** @param {HTMLElement} host a section with its heading in .head; the rest is made here @param {(bucket: Bucket) => void} [onPick] */
+export function createChart(host, onPick) {
   const title = /** @type {HTMLElement} */ (host.querySelector("h2"));
-  const [readout, note] = [h("p", { className: "readout" }), h("p", { className: "note", role: "status" })];
+  const [readout, note] = [h("p", { className: "readout" }), h("p", { className: "note" })];
   const toggle = h("button", { className: "button quiet toggle", type: "button" }, "View as table");
   const svg = /** @type {SVGSVGElement} */ (s("svg", { class: "plot", role: "img", tabindex: 0 }));
   const sheet = h("div", { className: "sheet", tabIndex: 0, role: "region", hidden: true });
@@ -126,18 +119,14 @@ export function createChart(host, { onPick } = {}) {
   return {
     draw,
     describe,
-    /**
-     * @param {{points: Bucket[], before?: Bucket[], step: Step}} next @param {string} says the time that is shown, in words
-     * @param {boolean} [running] whether the last bucket has time left
-     */
-    set(next, says, running = true) {
-      data = { points: next.points, before: next.before ?? [], step: next.step, running };
+    /** @param {{points: Bucket[], before?: Bucket[], step: Step}} next @param {string} says its time, in words @param {boolean} [running] the last bucket */
+    set({ points, before = [], step }, says, running = true) {
+      data = { points, before, step, running };
       span = says;
       svg.classList.toggle("picks", !!onPick);
       if (pointed < 0) readout.textContent = says;
       draw();
     },
-    /** @param {string} text what is wrong, or "" */
-    say(text) { note.textContent = text; },
+    say: (/** @type {string} */ text) => { note.textContent = text; },
   };
 }

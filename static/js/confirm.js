@@ -1,14 +1,8 @@
-// @ts-check
 // What cannot be taken back is asked for by typing a name.
 
 import { byId, h } from "./dom.js";
 
-/** @typedef {{label: string, name: string, value: number}} Field */
-
-/**
- * @param {{title: string, text: string, word: string, action: string, fields?: Field[],
- *   run: (values: Record<string, number>) => Promise<unknown>, done: () => void}} question word: what has to be typed
- */
+/** @param {Question} question */
 export function confirmTyped({ title, text, word, action, fields = [], run, done }) {
   const dialog = byId("confirm");
   const note = h("p", { className: "problem", role: "alert" });

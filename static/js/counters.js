@@ -1,7 +1,4 @@
-// @ts-check
 // The model: what is counted, how often, and what changed since the last paint.
-
-/** @typedef {{name: string, count: number}} Row */
 
 export class Counters {
   /** @type {string[]} */ names = [];
@@ -26,9 +23,8 @@ export class Counters {
   }
 
   /**
-   * Absolute counts by index; new names take the next indices.
+   * Absolute counts by index, and new names, which take the next indices; returns the hits since the previous message.
    * @param {[number, number][]} changes @param {string[]} added
-   * @returns {number} hits since the previous message
    */
   apply(changes, added) {
     const before = this.total;

@@ -1,4 +1,3 @@
-// @ts-check
 // RFC 4180, with all text quoted, for some spreadsheets end a cell at a semicolon; a cell that a spreadsheet would take for a formula is told to be text. Pure.
 
 /** @param {string|number} value */

@@ -1,7 +1,6 @@
-// @ts-check
 // Closed days: all their parts together, and two of them side by side. Pure.
 
-/** A day's counts, all its parts together. @param {import("./api.js").ClosedDay} day @returns {Map<string, number>} */
+/** A day's counts, all its parts together. @param {ClosedDay} day @returns {Map<string, number>} */
 export function sumOf({ parts }) {
   /** @type {Map<string, number>} */ const sum = new Map();
   for (const { counts } of parts) for (const [name, n] of Object.entries(counts)) sum.set(name, (sum.get(name) ?? 0) + n);

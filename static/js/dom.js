@@ -1,4 +1,3 @@
-// @ts-check
 // The few DOM helpers everything else uses. Text only ever goes in as text.
 
 export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
@@ -6,10 +5,7 @@ export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 /** @param {string} id @returns {any} */
 export const byId = (id) => document.getElementById(id);
 
-/**
- * An HTML element: properties where the element has them, attributes otherwise.
- * @param {string} tag @param {Record<string, any>} [props] @param {...(Node|string)} children
- */
+/** HTML: properties where the element has them, or else attributes. @param {string} tag @param {Record<string, any>} [props] @param {...(Node|string)} children */
 export function h(tag, props = {}, ...children) {
   const el = /** @type {any} */ (document.createElement(tag));
   for (const [key, value] of Object.entries(props)) key in el ? (el[key] = value) : el.setAttribute(key, value);
@@ -17,11 +13,7 @@ export function h(tag, props = {}, ...children) {
   return /** @type {HTMLElement} */ (el);
 }
 
-/**
- * An SVG element; a string child becomes its text.
- * @param {string} tag @param {Record<string, string|number>} attrs @param {...(Node|string)} children
- * @returns {any}
- */
+/** SVG. @param {string} tag @param {Record<string, string|number>} attrs @param {...(Node|string)} children @returns {any} */
 export function s(tag, attrs, ...children) {
   const el = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [key, value] of Object.entries(attrs)) el.setAttribute(key, String(value));
@@ -52,8 +44,7 @@ export function download(name, text) {
 
 /**
  * A radio group that looks like one control with several parts.
- * @param {HTMLElement} el a fieldset @param {string} name @param {Record<string, string>} labels value -> label
- * @param {(value: string) => void} onChange
+ * @param {HTMLElement} el a fieldset @param {string} name @param {Record<string, string>} labels by value @param {(value: string) => void} onChange
  */
 export function segments(el, name, labels, onChange) {
   const inputs = Object.keys(labels).map((value) => /** @type {HTMLInputElement} */ (h("input", { type: "radio", name, value })));

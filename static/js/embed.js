@@ -1,4 +1,3 @@
-// @ts-check
 // One live number in a frame. What the query asks for is checked here: it comes from whoever wrote the frame.
 
 const event = decodeURIComponent(location.pathname.split("/")[2]).normalize("NFC");

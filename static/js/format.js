@@ -1,37 +1,25 @@
-// @ts-check
 // Numbers and times in the reader's own language.
 
-const whole = new Intl.NumberFormat();
-const short = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
-const share = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
-const signs = new Intl.NumberFormat(undefined, { signDisplay: "exceptZero" });
+/** @param {Intl.NumberFormatOptions} [options] */
+const numbers = (options) => new Intl.NumberFormat(undefined, options).format;
 /** @param {Intl.DateTimeFormatOptions} options */
-const time = (options) => new Intl.DateTimeFormat(undefined, options);
-const hm = time({ hour: "numeric", minute: "2-digit" });
-const hms = time({ timeStyle: "medium" });
-const dayAndTime = time({ dateStyle: "medium", timeStyle: "short" });
+const times = (options) => new Intl.DateTimeFormat(undefined, options).format;
 // A day is a name that the service gave, not an instant: read and written in UTC it keeps it wherever the reader is.
-const longDay = time({ weekday: "short", day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
-const shortDay = time({ day: "numeric", month: "short", timeZone: "UTC" });
+const utc = (/** @type {string} */ iso) => Date.parse(`${iso.slice(0, 10)}T00:00Z`);
+const longDay = times({ weekday: "short", day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
+const shortDay = times({ day: "numeric", month: "short", timeZone: "UTC" });
 
-/** Every digit: a shortened number would hide the movement. @param {number} n */
-export const number = (n) => whole.format(n);
-/** Short form, for axes only. @param {number} n */
-export const compact = (n) => short.format(n);
-/** @param {number} ratio */
-export const percent = (ratio) => share.format(ratio);
-/** @param {number} n */
-export const signed = (n) => signs.format(n);
-/** 12:03 @param {number} ms since the epoch */
-export const minute = (ms) => hm.format(ms);
-/** 12:03:05 @param {number} ms since the epoch */
-export const clock = (ms) => hms.format(ms);
-/** @param {number} ms since the epoch */
-export const moment = (ms) => dayAndTime.format(ms);
+export const number = numbers(); // every digit: a shortened number would hide the movement
+export const compact = numbers({ notation: "compact", maximumFractionDigits: 1 }); // for axes only
+export const percent = numbers({ style: "percent", maximumFractionDigits: 1 });
+export const signed = numbers({ signDisplay: "exceptZero" });
+export const minute = times({ hour: "numeric", minute: "2-digit" });
+export const clock = times({ timeStyle: "medium" });
+export const moment = times({ dateStyle: "medium", timeStyle: "short" });
 /** @param {string} iso a day of the service, as 2026-11-23 */
-export const day = (iso) => longDay.format(Date.parse(`${iso.slice(0, 10)}T00:00Z`));
+export const day = (iso) => longDay(utc(iso));
 /** @param {string} iso likewise */
-export const dayOfMonth = (iso) => shortDay.format(Date.parse(`${iso.slice(0, 10)}T00:00Z`));
+export const dayOfMonth = (iso) => shortDay(utc(iso));
 /** @param {number} n @param {string} noun */
 export const plural = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 /** @param {number} bytes */
@@ -53,10 +41,8 @@ export function comparison(now, before) {
 
 /** When the service's day ends, on both clocks where they differ. @param {string} iso with the service's offset */
 export function dayEnd(iso) {
-  const ms = Date.parse(iso);
-  const offset = /[+-]\d\d:\d\d$/.exec(iso)?.[0] ?? "+00:00";
-  const minutes = -new Date(ms).getTimezoneOffset();
-  const [hours, rest] = offset.slice(1).split(":").map(Number);
-  const theirs = (offset[0] === "-" ? -1 : 1) * (hours * 60 + rest);
-  return theirs === minutes ? `at ${minute(ms)}` : `at ${iso.slice(11, 16)} of the service’s clock (UTC${offset === "+00:00" ? "" : offset}), ${minute(ms)} of yours`;
+  const [there, offset] = [iso.slice(11, 16), /[+-]\d\d:\d\d$/.exec(iso)?.[0] ?? ""];
+  const end = new Date(iso);
+  const here = `${String(end.getHours()).padStart(2, "0")}:${String(end.getMinutes()).padStart(2, "0")}`;
+  return here === there ? `at ${minute(end)}` : `at ${there} of the service’s clock (UTC${offset}), ${minute(end)} of yours`;
 }

@@ -1,7 +1,6 @@
-// @ts-check
 // A wall: one number at a time, as large as the screen, or the day's board; it looks after itself.
 
-import { getSeries } from "./api.js";
+import { getSeries, paced } from "./api.js";
 import { byId, h, s } from "./dom.js";
 import { clock, number } from "./format.js";
 import { createHero } from "./headline.js";
@@ -33,23 +32,20 @@ function createSlide(name) {
   const el = h("section", { className: name ? "slide" : "slide all", hidden: true, ...(name && { "data-event": name }) },
     h("h1", { dir: "auto" }, name || "Hits today"), h("div", { className: "number" }, value, rate), sheet, name ? "" : list,
     s("svg", { class: "floor", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, floor));
-  let [shown, loaded] = [-1, -SERIES_MS];
-  const count = () => (name ? counters.of(name) : counters.total);
+  const load = paced(SERIES_MS, () => getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {}));
+  let shown = -1;
 
   /** @param {boolean} animate */
   function draw(animate) {
-    const n = count();
+    const n = name ? counters.of(name) : counters.total;
     hero(n, animate && shown >= 0);
     if (shown >= 0) series.add(n - shown, session.now());
     shown = n;
     if (!name) ranking.draw(counters.top(TOP), { all: n, linked: false, lively: animate });
   }
 
-  async function tick() {
-    if (performance.now() - loaded > SERIES_MS) {
-      loaded = performance.now();
-      await getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {});
-    }
+  function tick() {
+    load();
     series.advance(session.now());
     floor.setAttribute("d", floorPath(series));
     const perMinute = series.perMinute(session.now());
@@ -58,7 +54,8 @@ function createSlide(name) {
 
   /** What was counted while another was shown is the server's to tell. */
   function open() {
-    [shown, loaded, el.hidden] = [-1, -SERIES_MS, false];
+    [shown, el.hidden] = [-1, false];
+    load.now();
   }
 
   return { el, draw, tick, open };
@@ -71,8 +68,7 @@ const session = openSession({
   },
   tick(synced) {
     if (synced) slides[at].tick();
-    const left = session.counters.resetsAt === null ? "" : clock(session.now());
-    byId("clock").textContent = left;
+    byId("clock").textContent = clock(session.now());
     if (rotate && slides.length > 1 && Date.now() - turned >= 1000 * rotate) turn(1);
   },
   onStatus({ name, asOf, updated }) {

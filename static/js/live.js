@@ -1,21 +1,13 @@
-// @ts-check
 // The socket and its state machine. Touches no DOM.
 
-import { io } from "../vendor/socket.io.esm.min.js";
+import { io } from "/static/vendor/socket.io.esm.min.js";
 
 const SNAPSHOT_TIMEOUT_MS = 5000; // a snapshot that has not arrived by then was lost: ask again
 const KICKED_DELAY_MS = 2000; // Socket.IO never retries after the server hung up, so we do, gently
 const SILENT_MS = 32_000; // the server is heard every 25 s at least, when it pings
 const FAILURES_BEFORE_HINT = 2; // two failures and never a success look like a proxy that drops upgrades
 
-/**
- * @typedef {"loading"|"live"|"reconnecting"|"offline"|"degraded"|"stale"|"locked"} StatusName
- * @typedef {{name: StatusName, reasons: string[], asOf: number, hint: boolean}} Status
- * @typedef {{seq: number, since?: number, changes: [number, number][], names: string[]}} Changes
- * @typedef {{epoch: string, seq: number, day: string, generation: number, resetsAt: string|null, offset: number, size: number,
- *            names: string[], counts: number[]}} Snapshot
- * @param {{key: () => string, onSnapshot: (s: Snapshot) => void, onChanges: (c: Changes) => void, onStatus: (s: Status) => void}} on
- */
+/** @param {Listener} listener */
 export function openLive({ key, onSnapshot, onChanges, onStatus }) {
   const auth = (/** @type {(data: object) => void} */ send) => send(key() ? { key: key() } : {});
   const socket = io("/live", { auth, transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
@@ -25,7 +17,7 @@ export function openLive({ key, onSnapshot, onChanges, onStatus }) {
   /** @type {Changes[]} */ let early = [];
   /** @type {string[]|null} */ let degraded = null;
 
-  /** @returns {StatusName} */
+  /** @returns {ConnectionName} */
   function name() {
     if (!online) return "offline";
     if (locked) return "locked";

@@ -1,8 +1,7 @@
-// @ts-check
 // The dashboard: pages by the part of the address behind #, shortcuts, and what all pages share.
 
 import { createBoard } from "./board.js";
-import { byId } from "./dom.js";
+import { byId, h } from "./dom.js";
 import { createEvent } from "./event.js";
 import { number, plural } from "./format.js";
 import { createHistory } from "./history.js";
@@ -17,10 +16,10 @@ import { createStatus } from "./status.js";
 const session = openSession({
   paint(dirty, remade, lively) {
     byId("main").removeAttribute("aria-busy");
-    page().paint(dirty, remade, lively);
+    page().paint?.(dirty, remade, lively);
   },
   tick(synced) {
-    page().tick(synced);
+    page().tick?.(synced);
     announce();
   },
   onHits: (hits) => overview.count(hits),
@@ -35,21 +34,23 @@ const session = openSession({
 });
 const overview = createOverview(session);
 const renew = () => session.reconnect();
+/** @type {Record<string, Page>} */
 const pages = {
-  overview, event: createEvent(session, renew), leaderboard: createBoard(session), history: createHistory(session), settings: createSettings(session),
+  overview, event: createEvent(session, renew), leaderboard: createBoard(), history: createHistory(), settings: createSettings(session),
 };
 const showStatus = createStatus(session.retry);
 const lock = createLock(byId("lock"), renew);
-let view = /** @type {keyof typeof pages} */ ("");
-let [said, saidAt, state] = [-1, Date.now(), ""];
+let view = "";
+let [at, said, saidAt, state] = ["", -1, Date.now(), ""];
 const page = () => pages[view];
 
 function route() {
   const asked = parse(location.hash);
-  const next = /** @type {keyof typeof pages} */ (Object.hasOwn(pages, asked.view) && (asked.view !== "event" || asked.name) ? asked.view : "overview");
-  const moved = view && (view !== next || next === "event");
-  if (view && view !== next) page().hide();
-  view = next;
+  const next = Object.hasOwn(pages, asked.view) && (asked.view !== "event" || asked.name) ? asked.view : "overview";
+  const there = next === "event" ? next + asked.name : next;
+  const moved = view && there !== at;
+  if (view && view !== next) page().hide?.();
+  [view, at] = [next, there];
   for (const section of document.querySelectorAll("[data-page]")) /** @type {HTMLElement} */ (section).hidden = section.getAttribute("data-page") !== view;
   for (const anchor of document.querySelectorAll("[data-to]")) {
     anchor.getAttribute("data-to") === view ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
@@ -83,12 +84,20 @@ function switchTheme() {
 
 const pause = () => session.pause(!session.isPaused());
 const go = (/** @type {string} */ hash) => () => { location.hash = hash; };
-/** @type {Record<string, () => void>} */
+/** @type {Record<string, [string, () => void]>} */
 const shortcuts = {
-  "/": () => byId("filter").focus(), p: pause, t: switchTheme, "?": () => byId("help").showModal(), k: () => location.assign("/kiosk"),
-  go: go("#/"), gl: go("#/leaderboard"), gh: go("#/history"), gs: go("#/settings"),
+  "/": ["Filter events; Esc clears", () => byId("filter").focus()],
+  p: ["Pause, go on", pause],
+  t: ["Light, dark", switchTheme],
+  k: ["Kiosk", () => location.assign("/kiosk")],
+  o: ["Overview", go("#/")],
+  l: ["Leaderboard", go("#/leaderboard")],
+  h: ["History", go("#/history")],
+  s: ["Settings", go("#/settings")],
+  "?": ["These shortcuts", () => byId("help").showModal()],
 };
-let prefix = "";
+byId("keys").append(...Object.entries(shortcuts).map(([keys, [does]]) =>
+  h("div", {}, h("dt", {}, h("kbd", {}, keys)), h("dd", {}, does))));
 addEventListener("keydown", (event) => {
   const { key, ctrlKey, metaKey, altKey } = event;
   const target = /** @type {HTMLElement} */ (event.target);
@@ -96,16 +105,13 @@ addEventListener("keydown", (event) => {
   if (key === "Escape" && target === filter) return overview.clearFilter();
   const typing = target.matches("input:not([type=radio]), select, textarea") || document.querySelector("dialog[open]");
   if (typing || ctrlKey || metaKey || altKey || pref("shortcuts") === "off") return;
-  const run = shortcuts[prefix + key];
-  prefix = key === "g" && !prefix ? "g" : "";
+  const [, run] = shortcuts[key] ?? [];
   if (!run || (key === "/" && !filter.offsetParent)) return;
   event.preventDefault();
   run();
 });
 byId("pause").addEventListener("click", pause);
-byId("theme").addEventListener("click", switchTheme);
 byId("help-open").addEventListener("click", () => byId("help").showModal());
-byId("help-close").addEventListener("click", () => byId("help").close());
 document.querySelector(".skip")?.addEventListener("click", (event) => {
   event.preventDefault(); // the part behind # is the page's
   byId("main").focus();

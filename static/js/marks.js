@@ -1,4 +1,3 @@
-// @ts-check
 // Tally marks: a count on sheets of five five-bar gates, in a handwriting that belongs to the name.
 
 import { reducedMotion, s } from "./dom.js";
@@ -9,13 +8,11 @@ const DRAW_MS = 220; // one stroke of a quick hand
 
 /** A small seeded generator, so a name is drawn alike on every paint. @param {string} name */
 function hand(name) {
-  let seed = 2166136261; // FNV-1a for the seed, mulberry32 for the numbers
+  let seed = 2166136261; // FNV-1a for the seed, then a linear congruence
   for (const char of name) seed = Math.imul(seed ^ (char.codePointAt(0) ?? 0), 16777619);
   return (/** @type {number} */ range) => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return (((t ^ (t >>> 14)) >>> 0) / 2147483648 - 1) * range;
+    seed = (Math.imul(seed, 1664525) + 1013904223) | 0;
+    return (seed / 2147483648) * range;
   };
 }
 
@@ -40,11 +37,7 @@ const round = (n) => n.toFixed(1);
 /** @param {number} count strokes on its last sheet; a full sheet stays until the next hit */
 const onSheet = (count) => (count > 0 ? ((count - 1) % SHEET) + 1 : 0);
 
-/**
- * The marks of one event. Nothing is computed before the first `set`.
- * @param {string} name
- * @returns {{el: SVGSVGElement, set: (count: number, animate?: boolean) => void}}
- */
+/** The marks of one event. Nothing is computed before the first `set`. @param {string} name */
 export function createMarks(name) {
   const [posts, bars, wet] = ["posts", "bars", "wet"].map((part) => s("path", { class: part, pathLength: 1 }));
   const el = s("svg", { class: "marks", viewBox: "0 0 148 29", "aria-hidden": "true" }, posts, bars, wet);

@@ -1,4 +1,3 @@
-// @ts-check
 // Names in the order of their counts; rows glide to their new places and say how far they came.
 
 import { h, reducedMotion } from "./dom.js";
@@ -7,8 +6,6 @@ import { link } from "./router.js";
 
 const GLIDE_MS = 300; // long enough to follow a row with the eye
 const BASELINE_MS = 300_000; // a change of rank is one since at most five minutes ago
-
-/** @typedef {import("./counters.js").Row} Row */
 
 /** @param {string} name @param {boolean} linked */
 function createRow(name, linked) {
@@ -31,13 +28,10 @@ export function createRanking(list, { parts = false } = {}) {
     if (el.textContent === said) return;
     el.textContent = said;
     el.className = `moved ${by > 0 ? "up" : by < 0 ? "down" : ""}`;
-    el.title = said && (by ? `${number(Math.abs(by))} ${by > 0 ? "up" : "down"} since ${clock(since)}` : `not here at ${clock(since)}`);
+    el.title = said && `since ${clock(since)}`;
   }
 
-  /**
-   * @param {Row[]} best @param {{all: number, linked?: boolean, lively?: boolean}} how
-   * all: the sum, of which each has its part; linked: rows lead to their event; lively: they glide
-   */
+  /** @param {Row[]} best @param {{all: number, linked?: boolean, lively?: boolean}} how all: the sum; linked: to their event; lively: they glide */
   function draw(best, { all, linked = true, lively = true }) {
     if (Date.now() - since > BASELINE_MS) [base, since] = [ranks, Date.now()];
     const most = Math.max(1, best[0]?.count ?? 0);

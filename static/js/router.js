@@ -1,7 +1,4 @@
-// @ts-check
-// What the part of an address behind # asks for. Pure.
-
-/** @typedef {{view: string, name: string, query: URLSearchParams}} Route */
+// What the part of an address behind # asks for.
 
 /** @param {string} hash as `location.hash` has it @returns {Route} */
 export function parse(hash) {
@@ -19,4 +16,10 @@ function decode(text) {
 export function link(view, name = "", query = {}) {
   const search = new URLSearchParams(Object.entries(query).filter(([, value]) => value)).toString();
   return `#/${view === "overview" ? "" : view}${name && `/${encodeURIComponent(name)}`}${search && `?${search}`}`;
+}
+
+/** Goes there at once. @param {string} hash @param {boolean} [anew] as a step of its own, which Back takes back */
+export function go(hash, anew = true) {
+  history[anew ? "pushState" : "replaceState"](null, "", hash);
+  dispatchEvent(new Event("hashchange"));
 }

@@ -1,8 +1,4 @@
-// @ts-check
 // Counts by minute, hour or day: loaded from the server, then carried on by the live hits.
-
-/** @typedef {"minute"|"hour"|"day"} Step */
-/** @typedef {{start: number, count: number, iso: string}} Bucket */
 
 const MINUTES = 60;
 const MINUTE_MS = 60_000;
@@ -32,10 +28,8 @@ export class Series {
     if (running) running.count += Math.max(0, hits);
   }
 
-  /**
-   * Opens the minutes that have begun since; true if the window moved. Hours and days, whose ends only
-   * the server's calendar knows, are opened by loading. @param {number} now
-   */
+  // Hours and days, whose ends only the server's calendar knows, are opened by loading.
+  /** Opens the minutes that have begun since; true if the window moved. @param {number} now */
   advance(now) {
     const start = this.points.at(-1)?.start ?? now;
     const begun = Math.floor((now - start) / MINUTE_MS);
@@ -47,10 +41,7 @@ export class Series {
     return true;
   }
 
-  /**
-   * Hits in the last 60 s: the running minute plus the share of the one before that is
-   * still inside the window. Null before anything is known. @param {number} now
-   */
+  /** Hits in the last 60 s: the running minute, and of the one before what is still inside. Null before anything is known. @param {number} now */
   perMinute(now) {
     const [before, running] = this.points.slice(-2);
     if (!running) return null;

@@ -1,30 +1,23 @@
-// @ts-check
 // What every page of Tally runs on: the model, the socket, the service's health, and one clock for it all.
 
-import { getEvents, getHealth, limitedFor, onRefusal, serverNow } from "./api.js";
+import { get, limitedFor, serverNow } from "./api.js";
 import { Counters } from "./counters.js";
 import { openLive } from "./live.js";
 import { key } from "./prefs.js";
 import { resolve } from "./state.js";
 
 const PAINT_MS = 250; // four paints of data a second: readable, and cheap on phones
-const CALM_ABOVE = 50; // events that change at once: then digits change, and nothing glides, glows or counts up
+const CALM_ABOVE = 50; // events that change at once: then digits change, and nothing glides or glows
 const TICK_MS = 1000; // one clock for everything that only depends on time
 const HEALTH_MS = 30_000; // tells a new version, and how an outage goes on
 const HEALTH_SOON_MS = 5000; // while not all is well
 
-/**
- * @typedef {{name: import("./state.js").Name, reasons: string[], asOf: number, hint: boolean, waiting: number,
- *   limitedMs: number, updated: boolean, synced: boolean, health: import("./api.js").Health|null}} Shown
- * @param {{paint: (dirty: Set<number>, remade: boolean, lively: boolean) => void, tick: (synced: boolean) => void,
- *   onHits?: (hits: number) => void, onSnapshot?: () => void, onStatus: (status: Shown) => void}} page
- */
+/** @param {Sight} page */
 export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () => {}, onStatus }) {
   const counters = new Counters();
-  /** @type {import("./live.js").Status} */
-  let status = { name: "loading", reasons: [], asOf: Date.now(), hint: false };
-  /** @type {import("./api.js").Health|null} */ let health = null;
-  let [queued, loaded, paused, refused, updated] = [false, false, false, false, false];
+  /** @type {Connection} */ let status = { name: "loading", reasons: [], asOf: Date.now(), hint: false };
+  /** @type {Health|null} */ let health = null;
+  let [queued, loaded, paused, updated] = [false, false, false, false];
   let [painted, healthAsked, waiting, version, limited] = [-PAINT_MS, -HEALTH_MS, 0, "", false];
   /** @type {ReturnType<typeof openLive>} */ let live;
   const synced = () => ["live", "degraded"].includes(status.name);
@@ -35,10 +28,9 @@ export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () =>
     setTimeout(() => requestAnimationFrame(frame), Math.max(0, painted + PAINT_MS - performance.now()));
   }
 
-  /** What was under way when the reader paused waits, too. */
   function frame() {
     queued = false;
-    if (!paused) draw();
+    if (!paused) draw(); // what was under way when the reader paused waits, too
   }
 
   function draw() {
@@ -48,7 +40,7 @@ export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () =>
   }
 
   function report() {
-    const name = resolve({ live: refused ? "locked" : status.name, paused, limited: limitedFor() > 0, health });
+    const name = resolve({ live: status.name, paused, limited: limitedFor() > 0, health });
     onStatus({ ...status, name, waiting, limitedMs: limitedFor(), updated, synced: synced(), health });
   }
 
@@ -63,7 +55,7 @@ export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () =>
 
   async function askHealth() {
     healthAsked = performance.now();
-    health = await getHealth().catch(() => null);
+    health = await get("/health").catch(() => null);
     version ||= health?.version ?? "";
     updated = !!health && health.version !== version;
     report();
@@ -71,8 +63,7 @@ export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () =>
 
   /** Plain HTTP: quicker than the socket's handshake, and there when sockets are blocked. */
   async function load() {
-    const map = await getEvents().catch(() => null);
-    if (map) refused = false;
+    /** @type {Record<string, number>|null} */ const map = await get("/events").catch(() => null);
     if (map && !synced()) show(Object.keys(map), Object.values(map));
   }
 
@@ -83,35 +74,29 @@ export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () =>
     schedule();
   }
 
-  const connect = () => openLive({
-    key,
-    onSnapshot({ names, counts, resetsAt }) {
-      counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
-      show(names, counts);
-      onSnapshot();
-    },
-    onChanges({ changes, names }) {
-      waiting += paused ? changes.length : 0;
-      onHits(counters.apply(changes, names));
-      schedule();
-    },
-    onStatus(next) {
-      const changed = status.name !== next.name;
-      status = next;
-      report();
-      if (changed && next.name !== "loading") askHealth();
-    },
-  });
-
   return {
     counters,
     load,
     /** Connects, once everything that is told about it is there. */
     start() {
-      live = connect();
-      onRefusal(({ needsKey, status }) => {
-        if (needsKey) refused = true;
-        if (needsKey || status === 429) report();
+      live = openLive({
+        key,
+        onSnapshot({ names, counts, resetsAt }) {
+          counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
+          show(names, counts);
+          onSnapshot();
+        },
+        onChanges({ changes, names }) {
+          waiting += paused ? changes.length : 0;
+          onHits(counters.apply(changes, names));
+          schedule();
+        },
+        onStatus(next) {
+          const changed = status.name !== next.name;
+          status = next;
+          report();
+          if (changed && next.name !== "loading") askHealth();
+        },
       });
       document.addEventListener("visibilitychange", () => {
         if (document.hidden) return;
@@ -139,10 +124,8 @@ export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () =>
     },
     /** Begins anew, with the key there is now. */
     reconnect() {
-      refused = false;
       live.renew();
       load();
-      report();
     },
   };
 }

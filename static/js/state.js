@@ -1,22 +1,17 @@
-// @ts-check
 // One name for how things stand, and its sentence. Pure.
 
 import { clock, size } from "./format.js";
-
-/** @typedef {import("./live.js").StatusName|"paused"|"limited"|"spooling"|"down"} Name */
 
 export const LABEL = {
   loading: "Connecting", live: "Live", paused: "Paused", reconnecting: "Reconnecting", offline: "Offline", stale: "No word",
   locked: "Needs a key", limited: "Slowed down", spooling: "Store away", degraded: "Degraded", down: "Refusing hits",
 };
-/** The numbers are the last ones known, and may be old. @param {Name} name */
+/** The numbers are the last ones known, and may be old. @param {StatusName} name */
 export const isOld = (name) => ["reconnecting", "offline", "stale"].includes(name);
 
 /**
  * What is worst is said; what the reader chose comes before what only slows.
- * @param {{live: import("./live.js").StatusName, paused: boolean, limited: boolean,
- *   health: {status: string, staleSeconds: number|null}|null}} facts
- * @returns {Name}
+ * @param {{live: ConnectionName, paused: boolean, limited: boolean, health: Health|null}} facts @returns {StatusName}
  */
 export function resolve({ live, paused, limited, health }) {
   if (live !== "live" && live !== "degraded") return live;
@@ -26,12 +21,12 @@ export function resolve({ live, paused, limited, health }) {
   return limited ? "limited" : "live";
 }
 
-/** @param {import("./session.js").Shown} status */
+/** @param {Status} status */
 export function sentence({ name, reasons, asOf, hint, limitedMs, health, waiting }) {
   const shown = `Showing the numbers as of ${clock(asOf)}.`;
   const seconds = Math.ceil(limitedMs / 1000);
-  if (name === "spooling" && health?.ack === "memory") return "The store is away. Hits are kept in memory and counted when it is back.";
-  if (name === "spooling") return `The store is away. Hits are kept on disk (${size(health?.spoolBytes ?? 0)}) and counted when it is back.`;
+  const kept = health?.ack === "memory" ? "in memory" : `on disk (${size(health?.spoolBytes ?? 0)})`;
+  if (name === "spooling") return `The store is away. Hits are kept ${kept} and counted when it is back.`;
   if (name === "degraded") return `Not all is well: ${reasons.join("; ")}.`;
   if (name === "down") return `Hits are refused: ${(health?.reasons ?? reasons).join("; ")}.`;
   if (name === "limited") return `This address asks more than it may. Charts go on in ${seconds} s; counts are live.`;

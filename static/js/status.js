@@ -1,4 +1,3 @@
-// @ts-check
 // The pill (at once), the banner (only when trouble lasts), and what a screen reader hears.
 
 import { byId } from "./dom.js";
@@ -7,9 +6,9 @@ import { isOld, LABEL, sentence } from "./state.js";
 
 const PATIENCE_MS = 2000; // most reconnects are over by then and need no banner
 
-/** @param {() => void} retry @returns {(status: import("./session.js").Shown) => void} */
+/** @param {() => void} retry @returns {(status: Status) => void} */
 export function createStatus(retry) {
-  const [pill, banner, asOf, announce] = ["status", "banner", "as-of", "announce"].map(byId);
+  const [pill, banner, announce] = ["status", "banner", "announce"].map(byId);
   const [text, button] = banner.children;
   let [timer, lasting, updated] = [0, false, false];
   button.addEventListener("click", () => (updated ? location.reload() : retry()));
@@ -23,7 +22,7 @@ export function createStatus(retry) {
     pill.dataset.state = banner.dataset.state = name;
     pill.lastElementChild.textContent = name === "paused" && status.waiting ? `Paused · ${number(status.waiting)} waiting` : LABEL[name];
     document.body.classList.toggle("stale", old);
-    asOf.textContent = old ? `as of ${clock(status.asOf)}` : "";
+    for (const el of document.querySelectorAll(".as-of")) el.textContent = old ? `as of ${clock(status.asOf)}` : "";
     text.textContent = updated ? "Tally has been updated." : sentence(status);
     button.textContent = updated ? "Reload" : "Retry now";
     button.hidden = !updated && !old;
