@@ -4,7 +4,7 @@ import { get, getText } from "./api.js";
 import { createChart } from "./chart.js";
 import { sideBySide, sumOf } from "./days.js";
 import { bdi, byId, download, h, table } from "./dom.js";
-import { clock, comparison, day as dayName, moment, number, plural, signed } from "./format.js";
+import { clock, comparison, day as dayName, dayOfMonth, moment, number, plural, signed } from "./format.js";
 import { link } from "./router.js";
 
 const ROWS = 200; // of a day that are shown at once; the file has them all
@@ -64,7 +64,7 @@ export function createHistory() {
     const corrections = a.corrections?.length ? [h("h3", {}, "Corrections"), h("ul", { className: "corrections" }, ...a.corrections.map(correctionRow))] : [];
     const rest = rows.length > ROWS ? [h("p", { className: "note" }, `The first ${number(ROWS)} of ${number(rows.length)}; the file has all.`)] : [];
     return [h("p", { className: "lead" }, `${plural(all(one), "hit")} of ${plural(one.size, "event")}${says}.`), ...parts, ...corrections,
-      table(["Event", ...(two ? [dayName(a.day), dayName(b?.day ?? ""), "Difference"] : ["Hits"])], cells), ...rest];
+      table(["Event", ...(two ? [dayOfMonth(a.day), dayOfMonth(b?.day ?? ""), "Difference"] : ["Hits"])], cells), ...rest];
   }
 
   byId("history-csv").addEventListener("click", async () => {
