@@ -21,11 +21,12 @@ kafka: $(TOOLS)
 	TALLY_TEST_KAFKA_RECORDS=500000 TALLY_TEST_KAFKA_BURST_SECONDS=20 $(BIN)/python -m pytest -s tests/test_kafka_faults.py
 
 # How fast, beside its peers: writes docs/benchmarks.md. `make bench BENCH=--quick` and `make bench BENCH="post delay"`
-# measure less and only print.
+# measure less and only print. At the end, what the dashboard costs a browser, beside a page that redraws.
 bench: $(TOOLS)
-	@tools/setup redis-server wrk npm maven
+	@tools/setup redis-server wrk npm maven chromium
 	@cd $(EXPRESS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	$(BIN)/python -m bench.run $(BENCH)
+	$(if $(filter-out --%,$(BENCH)),,$(BIN)/python -m bench.pages)
 
 # Nothing lost, nothing doubled: every scenario of docs/accuracy.md in its full size, half an hour, and the page anew.
 # `make accuracy ONLY=disk` runs those whose names begin so.
@@ -33,11 +34,10 @@ accuracy: $(TOOLS)
 	@tools/setup redis-server nginx strace
 	ONLY="$(ONLY)" $(BIN)/python tests/accuracy.py
 
-# What an open dashboard costs its browser: `make soak` leaves it open under traffic for MINUTES, 1440 for a day.
+# The memory of a dashboard that is left open under traffic, and of its server: for MINUTES, 1440 for a day.
 MINUTES ?= 10
 soak: $(TOOLS)
 	@tools/setup chromium
-	$(BIN)/python -m bench.pages
 	$(BIN)/python -m bench.pages --soak $(MINUTES)
 
 # Does each fault test fail on the wrong build that it names?

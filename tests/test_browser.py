@@ -21,6 +21,14 @@ def tally(process, tmp_path: Path) -> Process:
     return process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db", TALLY_WRITE_LIMIT="100000/second")
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """For tests that let it live, each with events of its own."""
+    process = Process(tmp_path_factory.mktemp("shared"), TALLY_STORE="memory://", TALLY_READ_LIMIT="1000/second")
+    yield process.start()
+    process.kill()
+
+
 def count(page: Page, event: str):
     return page.locator(f'[data-event="{event}"] [data-count]')
 
@@ -81,10 +89,10 @@ def test_an_outage_of_the_store_is_shown_and_the_numbers_move_on(process, own_re
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_hostile_names_are_text_and_nothing_scrolls_sideways(
-    tally: Process, open_page, said: list[str], scheme: str
+    shared: Process, open_page, said: list[str], scheme: str
 ) -> None:
-    tally.post("/events", ("\n".join(HOSTILE * 3)).encode())
-    page = open_page(tally.url, color_scheme=scheme)
+    shared.post("/events", ("\n".join(HOSTILE * 3)).encode())
+    page = open_page(shared.url, color_scheme=scheme)
     for name in HOSTILE:
         expect(page.locator("[data-event]").filter(has_text=name).first).to_be_visible()
     assert page.locator("[onerror], [onload]").count() == 0
@@ -94,15 +102,15 @@ def test_hostile_names_are_text_and_nothing_scrolls_sideways(
     assert said == []
 
 
-def test_nothing_moves_where_motion_is_unwanted(tally: Process, open_page) -> None:
-    page = open_page(tally.url, reduced_motion="reduce")
-    tally.post("/event/a")
-    expect(count(page, "a")).to_have_text("1")
+def test_nothing_moves_where_motion_is_unwanted(shared: Process, open_page) -> None:
+    page = open_page(shared.url, reduced_motion="reduce")
+    shared.post("/event/still")
+    expect(count(page, "still")).to_have_text("1")
     assert page.evaluate("document.getAnimations().length") == 0
 
 
-def test_the_api_page_works_offline(tally: Process, open_page, said: list[str]) -> None:
-    page = open_page(f"{tally.url}/docs")
+def test_the_api_page_works_offline(shared: Process, open_page, said: list[str]) -> None:
+    page = open_page(f"{shared.url}/docs")
     expect(page.get_by_text("/event/{name}").first).to_be_visible()
     page.get_by_text("Count Events").click()
     expect(page.get_by_text("Count many hits, all or none").first).to_be_visible()
@@ -156,72 +164,72 @@ def state(page: Page):
     return page.locator("#status")
 
 
-def test_before_anything_is_known_a_page_says_so(tally: Process, browser) -> None:
+def test_before_anything_is_known_a_page_says_so(shared: Process, browser) -> None:
     page = browser.new_context(java_script_enabled=False).new_page()
-    page.goto(tally.url)
+    page.goto(shared.url)
     expect(page.locator("main")).to_have_attribute("aria-busy", "true")
     expect(state(page)).to_contain_text("Connecting")
     page.context.close()
 
 
 @pytest.mark.catches("paints while paused", "static/js/session.js", "if (!paused) draw();", "draw();")
-def test_a_paused_page_stands_still_and_then_catches_up(tally: Process, open_page, said: list[str]) -> None:
-    tally.post("/event/a")
-    page = open_page(tally.url)
-    expect(count(page, "a")).to_have_text("1")
+def test_a_paused_page_stands_still_and_then_catches_up(shared: Process, open_page, said: list[str]) -> None:
+    shared.post("/event/paused")
+    page = open_page(shared.url)
+    expect(count(page, "paused")).to_have_text("1")
     page.locator("#pause").click()
     expect(state(page)).to_have_attribute("data-state", "paused")
-    tally.post("/event/a")
+    shared.post("/event/paused")
     expect(state(page)).to_contain_text("1 waiting")
-    expect(count(page, "a")).to_have_text("1")
+    expect(count(page, "paused")).to_have_text("1")
     page.keyboard.press("p")
-    expect(count(page, "a")).to_have_text("2")
+    expect(count(page, "paused")).to_have_text("2")
     expect(state(page)).to_have_attribute("data-state", "live")
     assert said == []
 
 
-def test_a_page_without_a_network_says_so_and_catches_up(tally: Process, open_page) -> None:
-    tally.post("/event/a")
-    page = open_page(tally.url)
+def test_a_page_without_a_network_says_so_and_catches_up(shared: Process, open_page) -> None:
+    shared.post("/event/cut.off")
+    page = open_page(shared.url)
     expect(state(page)).to_have_attribute("data-state", "live")
     page.context.set_offline(True)
     expect(state(page)).to_have_attribute("data-state", "offline")
     expect(page.locator("#today .as-of")).to_contain_text("as of")
-    tally.post("/event/a")
+    shared.post("/event/cut.off")
     page.context.set_offline(False)
-    expect(count(page, "a")).to_have_text("2", timeout=15_000)
+    expect(count(page, "cut.off")).to_have_text("2", timeout=15_000)
     expect(state(page)).to_have_attribute("data-state", "live")
 
 
-def test_a_page_that_slept_catches_up(tally: Process, open_page, said: list[str]) -> None:
-    tally.post("/event/a")
-    page = open_page(tally.url)
-    expect(count(page, "a")).to_have_text("1")
+def test_a_page_that_slept_catches_up(shared: Process, open_page, said: list[str]) -> None:
+    shared.post("/event/asleep")
+    page = open_page(shared.url)
+    expect(count(page, "asleep")).to_have_text("1")
     browser = page.context.new_cdp_session(page)
     browser.send("Page.setWebLifecycleState", {"state": "frozen"})
-    tally.post("/events", b'{"a": 5, "b": 2}')
+    shared.post("/events", b'{"asleep": 5, "meanwhile": 2}')
     browser.send("Page.setWebLifecycleState", {"state": "active"})
-    expect(count(page, "a")).to_have_text("6")
-    expect(count(page, "b")).to_have_text("2")
+    expect(count(page, "asleep")).to_have_text("6")
+    expect(count(page, "meanwhile")).to_have_text("2")
     assert said == []
 
 
 @pytest.mark.catches("takes silence for life", "static/js/live.js", 'if (silent) return "stale";', "")
-def test_a_server_that_has_gone_quiet_is_not_taken_for_live(tally: Process, open_page) -> None:
-    tally.post("/event/a")
+def test_a_server_that_has_gone_quiet_is_not_taken_for_live(shared: Process, open_page) -> None:
+    shared.post("/event/quiet")
     page = open_page("about:blank")
     page.clock.install()
-    page.goto(tally.url)
-    expect(count(page, "a")).to_have_text("1")
-    os.kill(tally.pid, signal.SIGSTOP)
+    page.goto(shared.url)
+    expect(count(page, "quiet")).to_have_text("1")
+    os.kill(shared.pid, signal.SIGSTOP)
     try:
         page.clock.fast_forward(33_000)
         expect(state(page)).to_have_attribute("data-state", "stale")
-        expect(count(page, "a")).to_have_text("1")
+        expect(count(page, "quiet")).to_have_text("1")
     finally:
-        os.kill(tally.pid, signal.SIGCONT)
-    tally.post("/event/a")
-    expect(count(page, "a")).to_have_text("2")
+        os.kill(shared.pid, signal.SIGCONT)
+    shared.post("/event/quiet")
+    expect(count(page, "quiet")).to_have_text("2")
     expect(state(page)).to_have_attribute("data-state", "live")
 
 
@@ -266,8 +274,8 @@ def test_a_new_version_is_offered_to_a_page_and_taken_by_a_kiosk(tally: Process,
 
 
 def test_an_address_of_a_page_that_does_not_exist_leads_to_the_first(
-    tally: Process, open_page, said: list[str]
+    shared: Process, open_page, said: list[str]
 ) -> None:
-    page = open_page(f"{tally.url}/#/nowhere/at?all")
-    expect(page.locator("#empty")).to_be_visible()
+    page = open_page(f"{shared.url}/#/nowhere/at?all")
+    expect(page.locator("nav [aria-current]")).to_have_text("Overview")
     assert said == []

@@ -24,10 +24,10 @@ export function createBoard() {
     const of = window + event;
     const found = await getLeaderboard(window, SIZE, event).catch((/** @type {Error} */ error) => error);
     if (of !== window + event) return;
-    if (found instanceof Error) return say(`Nothing to show. ${found.message}`);
+    if (found instanceof Error) return say(found.message);
     const rows = found.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
     ranking.draw(rows, { all: rows.reduce((all, { count }) => all + count, 0), linked: !event });
-    say(found.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}.` : rows.length ? "" : "Nobody here yet.");
+    say(found.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "Nobody here yet.");
   });
 
   /** @param {string} text */

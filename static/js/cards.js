@@ -102,7 +102,7 @@ export function createCards(list, session, choose) {
       card.index = near[i];
       if (!before.has(card.name)) paint(card, false);
     });
-    if (!current?.el.isConnected) aim(cards.values().next().value);
+    if (!current?.el.isConnected) aim(cards.get(nameOf(order[sight[0]])) ?? cards.values().next().value);
   }
 
   function tell() {
