@@ -81,8 +81,8 @@ export function createCards(list, session, choose) {
     if (!list.offsetParent) return;
     const { gridTemplateColumns, gridAutoRows, rowGap } = getComputedStyle(list);
     [columns, row] = [gridTemplateColumns.split(" ").length, parseFloat(gridAutoRows) + parseFloat(rowGap)];
-    const above = -list.getBoundingClientRect().top;
-    sight = [Math.floor(above / row), Math.ceil((above + innerHeight) / row) + 1].map((rows) => columns * Math.max(0, rows));
+    const [above, rows] = [-list.getBoundingClientRect().top, Math.ceil(order.length / columns)];
+    sight = [Math.floor(above / row), Math.ceil((above + innerHeight) / row) + 1].map((at) => columns * Math.min(rows, Math.max(0, at)));
     const begin = Math.max(0, sight[0] - columns * Math.ceil(AROUND / columns));
     const near = order.slice(begin, sight[1] + AROUND);
     list.style.paddingTop = `${(row * begin) / columns}px`;
