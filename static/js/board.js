@@ -1,7 +1,7 @@
 // The leaderboard: events, or the users of one, within a time that the reader chooses.
 
 import { getLeaderboard, paced } from "./api.js";
-import { byId, h, segments } from "./dom.js";
+import { byId, h, say, segments } from "./dom.js";
 import { number } from "./format.js";
 import { createRanking } from "./ranking.js";
 import { go, link } from "./router.js";
@@ -24,16 +24,11 @@ export function createBoard() {
     const of = window + event;
     const found = await getLeaderboard(window, SIZE, event).catch((/** @type {Error} */ error) => error);
     if (of !== window + event) return;
-    if (found instanceof Error) return say(found.message);
+    if (found instanceof Error) return say(note, found.message);
     const rows = found.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
     ranking.draw(rows, { all: rows.reduce((all, { count }) => all + count, 0), linked: !event });
-    say(found.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "Nobody here yet.");
+    say(note, found.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "Nobody here yet.");
   });
-
-  /** @param {string} text */
-  function say(text) {
-    if (note.textContent !== text) note.textContent = text;
-  }
 
   return {
     title: () => "Leaderboard",
@@ -44,7 +39,7 @@ export function createBoard() {
       title.replaceChildren(...(event ? ["Users of ", h("bdi", { dir: "auto" }, event)] : ["Events"]));
       byId("board-all").hidden = !event;
       byId("board-all").href = address(window, "");
-      say("Loading");
+      say(note, "Loading");
       ranking.clear();
       load.now();
     },

@@ -1,7 +1,7 @@
 // The grid: a card for each event, of which those near the screen are in the document.
 
 import { getLeaderboard, paced } from "./api.js";
-import { byId, h, s } from "./dom.js";
+import { byId, h, s, say } from "./dom.js";
 import { number, plural } from "./format.js";
 import { createMarks } from "./marks.js";
 import { choose as prefer, pins } from "./prefs.js";
@@ -29,7 +29,7 @@ function createCard(name, pinned) {
     s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: "M8 1.6l2 4.1 4.5.6-3.3 3.1.8 4.5L8 11.8l-4 2.1.8-4.5L1.5 6.3 6 5.7z" })));
   const el = h("li", { className: "card", "data-event": name }, anchor, star, h("p", { className: "count value", "data-count": "" }, text), marks.el, rate,
     s("svg", { class: "floor", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, floor));
-  return { el, anchor, star, marks, text, rate, floor, name, index: -1, series: new Series(), asked: -Infinity, followed: 0 };
+  return { el, anchor, star, marks, text, rate, floor, name, index: -1, shown: -1, series: new Series(), asked: -Infinity, followed: 0 };
 }
 
 /** @param {HTMLElement} list @param {Session} session @param {(change: Record<string, string>) => void} choose */
@@ -47,6 +47,7 @@ export function createCards(list, session, choose) {
 
   const nameOf = (/** @type {number} */ index) => counters.names[index];
   const matches = (/** @type {number} */ index) => nameOf(index).toLowerCase().includes(filter.value.trim().toLowerCase());
+  const inSight = () => order.slice(...sight).flatMap((index) => cards.get(nameOf(index)) ?? []);
   const first = (/** @type {number} */ index) => Number(!pinned.has(nameOf(index)));
   /** @type {Record<string, (a: number, b: number) => number>} */
   const by = {
@@ -100,7 +101,7 @@ export function createCards(list, session, choose) {
       if (list.children[i] !== card.el) list.insertBefore(card.el, list.children[i] ?? null);
       [card.el.ariaPosInSet, card.el.ariaSetSize] = [String(begin + i + 1), String(order.length)];
       card.index = near[i];
-      if (!before.has(card.name)) paint(card, false);
+      paint(card, false);
     });
     if (!current?.el.isConnected) aim(cards.get(nameOf(order[sight[0]])) ?? cards.values().next().value);
   }
@@ -108,14 +109,17 @@ export function createCards(list, session, choose) {
   function tell() {
     const all = plural(counters.names.length, "event");
     const said = order.length === counters.names.length ? all : `${number(order.length)} of ${all}`;
-    if (status.textContent !== said) status.textContent = said;
+    say(status, said);
     nothing.hidden = order.length > 0 || !counters.names.length;
     nothing.querySelector("q").textContent = filter.value.trim();
   }
 
   /** @param {Card} card @param {boolean} animate */
-  function paint({ el, index, text, marks }, animate) {
-    const count = counters.counts[index];
+  function paint(card, animate) {
+    const { el, text, marks } = card;
+    const count = counters.counts[card.index];
+    if (card.shown === count) return;
+    card.shown = count;
     text.data = number(count);
     // Long numbers step down in size instead of breaking the card.
     el.dataset.digits = text.length > 13 ? "xl" : text.length > 9 ? "l" : "m";
@@ -158,7 +162,6 @@ export function createCards(list, session, choose) {
     clearTimeout(debounce);
     debounce = setTimeout(() => choose({ filter: filter.value }), DEBOUNCE_MS);
   });
-  byId("clear").addEventListener("click", () => { choose({ filter: "" }); filter.focus(); });
   sort.addEventListener("change", () => choose({ sort: sort.value === "first" ? "" : sort.value }));
   list.addEventListener("click", (event) => {
     const [target, card] = [/** @type {Element} */ (event.target), cardAt(event)];
@@ -191,16 +194,16 @@ export function createCards(list, session, choose) {
       unsorted ||= sort.value === "count" && dirty.size > 0;
       if (remade) layout();
       else if (known < counters.names.length) extend();
-      for (const card of cards.values()) if (dirty.has(card.index)) paint(card, lively);
+      for (const card of inSight()) if (dirty.has(card.index)) paint(card, lively);
     },
     tick() {
       // A live order is kept fresh, but never under the reader's pointer or focus.
       const may = !list.matches(":hover, :focus-within");
       if (may && sort.value === "rate") askRates();
       if (may && unsorted && performance.now() - sortedAt >= RESORT_MS) layout();
-      const seen = order.slice(...sight).flatMap((index) => cards.get(nameOf(index)) ?? []);
-      sparks.draw(seen);
-      sparks.load(seen);
+      for (const card of cards.values()) paint(card, false); // also those out of sight, which are read and searched
+      sparks.draw(inSight());
+      sparks.load(inSight());
     },
   };
 }

@@ -1,9 +1,12 @@
 // The few DOM helpers everything else uses. Text only ever goes in as text.
 
-export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+export const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 /** @param {string} id @returns {any} */
 export const byId = (id) => document.getElementById(id);
+
+/** What is announced or drawn only when it changes. @param {HTMLElement} el @param {string} text */
+export const say = (el, text) => { if (el.textContent !== text) el.textContent = text; };
 
 /** HTML: properties where the element has them, or else attributes. @param {string} tag @param {Record<string, any>} [props] @param {...(Node|string)} children */
 export function h(tag, props = {}, ...children) {

@@ -22,8 +22,7 @@ export const day = (iso) => longDay(utc(iso));
 export const dayOfMonth = (iso) => shortDay(utc(iso));
 /** @param {number} n @param {string} noun */
 export const plural = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
-/** @param {number} bytes */
-export const size = (bytes) => (bytes < 1e6 ? `${number(Math.ceil(bytes / 1000))} kB` : `${number(Math.round(bytes / 1e6))} MB`);
+export const size = numbers({ style: "unit", unit: "byte", notation: "compact", unitDisplay: "narrow" });
 
 /** A span as 03:12:45; never negative. @param {number} ms */
 export function countdown(ms) {

@@ -1,7 +1,7 @@
 // On top of a page: one large number with its marks, and the smaller ones beside it.
 
 import { get, paced, pathOf } from "./api.js";
-import { h } from "./dom.js";
+import { h, say } from "./dom.js";
 import { number, percent } from "./format.js";
 import { createMarks } from "./marks.js";
 
@@ -32,7 +32,7 @@ export function createHeadline(host, labels) {
 
   /** @param {string} key @param {string} text @param {string} [title] */
   function set(key, text, title = "") {
-    if (values[key].textContent !== text) values[key].textContent = text;
+    say(values[key], text);
     values[key].title = title;
   }
 

@@ -1,6 +1,6 @@
 // The one form for a key: in the settings, and in place of a page that may not read.
 
-import { h } from "./dom.js";
+import { h, say } from "./dom.js";
 import { key, useKey } from "./prefs.js";
 
 /** @param {HTMLElement} host @param {() => void} changed @returns {() => void} shows whether there is one */
@@ -21,8 +21,7 @@ export function createKeyForm(host, changed) {
 
   function show() {
     forget.hidden = !key();
-    const said = key() ? "Kept in this tab until it is closed, and nowhere else." : "";
-    if (note.textContent !== said) note.textContent = said;
+    say(note, key() ? "Kept in this tab until it is closed, and nowhere else." : "");
   }
 
   form.addEventListener("submit", (event) => {

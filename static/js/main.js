@@ -33,13 +33,12 @@ const session = openSession({
   },
 });
 const overview = createOverview(session);
-const renew = () => session.reconnect();
 /** @type {Record<string, Page>} */
 const pages = {
-  overview, event: createEvent(session, renew), leaderboard: createBoard(), history: createHistory(), settings: createSettings(session),
+  overview, event: createEvent(session, session.reconnect), leaderboard: createBoard(), history: createHistory(), settings: createSettings(session),
 };
 const showStatus = createStatus(session.retry);
-const lock = createLock(byId("lock"), renew);
+const lock = createLock(byId("lock"), session.reconnect);
 let view = "";
 let [at, said, saidAt, state] = ["", -1, Date.now(), ""];
 const page = () => pages[view];

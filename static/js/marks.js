@@ -56,7 +56,7 @@ export function createMarks(name) {
     posts.setAttribute("d", all.slice(0, dry).filter((_, i) => i % 5 < 4).join(""));
     bars.setAttribute("d", all.slice(0, dry).filter((_, i) => i % 5 === 4).join(""));
     wet.setAttribute("d", all.slice(dry, upTo).join(""));
-    if (!few || !animate || reducedMotion.matches) return;
+    if (!few || !animate || reducedMotion()) return;
     wet.animate([{ strokeDashoffset: 1 }, { strokeDashoffset: 0 }], { duration: DRAW_MS, easing: "ease-out" });
   }
 

@@ -42,7 +42,7 @@ export function createRanking(list, { parts = false } = {}) {
       return;
     }
     // The browser is asked for places before anything is written, and only where something may move.
-    const before = moves && lively && !reducedMotion.matches ? [...rows.values()].map(({ el }) => /** @type {const} */ ([el, el.offsetTop])) : [];
+    const before = moves && lively && !reducedMotion() ? [...rows.values()].map(({ el }) => /** @type {const} */ ([el, el.offsetTop])) : [];
     rows = new Map(best.map(({ name }) => [name, rows.get(name) ?? createRow(name, linked)]));
     ranks = new Map(best.map(({ name }, i) => [name, i + 1]));
     best.forEach(({ name, count }, i) => {

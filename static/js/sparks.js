@@ -1,14 +1,13 @@
 // The last hour of the events whose cards are in sight: asked for together, then carried on by the live counts.
 
 import { get } from "./api.js";
+import { say } from "./dom.js";
 import { number } from "./format.js";
 
 const RENEW_MS = 60_000; // live counts carry a floor on; a reload corrects it
 const ASK_MS = 1500; // between two questions, so that scrolling through thousands of cards is no flood
 const AT_ONCE = 50;
 const QUERY_MAX = 6000; // bytes of names in one address, well within what servers and proxies take
-
-/** @typedef {import("./cards.js").Card} Card */
 
 /** @param {Session} session */
 export function createSparks({ counters, now }) {
@@ -20,9 +19,9 @@ export function createSparks({ counters, now }) {
       const count = counters.counts[card.index];
       card.series.add(count - card.followed, now());
       card.followed = count;
-      const [path, said] = [floorPath(card.series), `${number(card.series.perMinute(now()) ?? 0)} / min`];
+      const path = floorPath(card.series);
       if (card.floor.getAttribute("d") !== path) card.floor.setAttribute("d", path);
-      if (card.rate.textContent !== said) card.rate.textContent = said;
+      say(card.rate, `${number(card.series.perMinute(now()) ?? 0)} / min`);
     }
   }
 

@@ -94,7 +94,7 @@ test("days are the service's, wherever the reader is", () => {
   assert.match(dayEnd("2026-11-24T00:00:00+05:30"), /00:00 of the service’s clock \(UTC\+05:30\)/);
   assert.equal(countdown(3 * 3600_000 + 12 * 60_000 + 44_001), "03:12:45");
   assert.equal(countdown(-5), "00:00:00");
-  assert.deepEqual([plural(1, "hit"), plural(1234, "hit"), size(999), size(12e6)], ["1 hit", "1,234 hits", "1 kB", "12 MB"]);
+  assert.deepEqual([plural(1, "hit"), plural(1234, "hit"), size(999), size(12e6)], ["1 hit", "1,234 hits", "999B", "12MB"]);
 });
 
 test("the worst is said, and each state has its words", () => {

@@ -77,6 +77,7 @@ type Question = {
   run: (values: Record<string, number>) => Promise<unknown>;
   done: () => void;
 };
+type Card = import("../../static/js/cards.js").Card;
 type Session = ReturnType<typeof import("../../static/js/session.js").openSession>;
 /** A page of the dashboard: `show` what the address asks for, `paint` what was counted, and each second a `tick`. */
 type Page = {
