@@ -19,7 +19,8 @@ from app.settings import Settings
 IMAGES = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/img"
 SHARES = {"api.request": 300, "page.view": 210, "search.query": 84, "video.play": 43, "login": 27, "cart.add": 19}
 SHARES |= {"email.sent": 13, "signup": 6, "checkout.completed": 5, "download": 4, "invite.sent": 2, "refund": 0.6}
-AGES = [*range(32 * 24 * 3600, 7199, -3600), *range(7140, 0, -60)]  # of the hits, in seconds
+BEGAN = 7200 + int(time.time()) % 3600  # with an hour of the clock: from there on by minutes
+AGES = [*range(BEGAN + 1800 + 32 * 24 * 3600, BEGAN, -3600), *range(BEGAN - 30, 0, -60)]  # of the hits, in seconds
 WIDE, PHONE, WALL = (1440, 960), (390, 844), (1920, 1080)
 SCREENS = {"overview": "/", "event": "/#/event/search.query?range=day", "leaderboard": "/#/leaderboard?window=7d"}
 SCREENS |= {"history": "/#/history?", "settings": "/#/settings"}
@@ -51,16 +52,16 @@ async def main() -> None:
 
 
 async def live_through(tally: Served, clock: ChosenClock) -> None:
-    """A month by hours, and the last two hours by minutes."""
+    """A month by hours, and the last two or three hours by minutes."""
     chance, now = random.Random(5), time.time()  # the same picture each time
     async with tally.client() as client:
         for age in AGES:
             clock.shift = now - age - time.time()
             hours = (now - age) / 3600
             pace = (1 + 0.5 * math.sin(hours / 24 * math.tau - 2)) * (0.75 if hours // 24 % 7 in {2, 3} else 1.15)
-            scale = pace * (7 if age >= 7200 else 0.12)
+            scale = pace * (7 if age > BEGAN else 0.12)
             counts = {name: round(share * scale * chance.uniform(0.8, 1.2)) for name, share in SHARES.items()}
-            few = [hit(chance, name) for name, count in counts.items() for _ in range(count)] if age < 7200 else []
+            few = [hit(chance, name) for name, count in counts.items() for _ in range(count)] if age < BEGAN else []
             await post(client, few or {name: count for name, count in counts.items() if count})
     clock.shift = 0
 
