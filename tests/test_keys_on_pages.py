@@ -46,3 +46,13 @@ def test_a_key_is_forgotten_on_request(tally: Process, open_page) -> None:
     page.get_by_role("button", name="Forget").click()
     expect(page.locator("#status")).to_have_attribute("data-state", "locked")
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_a_badge_that_others_do_not_see_is_not_shown_to_who_shares_it(tally: Process, open_page) -> None:
+    tally.post("/event/a")
+    page = open_page(f"{tally.url}/#/event/a")
+    unlock(page, READ)
+    expect(page.locator("#status")).to_have_attribute("data-state", "live")
+    page.locator("#share-open").click()
+    expect(page.locator("#share")).to_contain_text("shows it to nobody without a key")
+    expect(page.locator("#share img")).to_have_count(0)
