@@ -85,7 +85,7 @@ CASES = {
 REPEAT = """
 ## To repeat it
 
-`make accuracy` takes some 35 minutes on two cores; `make accuracy ONLY=disk` runs what begins so. It ends with an
+`make accuracy` takes half an hour on two cores; `make accuracy ONLY=disk` runs what begins so. It ends with an
 error where a promise is broken. Where it may not mount a small file system, the disk is made full by a quota; without
 strace, what needs it is said to be missing.
 
