@@ -32,7 +32,7 @@ async def test_400_pages_on_two_nodes_end_on_the_same_numbers(tmp_path: Path) ->
 
 
 async def test_a_page_that_nothing_is_told_costs_little_and_is_told_at_once(tmp_path: Path) -> None:
-    assert (await idle_pages(tmp_path, pages=400)).broken == []
+    assert (await idle_pages(tmp_path, pages=200)).broken == []
 
 
 @pytest.mark.catches("missing dedup", "app/ingest.py", "    if not texts:\n", "    if texts:\n")
