@@ -142,19 +142,6 @@ async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_serv
         assert (answer["ack"], answer["count"]) == ("spooled", 2)
 
 
-@pytest.mark.catches(
-    "a pause after each lost answer", "app/stores/spool.py", "if self._drained > drained:", "if False:"
-)
-async def test_the_way_back_is_found_although_one_answer_in_ten_is_lost(tmp_path: Path) -> None:
-    async with scene(tmp_path) as now:
-        now.proxy.strike("cut after", holding=b"EVALSHA", chance=0.1)
-        acked = now.load.acks
-        for _ in range(10):  # again and again it is back at Redis itself
-            before = acked["redis"]
-            await now.come_to(lambda before=before: acked["redis"] > before + 20)
-        assert (await now.end()).broken == []
-
-
 @pytest.mark.parametrize(
     "how",
     [

@@ -1,6 +1,7 @@
 """Redis away: hits go on, are kept on disk, and are applied exactly once when it is back."""
 
 import asyncio
+import itertools
 import os
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ from conftest import Process, RedisServer, eventually, serving, settings_for, wa
 from test_live import Dashboard
 
 from app.events import TOTAL, Batch, Bucket, Calendar, Posting
+from app.stores import spool
 from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
@@ -429,6 +431,33 @@ async def test_what_a_cap_had_refused_in_an_answer_that_got_lost_is_counted(
     assert (applied.answers, applied.ack) == ([{"a": (1, 1)}, {"b": (1, 1)}], "spooled")
     await eventually(lambda: store.condition().stale_seconds is None)
     assert await store.read([TOTAL], ["a", "b"]) == [{"a": 1, "b": 1}]
+    await store.close()
+
+
+@pytest.mark.catches(
+    "a pause after each lost answer", "app/stores/spool.py", "if self._drained > drained:", "if False:"
+)
+async def test_an_answer_that_gets_lost_on_the_way_back_costs_no_pause(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_redis.start()
+    redis = RedisStore(redis_at(own_redis.url), Caps(10))
+    store = SpooledStore(redis, "redis", tmp_path, 10**6)
+    await store.open()
+    monkeypatch.setattr(spool, "RETRY_SECONDS", 1000)  # for which nobody waits here
+    real, asked = redis.apply, itertools.count()
+
+    async def lose_every_other_answer(*arguments: object) -> Applied:
+        applied = await real(*arguments)
+        if next(asked) % 2 == 0:
+            raise OutcomeUnknown("cut")
+        return applied
+
+    redis.apply = lose_every_other_answer
+    applied = await asyncio.gather(*(store.apply("s", at, at + 1, hits("a", 1)) for at in range(5)))
+    assert [one.ack for one in applied] == ["spooled"] * 5
+    await eventually(lambda: store.condition().stale_seconds is None)
+    assert await store.read([TOTAL], ["a"]) == [{"a": 5}]
     await store.close()
 
 
