@@ -221,6 +221,7 @@ def test_a_server_that_has_gone_quiet_is_not_taken_for_live(shared: Process, ope
     page.clock.install()
     page.goto(shared.url)
     expect(count(page, "quiet")).to_have_text("1")
+    expect(state(page)).to_have_attribute("data-state", "live")
     os.kill(shared.pid, signal.SIGSTOP)
     try:
         page.clock.fast_forward(33_000)
