@@ -1,5 +1,6 @@
 -- The requests of wrk, in rotation: `-- post 50` is a hit of event-1 to event-50 in turn.
 local requests, turn, kind = {}, 0, nil
+local run = io.open("/dev/urandom", "rb"):read(8):gsub(".", function(byte) return string.format("%02x", byte:byte()) end)
 
 local function body(content)
   return { ["Content-Type"] = "application/json" }, content
@@ -35,7 +36,7 @@ function request()
   turn = turn + 1
   if kind == "key" then -- a new one for each hit
     local path = "POST /event/event-" .. (turn % 50 + 1)
-    return path .. " HTTP/1.1\r\nHost: bench\r\nIdempotency-Key: " .. os.time() .. "-" .. turn .. "\r\n\r\n"
+    return path .. " HTTP/1.1\r\nHost: bench\r\nIdempotency-Key: " .. run .. "-" .. turn .. "\r\n\r\n"
   end
   return requests[(turn - 1) % #requests + 1]
 end
