@@ -335,7 +335,7 @@ def test_a_view_can_be_sent_and_gone_back_to(tally: Process, open_page, said: li
     expect(page.locator(".card")).to_have_count(1)
     choose(page, "#hits-chart", "Week")
     assert page.url.endswith("#/?sort=count&filter=earch&range=week")
-    other = open_page(page.url)
+    other = settled(open_page(page.url))
     expect(other.locator(".card")).to_have_count(1)
     expect(other.locator("#filter")).to_have_value("earch")
     expect(other.locator("#sort")).to_have_value("count")
