@@ -1,17 +1,25 @@
 """A disk that fails under SQLite, a file of the previous version, and what a backup brings back."""
 
 import contextlib
+import itertools
 import shutil
 import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 from conftest import Process
 from redis_servers import RedisServer, wait_until
 from scenarios.disks import disk_full, limit_files, sync_fails, synced_first
+
+from app.events import TOTAL, Bucket, Calendar, Posting
+from app.stores import buckets
+from app.stores.base import Caps
+from app.stores.sqlite import SqliteStore, connect
 
 
 def log_salts(file: Path) -> bytes:
@@ -96,7 +104,10 @@ PRAGMA user_version = 1;
 
 
 @pytest.mark.catches(
-    "no way from there", "app/stores/sqlite.py", "(_SCHEMA, _SINCE_1)[version:]", "(_SCHEMA, _SINCE_1)[2:]"
+    "no way from there",
+    "app/stores/sqlite.py",
+    "(_SCHEMA, _SINCE_1, _SINCE_2)[version:]",
+    "(_SCHEMA, _SINCE_1, _SINCE_2)[3:]",
 )
 def test_a_file_of_the_previous_version_is_upgraded_with_its_counts(
     tmp_path: Path, process: Callable[..., Process]
@@ -116,8 +127,67 @@ def test_a_file_of_the_previous_version_is_upgraded_with_its_counts(
     assert app.get(f"/history/{yesterday.date()}")["parts"][0]["counts"] == {"café": 2, "signup": 40}
     assert app.terminate() == 0
     with contextlib.closing(sqlite3.connect(file)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+LOG = "app/stores/buckets.py"
+
+
+@pytest.mark.catches("drops the log too early", LOG, "if event in events]", "if not events]")
+@pytest.mark.catches("forgets a late hit", LOG, " - self._touched", "")
+@pytest.mark.catches("the log is never flushed", LOG, "moment.buckets, True", "moment.buckets, False")
+async def test_whenever_it_dies_the_file_has_what_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts are flushed from the log into the tables while others arrive, each minute anew."""
+    monkeypatch.setattr(buckets, "FLUSH_NAMES", 2)
+    monkeypatch.setattr(buckets, "FLUSH_LINES", 1)
+    file, copy, calendar = tmp_path / "tally.db", tmp_path / "copy.db", Calendar(ZoneInfo("UTC"))
+    wanted: dict[Bucket, Counter[str]] = defaultdict(Counter)
+    store, caps = SqliteStore(file, Caps(100)), Caps(100)
+    await store.open()
+    lengths = []
+    for i in range(120):
+        moment = calendar.moment(1_800_000_000 + i // 4 * 60 - (60 if i % 7 == 0 else 0))
+        counts = {f"event {(i + j) % 9}": j + 1 for j in range(4)}
+        for bucket in moment.buckets:
+            wanted[bucket].update(counts)
+        await store.apply("test", i, i + 1, [Posting(moment, counts)])
+        shutil.copy(file, copy)
+        shutil.copy(f"{file}-wal", f"{copy}-wal")
+        with contextlib.closing(sqlite3.connect(copy)) as db:
+            lengths += db.execute("SELECT count(*) FROM log").fetchone()
+        for one in (store, revived := SqliteStore(copy, caps)):
+            if one is revived:
+                await one.open()
+            found = await one.read([*wanted])
+            assert [{e: n for e, n in b.items() if e} for b in found] == [*wanted.values()]
+        await revived.close()
+    await store.close()
+    assert min(lengths[20:]) < max(lengths) < 60
+
+
+@pytest.mark.catches("numbers of the log come again", LOG, "(self._lines, line.decode())", "(None, line.decode())")
+async def test_no_commit_between_two_parts_of_a_flush_is_lost(tmp_path: Path) -> None:
+    file, copy, now = tmp_path / "tally.db", tmp_path / "copy.db", Calendar(ZoneInfo("UTC")).moment(1_800_000_000)
+    store, total = SqliteStore(file, Caps(100)), 0
+    await store.open()
+    await store.close()
+    with contextlib.closing(connect(file)) as db:
+        events = buckets.Events(db)
+        for between in itertools.product([False, True], repeat=4):  # each finds what the one before has left
+            steps = events.flush()
+            for committed in (True, *between):
+                if committed:
+                    events.come_to(now)
+                    events.keep(events.count({now: {"a": 1}}))
+                    total += 1
+                next(steps, None)
+                shutil.copy(file, copy)
+                shutil.copy(f"{file}-wal", f"{copy}-wal")
+                with contextlib.closing(connect(copy)) as revived:
+                    assert buckets.Events(revived).some(TOTAL, ["a"]) == {"a": total}
 
 
 def test_a_backup_of_sqlite_brings_back_what_it_had(tmp_path: Path, process: Callable[..., Process]) -> None:

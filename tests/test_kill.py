@@ -57,7 +57,8 @@ async def test_kill_9_of_redis_loses_only_what_redis_may_lose_and_that_is_said(
 
 
 async def test_sigterm_under_load_answers_every_hit_that_it_counts(process, tmp_path: Path) -> None:
-    app = process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db", TALLY_WRITE_LIMIT="100000/second")
+    limits = {f"TALLY_{what}_LIMIT": "100000/second" for what in ("WRITE", "READ")}
+    app = process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db", **limits)
     load = Load(app.url)
     running = asyncio.create_task(load.run())
     await eventually(lambda: load.acknowledged >= 300)

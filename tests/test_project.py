@@ -26,6 +26,7 @@ ORDER = [
     "app.stores.sketch",
     "app.stores.base",
     "app.stores.memory",
+    "app.stores.buckets",
     "app.stores.sqlite",
 ]
 ORDER += [
@@ -60,7 +61,7 @@ ORDER += [
 ]
 ALONE = {
     "redis": ["app.stores.redis"],
-    "sqlite3": ["app.stores.spool", "app.stores.sqlite"],
+    "sqlite3": ["app.stores.buckets", "app.stores.spool", "app.stores.sqlite"],
     "apscheduler": ["app.schedule"],
     "aiokafka": ["app.kafka", "app.records"],
 }

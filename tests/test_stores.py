@@ -409,7 +409,7 @@ async def test_visitors_are_counted_by_event_and_day_and_all_together(store: Cou
 
 
 RANKED_AT_ONCE = pytest.mark.catches(
-    "a cap for each batch", "app/stores/sqlite.py", "self._ranked[bucket] += len(fresh) - len(late)", "pass"
+    "a cap for each batch", "app/stores/buckets.py", "self._ranked[bucket] += len(fresh) - len(late)", "pass"
 )
 UNRANKED = pytest.mark.catches("no cap", "app/stores/stand.lua", "size < ranked_max or", "true or")
 

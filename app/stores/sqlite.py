@@ -5,24 +5,23 @@ long as it lives, so that a second process is refused rather than let in to coun
 """
 
 import asyncio
-import itertools
+import collections
+import contextlib
 import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
-from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
+from app.events import EVERYTHING, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
 from app.stores import base
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, OutcomeUnknown, StoreRefused, StoreUnavailable
+from app.stores.buckets import ADDED, LARGER, PAGE_ROWS, TABLES, Counts, Crowds, Events, those
 
-SCHEMA_VERSION = 2
-TABLES = ("minute", "hour", "day", "total")  # as Moment.buckets names them
+SCHEMA_VERSION = 3
 
 _BUCKETS = "".join(
     f"CREATE TABLE {table} (start INTEGER NOT NULL, event INTEGER NOT NULL,"
@@ -52,44 +51,25 @@ CREATE TABLE member (crowd INTEGER NOT NULL, name TEXT NOT NULL, count INTEGER N
 PRAGMA user_version = 2;
 COMMIT;
 """
-# A statement has as many rows as a batch has events, but takes and gives them as one JSON text: Python would let
-# another thread run after each row, and wait for its turn again.
-_NAMES = "INSERT INTO event (name) SELECT value FROM json_each(?)"
-_IDS = "SELECT json_group_object(name, id) FROM event WHERE name IN (SELECT value FROM json_each(?))"
-_ADD = """INSERT INTO {} SELECT ?, CAST(key AS INTEGER), value FROM json_each(?) WHERE true
-          ON CONFLICT DO UPDATE SET count = count + excluded.count"""
-# CROSS JOIN is SQLite's word for joining in this order: it would rather look through all of the bucket.
-_SOME = """SELECT json_group_object(name, count) FROM json_each(?) AS wanted
-           CROSS JOIN event ON name = wanted.value CROSS JOIN {0} ON {0}.event = event.id AND start = ?"""
-_PAGE = """SELECT json_group_object(name, count), max(event) FROM (SELECT name, event, count
-           FROM {} JOIN event ON id = event WHERE start = ? AND event > ? ORDER BY event LIMIT ?)"""
-_SOME_MEMBERS = """SELECT json_group_object(name, count) FROM json_each(?) AS wanted CROSS JOIN member
-                   ON name = wanted.value AND crowd = (SELECT id FROM crowd WHERE step = ? AND start = ? AND of = ?)"""
-_MEMBER_PAGE = """SELECT json_group_object(name, count), max(name) FROM (SELECT name, count FROM member
-                  WHERE crowd = (SELECT id FROM crowd WHERE step = ? AND start = ? AND of = ?) AND name {} ?
-                  ORDER BY name LIMIT ?)"""
-_OF_DAYS = "SELECT step, start, of FROM crowd WHERE step = 'day' AND start IN (SELECT value FROM json_each(?))"
-_PUT = "INSERT INTO member SELECT ?, key, value FROM json_each(?) WHERE true ON CONFLICT DO UPDATE SET count = {}"
-_ADDED, _LARGER = "count + excluded.count", "max(count, excluded.count)"
-# The index begins with the start, so this leaps from one to the next.
-_STARTS = """WITH RECURSIVE found(start) AS (SELECT min(start) FROM {0} UNION ALL
-             SELECT (SELECT min({0}.start) FROM {0} WHERE {0}.start > found.start) FROM found WHERE start IS NOT NULL)
-             SELECT start FROM found WHERE start IS NOT NULL"""
-PAGE_ROWS = 2000  # read at once, which takes about a millisecond; a commit may come between
+_SINCE_2 = """
+BEGIN;
+CREATE TABLE log (id INTEGER PRIMARY KEY, counts TEXT NOT NULL) STRICT;
+PRAGMA user_version = 3;
+COMMIT;
+"""
 SOME_ROWS = 20  # that could be read while some members of a bucket are looked up
 CROWDS_AT_ONCE = 20  # forgotten in one commit
+FLUSH_REST_SECONDS = 0.002  # after each part
 
 T = TypeVar("T")
-_counts = msgspec.json.Decoder(dict[str, int]).decode
 
 
 def connect(path: Path | str) -> sqlite3.Connection:
     """A connection that nobody else can have, whose every commit is on disk; raises sqlite3.OperationalError."""
     db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
-        # EXCLUSIVE before the first access: the log's index then lives in this process's memory. Of a new file each
-        # page is small, for a commit writes a page or more for each of its events, in each table.
-        for pragma in ("page_size = 1024", "locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+        # EXCLUSIVE before the first access: the index of SQLite's log then lives in this process's memory.
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
             db.execute(f"PRAGMA {pragma}")
         db.execute("BEGIN IMMEDIATE")
         db.execute("COMMIT")
@@ -107,94 +87,120 @@ class SqliteStore(CounterStore):
     def __init__(self, path: Path, caps: Caps) -> None:
         self._path = path.absolute()  # so that no name is special to SQLite
         self._caps = caps
-        self._names = 0
+        self._flushing: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # to flush, or to change what must be flushed before
         self._keys = 0
         self._owners: Counter[str] = Counter()  # of keys
-        self._sizes: dict[Bucket, int] = {}  # of buckets before the newest, for counting rows takes time
-        self._newest = 0
-        self._ranked: dict[Bucket, int] = {}  # ids that have a count of their own, for the same reason
-        self._generations: dict[int, int] = {}
         self._changes = 0  # so far
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
+        self._events: Events
+        self._crowds: Crowds
         self._sound = True  # whether all that was written is on disk, as far as is known
 
     async def open(self) -> None:
         await self._run(self._open)
 
     async def close(self) -> None:
+        if self._flushing:
+            self._flushing.cancel()
+            await asyncio.gather(self._flushing, return_exceptions=True)
         if self._db:
             await self._run(self._db.close)
         self._thread.shutdown()
 
     async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
-        return await self._run(lambda: self._apply(source, at, next, work))
+        if isinstance(work, Changes):
+            async with self._turn:
+                if self._sound:
+                    await self._flush()  # all but what comes meanwhile
+                return await self._run(lambda: self._apply(source, at, next, work))
+        applied = await self._run(lambda: self._apply(source, at, next, work))
+        if self._events.flush_due and not self._turn.locked():
+            self._flushing = asyncio.create_task(self._flush_in_turn())
+        return applied
 
-    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
-        while True:
-            changes, found = self._changes, {bucket: dict[str, int]() for bucket in buckets}
+    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[Counts]:
+        at_hand = self._at_hand(buckets, members)
+        while at_hand is None:
+            changes, found = self._changes, {bucket: Counts() for bucket in buckets}
             left: list[tuple[Bucket, Any]] = [(bucket, None) for bucket in found]  # and after which member
             while left:
                 await self._or_unavailable(lambda left=left, found=found: self._read_on(left, found, members))  # type: ignore[misc] # mypy loses the defaults
             if changes == self._changes:
-                return [found[bucket] for bucket in buckets]
+                at_hand = [found[bucket] for bucket in buckets]
+        return at_hand
+
+    def _at_hand(self, buckets: Sequence[Bucket], members: Sequence[str] | None) -> list[Counts] | None:
+        """What a read is to give, where all of that is in memory."""
+        found: list[Counts] = []
+        for bucket in buckets:
+            nothing = bucket.of == OFFSET and bucket.start not in self._crowds.generations
+            counts = {} if nothing else self._events.held.get(bucket)
+            if counts is None:
+                return None
+            found.append(those(counts, members))
+        return found
 
     def _read_on(
-        self, left: list[tuple[Bucket, Any]], found: dict[Bucket, dict[str, int]], members: Sequence[str] | None
+        self, left: list[tuple[Bucket, Any]], found: dict[Bucket, Counts], members: Sequence[str] | None
     ) -> None:
         rows = 0
         while left and rows < PAGE_ROWS:
             bucket, after = left.pop()
-            where: tuple[Any, ...]
             if members is not None:
-                found[bucket] = self._some(bucket, members)
+                found[bucket] = self._of(bucket).some(bucket, members)
                 rows += SOME_ROWS + len(members)
                 continue
-            if bucket.of:
-                sql, where = _MEMBER_PAGE.format(">=" if after is None else ">"), (*bucket, after or "")
-            else:
-                sql, where = _PAGE.format(bucket.step), (bucket.start, -1 if after is None else after)
-            text, last = self._db.execute(sql, (*where, PAGE_ROWS)).fetchone()
-            page = _counts(text)
+            page, last = self._of(bucket).page(bucket, after)
             found[bucket].update(page)
             rows += len(page) + 1
-            if len(page) == PAGE_ROWS:
+            if last is not None:
                 left.append((bucket, last))
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         # each on its own turn of the thread, so that commits come between
-        return [await self._or_unavailable(lambda bucket=bucket: self._size(bucket)) for bucket in buckets]  # type: ignore[misc] # mypy loses the default
+        return [await self._or_unavailable(lambda b=bucket: self._of(b).size(b)) for bucket in buckets]  # type: ignore[misc] # mypy loses the default
 
     async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         def buckets() -> list[Bucket]:
-            if days is not None:
-                crowds = self._db.execute(_OF_DAYS, (json.dumps(list(days)),))
-                return [*(Bucket("day", day) for day in days), *itertools.starmap(Bucket, crowds)]
-            crowds = self._db.execute("SELECT step, start, of FROM crowd")
-            starts = [Bucket(table, start) for table in TABLES for (start,) in self._db.execute(_STARTS.format(table))]
-            return [*starts, *itertools.starmap(Bucket, crowds)]
+            plain = self._events.buckets() if days is None else [Bucket("day", day) for day in days]
+            return plain + self._crowds.buckets(days)
 
         return await self._or_unavailable(buckets)
 
     async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
         def prune() -> None:
             self._forget_keys(moment)
-            self._sizes = {bucket: n for bucket, n in self._sizes.items() if bucket.start >= before.get(bucket.step, 0)}
-            for table, start in before.items():
-                self._db.execute(f"DELETE FROM {table} WHERE start < ?", (start,))  # noqa: S608 # a step is a table
+            self._events.prune(before)
 
         def forget(step: str, start: int) -> bool:
-            sql = "SELECT step, start, of FROM crowd WHERE step = ? AND start < ? LIMIT ?"
-            crowds = [Bucket(*row) for row in self._db.execute(sql, (step, start, CROWDS_AT_ONCE))]
+            old = self._crowds.before(step, start, CROWDS_AT_ONCE)
             with self._db:
                 self._db.execute("BEGIN")
-                self._forget(crowds)
-            return len(crowds) == CROWDS_AT_ONCE
+                for bucket in old:
+                    self._crowds.forget(bucket)
+            return len(old) == CROWDS_AT_ONCE
 
-        await self._or_unavailable(prune)
+        async with self._turn:
+            await self._flush()
+            await self._or_unavailable(prune)
         for step, start in base.before_for_visits(before, moment).items():
             while await self._or_unavailable(lambda step=step, start=start: forget(step, start)):  # type: ignore[misc] # as above
                 pass
+
+    async def _flush_in_turn(self) -> None:
+        with contextlib.suppress(
+            StoreUnavailable
+        ):  # the next commit takes a new connection, and all is still in the log
+            async with self._turn:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        """With time for commits in between."""
+        steps = self._events.flush()
+        while await self._or_unavailable(lambda: next(steps, steps) is None):  # noqa: ASYNC110 # it waits for nothing
+            await asyncio.sleep(FLUSH_REST_SECONDS)
 
     async def _or_unavailable(self, work: Callable[[], T]) -> T:
         try:
@@ -206,16 +212,9 @@ class SqliteStore(CounterStore):
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _size(self, bucket: Bucket) -> int:
-        if bucket not in self._sizes:
-            sql, where = f"SELECT count(*) FROM {bucket.step} WHERE start = ? AND event > 0", (bucket.start,)  # noqa: S608 # a step is a table
-            if bucket.of:
-                sql, where = "SELECT count(*) FROM member WHERE crowd = ? AND name > ''", (self._crowd(bucket),)
-            (size,) = self._db.execute(sql, where).fetchone()
-            if bucket.of or bucket.start >= self._newest:
-                return int(size)
-            self._sizes[bucket] = size
-        return self._sizes[bucket]
+    def _of(self, bucket: Bucket) -> Any:
+        """Where this bucket is: Events and Crowds have some of their verbs in common."""
+        return self._crowds if bucket.of else self._events
 
     def _open(self) -> None:
         try:
@@ -224,9 +223,10 @@ class SqliteStore(CounterStore):
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
                 raise StoreRefused(f"{self._path} was written by a newer Tally: run that one, or name another file")
-            for script in (_SCHEMA, _SINCE_1)[version:]:
+            for script in (_SCHEMA, _SINCE_1, _SINCE_2)[version:]:
                 self._db.executescript(script)
             self._load()
+            self._events = Events(self._db)
         except (sqlite3.Error, OSError) as error:
             what = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
             if "locked" in str(error):
@@ -234,12 +234,9 @@ class SqliteStore(CounterStore):
             raise StoreRefused(f"{self._path} {what}") from error
 
     def _load(self) -> None:
-        (self._names,) = self._db.execute("SELECT count(*) FROM total WHERE event > 0").fetchone()
         self._owners = Counter(dict(self._db.execute("SELECT owner, count(*) FROM key GROUP BY owner")))
         self._keys = self._owners.total()
-        sql = "SELECT start, count FROM crowd JOIN member ON crowd = id WHERE of = ?"
-        self._generations, self._ranked = dict(self._db.execute(sql, (GENERATION,))), {}
-        (self._newest,) = self._db.execute("SELECT coalesce(max(start), 0) FROM day").fetchone()
+        self._crowds = Crowds(self._db)
 
     def _renew(self) -> None:
         """After an error: take a new connection, which reads what there is, and begin the log anew.
@@ -263,14 +260,24 @@ class SqliteStore(CounterStore):
             return base.from_text(work, answers, self.ack)
         if offset != at:
             raise base.Moved(offset)
-        if isinstance(work, Changes) and work.after not in {None, self._size(Bucket("day", work.moment.day, LOG))}:
+        if isinstance(work, Changes) and work.after not in {
+            None,
+            self._crowds.size(Bucket("day", work.moment.day, LOG)),
+        }:
             raise base.Overtaken
         failure: type[base.StoreError] = StoreUnavailable
+        answers, counted = list[Answer](), dict[Bucket, Counts]()
         try:
+            if isinstance(work, Changes):
+                collections.deque(self._events.flush(), 0)
             self._db.execute("BEGIN IMMEDIATE")
+            if isinstance(work, Changes):
+                self._change(work.writes)
+            elif work:
+                answers, counted = self._count(work)
             moments = [work.moment] if isinstance(work, Changes) else [posting.moment for posting in work]
-            answers = self._change(work.writes) if isinstance(work, Changes) else self._count(work)
-            applied = Applied(answers, self.ack, {m.day: n for m in moments if (n := self._generations.get(m.day))})
+            generations = {m.day: n for m in moments if (n := self._crowds.generations.get(m.day))}
+            applied = Applied(answers, self.ack, generations)
             self._stand(source, next_offset, applied, max((moment.minute for moment in moments), default=0))
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
@@ -282,15 +289,18 @@ class SqliteStore(CounterStore):
             if not self._sound:
                 raise failure(f"SQLite: {error}") from error
             raise
+        self._events.keep(counted)
         return applied
 
-    def _count(self, batch: Batch) -> list[Answer]:
+    def _count(self, batch: Batch) -> tuple[list[Answer], dict[Bucket, Counts]]:
         """Decide on each posting by what is known when its turn comes, then write all that they add at once."""
+        self._events.come_to(max((posting.moment for posting in batch), key=lambda moment: moment.minute))
+        names = self._events.size(TOTAL)
         events = list({event for posting in batch for event in posting.counts})
-        total = self._some(TOTAL, events)
+        total = self._events.some(TOTAL, events)
         days = {day: self._known(day, events) for day in {posting.moment.day for posting in batch}}
-        added: dict[Moment, dict[str, int]] = {posting.moment: {} for posting in batch}
-        marked: dict[Bucket, dict[str, int]] = {}
+        added: dict[Moment, Counts] = {posting.moment: {} for posting in batch}
+        marked: dict[Bucket, Counts] = {}
         answers: list[Answer] = []
 
         def value_of(event: str) -> tuple[int, int] | None:
@@ -299,13 +309,13 @@ class SqliteStore(CounterStore):
         for posting in batch:
             day = days[posting.moment.day]
             caps = self._caps if posting.capped else None
-            names_left = caps.names - self._names if caps else math.inf
+            names_left = caps.names - names if caps else math.inf
             answer = self._recall(posting, caps) or base.settle(posting, value_of, names_left)
             answers.append(answer)
             if not isinstance(answer, dict):
                 continue
             for event, value in answer.items():
-                self._names += event not in total
+                names += event not in total
                 day[event], total[event] = value
             sums = added[posting.moment]
             for event, by in [*posting.counts.items(), (EVERYTHING, sum(posting.counts.values()))]:
@@ -316,108 +326,36 @@ class SqliteStore(CounterStore):
                     marks[visitor] = marks.get(visitor, 0) + visit.by
             if posting.key:
                 self._remember(posting, posting.key, answer)
-        for moment, sums in added.items():
-            self._newest = max(self._newest, moment.day)
-            self._add(moment.buckets, sums)
         for bucket, marks in marked.items():
-            self._mark(bucket, marks)
-        return answers
+            self._crowds.mark(bucket, marks)
+        return answers, self._events.count(added)
 
-    def _known(self, day: int, events: Sequence[str]) -> dict[str, int]:
+    def _known(self, day: int, events: Sequence[str]) -> Counts:
         """The day's counts of these events, as they were corrected."""
-        found = self._some(Bucket("day", day), events)
-        offset = self._some(Bucket("day", day, OFFSET), events) if day in self._generations else {}
+        found = self._events.some(Bucket("day", day), events)
+        offset = self._crowds.some(Bucket("day", day, OFFSET), events) if day in self._crowds.generations else {}
         return {e: found.get(e, 0) + offset.get(e, 0) for e in found | offset}
 
-    def _add(self, buckets: Iterable[Bucket], counts: Mapping[str, int]) -> None:
-        ids = self._ids(counts.keys())
-        if len(ids) < len(counts):
-            self._db.execute(_NAMES, (json.dumps(list(counts.keys() - ids.keys())),))
-            ids = self._ids(counts.keys())
-        rows = json.dumps({ids[event]: by for event, by in counts.items()})
-        for bucket in buckets:
-            self._sizes.pop(bucket, None)
-            self._db.execute(_ADD.format(bucket.step), (bucket.start, rows))
-
-    def _ids(self, names: Iterable[str]) -> dict[str, int]:
-        return _counts(self._db.execute(_IDS, (json.dumps(list(names)),)).fetchone()[0])
-
-    def _some(self, bucket: Bucket, members: Sequence[str]) -> dict[str, int]:
-        sql, where = (_SOME_MEMBERS, [*bucket]) if bucket.of else (_SOME.format(bucket.step), [bucket.start])
-        return _counts(self._db.execute(sql, (json.dumps(members), *where)).fetchone()[0])
-
-    def _crowd(self, bucket: Bucket) -> int:
-        """The number of such a bucket."""
-        found = self._db.execute("SELECT id FROM crowd WHERE step = ? AND start = ? AND of = ?", bucket).fetchone()
-        return int(found[0]) if found else 0
-
-    def _put(self, bucket: Bucket, counts: Mapping[str, int], how: str = _ADDED) -> None:
-        crowd = self._crowd(bucket)
-        if not crowd:
-            crowd = self._db.execute("INSERT INTO crowd (step, start, of) VALUES (?, ?, ?)", bucket).lastrowid or 0
-        self._db.execute(_PUT.format(how), (crowd, json.dumps(counts)))
-
-    def _mark(self, bucket: Bucket, ids: Mapping[str, int]) -> None:
-        """Count these users or sessions; who comes after the first RANKED_MAX is only known to have come."""
-        if bucket not in self._ranked:
-            sql = "SELECT count(*) FROM member WHERE crowd = ? AND count > 0"
-            (self._ranked[bucket],) = self._db.execute(sql, (self._crowd(bucket),)).fetchone()
-        known = self._some(bucket, list(ids))
-        fresh = [visitor for visitor, by in ids.items() if by and not known.get(visitor)]
-        late = fresh[max(0, base.RANKED_MAX - self._ranked[bucket]) :]
-        self._ranked[bucket] += len(fresh) - len(late)
-        self._put(bucket, {**ids, **dict.fromkeys(late, 0)})
-
-    def _change(self, writes: Sequence[Write]) -> list[Answer]:
+    def _change(self, writes: Sequence[Write]) -> None:
         self._changes += 1
-        self._sizes.clear()
+        self._events.let_go(write.bucket for write in writes)
         for write in writes:
             self._write(*write)
-            if write.bucket.of == GENERATION:
-                (self._generations[write.bucket.start],) = self._some(write.bucket, [EVERYTHING]).values()
-            elif write.bucket == TOTAL:
-                self._names = self._size(TOTAL)
-        return []
 
     def _write(self, how: str, bucket: Bucket, counts: Mapping[str, int]) -> None:
+        of_events = base.is_of_events(bucket)
         if how == "drop":
-            self._forget([bucket])
+            self._crowds.forget(bucket)
         elif how == "mark":
-            self._mark(bucket, counts)
+            self._crowds.mark(bucket, counts)
         elif how == "take":
-            found = self._some(bucket, list(counts))
-            if base.is_of_events(bucket):
-                self._add_to(bucket, {EVERYTHING: -sum(found.values())})
-            self._remove(bucket, list(found))
+            found = self._of(bucket).some(bucket, counts)
+            if of_events:
+                self._of(bucket).add(bucket, {EVERYTHING: -sum(found.values())})
+            self._of(bucket).remove(bucket, found)
         else:
-            everything = {EVERYTHING: sum(counts.values())} if base.is_of_events(bucket) and counts else {}
-            self._add_to(bucket, {**counts, **everything}, _LARGER if how == "merge" else _ADDED)
-
-    def _add_to(self, bucket: Bucket, counts: Mapping[str, int], how: str = _ADDED) -> None:
-        """Add what may also be less than nothing, which no new row of an event could be."""
-        if bucket.of:
-            self._put(bucket, counts, how)
-            return
-        self._add([bucket], dict.fromkeys(counts, 0))
-        rows = [(counts[event], bucket.start, number) for event, number in self._ids(counts).items()]
-        self._db.executemany(f"UPDATE {bucket.step} SET count = count + ? WHERE start = ? AND event = ?", rows)  # noqa: S608 # a step is a table
-
-    def _remove(self, bucket: Bucket, members: Sequence[str]) -> None:
-        if bucket.of:
-            self._ranked.pop(bucket, None)
-            rows = [(self._crowd(bucket), member) for member in members]
-            self._db.executemany("DELETE FROM member WHERE crowd = ? AND name = ?", rows)
-            return
-        ids = self._ids(members).values()  # which stay: nothing else may ever get them
-        sql = f"DELETE FROM {bucket.step} WHERE start = ? AND event = ?"  # noqa: S608 # as above
-        self._db.executemany(sql, [(bucket.start, number) for number in ids])
-
-    def _forget(self, buckets: Sequence[Bucket]) -> None:
-        for bucket in buckets:
-            self._ranked.pop(bucket, None)
-            crowd = self._crowd(bucket)
-            self._db.execute("DELETE FROM member WHERE crowd = ?", (crowd,))
-            self._db.execute("DELETE FROM crowd WHERE id = ?", (crowd,))
+            everything = {EVERYTHING: sum(counts.values())} if of_events and counts else {}
+            self._of(bucket).add(bucket, {**counts, **everything}, LARGER if how == "merge" else ADDED)
 
     def _remember(self, posting: Posting, key: Key, answer: dict[str, base.Value]) -> None:
         self._keys += 1
