@@ -1,7 +1,6 @@
-"""What Kafka is measured with: a broker beside the load, records that wait in a topic, and who only counts them."""
+"""Records that wait in a topic of Kafka, and who only counts them."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -9,37 +8,15 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from bench.broker import TOPIC
 from bench.load import Figures, Meter, WrongError
 from bench.servers import ROOT, SERVER_CORE, Server
 
-sys.path.insert(0, str(ROOT / "tests"))
-from kafka_broker import Broker  # the tests' own, which fetches Kafka
-
-TOPIC = "records"
-PARTITIONS = 8
 NAMES = 50
 RECORDS_PER_SECOND = 150_000  # of what is measured, about
-
-
-@contextlib.contextmanager
-def kafka(directory: Path) -> Iterator[str]:
-    """Its servers, with the topics that a node asks for."""
-    directory.mkdir()
-    broker = Broker(directory)
-    try:
-        with ThreadPoolExecutor(1) as apart:  # from the loop that runs here
-            apart.submit(broker.start).result()
-            topics = broker.create("tally.events", "tally.dead", TOPIC, partitions=PARTITIONS)
-            apart.submit(asyncio.run, topics).result()
-        yield broker.servers
-    finally:
-        broker.kill()
 
 
 async def records(server: Server, seconds: float) -> Figures:

@@ -243,7 +243,8 @@ SCENARIOS: dict[str, Scenario] = {
     "delay": Scenario(
         "From a hit to every page",
         "Hits are due at a rate, however long earlier ones take, and 200 pages are connected (Tally's on `/live`): the "
-        "time from an answer until twenty pages spread over them have shown that hit, 0 where they did before it.",
+        "time from an answer until a page has shown that hit, 0 where it did before, on twenty pages spread over them. "
+        "Express shows a hit in the turn that answers it, and others wait, which is seen from when a hit was due.",
         [
             _delay(server, rate, namespace)
             for rate in (100, 1000, 10_000)

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import redis
 
+from bench.broker import kafka
+
 ROOT = Path(__file__).parent.parent
 SERVER_CORE = 0
 LOAD_CORE = 1
@@ -130,8 +132,6 @@ def serving(name: str, **environment: str) -> Iterator[Server]:
         store = stack.enter_context(redis_server(directory)) if kind == "redis" or program == "webdis" else None
         log = ""
         if program == "kafka":
-            from bench.kafka import kafka  # noqa: PLC0415 # which needs what is here
-
             log = stack.enter_context(kafka(directory / "kafka"))
             environment |= {"TALLY_KAFKA": log, "TALLY_KAFKA_INPUTS": f"{log}/records"}
         port = free_port()
