@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ import uvloop
 from fastapi import Response
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -141,7 +149,7 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
-        super().connection_made(OneWriteTransport(transport, self.loop))  # type: ignore[arg-type] # it is one in effect
+        super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type] # it is one in effect
 
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
@@ -163,45 +171,60 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def handle_websocket_upgrade(self) -> None:
-        self.transport = self.transport.unwrap()  # type: ignore[attr-defined] # as above; a frame is one call anyway
+        self.transport = self.transport.own  # type: ignore[attr-defined] # as above
         super().handle_websocket_upgrade()
 
 
-class OneWriteTransport:
-    """Holds the head of an answer until its body comes; if that takes longer, until the loop's next turn."""
+class OneWriteCycle(RequestResponseCycle):
+    """Holds the head of an answer until its body comes, as ASGI wants it. If that is all of it, both are one write."""
+
+    _start: Any = None
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start:
+            body, whole = message.get("body", b""), self.keep_alive and not message.get("more_body")
+            plain = whole and self.scope["method"] != "HEAD" and not (self.disconnected or self.flow.write_paused)
+            head = plain and _head(start["status"], len(body), *self.default_headers, *start["headers"])
+            if head:
+                self.response_started = self.response_complete = True
+                self.message_event.set()
+                self.transport.write(head + body)
+                self.on_response()
+                return
+            await super().send(start)
+        await super().send(message)
+
+
+httptools_impl.RequestResponseCycle = OneWriteCycle  # type: ignore[misc] # uvicorn does not ask which one it is to use
+
+
+@lru_cache(maxsize=1000)  # to look at each header takes longer than counting does
+def _head(status: int, length: int, *headers: tuple[bytes, bytes]) -> bytes:
+    """The head of an answer with a body of this length; nothing where uvicorn has to look at it."""
+    names = [name for name, _ in headers]
+    wrong = any(HEADER_RE.search(name) or HEADER_VALUE_RE.search(value) for name, value in headers)
+    if wrong or b"connection" in names or headers.count((b"content-length", b"%d" % length)) != 1:
+        return b""
+    return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
+
+
+class LingeringTransport:
+    """uvloop's own, but that a closed connection is given up in the end: who reads nothing would keep it for good."""
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held = b""
-        self.is_closing = transport.is_closing  # asked for each answer
-
-    def write(self, data: bytes) -> None:
-        if self._held:
-            self._transport.write(self._held + data)
-            self._held = b""
-        elif data.startswith(b"HTTP/"):
-            self._held = data
-            self._loop.call_soon(self._flush)
-        else:  # more of a body, or a WebSocket's message
-            self._transport.write(data)
+        self.own, self._loop = transport, loop
+        self.write, self.is_closing = transport.write, transport.is_closing  # asked for each answer
 
     def close(self) -> None:
-        transport = self.unwrap()
-        transport.close()
-        self._loop.call_later(LINGER_SECONDS, transport.abort)  # who reads nothing would keep it for good
-
-    def unwrap(self) -> Any:
-        self._flush()
-        return self._transport
-
-    def _flush(self) -> None:
-        if self._held and not self._transport.is_closing():
-            self._transport.write(self._held)
-        self._held = b""
+        self.own.close()
+        self._loop.call_later(LINGER_SECONDS, self.own.abort)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.own, name)
 
 
 class OneFrameProtocol(WebSocketsSansIOProtocol):

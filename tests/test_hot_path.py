@@ -9,9 +9,10 @@ import httpx
 import pytest
 from conftest import ChosenClock, RedisServer, settings_for
 from test_bad_input import AMOUNTS, BODIES, NAMES
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from app import ingest, recorder
-from app.__main__ import OneWriteTransport
+from app.__main__ import LingeringTransport, OneWriteCycle
 from app.main import create_app
 from app.stores.base import Applied, OutcomeUnknown, StoreUnavailable
 from app.stores.memory import MemoryStore
@@ -106,42 +107,60 @@ async def test_both_ways_to_a_hit_give_the_same_answers(
     assert all(seen[3]["x-content-type-options"] == "nosniff" for seen in short[:-2])
 
 
-@pytest.mark.catches(
-    "a head that waits for its body for ever", "app/__main__.py", "            self._loop.call_soon(self._flush)\n", ""
-)
-@pytest.mark.catches("a body lost", "app/__main__.py", "write(self._held + data)", "write(self._held)")
-async def test_an_answer_is_one_write_and_nothing_is_held_back() -> None:
-    class Noted(asyncio.Transport):
-        def __init__(self) -> None:
-            self.written: list[bytes] = []
-            self.closed = False
+class Noted(asyncio.Transport):
+    """Keeps what is written."""
 
-        def write(self, data: bytes) -> None:
-            self.written.append(data)
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
 
-        def is_closing(self) -> bool:
-            return self.closed
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
 
-        def close(self) -> None:
-            self.closed = True
+    def close(self) -> None:
+        self.writes.append(b"closed")
 
+
+async def written(
+    kind: type[OneWriteCycle], method: str, keep_alive: bool, headers: list[tuple[bytes, bytes]], *pieces: bytes
+) -> list[bytes]:
+    """Each write of an answer in these pieces, and what is wrong with it."""
     noted = Noted()
-    transport = OneWriteTransport(noted, asyncio.get_running_loop())
-    transport.write(b"HTTP/1.1 200 OK, ")
-    transport.write(b"its body, ")
-    transport.write(b"and more of it")
-    assert noted.written == [b"HTTP/1.1 200 OK, its body, ", b"and more of it"]
-    transport.write(b"HTTP/1.1 200 OK, of a stream")
-    await asyncio.sleep(0)
-    assert noted.written[2:] == [b"HTTP/1.1 200 OK, of a stream"]
-    transport.write(b"HTTP/1.1 500")
-    transport.close()
-    await asyncio.sleep(0)
-    assert noted.written[3:] == [b"HTTP/1.1 500"]
-    assert transport.is_closing()
-    transport.write(b"HTTP/1.1 too late")
-    await asyncio.sleep(0)
-    assert noted.written[4:] == []
+    default, ended = [(b"date", b"today")], asyncio.Event()
+    about = (None, None, False, default, ended, False, keep_alive, lambda: noted.writes.append(b"answered"))
+    cycle = kind({"method": method}, noted, FlowControl(noted), *about)
+    try:
+        await cycle.send({"type": "http.response.start", "status": 200, "headers": headers})
+        for i, piece in enumerate(pieces):
+            await cycle.send({"type": "http.response.body", "body": piece, "more_body": i + 1 < len(pieces)})
+    except RuntimeError as error:
+        noted.writes.append(str(error).encode())
+    return [*noted.writes, b"%d" % cycle.response_complete, b"%d" % ended.is_set()]
+
+
+@pytest.mark.catches("a body lost", "app/__main__.py", "write(head + body)", "write(head)")
+@pytest.mark.catches("a head lost", "app/__main__.py", "            await super().send(start)\n", "")
+@pytest.mark.catches("headers that nobody has looked at", "app/__main__.py", "    wrong = any", "    wrong = not any")
+@pytest.mark.catches("an answer that says it is longer", "app/__main__.py", 'b"%d" % length)) != 1', 'b"4")) != 1')
+@pytest.mark.catches("connections that are not closed", "app/__main__.py", "self.keep_alive and not", "not")
+@pytest.mark.catches("a body for HEAD", "app/__main__.py", 'self.scope["method"] != "HEAD" and', "")
+async def test_an_answer_is_what_uvicorn_would_send_in_one_write() -> None:
+    length = (b"content-length", b"4")
+    for headers, pieces, whole in (
+        ([length, (b"a", b"b")], [b"body"], True),
+        ([(b"a", b"b"), (b"a", b"c"), length], [b"body"], True),
+        ([length], [b"bo", b"dy"], False),
+        ([length], [b"bodies"], False),
+        ([(b"a", b"b")], [b"body"], False),
+        ([(b"connection", b"close"), length], [b"body"], False),
+        ([length, (b"a", b"b\r\nc: d")], [b"body"], False),
+        ([length, (b"a: b\r\nc", b"d"), (b"a", b"b")], [b"body"], False),
+    ):
+        for method, keep_alive in (("POST", True), ("HEAD", True), ("POST", False)):
+            ours = await written(OneWriteCycle, method, keep_alive, headers, *pieces)
+            theirs = await written(OneWriteCycle.__base__, method, keep_alive, headers, *pieces)
+            assert b"".join(ours) == b"".join(theirs), (method, keep_alive, headers)
+            assert len(ours) == len(theirs) - (whole and method == "POST" and keep_alive)
 
 
 @pytest.mark.catches(
@@ -153,7 +172,7 @@ async def test_a_closed_connection_whose_client_reads_nothing_is_given_up(monkey
 
     class Closing(asyncio.Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
-            wrapped = OneWriteTransport(transport, asyncio.get_running_loop())
+            wrapped = LingeringTransport(transport, asyncio.get_running_loop())
             wrapped.write(b"x" * 20_000_000)
             wrapped.close()
 
