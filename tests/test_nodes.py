@@ -46,7 +46,7 @@ class Scene:
 
     def hit(self, event: str, by: int) -> None:
         moment = self.clock.moment()
-        answer = self.store.count(Posting(moment, {event: by}))
+        (answer,) = self.store.count([Posting(moment, {event: by})])
         self.nodes.publish(moment, {event: value.count for event, value in answer.items()}, 0)
 
 
@@ -89,7 +89,7 @@ async def test_a_day_that_ends_while_it_is_read_is_not_shown_on_the_next(scene: 
         scene.hit("a", 1)
 
     scene.store.lose()
-    scene.store.count(Posting(scene.clock.moment(), {"a": 2}))
+    scene.store.count([Posting(scene.clock.moment(), {"a": 2})])
     scene.store.meanwhile = midnight
     await scene.nodes.resync()
     assert scene.feed.shown() == {"a": 1}

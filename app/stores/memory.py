@@ -3,11 +3,13 @@
 import math
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Moment, Posting, Write
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Refused, Remembered, Replayed, Value
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Remembered, Replayed, Value
 
 
 class MemoryStore(CounterStore):
@@ -41,45 +43,52 @@ class MemoryStore(CounterStore):
             answers, days = list[Answer](), {work.moment.day}
             self.write(work.writes)
         else:
-            answers, days = [self.count(posting) for posting in work], {posting.moment.day for posting in work}
+            answers, days = self.count(work), {posting.moment.day for posting in work}
         applied = Applied(answers, self.ack, {day: n for day in days if (n := self._generation(day))})
         self._sources[source] = (next, applied)
         return applied
 
-    def count(self, posting: Posting) -> Answer:
-        moment, key, capped = posting.moment, posting.key, posting.capped
-        if key:
-            self._forget_keys(moment)
-            found, owned = self._keys.get(key.id), self._owners[key.owner]
-            known = base.recall(posting, found, len(self._keys), owned, self._caps if capped else None)
-            if known:
-                return known
+    def count(self, batch: Batch) -> list[Answer]:
+        return [answer for moment, some in groupby(batch, itemgetter(0)) for answer in self._count_at(moment, some)]
+
+    def _count_at(self, moment: Moment, postings: Iterable[Posting]) -> Iterator[Answer]:
         buckets = [self._buckets[bucket] for bucket in moment.buckets]
         offset = self._buckets.get(Bucket("day", moment.day, OFFSET), {})
         _, _, day, total = buckets
+        names_max, together = self._caps.names + (EVERYTHING in total), 0
 
         def value_of(event: str) -> tuple[int, int] | None:
             return (day.get(event, 0) + offset.get(event, 0), total[event]) if event in total else None
 
-        answer = base.settle(posting, value_of, self._names_left() if capped else math.inf)
-        if isinstance(answer, Refused):
-            return answer
-        together = sum(posting.counts.values())
-        for counts in buckets:
-            for event, by in posting.counts.items():
-                counts[event] = counts.get(event, 0) + by
+        for posting in postings:
+            names_left = names_max - len(total) if posting.capped else math.inf
+            answer = self._recall(posting) or base.settle(posting, value_of, names_left)
+            if isinstance(answer, dict):
+                for event, by in posting.counts.items():
+                    together += by
+                    for counts in buckets:
+                        counts[event] = counts.get(event, 0) + by
+                self._remember(posting, answer)
+            yield answer
+        for counts in buckets if together else ():
             counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
-        for visit in posting.visits:
+
+    def _recall(self, posting: Posting) -> Answer | None:
+        moment, _, key, capped, _ = posting
+        if key is None:
+            return None
+        self._forget_keys(moment)
+        found, owned = self._keys.get(key.id), self._owners[key.owner]
+        return base.recall(posting, found, len(self._keys), owned, self._caps if capped else None)
+
+    def _remember(self, posting: Posting, answer: dict[str, Value]) -> None:
+        moment, _, key, _, visits = posting
+        for visit in visits:
             for bucket, visitor in moment.marks(visit):
                 self._mark(bucket, visitor, visit.by)
         if key:
             self._keys[key.id] = Remembered(key.request, moment.minute, Replayed(moment.date, answer), key.owner)
             self._owners[key.owner] += 1
-        return answer
-
-    def _names_left(self) -> int:
-        total = self._buckets[TOTAL]
-        return self._caps.names - (len(total) - (EVERYTHING in total))
 
     def _mark(self, bucket: Bucket, visitor: str, by: int) -> None:
         """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""

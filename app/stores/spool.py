@@ -302,7 +302,7 @@ class SpooledStore(CounterStore):
         self._heed(applied.generations)
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
-        return [self._known.count(posting._replace(capped=False)) for posting in batch]
+        return self._known.count([posting._replace(capped=False) for posting in batch])
 
 
 class SpoolFile:
