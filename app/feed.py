@@ -89,10 +89,15 @@ class Feed:
         """Show what is larger than known, unless that day is over, or has not begun here."""
         if day != self._moment.day:
             return
+        indices, shown = self._index, self._counts
         for event, count in counts.items():
-            index = self._place_of(event)
-            if count > self._counts[index]:
-                self._counts[index] = count
+            if event not in indices:
+                indices[event] = len(shown)
+                self._names.append(event)
+                shown.append(0)
+            index = indices[event]
+            if count > shown[index]:
+                shown[index] = count
                 self._log.append(index)
         self.changed.set()
 
@@ -196,14 +201,6 @@ class Feed:
         changes = [*changes, *self._snapshot()[1]]
         self._ticks.append(Tick(begin, self.told, lambda: updates, lambda: changes))
         self.changed.set()
-
-    def _place_of(self, event: str) -> int:
-        index = self._index.get(event)
-        if index is None:
-            index = self._index[event] = len(self._names)
-            self._names.append(event)
-            self._counts.append(0)
-        return index
 
     def _collect(self) -> None:
         """Make a tick of what has changed since the last one."""

@@ -97,14 +97,14 @@ class Nodes:
     async def resync(self) -> None:
         """Look whether the store has more than is shown, or less, which its epoch or its generation must explain."""
         moment, feed, store = self._clock.moment(), self._feed, self._store
-        epoch, before = await store.epoch(), feed.shown() if feed.day == moment.day else {}
+        epoch = await store.epoch()
         (generations,) = await store.read([Bucket("day", moment.day, GENERATION)], [EVERYTHING])
         generation = generations.get(EVERYTHING, 0)
         if (epoch, moment.day, generation) == (self._epoch, feed.day, feed.generation):
             everything = (await store.counts(moment.day, [EVERYTHING])).get(EVERYTHING, 0)
-            if everything == sum(before.values()) or (moment.day, time.monotonic()) < self._rested:
+            if (moment.day, time.monotonic()) < self._rested or everything == sum(feed.shown().values()):
                 return
-        begun = time.monotonic()
+        begun, before = time.monotonic(), feed.shown() if feed.day == moment.day else {}
         counts = dict(await store.counts(moment.day))
         counts.pop(EVERYTHING, None)
         self._rested = moment.day, time.monotonic() + REST * (time.monotonic() - begun)

@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Changes, Kind, Moment, Posting
 from app.stores import sketch
 
@@ -304,7 +306,7 @@ def to_text(answers: Iterable[Answer], generations: Mapping[int, int]) -> str:
 
 
 def from_text(work: Batch | Changes, text: str, ack: Ack) -> Applied:
-    generations, *rows = json.loads(text)
+    generations, *rows = msgspec.json.decode(text)
     answers = list(map(from_row, () if isinstance(work, Changes) else work, rows))
     return Applied(answers, ack, {int(day): n for day, n in generations.items()})
 
@@ -316,8 +318,8 @@ def to_row(answer: Answer) -> Row:
 
 
 def from_row(posting: Posting, row: Row) -> Answer:
-    if row and row[0] == "replayed":
-        return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # to_row wrote it
-    if row and isinstance(row[0], str):
-        return Refused(row[0])  # type: ignore[arg-type] # likewise
-    return dict(zip(posting.counts, map(Value, row[::2], row[1::2]), strict=True))  # type: ignore[arg-type] # likewise
+    if not row or not isinstance(row[0], str):
+        return dict(zip(posting.counts, map(Value, row[::2], row[1::2]), strict=True))  # type: ignore[arg-type] # to_row wrote it
+    if row[0] == "replayed":
+        return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # likewise
+    return Refused(row[0])  # type: ignore[arg-type] # likewise
