@@ -19,13 +19,6 @@ from fastapi import Response
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
-from uvicorn.protocols.http.httptools_impl import (
-    HEADER_RE,
-    HEADER_VALUE_RE,
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -139,7 +132,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class OneWriteProtocol(HttpToolsProtocol):
+class OneWriteProtocol(httptools_impl.HttpToolsProtocol):
     """uvicorn's own, but that an answer is one system call: each costs as much as counting a hit does.
 
     And a request's head has bounds: uvicorn would keep whatever comes.
@@ -154,15 +147,12 @@ class OneWriteProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
         super().data_received(data)
-        if self._unread > HEAD_BYTES_MAX:
+        if self._unread > HEAD_BYTES_MAX or (self._unread and len(self.headers or ()) > HEADERS_MAX):
             self.send_400_response("The head of this request has no end.")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= HEADERS_MAX:
-            raise ValueError("too many headers")  # which the parser makes a 400
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
+        if len(self.headers) > HEADERS_MAX:
+            raise ValueError("too many headers")  # which the parser makes a 400
         self._unread = 0
         super().on_headers_complete()
 
@@ -170,12 +160,8 @@ class OneWriteProtocol(HttpToolsProtocol):
         self._unread = 0
         super().on_body(body)
 
-    def handle_websocket_upgrade(self) -> None:
-        self.transport = self.transport.own  # type: ignore[attr-defined] # as above
-        super().handle_websocket_upgrade()
 
-
-class OneWriteCycle(RequestResponseCycle):
+class OneWriteCycle(httptools_impl.RequestResponseCycle):
     """Holds the head of an answer until its body comes, as ASGI wants it. If that is all of it, both are one write."""
 
     _start: Any = None
@@ -206,25 +192,26 @@ httptools_impl.RequestResponseCycle = OneWriteCycle  # type: ignore[misc] # uvic
 def _head(status: int, length: int, *headers: tuple[bytes, bytes]) -> bytes:
     """The head of an answer with a body of this length; nothing where uvicorn has to look at it."""
     names = [name for name, _ in headers]
-    wrong = any(HEADER_RE.search(name) or HEADER_VALUE_RE.search(value) for name, value in headers)
+    bad_name, bad_value = httptools_impl.HEADER_RE.search, httptools_impl.HEADER_VALUE_RE.search
+    wrong = any(bad_name(name) or bad_value(value) for name, value in headers)
     if wrong or b"connection" in names or headers.count((b"content-length", b"%d" % length)) != 1:
         return b""
-    return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
+    return httptools_impl.STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
 
 class LingeringTransport:
     """uvloop's own, but that a closed connection is given up in the end: who reads nothing would keep it for good."""
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self.own, self._loop = transport, loop
+        self._own, self._loop = transport, loop
         self.write, self.is_closing = transport.write, transport.is_closing  # asked for each answer
 
     def close(self) -> None:
-        self.own.close()
-        self._loop.call_later(LINGER_SECONDS, self.own.abort)
+        self._own.close()
+        self._loop.call_later(LINGER_SECONDS, self._own.abort)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.own, name)
+        return getattr(self._own, name)
 
 
 class OneFrameProtocol(WebSocketsSansIOProtocol):

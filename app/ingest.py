@@ -84,14 +84,16 @@ def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access:
         limits.charge(request, "write")
         body = await read_body(request, HIT_BYTES_MAX)
         hit = decode(body, HitBody) if body.strip() else _BARE
-        _bound([hit.by], access.by_max(request.scope), "by")
+        if hit.by > 1:
+            _bound([hit.by], access.by_max(request.scope), "by")
         counts, visits = {event: hit.by}, _visit(event, hit)
         key = _key(request, access, f"/event/{event}", counts, visits)
         recorded = await recorder.record(counts, key, visits)
         count, total = values(recorded)[event]
-        if recorded.ack == "log":
-            return Json(LoggedHit(eventName=event, countSeen=count, day=recorded.date, ack="log"), [], 202)
-        counted = CountedHit(eventName=event, count=count, total=total, day=recorded.date, ack=recorded.ack)
+        day, ack = recorded.date, recorded.ack
+        if ack == "log":
+            return Json(LoggedHit(eventName=event, countSeen=count, day=day, ack=ack), [], 202)
+        counted: CountedHit = {"eventName": event, "count": count, "total": total, "day": day, "ack": ack}
         return Json(counted, [_REPLAYED] if recorded.replayed else [])
 
     @app.post(

@@ -195,8 +195,8 @@ def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, list[list[_W
             bare.setdefault(event, []).append(waiter)
         else:
             wholes.append(waiter)
-    postings = [Posting(moment, {event: by}, visits=visits.get(event, ())) for event, by in sums.items()]
-    postings += [Posting(moment, waiter.counts, waiter.key, visits=waiter.visits) for waiter in wholes]
+    postings = [Posting(moment, {event: by}, None, True, visits.get(event, ())) for event, by in sums.items()]
+    postings += [Posting(moment, waiter.counts, waiter.key, True, waiter.visits) for waiter in wholes]
     return postings, [*bare.values(), *([waiter] for waiter in wholes)]
 
 

@@ -68,7 +68,13 @@ class MemoryStore(CounterStore):
                     together += by
                     for counts in buckets:
                         counts[event] = counts.get(event, 0) + by
-                self._remember(posting, answer)
+                for visit in posting.visits:
+                    for bucket, visitor in moment.marks(visit):
+                        self._mark(bucket, visitor, visit.by)
+                if key := posting.key:
+                    replayed = Replayed(moment.date, answer)
+                    self._keys[key.id] = Remembered(key.request, moment.minute, replayed, key.owner)
+                    self._owners[key.owner] += 1
             yield answer
         for counts in buckets if together else ():
             counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
@@ -80,15 +86,6 @@ class MemoryStore(CounterStore):
         self._forget_keys(moment)
         found, owned = self._keys.get(key.id), self._owners[key.owner]
         return base.recall(posting, found, len(self._keys), owned, self._caps if capped else None)
-
-    def _remember(self, posting: Posting, answer: dict[str, Value]) -> None:
-        moment, _, key, _, visits = posting
-        for visit in visits:
-            for bucket, visitor in moment.marks(visit):
-                self._mark(bucket, visitor, visit.by)
-        if key:
-            self._keys[key.id] = Remembered(key.request, moment.minute, Replayed(moment.date, answer), key.owner)
-            self._owners[key.owner] += 1
 
     def _mark(self, bucket: Bucket, visitor: str, by: int) -> None:
         """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""
