@@ -319,7 +319,8 @@ def to_row(answer: Answer) -> Row:
 
 def from_row(posting: Posting, row: Row) -> Answer:
     if not row or not isinstance(row[0], str):
-        return dict(zip(posting.counts, map(Value, row[::2], row[1::2]), strict=True))  # type: ignore[arg-type] # to_row wrote it
+        numbers = iter(row)
+        return dict(zip(posting.counts, map(Value, numbers, numbers), strict=True))  # type: ignore[arg-type] # to_row wrote it
     if row[0] == "replayed":
         return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # likewise
     return Refused(row[0])  # type: ignore[arg-type] # likewise
