@@ -112,6 +112,10 @@ class Feed:
         """The counts of the day, as they are shown."""
         return dict(zip(self._names, self._counts, strict=True))
 
+    def hits(self) -> int:
+        """The sum of them."""
+        return sum(self._counts)
+
     def seen(self, event: str) -> int:
         """An event's count of the day, as it is shown."""
         return self._counts[self._index[event]] if event in self._index else 0

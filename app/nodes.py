@@ -51,6 +51,7 @@ class Nodes:
         self._counted = (0, 0)  # the day and generation of what is untold
         self._early = (0, 0, dict[str, int]())  # the same of what was counted in a generation that is not shown yet
         self._behind = asyncio.Event()  # there is one
+        self._unsure = False  # whether something was told that was not heard
         self._rested = (0, 0.0)  # until when a day is not read again as a whole
         self._untold: dict[str, int] = {}
         self._changed = asyncio.Event()
@@ -100,10 +101,10 @@ class Nodes:
         epoch = await store.epoch()
         (generations,) = await store.read([Bucket("day", moment.day, GENERATION)], [EVERYTHING])
         generation = generations.get(EVERYTHING, 0)
-        if (epoch, moment.day, generation) == (self._epoch, feed.day, feed.generation):
-            everything = (await store.counts(moment.day, [EVERYTHING])).get(EVERYTHING, 0)
-            if (moment.day, time.monotonic()) < self._rested or everything == sum(feed.shown().values()):
-                return
+        same = (epoch, moment.day, generation) == (self._epoch, feed.day, feed.generation)
+        if same and ((moment.day, time.monotonic()) < self._rested or await self._all_is_shown(moment)):
+            return
+        self._unsure = False
         begun, before = time.monotonic(), feed.shown() if feed.day == moment.day else {}
         counts = dict(await store.counts(moment.day))
         counts.pop(EVERYTHING, None)
@@ -118,6 +119,14 @@ class Nodes:
             feed.replace(moment, counts, before, generation)
             if self._early[:2] == (moment.day, generation):
                 feed.merge(moment.day, self._early[2])
+
+    async def _all_is_shown(self, moment: Moment) -> bool:
+        """Whether the store's sum is one that what is shown had while it was asked, and no news can have got lost."""
+        shown = self._feed.hits()
+        everything = (await self._store.counts(moment.day, [EVERYTHING])).get(EVERYTHING, 0)
+        if everything > self._feed.hits():
+            await asyncio.sleep(2 * TELL_SECONDS)  # for what is under way
+        return shown <= everything <= self._feed.hits() and not self._unsure
 
     async def _catch_up(self) -> None:
         while not self._closing:
@@ -163,7 +172,9 @@ class Nodes:
     async def _listen(self) -> None:
         while not self._closing:
             try:
+                deaf = True
                 async for text in self._store.hear(SILENCE_SECONDS):
+                    self._unsure, deaf = self._unsure or deaf, False
                     with contextlib.suppress(msgspec.DecodeError):  # of another version, perhaps
                         self._take(msgspec.json.decode(text, type=News))
             except Exception as error:  # noqa: BLE001 # whatever it was, the next news are heard
