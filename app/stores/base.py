@@ -1,6 +1,5 @@
 """The contract that every store keeps, and what the stores share."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -302,7 +301,7 @@ Row = list[int | str]
 
 def to_text(answers: Iterable[Answer], generations: Mapping[int, int]) -> str:
     """What is kept beside an offset: as JSON the generations, then a row for each answer."""
-    return json.dumps([generations, *map(to_row, answers)])
+    return msgspec.json.encode([generations, *map(to_row, answers)]).decode()
 
 
 def from_text(work: Batch | Changes, text: str, ack: Ack) -> Applied:

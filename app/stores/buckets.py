@@ -106,13 +106,14 @@ class Events:
                 if bucket not in self.held:  # a late one
                     self.add(bucket, added)
                     continue
-                held, counts = self.held[bucket], counted.setdefault(bucket, {})
-                for event, by in added.items():
-                    counts[event] = (counts.get(event) or held.get(event, 0)) + by
-        line = msgspec.json.encode([(bucket.step, bucket.start, counts) for bucket, counts in counted.items()])
-        self._lines += 1
-        self._db.execute("INSERT INTO log VALUES (?, ?)", (self._lines, line.decode()))
-        self._logged += len(line)
+                held, known = self.held[bucket], counted.get(bucket, {})
+                now = {event: (known.get(event) or held.get(event, 0)) + by for event, by in added.items()}
+                counted[bucket] = known | now
+        if counted:
+            line = msgspec.json.encode([(bucket.step, bucket.start, counts) for bucket, counts in counted.items()])
+            self._lines += 1
+            self._db.execute("INSERT INTO log VALUES (?, ?)", (self._lines, line.decode()))
+            self._logged += len(line)
         return counted
 
     def keep(self, counted: Mapping[Bucket, Counts]) -> None:

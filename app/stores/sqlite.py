@@ -318,7 +318,7 @@ class SqliteStore(CounterStore):
                 names += event not in total
                 day[event], total[event] = value
             sums = added[posting.moment]
-            for event, by in [*posting.counts.items(), (EVERYTHING, sum(posting.counts.values()))]:
+            for event, by in posting.counts.items():
                 sums[event] = sums.get(event, 0) + by
             for visit in posting.visits:
                 for bucket, visitor in posting.moment.marks(visit):
@@ -328,7 +328,8 @@ class SqliteStore(CounterStore):
                 self._remember(posting, posting.key, answer)
         for bucket, marks in marked.items():
             self._crowds.mark(bucket, marks)
-        return answers, self._events.count(added)
+        together = {moment: {**sums, EVERYTHING: sum(sums.values())} for moment, sums in added.items() if sums}
+        return answers, self._events.count(together)
 
     def _known(self, day: int, events: Sequence[str]) -> Counts:
         """The day's counts of these events, as they were corrected."""
