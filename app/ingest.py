@@ -145,7 +145,7 @@ class Shortcut:
             headers = headers + self._access.enter(scope)
             self._access.admit(scope, f"{scope['method']} {EVENT_ROUTE}")
             answer = await self._routes[scope["method"]](request, _raw_name(scope["raw_path"]))
-        except Exception as error:
+        except Exception as error:  # whatever it is, its client gets it in the one shape of errors
             if not isinstance(error, REFUSALS):
                 log.exception("%s failed", EVENT_ROUTE)
             answer = await self._refuse(request, error)

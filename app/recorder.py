@@ -162,7 +162,7 @@ class Recorder:
         at, store = self._offset, self._store
         try:
             applied = await base.insist(store, store.note_loss, self._source, at, at + 1, work)
-        except Exception as error:
+        except Exception as error:  # whatever it is, whoever waits is told
             self._source, self._offset = uuid.uuid4().hex, 0  # this offset is not used again
             if isinstance(error, (StoreUnavailable, OutcomeUnknown, base.Overtaken)):
                 raise

@@ -134,7 +134,7 @@ def test_a_file_of_the_previous_version_is_upgraded_with_its_counts(
 LOG = "app/stores/buckets.py"
 
 
-@pytest.mark.catches("drops the log too early", LOG, "if event in events]", "if not events]")
+@pytest.mark.catches("drops the log too early", LOG, "event in self._unflushed]", "not self._unflushed]")
 @pytest.mark.catches("forgets a late hit", LOG, " - self._touched", "")
 @pytest.mark.catches("the log is never flushed", LOG, "moment.buckets, True", "moment.buckets, False")
 async def test_whenever_it_dies_the_file_has_what_was_acknowledged(
@@ -188,6 +188,26 @@ async def test_no_commit_between_two_parts_of_a_flush_is_lost(tmp_path: Path) ->
                 shutil.copy(f"{file}-wal", f"{copy}-wal")
                 with contextlib.closing(connect(copy)) as revived:
                     assert buckets.Events(revived).some(TOTAL, ["a"]) == {"a": total}
+
+
+@pytest.mark.catches("takes all for flushed at once", LOG, "self._unflushed -= ids.keys()", "self._unflushed.clear()")
+async def test_a_flush_that_was_given_up_is_made_good_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "FLUSH_NAMES", 1)
+    file, now = tmp_path / "tally.db", Calendar(ZoneInfo("UTC")).moment(1_800_000_000)
+    store = SqliteStore(file, Caps(100))
+    await store.open()
+    await store.close()
+    with contextlib.closing(connect(file)) as db:
+        events = buckets.Events(db)
+        events.come_to(now)
+        events.keep(events.count({now: {"a": 1, "b": 2, "c": 3}}))
+        next(events.flush())
+        for _ in events.flush():
+            pass
+    with contextlib.closing(connect(file)) as db:
+        assert buckets.Events(db).some(TOTAL, ["a", "b", "c"]) == {"a": 1, "b": 2, "c": 3}
 
 
 def test_a_backup_of_sqlite_brings_back_what_it_had(tmp_path: Path, process: Callable[..., Process]) -> None:

@@ -125,15 +125,15 @@ class Events:
 
     def flush(self) -> Iterator[None]:
         """Write what only the log has into the tables, a little at a time and in the order of rows; then shorten it."""
-        events, self._unflushed, self._touched = self._unflushed, set(), set()
-        self.flush_due, self._logged, end = False, 0, self._lines
-        ordered = [event for event in self.held.get(TOTAL, ()) if event in events]
+        self._touched, self.flush_due, self._logged, end = set(), False, 0, self._lines
+        ordered = [event for event in self.held.get(TOTAL, ()) if event in self._unflushed]
         for i in range(0, len(ordered), FLUSH_NAMES):
             with self._db:
                 self._db.execute("BEGIN")
                 ids = self._numbers(ordered[i : i + FLUSH_NAMES])
                 for bucket, counts in self.held.items():
                     self._put(bucket, {ids[event]: counts[event] for event in ids if event in counts}, GIVEN)
+            self._unflushed -= ids.keys()  # only now, for whoever flushes may be cancelled
             yield
         while self._db.execute(_SHORTEN, (end, FLUSH_LINES)).rowcount:
             yield

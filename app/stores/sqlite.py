@@ -190,9 +190,8 @@ class SqliteStore(CounterStore):
                 pass
 
     async def _flush_in_turn(self) -> None:
-        with contextlib.suppress(
-            StoreUnavailable
-        ):  # the next commit takes a new connection, and all is still in the log
+        # what fails is still in the log, and the next commit takes a new connection
+        with contextlib.suppress(StoreUnavailable):
             async with self._turn:
                 await self._flush()
 
