@@ -116,7 +116,7 @@ class SqliteStore(CounterStore):
                     await self._flush()  # all but what comes meanwhile
                 return await self._run(lambda: self._apply(source, at, next, work))
         applied = await self._run(lambda: self._apply(source, at, next, work))
-        if self._events.flush_due and not self._turn.locked():
+        if self._events.flush_due and (self._flushing is None or self._flushing.done()):
             self._flushing = asyncio.create_task(self._flush_in_turn())
         return applied
 
