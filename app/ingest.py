@@ -173,7 +173,6 @@ async def path_visitor(request: Request, id: Annotated[str, Path()]) -> str:  # 
         raise Problem(422, str(error) if isinstance(error, InvalidName) else "an id is UTF-8") from None
 
 
-@lru_cache(maxsize=8192)  # the same names come again and again
 def _raw_name(path: bytes, root: bytes = b"event", suffix: bytes = b"") -> str:
     """The event in a path, from its raw bytes: the decoded path shows every bad byte as the same character."""
     segments = path.split(b"/")
