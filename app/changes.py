@@ -72,7 +72,7 @@ async def reset(store: CounterStore, moment: Moment, at: int) -> tuple[Changes, 
         Write("add", day._replace(of=f"{PART}{at}"), counts),
         Write("add", offset, {event: -count for event, count in counts.items()}),
     ]
-    return _logged(moment, writes, Logged(earlier + 1, at, "reset", EVERYTHING, before, before._replace(count=0)))
+    return _logged(moment, writes, Logged(earlier + 1, at, "reset", EVERYTHING, before, Value(0, before.total)))
 
 
 async def erase(store: CounterStore, moment: Moment, user: str) -> tuple[Changes, None]:

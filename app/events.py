@@ -148,7 +148,7 @@ class Key(NamedTuple):
     owner: str
 
 
-class Posting(NamedTuple):
+class Posting(msgspec.Struct, frozen=True):
     """Hits that are accepted or refused together: how much of each event, when, and under which key.
 
     Those that were acknowledged before the store saw them are past the caps.

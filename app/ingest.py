@@ -5,7 +5,6 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -89,11 +88,11 @@ def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access:
         counts, visits = {event: hit.by}, _visit(event, hit)
         key = _key(request, access, f"/event/{event}", counts, visits)
         recorded = await recorder.record(counts, key, visits)
-        count, total = values(recorded)[event]
-        day, ack = recorded.date, recorded.ack
+        value = values(recorded)[event]
+        count, day, ack = value.count, recorded.date, recorded.ack
         if ack == "log":
             return Json(LoggedHit(eventName=event, countSeen=count, day=day, ack=ack), [], 202)
-        counted: CountedHit = {"eventName": event, "count": count, "total": total, "day": day, "ack": ack}
+        counted: CountedHit = {"eventName": event, "count": count, "total": value.total, "day": day, "ack": ack}
         return Json(counted, [_REPLAYED] if recorded.replayed else [])
 
     @app.post(

@@ -288,7 +288,7 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
 
 def corrected_row(calendar: Calendar, logged: Logged) -> CorrectedRow:
     _, at, action, event, *values = logged
-    before, after = (Numbers(count=count, total=total) for count, total in values)
+    before, after = (Numbers(count=value.count, total=value.total) for value in values)
     return CorrectedRow(
         at=calendar.local(at).isoformat(), action=action, eventName=event or None, before=before, after=after
     )

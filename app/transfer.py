@@ -184,7 +184,8 @@ def _is_valid(of: str, member: str, count: int) -> bool:
 
 def _is_logged(logged: Logged, text: str) -> bool:
     """Whether Tally would have written this; only what is looked at first can be written in a form of its own."""
-    numbers = logged.generation, *logged.before, *logged.after
+    before, after = logged.before, logged.after
+    numbers = logged.generation, before.count, before.total, after.count, after.total
     right = 0 <= logged.at < LATEST and all(abs(n) <= COUNT_MAX for n in numbers)
     named = not logged.event or event_name(logged.event) == logged.event
     return right and named and msgspec.json.encode(logged).decode() == text

@@ -46,10 +46,10 @@ class Moved(StoreError):
         self.offset = offset
 
 
-class Value(NamedTuple):
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An event's count of one day, and its total since it was first seen."""
 
-    count: int  # type: ignore[assignment] # tuple.count is of no use here
+    count: int
     total: int
 
 
@@ -313,7 +313,9 @@ def from_text(work: Batch | Changes, text: str, ack: Ack) -> Applied:
 def to_row(answer: Answer) -> Row:
     if isinstance(answer, Replayed):
         return ["replayed", answer.date, *to_row(answer.values)]
-    return list(answer) if isinstance(answer, Refused) else [n for value in answer.values() for n in value]
+    if isinstance(answer, Refused):
+        return [answer.reason]
+    return [n for value in answer.values() for n in (value.count, value.total)]
 
 
 def from_row(posting: Posting, row: Row) -> Answer:

@@ -5,7 +5,7 @@ import multiprocessing
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 
 from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Moment, Posting, Write
 from app.stores import base
@@ -49,7 +49,7 @@ class MemoryStore(CounterStore):
         return applied
 
     def count(self, batch: Batch) -> list[Answer]:
-        return [answer for moment, some in groupby(batch, itemgetter(0)) for answer in self._count_at(moment, some)]
+        return [answer for at, some in groupby(batch, attrgetter("moment")) for answer in self._count_at(at, some)]
 
     def _count_at(self, moment: Moment, postings: Iterable[Posting]) -> Iterator[Answer]:
         buckets = [self._buckets[bucket] for bucket in moment.buckets]
@@ -80,12 +80,12 @@ class MemoryStore(CounterStore):
             counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
 
     def _recall(self, posting: Posting) -> Answer | None:
-        moment, _, key, capped, _ = posting
+        key = posting.key
         if key is None:
             return None
-        self._forget_keys(moment)
+        self._forget_keys(posting.moment)
         found, owned = self._keys.get(key.id), self._owners[key.owner]
-        return base.recall(posting, found, len(self._keys), owned, self._caps if capped else None)
+        return base.recall(posting, found, len(self._keys), owned, self._caps if posting.capped else None)
 
     def _mark(self, bucket: Bucket, visitor: str, by: int) -> None:
         """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""

@@ -381,7 +381,7 @@ def _listing(bucket: Bucket) -> list[str]:
 def _touched(batch: Batch) -> dict[str, None]:
     """Every key that the script may use: a server that hands over their slot must see them all before it runs."""
     keys: dict[str, None] = {}
-    marked = {bucket for moment, _, _, _, visits in batch for visit in visits for bucket, _ in moment.marks(visit)}
+    marked = {bucket for posting in batch for visit in posting.visits for bucket, _ in posting.moment.marks(visit)}
     for moment in {posting.moment for posting in batch}:
         keys |= _touched_by(moment)
     for bucket in marked:
@@ -402,11 +402,11 @@ def _touched_by(moment: Moment) -> dict[str, None]:
 def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Moment]) -> bytes:
     moments = {moment: place for place, moment in enumerate(dict.fromkeys(others))}
     postings = []
-    for place, (moment, counts, key, capped, visits) in enumerate(batch):
-        pairs = [part for pair in counts.items() for part in pair]
-        marks = [part for v in visits for bucket, visitor in moment.marks(v) for part in (_key(bucket), visitor, v.by)]
+    for place, p in enumerate(batch):
+        pairs = [part for pair in p.counts.items() for part in pair]
+        marks = [part for v in p.visits for bucket, id_ in p.moment.marks(v) for part in (_key(bucket), id_, v.by)]
         reason = refused[place].reason if place in refused else False
-        postings.append((moments.setdefault(moment, len(moments)), pairs, key or False, capped, reason, marks))
+        postings.append((moments.setdefault(p.moment, len(moments)), pairs, p.key or False, p.capped, reason, marks))
     return msgspec.json.encode(([(list(map(_key, m.buckets)), m.date, m.minute) for m in moments], postings))
 
 

@@ -19,6 +19,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Visit
 from app.stores import base, sketch
 from app.stores.base import Ack, Applied, Condition, CounterStore, Distinct, StoreError, StoreRefused, StoreUnavailable
@@ -305,7 +307,7 @@ class SpooledStore(CounterStore):
         self._heed(applied.generations)
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
-        return self._known.count([posting._replace(capped=False) for posting in batch])
+        return self._known.count([msgspec.structs.replace(posting, capped=False) for posting in batch])
 
 
 class SpoolFile:
@@ -371,7 +373,7 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
 
 
 def _encode(source: str, at: int, next_offset: int, batch: Batch) -> str:
-    return json.dumps([source, at, next_offset, [(*posting[:3], posting.visits) for posting in batch]])
+    return json.dumps([source, at, next_offset, [(p.moment, p.counts, p.key, p.visits) for p in batch]])
 
 
 def _decode(line: str) -> tuple[str, int, int, Batch]:

@@ -315,7 +315,7 @@ class SqliteStore(CounterStore):
                 continue
             for event, value in answer.items():
                 names += event not in total
-                day[event], total[event] = value
+                day[event], total[event] = value.count, value.total
             sums = added[posting.moment]
             for event, by in posting.counts.items():
                 sums[event] = sums.get(event, 0) + by

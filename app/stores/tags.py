@@ -98,10 +98,10 @@ class TaggedStore(CounterStore):
     async def _ask(self, source: str, next: int, batch: Batch) -> dict[int, Refused]:
         """Which postings no tag may count. A key is claimed in the tag of its own, for one request of any events."""
         parts = self._cut(batch, capped=True)
-        for place, (moment, _, key, capped, _) in enumerate(batch):
-            if key:
+        for place, posting in enumerate(batch):
+            if key := posting.key:
                 home = parts[self._tag(key.id)]
-                home.batch.append(Posting(moment, {}, key._replace(id=f"{key.id}@"), capped))
+                home.batch.append(Posting(posting.moment, {}, key._replace(id=f"{key.id}@"), posting.capped))
                 home.places.append(place)
         asked = await asyncio.gather(
             *(store.ask(source, next, part.batch) for store, part in zip(self._stores, parts, strict=True))
