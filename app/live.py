@@ -25,7 +25,7 @@ from app.feed import NOWHERE, Feed, Message, Place, Tick
 from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
-SHARE = 0.16  # of the core, which sending may take by itself; with what it causes elsewhere, that is a quarter
+SHARE = 0.16  # of the core, and as much again of what is idle of it, which sending may take by its own clock
 BURST_SECONDS = 0.05  # of it, that may be taken at once after a rest
 CLIENTS_AT_ONCE = 50  # served before others, who want to count something, have their turn
 BLOCK_UPDATES = 100  # in one piece of a stream
@@ -227,14 +227,16 @@ class Live:
             self._feed.changed.set()
 
     async def _send(self) -> None:
-        waiting, credit = False, BURST_SECONDS
+        waiting, credit, worked = False, BURST_SECONDS, time.process_time()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_SECONDS if waiting else 1.0):
                     await self._feed.changed.wait()
             self._feed.changed.clear()
-            now = time.monotonic()
-            credit, self._ticked = min(BURST_SECONDS, credit + (now - self._ticked) * SHARE), now
+            passed, used = time.monotonic() - self._ticked, time.process_time() - worked
+            self._ticked, worked = self._ticked + passed, worked + used
+            share = SHARE * (1 + max(0.0, 1 - used / max(passed, 1e-6)))
+            credit = min(BURST_SECONDS, credit + passed * share)
             try:
                 spent, waiting = await self._round()
             except Exception:  # the hits are counted; whatever went wrong with a page, the next ones must be shown
@@ -242,7 +244,7 @@ class Live:
                 spent, waiting = 1.0, True
             credit -= spent
             if credit < 0:  # what changes meanwhile is told as one
-                await asyncio.sleep(max(-credit / SHARE, self._interval))
+                await asyncio.sleep(max(-credit / share, self._interval))
             elif not self._clients:
                 self._joined.clear()
                 with contextlib.suppress(TimeoutError):

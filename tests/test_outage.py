@@ -16,7 +16,7 @@ from test_live import Dashboard
 
 from app.events import TOTAL, Batch, Bucket, Calendar, Posting
 from app.stores import spool
-from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable
+from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable, Value
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.redis import server as redis_at
@@ -88,7 +88,7 @@ async def test_a_batch_whose_answer_was_lost_is_not_counted_twice(tmp_path: Path
     assert (await store.apply("s", 1, 2, hits("a", 10))).ack == "spooled"
     await eventually(lambda: store.condition().stale_seconds is None)
     assert await total_of(redis_server, "a") == 11
-    assert (await store.apply("s", 2, 3, hits("a", 100))).answers == [{"a": (111, 111)}]
+    assert (await store.apply("s", 2, 3, hits("a", 100))).answers == [{"a": Value(111, 111)}]
     await store.close()
 
 
@@ -402,7 +402,9 @@ async def test_the_way_back_is_found_to_a_store_slower_than_the_spool(tmp_path: 
     while store.condition().stale_seconds is not None:  # hits go on, as fast as they are taken
         await store.apply("s", counted, counted + 1, hits("a", 1))
         counted += 1
-    assert (await store.apply("s", counted, counted + 1, hits("a", 1))).answers == [{"a": (counted + 1, counted + 1)}]
+    assert (await store.apply("s", counted, counted + 1, hits("a", 1))).answers == [
+        {"a": Value(counted + 1, counted + 1)}
+    ]
     await store.close()
 
 
@@ -428,7 +430,7 @@ async def test_what_a_cap_had_refused_in_an_answer_that_got_lost_is_counted(
 
     redis.apply = lose_the_answer
     applied = await store.apply("s", 0, 1, [*hits("a", 1), *hits("b", 1)])
-    assert (applied.answers, applied.ack) == ([{"a": (1, 1)}, {"b": (1, 1)}], "spooled")
+    assert (applied.answers, applied.ack) == ([{"a": Value(1, 1)}, {"b": Value(1, 1)}], "spooled")
     await eventually(lambda: store.condition().stale_seconds is None)
     assert await store.read([TOTAL], ["a", "b"]) == [{"a": 1, "b": 1}]
     await store.close()
@@ -499,7 +501,7 @@ async def test_totals_are_known_when_redis_goes_away_again(tmp_path: Path, own_r
     await store.open()
     first = await store.epoch()
     own_redis.stop()
-    assert (await store.apply("s", 0, 1, hits("a", 1, YESTERDAY))).answers == [{"a": (1, 4)}]
+    assert (await store.apply("s", 0, 1, hits("a", 1, YESTERDAY))).answers == [{"a": Value(1, 4)}]
     own_redis.start("--appendonly", "yes", "--appendfsync", "always")
     await eventually(lambda: store.condition().stale_seconds is None)
     assert await store.epoch() != first

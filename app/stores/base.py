@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Changes, Kind, Moment, Posting
+from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Changes, Key, Kind, Moment, Posting
 from app.stores import sketch
 
 KEY_KEPT_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
@@ -280,15 +280,13 @@ def settle(
     return answer
 
 
-def recall(posting: Posting, found: Remembered | None, keys: int, owned: int, caps: Caps | None) -> Answer | None:
+def recall(key: Key, minute: int, found: Remembered | None, keys: int, owned: int, caps: Caps | None) -> Answer | None:
     """Decide on a posting's key: the answer it already has, why it is refused, or None where it is to be counted.
 
     `found` is what the store keeps under it; `keys` are live, `owned` of them by this client; no caps, no bound.
     """
-    if posting.key is None:
-        return None
-    if found and found.minute > posting.moment.minute - KEY_KEPT_SECONDS:
-        return found.answer if found.request == posting.key.request else Refused("mismatch")
+    if found and found.minute > minute - KEY_KEPT_SECONDS:
+        return found.answer if found.request == key.request else Refused("mismatch")
     if caps and (keys >= caps.keys or owned >= max(1, caps.keys // 10)):
         return Refused("keys")
     return None

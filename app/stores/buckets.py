@@ -7,6 +7,7 @@ there are, and what was not flushed is in the log when the file is opened again.
 
 import json
 import sqlite3
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -106,9 +107,9 @@ class Events:
                 if bucket not in self.held:  # a late one
                     self.add(bucket, added)
                     continue
-                held, known = self.held[bucket], counted.get(bucket, {})
-                now = {event: (known.get(event) or held.get(event, 0)) + by for event, by in added.items()}
-                counted[bucket] = known | now
+                known, held = counted.get(bucket, {}), self.held[bucket]
+                so_far = ChainMap(known, held) if known else held
+                counted[bucket] = known | {event: so_far.get(event, 0) + by for event, by in added.items()}
         if counted:
             line = msgspec.json.encode([(bucket.step, bucket.start, counts) for bucket, counts in counted.items()])
             self._lines += 1

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Moment, Posting, Write
+from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
 from app.stores import base
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Remembered, Replayed, Value
 
@@ -62,7 +62,8 @@ class MemoryStore(CounterStore):
 
         for posting in postings:
             names_left = names_max - len(total) if posting.capped else math.inf
-            answer = self._recall(posting) or base.settle(posting, value_of, names_left)
+            recalled = posting.key and self._recall(posting, posting.key)
+            answer = recalled or base.settle(posting, value_of, names_left)
             if isinstance(answer, dict):
                 for event, by in posting.counts.items():
                     together += by
@@ -79,13 +80,10 @@ class MemoryStore(CounterStore):
         for counts in buckets if together else ():
             counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
 
-    def _recall(self, posting: Posting) -> Answer | None:
-        key = posting.key
-        if key is None:
-            return None
+    def _recall(self, posting: Posting, key: Key) -> Answer | None:
         self._forget_keys(posting.moment)
-        found, owned = self._keys.get(key.id), self._owners[key.owner]
-        return base.recall(posting, found, len(self._keys), owned, self._caps if posting.capped else None)
+        found, owned, caps = self._keys.get(key.id), self._owners[key.owner], self._caps if posting.capped else None
+        return base.recall(key, posting.moment.minute, found, len(self._keys), owned, caps)
 
     def _mark(self, bucket: Bucket, visitor: str, by: int) -> None:
         """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""

@@ -309,7 +309,8 @@ class SqliteStore(CounterStore):
             day = days[posting.moment.day]
             caps = self._caps if posting.capped else None
             names_left = caps.names - names if caps else math.inf
-            answer = self._recall(posting, caps) or base.settle(posting, value_of, names_left)
+            recalled = posting.key and self._recall(posting, posting.key, caps)
+            answer = recalled or base.settle(posting, value_of, names_left)
             answers.append(answer)
             if not isinstance(answer, dict):
                 continue
@@ -333,7 +334,9 @@ class SqliteStore(CounterStore):
     def _known(self, day: int, events: Sequence[str]) -> Counts:
         """The day's counts of these events, as they were corrected."""
         found = self._events.some(Bucket("day", day), events)
-        offset = self._crowds.some(Bucket("day", day, OFFSET), events) if day in self._crowds.generations else {}
+        if day not in self._crowds.generations:
+            return found
+        offset = self._crowds.some(Bucket("day", day, OFFSET), events)
         return {e: found.get(e, 0) + offset.get(e, 0) for e in found | offset}
 
     def _change(self, writes: Sequence[Write]) -> None:
@@ -363,18 +366,16 @@ class SqliteStore(CounterStore):
         row = (*key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(answer)))
         self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def _recall(self, posting: Posting, caps: Caps | None) -> Answer | None:
-        if posting.key is None:
-            return None
+    def _recall(self, posting: Posting, key: Key, caps: Caps | None) -> Answer | None:
         self._forget_keys(posting.moment)
         sql = "SELECT request, minute, date, answer, owner FROM key WHERE id = ?"
-        found = self._db.execute(sql, (posting.key.id,)).fetchone()
+        found = self._db.execute(sql, (key.id,)).fetchone()
         if found:
             request, minute, date, answer, owner = found
             # another request's answer has other events, and is not read
-            values: Any = base.from_row(posting, json.loads(answer)) if request == posting.key.request else {}
+            values: Any = base.from_row(posting, json.loads(answer)) if request == key.request else {}
             found = base.Remembered(request, minute, base.Replayed(date, values), owner)
-        return base.recall(posting, found, self._keys, self._owners[posting.key.owner], caps)
+        return base.recall(key, posting.moment.minute, found, self._keys, self._owners[key.owner], caps)
 
     def _forget_keys(self, moment: Moment) -> None:
         expired = (moment.minute - base.KEY_KEPT_SECONDS,)
