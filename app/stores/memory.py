@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Remembered, Replayed, Value
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Remembered, Replayed
 
 
 class MemoryStore(CounterStore):
@@ -108,11 +108,18 @@ class MemoryStore(CounterStore):
         known = self._buckets[bucket]
         known.update(counts if bucket.of else {event: n for event, n in counts.items() if n > known.get(event, 0)})
 
-    def learn_values(self, day: int, values: Mapping[str, Value]) -> None:
-        """The same of what events came to on that day."""
-        offset = self._buckets.get(Bucket("day", day, OFFSET), {})
-        self.learn(Bucket("day", day), {event: value.count - offset.get(event, 0) for event, value in values.items()})
-        self.learn(TOTAL, {event: value.total for event, value in values.items()})
+    def learn_answers(self, batch: Batch, answers: Iterable[Answer]) -> None:
+        """The same of what events came to with these postings."""
+        moment: Moment | None = None
+        total = self._buckets[TOTAL]
+        for posting, answer in zip(batch, answers, strict=True):
+            if posting.moment != moment:
+                moment = posting.moment
+                of_day, of_offset = moment.counted
+                day, offset = self._buckets[of_day], self._buckets.get(of_offset, {})
+            for event, value in answer.items() if isinstance(answer, dict) else ():
+                day[event] = max(day.get(event, 0), value.count - offset.get(event, 0))
+                total[event] = max(total.get(event, 0), value.total)
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
         found = [self._buckets.get(bucket, {}) for bucket in buckets]

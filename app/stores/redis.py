@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -403,7 +404,7 @@ def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Momen
     moments = {moment: place for place, moment in enumerate(dict.fromkeys(others))}
     postings = []
     for place, p in enumerate(batch):
-        pairs = [part for pair in p.counts.items() for part in pair]
+        pairs = list(chain.from_iterable(p.counts.items()))
         marks = [part for v in p.visits for bucket, id_ in p.moment.marks(v) for part in (_key(bucket), id_, v.by)]
         reason = refused[place].reason if place in refused else False
         postings.append((moments.setdefault(p.moment, len(moments)), pairs, p.key or False, p.capped, reason, marks))

@@ -298,12 +298,7 @@ class SpooledStore(CounterStore):
             if applied.generations.items() - self._generations.items():  # else it is an import, and may be large
                 self._known.write(work.writes)
         else:
-            values: dict[int, dict[str, base.Value]] = {}
-            for posting, answer in zip(work, applied.answers, strict=True):
-                if isinstance(answer, dict):
-                    values.setdefault(posting.moment.day, {}).update(answer)
-            for day, counted in values.items():
-                self._known.learn_values(day, counted)
+            self._known.learn_answers(work, applied.answers)
         self._heed(applied.generations)
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
