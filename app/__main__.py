@@ -107,7 +107,7 @@ async def serve(settings: Settings, consume: bool) -> None:
         gc.collect()
         gc.freeze()  # all that was imported stays: to walk through it again and again would hold hits up for 50 ms
         gc.set_threshold(10_000)  # hits come and go; of a thousand pages each walk through all takes 0.15 s
-        sys.setswitchinterval(0.0005)  # SQLite's thread waits this long for its turn, some ten times a commit
+        sys.setswitchinterval(0.0005)  # SQLite's thread waits this long for its turn, some five times a commit
         await server.serve()
 
 

@@ -36,7 +36,8 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     rounds = options.rounds or (1 if options.quick else 3)
     prepare()
-    cases = [(name, case) for name in names for case in SCENARIOS[name].cases if options.servers in case.row]
+    chosen = [name for name in names for _ in range(SCENARIOS[name].times)]
+    cases = [(name, case) for name in chosen for case in SCENARIOS[name].cases if options.servers in case.row]
     results, failures = measure(cases, rounds, QUICK if options.quick else FULL)
     print("\n" + tables(results))
     if failures:
