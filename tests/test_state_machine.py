@@ -22,7 +22,7 @@ from app import changes
 from app.changes import Logged
 from app.events import EVERYTHING, TOTAL, Batch, Bucket, Calendar, Changes, Key, Moment, Posting, Visit, Write
 from app.stores import base
-from app.stores.base import KEY_KEPT_SECONDS, VISITS_KEPT_SECONDS, Caps, CounterStore, Moved, Refused, Replayed
+from app.stores.base import KEY_KEPT_SECONDS, VISITS_KEPT_SECONDS, Caps, CounterStore, Moved, Refused, Replayed, Value
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore, server
 from app.stores.sqlite import SqliteStore
@@ -99,9 +99,9 @@ class Machine(RuleBasedStateMachine):
         if by and (visitor in ranked or len(ranked) < self.ranked):
             ranked[visitor] += by
 
-    def value(self, moment: Moment, event: str) -> tuple[int, int]:
+    def value(self, moment: Moment, event: str) -> Value:
         hits, offset = (self.counts.get(bucket, Counter()) for bucket in moment.counted)
-        return hits[event] + offset[event], self.counts.get(TOTAL, Counter())[event]
+        return Value(hits[event] + offset[event], self.counts.get(TOTAL, Counter())[event])
 
     def generation(self) -> int:
         return len(self.logs.get(CALENDAR.moment(self.now).day, ()))
@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
                 assert applied.generations.get(CALENDAR.moment(self.now).day, 0) == self.generation()
         self.offset += 1
 
-    def correct(self, planned: Awaitable[tuple[Changes, Logged]], after: tuple[int, int]) -> None:
+    def correct(self, planned: Awaitable[tuple[Changes, Logged]], after: Value) -> None:
         work, logged = self.run(planned)
         moment = CALENDAR.moment(self.now)
         assert logged[4:] == (self.value(moment, logged.event), after)
@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
     def put(self, event: str, count: int | None, total: int | None) -> None:
         moment = CALENDAR.moment(self.now)
         before = self.value(moment, event)
-        after = before[0] if count is None else count, before[1] if total is None else total
+        after = Value(before.count if count is None else count, before.total if total is None else total)
         planned = changes.correct(self.store, moment, self.now, event, count, total, self.names)
         totals = self.counts.get(TOTAL, Counter()).keys()
         if event not in totals and len(totals - {EVERYTHING}) >= self.names:
@@ -140,12 +140,12 @@ class Machine(RuleBasedStateMachine):
                 self.run(planned)
             return
         self.correct(planned, after)
-        self.add(moment.counted[1], {event: after[0] - before[0]})
-        self.add(TOTAL, {event: after[1] - before[1]})
+        self.add(moment.counted[1], {event: after.count - before.count})
+        self.add(TOTAL, {event: after.total - before.total})
 
     @rule(event=events)
     def delete(self, event: str) -> None:
-        self.correct(changes.delete(self.store, CALENDAR.moment(self.now), self.now, event), (0, 0))
+        self.correct(changes.delete(self.store, CALENDAR.moment(self.now), self.now, event), Value(0, 0))
         for bucket in list(self.counts):
             if bucket.of in {f"user:{event}", f"session:{event}"}:
                 del self.counts[bucket], self.seen[bucket]
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
     def reset(self) -> None:
         moment = CALENDAR.moment(self.now)
         before = self.value(moment, EVERYTHING)
-        self.correct(changes.reset(self.store, moment, self.now), (0, before[1]))
+        self.correct(changes.reset(self.store, moment, self.now), Value(0, before.total))
         hits, offset = (self.counts.setdefault(bucket, Counter()) for bucket in moment.counted)
         names = (hits.keys() | offset.keys()) - {EVERYTHING}
         self.add(Bucket("day", moment.day, f"part:{self.now}"), {name: hits[name] + offset[name] for name in names})
