@@ -2,7 +2,7 @@
 
 import bisect
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
@@ -151,7 +151,8 @@ class Key(NamedTuple):
 class Posting(msgspec.Struct, frozen=True):
     """Hits that are accepted or refused together: how much of each event, when, and under which key.
 
-    Those that were acknowledged before the store saw them are past the caps.
+    Those that were acknowledged before the store saw them are past the caps. With `apart`, which has no key, each
+    event is accepted or refused by itself.
     """
 
     moment: Moment
@@ -159,6 +160,13 @@ class Posting(msgspec.Struct, frozen=True):
     key: Key | None = None
     capped: bool = True
     visits: Sequence[Visit] = ()
+    apart: bool = False
+
+    def only(self, events: Container[str], key: Key | None = None, *, capped: bool = False) -> "Posting":
+        """What is of these events."""
+        counts = {event: by for event, by in self.counts.items() if event in events}
+        visits = [visit for visit in self.visits if visit.event in events]
+        return Posting(self.moment, counts, key, capped, visits, self.apart)
 
 
 class Write(NamedTuple):

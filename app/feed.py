@@ -91,11 +91,11 @@ class Feed:
             return
         indices, shown = self._index, self._counts
         for event, count in counts.items():
-            if event not in indices:
-                indices[event] = len(shown)
+            index = indices.get(event, len(shown))
+            if index == len(shown):
+                indices[event] = index
                 self._names.append(event)
                 shown.append(0)
-            index = indices[event]
             if count > shown[index]:
                 shown[index] = count
                 self._log.append(index)

@@ -354,7 +354,7 @@ class Kafka:
         now, calendar = self._clock.at(), self._clock.calendar
         oldest = calendar.moment(now).day - (self._settings.days_kept - 1) * 86_400
         sums: dict[Moment, dict[str, int]] = {}
-        came: dict[tuple[Moment, str], list[Visit]] = {}
+        came: dict[Moment, list[Visit]] = {}
         keyed: list[Posting] = []
         dead: list[Letter] = []
         minute, events, taken = -1.0, 0, 0
@@ -377,16 +377,11 @@ class Kafka:
                 for event, by in counts.items():
                     events += event not in summed
                     summed[event] = summed.get(event, 0) + by
-                for visit in visits:
-                    came.setdefault((moment, visit.event), []).append(visit)
+                came.setdefault(moment, []).extend(visits)
             events += len(visits)
             if events >= BATCH_EVENTS_MAX:
                 break
-        bare = [
-            Posting(moment, {event: by}, None, capped, came.get((moment, event), ()))
-            for moment, summed in sums.items()
-            for event, by in summed.items()
-        ]
+        bare = [Posting(moment, summed, None, capped, came[moment], True) for moment, summed in sums.items() if summed]
         return bare + keyed, dead, taken
 
     def _show(self, batch: Sequence[Posting], applied: Applied) -> dict[Key | str, str]:
@@ -395,12 +390,14 @@ class Kafka:
         changes: dict[str, int] = {}
         refused: dict[Key | str, str] = {}
         for posting, answer in zip(batch, applied.answers, strict=False):  # not those to whoever sent the same before
-            if isinstance(answer, base.Refused):
-                refused[posting.key or next(iter(posting.counts))] = answer.reason
-            elif isinstance(answer, dict):
-                self._metrics.hits.inc(sum(posting.counts.values()))
-                if posting.moment.day == today.day:
-                    changes |= {event: max(value.count, changes.get(event, 0)) for event, value in answer.items()}
+            if isinstance(answer, base.Refused) and posting.key:
+                refused[posting.key] = answer.reason
+            elif isinstance(answer, base.Apart):
+                refused |= {event: reason.reason for event, reason in answer.refused.items()}
+            values = base.counted(answer)
+            self._metrics.hits.inc(sum(posting.counts[event] for event in values))
+            if posting.moment.day == today.day:
+                changes |= {event: max(value.count, changes.get(event, 0)) for event, value in values.items()}
         if changes:
             self._nodes.publish(today, changes, applied.generations.get(today.day, 0))
         return refused

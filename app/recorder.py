@@ -17,7 +17,17 @@ import msgspec
 from app.events import Batch, Changes, Clock, Key, Moment, Posting, Visit
 from app.metrics import Metrics
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, CounterStore, OutcomeUnknown, StoreError, StoreUnavailable
+from app.stores.base import (
+    Ack,
+    Answer,
+    Apart,
+    Applied,
+    CounterStore,
+    OutcomeUnknown,
+    StoreError,
+    StoreUnavailable,
+    Value,
+)
 
 WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
 BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
@@ -129,7 +139,7 @@ class Recorder:
 
     async def _commit(self, waiters: list[_Waiter]) -> None:
         moment = self._clock.moment()
-        batch, sharers = _gather(moment, waiters)
+        batch, bare, wholes = _gather(moment, waiters)
         begun = time.perf_counter()
         try:
             applied = await self._apply(batch)
@@ -143,13 +153,16 @@ class Recorder:
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
         changes: dict[str, int] = {}
         accepted = hits = 0
-        for posting, answer, sharing in zip(batch, applied.answers, sharers, strict=True):
-            _resolve(answer, sharing, moment.date, applied.ack)
-            if isinstance(answer, dict):
-                accepted += len(sharing)
-                hits += sum(posting.counts.values())
-                for event, value in answer.items():
-                    changes[event] = value.count
+        for posting, answer in zip(batch, applied.answers, strict=True):
+            if isinstance(answer, Apart):
+                _resolve_bare(bare, answer, moment.date, applied.ack)
+                accepted += sum(len(bare[event]) for event in answer.values)
+            else:
+                _resolve(wholes.popleft(), answer, moment.date, applied.ack)
+                accepted += isinstance(answer, dict)
+            for event, value in base.counted(answer).items():
+                hits += posting.counts[event]
+                changes[event] = value.count
         self._metrics.accepted.inc(accepted)
         self._metrics.hits.inc(hits)
         try:
@@ -180,35 +193,42 @@ def _size(waiter: _Waiter) -> int:
     return len(waiter.counts) + len(waiter.visits) or 1
 
 
-def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, list[list[_Waiter]]]:
-    """A posting for each request of several events or with a key, and one for all the bare hits of each event."""
+def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, dict[str, list[_Waiter]], deque[_Waiter]]:
+    """One posting for all bare hits, where there are any, then one for each other request; and whose they are."""
     sums: dict[str, int] = {}
-    visits: dict[str, list[Visit]] = {}
+    visits: list[Visit] = []
     bare: dict[str, list[_Waiter]] = {}
-    wholes = []
+    wholes: deque[_Waiter] = deque()
     for waiter in waiters:
-        if len(waiter.counts) == 1 and not waiter.key:
-            ((event, by),) = waiter.counts.items()
-            sums[event] = sums.get(event, 0) + by
-            if waiter.visits:
-                visits.setdefault(event, []).extend(waiter.visits)
-            bare.setdefault(event, []).append(waiter)
-        else:
+        if waiter.key or len(waiter.counts) != 1:
             wholes.append(waiter)
-    postings = [Posting(moment, {event: by}, None, True, visits.get(event, ())) for event, by in sums.items()]
+            continue
+        ((event, by),) = waiter.counts.items()
+        sums[event] = sums.get(event, 0) + by
+        visits += waiter.visits
+        bare.setdefault(event, []).append(waiter)
+    postings = [Posting(moment, sums, None, True, visits, True)] if bare else []
     postings += [Posting(moment, waiter.counts, waiter.key, True, waiter.visits) for waiter in wholes]
-    return postings, [*bare.values(), *([waiter] for waiter in wholes)]
+    return postings, bare, wholes
 
 
-def _resolve(answer: Answer, sharers: list[_Waiter], date: str, ack: Ack) -> None:
-    """Give each of those who share a posting the value right after its own hit, the last one the posting's."""
+def _resolve_bare(bare: Mapping[str, list[_Waiter]], answer: Apart, date: str, ack: Ack) -> None:
+    """Give each the value right after its own hit, and the last one of an event the value after all of them."""
+    values, refused = answer
+    for event, waiters in bare.items():
+        later = 0
+        for waiter in reversed(waiters):
+            if event in refused:
+                _resolve(waiter, refused[event], date, ack)
+                continue
+            value = values[event]
+            _resolve(waiter, {event: Value(value.count - later, value.total - later) if later else value}, date, ack)
+            later += waiter.counts[event]
+
+
+def _resolve(waiter: _Waiter, answer: Answer, date: str, ack: Ack) -> None:
     replayed = isinstance(answer, base.Replayed)
     if isinstance(answer, base.Replayed):
         date, answer = answer
-    for waiter in reversed(sharers):
-        if not waiter.recorded.done():  # else its client went away
-            waiter.recorded.set_result(Recorded(answer, date, ack, replayed))
-        if len(sharers) > 1 and isinstance(answer, dict):
-            ((event, value),) = answer.items()  # to share a posting is for the bare hits of one event
-            by = waiter.counts[event]
-            answer = {event: base.Value(value.count - by, value.total - by)}
+    if not waiter.recorded.done():  # else its client went away
+        waiter.recorded.set_result(Recorded(answer, date, ack, replayed))

@@ -16,7 +16,7 @@ from test_live import Dashboard
 
 from app.events import TOTAL, Batch, Bucket, Calendar, Posting
 from app.stores import spool
-from app.stores.base import Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable, Value
+from app.stores.base import Apart, Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable, Value
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.redis import server as redis_at
@@ -411,8 +411,23 @@ async def test_the_way_back_is_found_to_a_store_slower_than_the_spool(tmp_path: 
 @pytest.mark.catches(
     "a cap outlives the acknowledgement", "app/stores/spool.py", "        if late:\n", "        if False:\n"
 )
+@pytest.mark.parametrize(
+    "apart",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.catches(
+                "that of an event apart",
+                "app/stores/spool.py",
+                "for event, why in answer.refused.items()",
+                "for event, why in ()",
+            ),
+        ),
+    ],
+)
 async def test_what_a_cap_had_refused_in_an_answer_that_got_lost_is_counted(
-    tmp_path: Path, own_redis: RedisServer
+    tmp_path: Path, own_redis: RedisServer, apart: bool
 ) -> None:
     own_redis.start()
     redis = RedisStore(redis_at(own_redis.url), Caps(1))
@@ -425,12 +440,17 @@ async def test_what_a_cap_had_refused_in_an_answer_that_got_lost_is_counted(
         if answered.is_set():
             return applied
         answered.set()
-        assert applied.answers[1] == Refused("full")
+        if apart:
+            assert applied.answers == [Apart({"a": Value(1, 1)}, {"b": Refused("full")})]
+        else:
+            assert applied.answers == [{"a": Value(1, 1)}, Refused("full")]
         raise OutcomeUnknown("cut")
 
     redis.apply = lose_the_answer
-    applied = await store.apply("s", 0, 1, [*hits("a", 1), *hits("b", 1)])
-    assert (applied.answers, applied.ack) == ([{"a": Value(1, 1)}, {"b": Value(1, 1)}], "spooled")
+    work = [Posting(NOON, {"a": 1, "b": 1}, apart=True)] if apart else [*hits("a", 1), *hits("b", 1)]
+    applied = await store.apply("s", 0, 1, work)
+    values = {"a": Value(1, 1)}, {"b": Value(1, 1)}
+    assert (applied.answers, applied.ack) == ([Apart(values[0] | values[1], {})] if apart else [*values], "spooled")
     await eventually(lambda: store.condition().stale_seconds is None)
     assert await store.read([TOTAL], ["a", "b"]) == [{"a": 1, "b": 1}]
     await store.close()

@@ -29,6 +29,7 @@ from app.stores import base, sketch, sqlite, tags
 from app.stores import redis as redis_store
 from app.stores.base import (
     VISITS_KEPT_SECONDS,
+    Apart,
     Applied,
     Caps,
     Condition,
@@ -209,6 +210,69 @@ async def test_a_posting_is_refused_whole_and_the_others_count(store: CounterSto
     assert set(await read_day(store)) == {"a", "c", EVERYTHING}
     again = await store.apply("s", 1, 2, batch({"b": 1, "a": 2}, {"a": 1}, {"c": 1}))
     assert again.answers == applied.answers
+
+
+@pytest.mark.parametrize(
+    "make_store",
+    [
+        pytest.param(
+            "memory",
+            marks=pytest.mark.catches(
+                "visits of refused hits", "app/stores/memory.py", "if visit.event in values else ()", "if True else ()"
+            ),
+        ),
+        pytest.param(
+            "sqlite",
+            marks=[
+                pytest.mark.catches(
+                    "visits of refused hits",
+                    "app/stores/sqlite.py",
+                    "if visit.event in values else ()",
+                    "if True else ()",
+                ),
+                pytest.mark.catches(
+                    "answers in an order of their own",
+                    "app/stores/base.py",
+                    "for event in posting.counts for part in pairs[event]",
+                    "for pair in pairs.values() for part in pair",
+                ),
+            ],
+        ),
+        pytest.param(
+            "redis",
+            marks=pytest.mark.catches(
+                "visits of refused hits", "app/stores/count.lua", "if not out[marks[m]] then", "if true then"
+            ),
+        ),
+        "spooled",
+        "cluster",
+    ],
+    indirect=True,
+)
+async def test_events_apart_are_refused_each_by_itself_and_so_are_their_visits(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, batch({"a": COUNT_MAX - 1}))
+    visits = [Visit(event, 1, "ann", None) for event in "abc"]
+    work = [Posting(NOON, {"b": 1, "a": 2, "c": 3}, visits=visits, apart=True), *batch({"a": 1})]
+    applied = await store.apply("s", 1, 2, work)
+    apart = Apart({"b": Value(1, 1), "c": Value(3, 3)}, {"a": Refused("overflow")})
+    assert applied.answers == [apart, {"a": Value(COUNT_MAX, COUNT_MAX)}]
+    assert await store.apply("s", 1, 2, work) == applied
+    assert await read_day(store) == {"a": COUNT_MAX, "b": 1, "c": 3, EVERYTHING: COUNT_MAX + 4}
+    assert await store.visits("user", "ann", [NOON.day]) == [{"b": 1, "c": 1}]
+
+
+@pytest.mark.parametrize("make_store", ONE_SERVER, indirect=True)
+async def test_the_cap_on_names_is_exact_for_events_apart(make_store: MakeStore) -> None:
+    store = make_store(names=3)
+    await store.open()
+    await store.apply("s", 0, 1, batch({"a": 1}))
+    many = Posting(NOON, dict.fromkeys("abcde", 1), apart=True)
+    applied = await store.apply("s", 1, 2, [many, *batch({"b": 1}, {"a": 1, "d": 1})])
+    apart = Apart({"a": Value(2, 2), "b": Value(1, 1), "c": Value(1, 1)}, dict.fromkeys("de", Refused("full")))
+    assert applied.answers == [apart, {"b": Value(2, 2)}, Refused("full")]
+    late = await store.apply("s", 2, 3, [many.only("de")])
+    assert late.answers == [Apart({"d": Value(1, 1), "e": Value(1, 1)}, {})]
+    await store.close()
 
 
 async def test_a_total_may_not_overflow_on_a_later_day_either(store: CounterStore) -> None:

@@ -8,7 +8,17 @@ import pytest
 from conftest import Cluster
 
 from app.events import COUNT_MAX, EVERYTHING, TOTAL, Calendar, Key, Posting
-from app.stores.base import Caps, OutcomeUnknown, Refused, Replayed, StoreRefused, StoreUnavailable, Value, insist
+from app.stores.base import (
+    Apart,
+    Caps,
+    OutcomeUnknown,
+    Refused,
+    Replayed,
+    StoreRefused,
+    StoreUnavailable,
+    Value,
+    insist,
+)
 from app.stores.redis import RedisStore, server
 from app.stores.tags import TaggedStore
 
@@ -52,6 +62,21 @@ async def test_the_cap_on_names_holds_in_each_tag(redis_cluster: Cluster) -> Non
     applied = await store.apply("s", 0, 1, [Posting(NOON, {name: 1}) for name in MANY] + [Posting(NOON, MANY)])
     assert applied.answers[-1] == Refused("full")
     assert len(await totals(store)) - 1 == sum(isinstance(answer, dict) for answer in applied.answers) <= 2 * 16
+    await store.close()
+
+
+@pytest.mark.catches("no cap", "app/stores/tags.py", "(capped or posting.apart)", "capped")
+async def test_the_cap_on_names_holds_in_each_tag_for_events_apart(redis_cluster: Cluster) -> None:
+    store = tagged(redis_cluster, names=1)
+    await store.open()
+    names = [f"event {i}" for i in range(200)]
+    applied = await store.apply("s", 0, 1, [Posting(NOON, dict.fromkeys(names, 1), apart=True)])
+    (answer,) = applied.answers
+    assert isinstance(answer, Apart)
+    values, refused = answer
+    assert values == {event: Value(1, 1) for event in values}
+    assert refused == {event: Refused("full") for event in names if event not in values}
+    assert await totals(store) == {**dict.fromkeys(values, 1), EVERYTHING: 16}
     await store.close()
 
 

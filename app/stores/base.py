@@ -1,7 +1,7 @@
 """The contract that every store keeps, and what the stores share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -82,7 +82,14 @@ class Caps(NamedTuple):
     keys: int = 1_000_000
 
 
-Answer = dict[str, Value] | Refused | Replayed
+class Apart(NamedTuple):
+    """The answer to a posting whose events were decided apart: the values of some, and why others are refused."""
+
+    values: dict[str, Value]
+    refused: dict[str, Refused]
+
+
+Answer = dict[str, Value] | Refused | Replayed | Apart
 
 
 class Applied(NamedTuple):
@@ -261,23 +268,31 @@ async def insist(
 
 def settle(
     posting: Posting, value_of: Callable[[str], tuple[int, int] | None], names_left: float
-) -> dict[str, Value] | Refused:
+) -> dict[str, Value] | Refused | Apart:
     """Decide on a posting: the values after it, or why it is refused.
 
     `value_of` gives an event's count and total, or None for a name never seen, of which `names_left` are let in.
     """
-    answer: dict[str, Value] = {}
+    values: dict[str, Value] = {}
+    refused: dict[str, Refused] = {}
     for event, by in posting.counts.items():
         value = value_of(event)
-        if value is None:
-            names_left -= 1
-            if names_left < 0:
-                return Refused("full")
         count, total = value or (0, 0)
-        if count + by > COUNT_MAX or total + by > COUNT_MAX:
-            return Refused("overflow")
-        answer[event] = Value(count + by, total + by)
-    return answer
+        if value is None and names_left < 1:
+            refused[event] = Refused("full")
+        elif count + by > COUNT_MAX or total + by > COUNT_MAX:
+            refused[event] = Refused("overflow")
+        else:
+            values[event] = Value(count + by, total + by)
+            names_left -= value is None
+    return Apart(values, refused) if posting.apart else next(iter(refused.values()), values)
+
+
+def counted(answer: Answer) -> dict[str, Value]:
+    """The values of what this answer says was counted now."""
+    if isinstance(answer, Apart):
+        return answer.values
+    return answer if isinstance(answer, dict) else {}
 
 
 def recall(key: Key, minute: int, found: Remembered | None, keys: int, owned: int, caps: Caps | None) -> Answer | None:
@@ -292,14 +307,15 @@ def recall(key: Key, minute: int, found: Remembered | None, keys: int, owned: in
     return None
 
 
-# An answer as Redis and SQLite keep it: [count, total, ...] in the order of the posting's events,
-# ["replayed", date, count, total, ...], or [reason].
+# An answer as Redis and SQLite keep it: [count, total, ...] in the order of the posting's events, with reason and 0
+# for one that was refused apart; ["replayed", date, count, total, ...]; or [reason].
 Row = list[int | str]
 
 
-def to_text(answers: Iterable[Answer], generations: Mapping[int, int]) -> str:
+def to_text(work: Batch | Changes, applied: Applied) -> str:
     """What is kept beside an offset: as JSON the generations, then a row for each answer."""
-    return msgspec.json.encode([generations, *map(to_row, answers)]).decode()
+    rows = map(to_row, () if isinstance(work, Changes) else work, applied.answers)
+    return msgspec.json.encode([applied.generations, *rows]).decode()
 
 
 def from_text(work: Batch | Changes, text: str, ack: Ack) -> Applied:
@@ -308,18 +324,28 @@ def from_text(work: Batch | Changes, text: str, ack: Ack) -> Applied:
     return Applied(answers, ack, {int(day): n for day, n in generations.items()})
 
 
-def to_row(answer: Answer) -> Row:
+def to_row(posting: Posting, answer: Answer) -> Row:
     if isinstance(answer, Replayed):
-        return ["replayed", answer.date, *to_row(answer.values)]
+        return ["replayed", answer.date, *to_row(posting, answer.values)]
     if isinstance(answer, Refused):
         return [answer.reason]
-    return [n for value in answer.values() for n in (value.count, value.total)]
+    if isinstance(answer, Apart) and answer.refused:
+        pairs: dict[str, tuple[int | str, int]] = {e: (value.count, value.total) for e, value in answer.values.items()}
+        pairs |= {event: (refused.reason, 0) for event, refused in answer.refused.items()}
+        return [part for event in posting.counts for part in pairs[event]]
+    return [n for value in counted(answer).values() for n in (value.count, value.total)]
 
 
 def from_row(posting: Posting, row: Row) -> Answer:
-    if not row or not isinstance(row[0], str):
-        numbers = iter(row)
-        return dict(zip(posting.counts, map(Value, numbers, numbers), strict=True))  # type: ignore[arg-type] # to_row wrote it
-    if row[0] == "replayed":
-        return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # likewise
-    return Refused(row[0])  # type: ignore[arg-type] # likewise
+    if not posting.apart and row and isinstance(row[0], str):
+        if row[0] == "replayed":
+            return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # to_row wrote it
+        return Refused(row[0])  # type: ignore[arg-type] # likewise
+    parts = iter(row)
+    values = dict(zip(posting.counts, map(Value, parts, parts), strict=True))  # type: ignore[arg-type] # likewise
+    if not posting.apart:
+        return values
+    refused = {event: Refused(value.count) for event, value in values.items() if not value.total}  # type: ignore[arg-type] # a reason
+    for event in refused:
+        del values[event]
+    return Apart(values, refused)

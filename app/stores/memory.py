@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
 from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Remembered, Replayed
+from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Remembered, Replayed, Value
 
 
 class MemoryStore(CounterStore):
@@ -64,18 +64,19 @@ class MemoryStore(CounterStore):
             names_left = names_max - len(total) if posting.capped else math.inf
             recalled = posting.key and self._recall(posting, posting.key)
             answer = recalled or base.settle(posting, value_of, names_left)
-            if isinstance(answer, dict):
-                for event, by in posting.counts.items():
-                    together += by
-                    for counts in buckets:
-                        counts[event] = counts.get(event, 0) + by
-                for visit in posting.visits:
-                    for bucket, visitor in moment.marks(visit):
-                        self._mark(bucket, visitor, visit.by)
-                if key := posting.key:
-                    replayed = Replayed(moment.date, answer)
-                    self._keys[key.id] = Remembered(key.request, moment.minute, replayed, key.owner)
-                    self._owners[key.owner] += 1
+            values = base.counted(answer)
+            for event in values:
+                by = posting.counts[event]
+                together += by
+                for counts in buckets:
+                    counts[event] = counts.get(event, 0) + by
+            for visit in posting.visits:
+                for bucket, visitor in moment.marks(visit) if visit.event in values else ():
+                    self._mark(bucket, visitor, visit.by)
+            if (key := posting.key) and isinstance(answer, dict):
+                replayed = Replayed(moment.date, answer)
+                self._keys[key.id] = Remembered(key.request, moment.minute, replayed, key.owner)
+                self._owners[key.owner] += 1
             yield answer
         for counts in buckets if together else ():
             counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
@@ -108,18 +109,13 @@ class MemoryStore(CounterStore):
         known = self._buckets[bucket]
         known.update(counts if bucket.of else {event: n for event, n in counts.items() if n > known.get(event, 0)})
 
-    def learn_answers(self, batch: Batch, answers: Iterable[Answer]) -> None:
-        """The same of what events came to with these postings."""
-        moment: Moment | None = None
-        total = self._buckets[TOTAL]
-        for posting, answer in zip(batch, answers, strict=True):
-            if posting.moment != moment:
-                moment = posting.moment
-                of_day, of_offset = moment.counted
-                day, offset = self._buckets[of_day], self._buckets.get(of_offset, {})
-            for event, value in answer.items() if isinstance(answer, dict) else ():
-                day[event] = max(day.get(event, 0), value.count - offset.get(event, 0))
-                total[event] = max(total.get(event, 0), value.total)
+    def learn_values(self, start: int, values: Mapping[str, Value]) -> None:
+        """The same of what events came to, on the day that begins then and in total."""
+        day, total = self._buckets[Bucket("day", start)], self._buckets[TOTAL]
+        offset = self._buckets.get(Bucket("day", start, OFFSET), {})
+        for event, value in values.items():
+            day[event] = max(day.get(event, 0), value.count - offset.get(event, 0))
+            total[event] = max(total.get(event, 0), value.total)
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
         found = [self._buckets.get(bucket, {}) for bucket in buckets]

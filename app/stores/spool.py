@@ -30,6 +30,7 @@ from app.stores.sqlite import connect
 LINES_AT_ONCE = 20  # applied, then dropped in one commit of the file
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
 TAUGHT_MAX = 100  # buckets that are read during one commit and still learnt from
+CAPPED = base.Refused("full"), base.Refused("keys")
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
 
 A = TypeVar("A")
@@ -50,6 +51,7 @@ class SpooledStore(CounterStore):
         self._bytes_max = bytes_max
         self._files: list[SpoolFile] = []  # what waits, oldest first
         self._seen: dict[Bucket, Mapping[str, int]] = {}  # read as a whole, and known once the store is away
+        self._latest: tuple[int, dict[str, base.Value]] = (0, {})  # answers of a day, likewise
         self._taught: list[Lesson] = []  # by reads, while a batch was under way
         self._drained = 0  # lines so far
         self._full = False
@@ -154,6 +156,7 @@ class SpooledStore(CounterStore):
             epoch = await self._store.epoch()
             if self._outdated or self._epoch not in {"", epoch}:
                 self._outdated = False
+                self._learn_latest()
                 buckets = [TOTAL]
                 buckets += [Bucket("day", day, of) for day in self._generations for of in ("", OFFSET, GENERATION)]
                 found = await self._store.read(buckets)
@@ -204,6 +207,7 @@ class SpooledStore(CounterStore):
     def _leave(self, error: StoreError) -> None:
         if self._away_since is None:
             log.warning("the store is away, hits are spooled: %s", error)
+            self._learn_latest()
             for bucket, counts in self._seen.items():
                 self._known.learn(bucket, counts)
             self._seen = {}
@@ -269,8 +273,12 @@ class SpooledStore(CounterStore):
         if applied is None:
             return
         # A cap had refused it, but that answer was lost, and so it was acknowledged as spooled: it counts now.
-        capped = [base.Refused("full"), base.Refused("keys")]
-        late = [posting for posting, answer in zip(batch, applied.answers, strict=True) if answer in capped]
+        late = []
+        for posting, answer in zip(batch, applied.answers, strict=True):
+            if isinstance(answer, base.Apart):
+                late += [posting.only([event]) for event, why in answer.refused.items() if why in CAPPED]
+            elif answer in CAPPED:
+                late.append(posting)
         if late:
             await self._store.apply(f"{source} {at}", 0, 1, late)
 
@@ -290,6 +298,7 @@ class SpooledStore(CounterStore):
     def _heed(self, generations: Mapping[int, int]) -> None:
         """Where a day has a new one, the counts that are known of it mean nothing any more."""
         for day, generation in generations.items() - self._generations.items():
+            self._learn_latest()
             self._outdated, self._generations[day], self._seen = True, generation, {}
             self._known.learn(Bucket("day", day, GENERATION), {EVERYTHING: generation})
 
@@ -298,8 +307,18 @@ class SpooledStore(CounterStore):
             if applied.generations.items() - self._generations.items():  # else it is an import, and may be large
                 self._known.write(work.writes)
         else:
-            self._known.learn_answers(work, applied.answers)
+            for posting, answer in zip(work, applied.answers, strict=True):
+                if posting.moment.day != self._latest[0]:
+                    self._learn_latest(posting.moment.day)
+                self._latest[1].update(base.counted(answer))
         self._heed(applied.generations)
+
+    def _learn_latest(self, day: int = 0) -> None:
+        """Know what was answered so far, and begin anew with this day."""
+        of_day, values = self._latest
+        self._latest = day, {}
+        if values:
+            self._known.learn_values(of_day, values)
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
         return self._known.count([msgspec.structs.replace(posting, capped=False) for posting in batch])
@@ -368,13 +387,13 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
 
 
 def _encode(source: str, at: int, next_offset: int, batch: Batch) -> str:
-    return json.dumps([source, at, next_offset, [(p.moment, p.counts, p.key, p.visits) for p in batch]])
+    return json.dumps([source, at, next_offset, [(p.moment, p.counts, p.key, p.visits, p.apart) for p in batch]])
 
 
 def _decode(line: str) -> tuple[str, int, int, Batch]:
     source, at, next_offset, postings = json.loads(line)
     batch = []
-    for moment, counts, key, visits in postings:
+    for moment, counts, key, visits, *apart in postings:  # which older versions do not say
         who = [Visit(*visit) for visit in visits]
-        batch.append(Posting(Moment(*moment), counts, key and Key(*key), capped=False, visits=who))
+        batch.append(Posting(Moment(*moment), counts, key and Key(*key), False, who, *apart))
     return source, at, next_offset, batch

@@ -277,7 +277,9 @@ class SqliteStore(CounterStore):
             moments = [work.moment] if isinstance(work, Changes) else [posting.moment for posting in work]
             generations = {m.day: n for m in moments if (n := self._crowds.generations.get(m.day))}
             applied = Applied(answers, self.ack, generations)
-            self._stand(source, next_offset, applied, max((moment.minute for moment in moments), default=0))
+            self._stand(
+                source, next_offset, base.to_text(work, applied), max((moment.minute for moment in moments), default=0)
+            )
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
         except Exception as error:
@@ -312,19 +314,16 @@ class SqliteStore(CounterStore):
             recalled = posting.key and self._recall(posting, posting.key, caps)
             answer = recalled or base.settle(posting, value_of, names_left)
             answers.append(answer)
-            if not isinstance(answer, dict):
-                continue
-            for event, value in answer.items():
+            values, sums = base.counted(answer), added[posting.moment]
+            for event, value in values.items():
                 names += event not in total
                 day[event], total[event] = value.count, value.total
-            sums = added[posting.moment]
-            for event, by in posting.counts.items():
-                sums[event] = sums.get(event, 0) + by
+                sums[event] = sums.get(event, 0) + posting.counts[event]
             for visit in posting.visits:
-                for bucket, visitor in posting.moment.marks(visit):
+                for bucket, visitor in posting.moment.marks(visit) if visit.event in values else ():
                     marks = marked.setdefault(bucket, {})
                     marks[visitor] = marks.get(visitor, 0) + visit.by
-            if posting.key:
+            if posting.key and isinstance(answer, dict):
                 self._remember(posting, posting.key, answer)
         for bucket, marks in marked.items():
             self._crowds.mark(bucket, marks)
@@ -363,7 +362,7 @@ class SqliteStore(CounterStore):
     def _remember(self, posting: Posting, key: Key, answer: dict[str, base.Value]) -> None:
         self._keys += 1
         self._owners[key.owner] += 1
-        row = (*key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(answer)))
+        row = (*key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(posting, answer)))
         self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _recall(self, posting: Posting, key: Key, caps: Caps | None) -> Answer | None:
@@ -385,10 +384,9 @@ class SqliteStore(CounterStore):
             if not self._owners[owner]:
                 del self._owners[owner]
 
-    def _stand(self, source: str, offset: int, applied: Applied, used: int) -> None:
+    def _stand(self, source: str, offset: int, answers: str, used: int) -> None:
         """Keep the offset and its answers; where the source is new, forget those that nobody will ask for."""
-        text = base.to_text(applied.answers, applied.generations)
-        self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, text, used))
+        self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, answers, used))
         if offset == 1:
             forget = "DELETE FROM source WHERE used < ? AND substr(name, 1, ?) <> ?"
             limits = used - base.SOURCE_KEPT_SECONDS, len(base.FOR_GOOD), base.FOR_GOOD

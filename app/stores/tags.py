@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from app.events import EVERYTHING, GENERATION, SKETCH, Batch, Bucket, Changes, Moment, Posting, Write
 from app.stores import base, sketch
-from app.stores.base import Ack, Answer, Applied, CounterStore, Distinct, Moved, Refused, Replayed, Value
+from app.stores.base import Ack, Answer, Apart, Applied, CounterStore, Distinct, Moved, Refused, Replayed, Value
 from app.stores.redis import ANSWER_SECONDS, RedisStore
 
 
@@ -75,7 +75,7 @@ class TaggedStore(CounterStore):
 
     async def _apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:
         refused: dict[int, Refused] = {}
-        if any(posting.key or len(posting.counts) > 1 for posting in batch):
+        if any(posting.key or (len(posting.counts) > 1 and not posting.apart) for posting in batch):
             refused = await self._ask(source, next, batch)
         moments = list(dict.fromkeys(posting.moment for posting in batch))
         parts = self._cut(batch)
@@ -129,8 +129,7 @@ class TaggedStore(CounterStore):
                 share = posting
                 if posting.key or len(posting.counts) > 1:
                     key = posting.key and posting.key._replace(owner="")  # its claim is what counts for its owner
-                    visits = [visit for visit in posting.visits if visit.event in counts]
-                    share = Posting(posting.moment, counts, key, posting.capped and capped, visits)
+                    share = posting.only(counts, key, capped=posting.capped and (capped or posting.apart))
                 parts[tag].batch.append(share)
                 parts[tag].places.append(place)
         return parts
@@ -216,6 +215,8 @@ def _joined(one: Answer | None, other: Answer) -> Answer:
         return other
     if isinstance(one, Refused):
         return one
+    if isinstance(one, Apart) and isinstance(other, Apart):
+        return Apart(one.values | other.values, one.refused | other.refused)
     replayed = [answer for answer in (one, other) if isinstance(answer, Replayed)]
     values = {e: v for answer in (one, other) for e, v in _values(answer).items()}
     return Replayed(replayed[0].date, values) if replayed else values
