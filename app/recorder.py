@@ -17,17 +17,7 @@ import msgspec
 from app.events import Batch, Changes, Clock, Key, Moment, Posting, Visit
 from app.metrics import Metrics
 from app.stores import base
-from app.stores.base import (
-    Ack,
-    Answer,
-    Apart,
-    Applied,
-    CounterStore,
-    OutcomeUnknown,
-    StoreError,
-    StoreUnavailable,
-    Value,
-)
+from app.stores.base import Ack, Answer, Applied, CounterStore, OutcomeUnknown, StoreError, StoreUnavailable
 
 WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
 BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
@@ -154,7 +144,7 @@ class Recorder:
         changes: dict[str, int] = {}
         accepted = hits = 0
         for posting, answer in zip(batch, applied.answers, strict=True):
-            if isinstance(answer, Apart):
+            if isinstance(answer, base.Apart):
                 _resolve_bare(bare, answer, moment.date, applied.ack)
                 accepted += sum(len(bare[event]) for event in answer.values)
             else:
@@ -212,18 +202,16 @@ def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, dict[str, li
     return postings, bare, wholes
 
 
-def _resolve_bare(bare: Mapping[str, list[_Waiter]], answer: Apart, date: str, ack: Ack) -> None:
+def _resolve_bare(bare: Mapping[str, list[_Waiter]], answer: base.Apart, date: str, ack: Ack) -> None:
     """Give each the value right after its own hit, and the last one of an event the value after all of them."""
     values, refused = answer
     for event, waiters in bare.items():
-        later = 0
+        value, later = values.get(event), 0
         for waiter in reversed(waiters):
-            if event in refused:
-                _resolve(waiter, refused[event], date, ack)
-                continue
-            value = values[event]
-            _resolve(waiter, {event: Value(value.count - later, value.total - later) if later else value}, date, ack)
-            later += waiter.counts[event]
+            if later and value:
+                value = base.Value(value.count - later, value.total - later)
+            _resolve(waiter, {event: value} if value else refused[event], date, ack)
+            later = waiter.counts[event]
 
 
 def _resolve(waiter: _Waiter, answer: Answer, date: str, ack: Ack) -> None:

@@ -38,15 +38,6 @@ local function remember(key, minute, date, row)
   end
 end
 
-local function look_up(events)
-  for begin = 1, #events, AT_ONCE do
-    local values = redis.call('HMGET', total, unpack(events, begin, math.min(begin + AT_ONCE - 1, #events)))
-    for i, value in ipairs(values) do
-      if value then totals[events[begin + i - 1]] = tonumber(value) end
-    end
-  end
-end
-
 -- Why an event cannot be counted, after so many new ones in its posting.
 local function refusal(day, event, by, capped, new)
   local known = totals[event]
@@ -73,8 +64,8 @@ end
 
 -- The row of what these come to, and the events that were refused apart.
 local function count(moment, counts, capped, apart)
-  local minute, hour, day, sum = prefix .. moment[1][1], prefix .. moment[1][2], prefix .. moment[1][3], 0
-  local offset, row, out = offsets[moment[1][3]], {}, {}
+  local minute, hour, day = prefix .. moment[1][1], prefix .. moment[1][2], prefix .. moment[1][3]
+  local offset, row, out, sum = offsets[moment[1][3]], {}, {}, 0
   for i = 1, #counts, 2 do
     local event, by = counts[i], counts[i + 1]
     local reason = apart and refusal(moment[1][3], event, by, capped, 0)
@@ -99,16 +90,16 @@ end
 for _, moment in ipairs(moments) do
   local day = moment[1][3]
   if redis.call('EXISTS', prefix .. day .. ':offset') == 1 then offsets[day] = prefix .. day .. ':offset' end
-  days[day] = true
-  moment.sum = 0
+  days[day], moment.sum = true, 0
 end
-local events = {}
+local events, rows = {}, {}
 for _, posting in ipairs(postings) do
-  local counts = posting[2]
-  for i = 1, #counts, 2 do events[#events + 1] = counts[i] end
+  for i = 1, #posting[2], 2 do events[#events + 1] = posting[2][i] end
 end
-look_up(events)
-local rows = {}
+for begin = 1, #events, AT_ONCE do
+  local values = redis.call('HMGET', total, unpack(events, begin, math.min(begin + AT_ONCE - 1, #events)))
+  for i, value in ipairs(values) do totals[events[begin + i - 1]] = tonumber(value or nil) end
+end
 for i, posting in ipairs(postings) do
   local place, counts, key, capped, refused, marks, apart = unpack(posting)
   local moment = moments[place + 1]

@@ -406,10 +406,7 @@ def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Momen
     for place, p in enumerate(batch):
         pairs = list(chain.from_iterable(p.counts.items()))
         marks = [part for v in p.visits for b, id_ in p.moment.marks(v) for part in (v.event, _key(b), id_, v.by)]
-        reason, moment = (
-            refused[place].reason if place in refused else False,
-            moments.setdefault(p.moment, len(moments)),
-        )
+        moment, reason = moments.setdefault(p.moment, len(moments)), place in refused and refused[place].reason
         postings.append((moment, pairs, p.key or False, p.capped, reason, marks, p.apart))
     return msgspec.json.encode(([(list(map(_key, m.buckets)), m.date, m.minute) for m in moments], postings))
 
