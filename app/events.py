@@ -162,11 +162,11 @@ class Posting(msgspec.Struct, frozen=True):
     visits: Sequence[Visit] = ()
     apart: bool = False
 
-    def only(self, events: Container[str], key: Key | None = None, *, capped: bool = False) -> "Posting":
-        """What is of these events."""
+    def only(self, events: Container[str]) -> "Posting":
+        """What of it is of these events, past the caps."""
         counts = {event: by for event, by in self.counts.items() if event in events}
         visits = [visit for visit in self.visits if visit.event in events]
-        return Posting(self.moment, counts, key, capped, visits, self.apart)
+        return Posting(self.moment, counts, None, False, visits, self.apart)
 
 
 class Write(NamedTuple):

@@ -339,7 +339,10 @@ class Kafka:
         await self._bury(dead)
         next_offset = records[taken - 1].offset + 1
         begun = time.perf_counter()
-        applied = await self._store.apply(_source(place), self._at[place], next_offset, batch)
+        try:
+            applied = await self._store.apply(_source(place), self._at[place], next_offset, batch)
+        except ValueError:  # another consumer has counted up to there, as postings of another shape
+            raise base.Moved(next_offset) from None
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
         self._metrics.commits.inc()
         self._records += taken

@@ -25,10 +25,10 @@ from kafka_broker import Broker
 from playwright.sync_api import expect, sync_playwright
 from redis_servers import free_port, wait_until
 
-from app.events import Calendar, InvalidName, Posting, event_name
+from app.events import Batch, Calendar, InvalidName, Posting, event_name
 from app.records import Unreadable, Ways, connection, read_foreign, read_own, topics
 from app.settings import Settings
-from app.stores.base import Caps, StoreRefused
+from app.stores.base import Applied, Caps, StoreRefused
 from app.stores.redis import RedisStore, server
 
 pytestmark = pytest.mark.timeout(120)  # the first of them may fetch Kafka
@@ -183,6 +183,30 @@ async def test_a_store_in_tags_takes_each_record_once_in_each(
     await produce(broker, named["kafka_topic"], *logged)
     async with serving(settings) as served:
         await counted(served, **(names | {"event 0": 5, "event 1": 6}))
+
+
+@pytest.mark.catches(
+    "answers of another batch", "app/kafka.py", "except ValueError:  # another", "except IndexError:  # another"
+)
+async def test_what_another_consumer_has_just_counted_in_another_shape_is_read_past(
+    tmp_path: Path, redis_server: RedisServer, broker: Broker, named, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with buffering("sqlite", tmp_path, redis_server, broker, named) as served, served.client() as client:
+        store = served.app.state.store
+        real = store.apply
+
+        async def come_second(source: str, at: int, after: int, work: Batch) -> Applied:
+            if work:
+                store.apply = real
+                await real(source, at, after, [Posting(work[0].moment, {event: 1}) for event in "ab"])
+            return await real(source, at, after, work)
+
+        store.apply = come_second
+        assert (await client.post("/events", json={"a": 1, "b": 1})).status_code == 202
+        await counted(served, a=1, b=1)
+        assert (await client.post("/event/c")).status_code == 202
+        await counted(served, a=1, b=1, c=1)
+    assert "reading from Kafka failed" not in caplog.text
 
 
 async def test_without_kafka_a_post_is_refused_in_time(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -225,7 +225,7 @@ class Machine(RuleBasedStateMachine):
     )
     def bare(self, counts: dict[str, int], users: dict[str, str], many: list[dict[str, int]], retries: int) -> None:
         moment = CALENDAR.moment(self.now)
-        visits = [Visit(event, 1, user, None) for event, user in users.items() if event in counts]
+        visits = [Visit(event, 1, users[event], None) for event in counts if event in users]
         batch = [Posting(moment, counts, visits=visits, apart=True), *(Posting(moment, counts) for counts in many)]
         self.apply(batch, [self.expect(posting) for posting in batch], retries)
 

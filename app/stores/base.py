@@ -345,7 +345,8 @@ def from_row(posting: Posting, row: Row) -> Answer:
     values = dict(zip(posting.counts, map(Value, parts, parts), strict=True))  # type: ignore[arg-type] # likewise
     if not posting.apart:
         return values
-    refused = {event: Refused(value.count) for event, value in values.items() if not value.total}  # type: ignore[arg-type] # a reason
+    reasons = zip(posting.counts, row[::2], strict=True)
+    refused = {event: Refused(reason) for event, reason in reasons if isinstance(reason, str)}  # type: ignore[arg-type] # likewise
     for event in refused:
         del values[event]
     return Apart(values, refused)

@@ -51,7 +51,6 @@ class SpooledStore(CounterStore):
         self._bytes_max = bytes_max
         self._files: list[SpoolFile] = []  # what waits, oldest first
         self._seen: dict[Bucket, Mapping[str, int]] = {}  # read as a whole, and known once the store is away
-        self._latest: tuple[int, dict[str, base.Value]] = (0, {})  # answers of a day, likewise
         self._taught: list[Lesson] = []  # by reads, while a batch was under way
         self._drained = 0  # lines so far
         self._full = False
@@ -156,7 +155,6 @@ class SpooledStore(CounterStore):
             epoch = await self._store.epoch()
             if self._outdated or self._epoch not in {"", epoch}:
                 self._outdated = False
-                self._learn_latest()
                 buckets = [TOTAL]
                 buckets += [Bucket("day", day, of) for day in self._generations for of in ("", OFFSET, GENERATION)]
                 found = await self._store.read(buckets)
@@ -207,7 +205,6 @@ class SpooledStore(CounterStore):
     def _leave(self, error: StoreError) -> None:
         if self._away_since is None:
             log.warning("the store is away, hits are spooled: %s", error)
-            self._learn_latest()
             for bucket, counts in self._seen.items():
                 self._known.learn(bucket, counts)
             self._seen = {}
@@ -298,7 +295,6 @@ class SpooledStore(CounterStore):
     def _heed(self, generations: Mapping[int, int]) -> None:
         """Where a day has a new one, the counts that are known of it mean nothing any more."""
         for day, generation in generations.items() - self._generations.items():
-            self._learn_latest()
             self._outdated, self._generations[day], self._seen = True, generation, {}
             self._known.learn(Bucket("day", day, GENERATION), {EVERYTHING: generation})
 
@@ -308,17 +304,8 @@ class SpooledStore(CounterStore):
                 self._known.write(work.writes)
         else:
             for posting, answer in zip(work, applied.answers, strict=True):
-                if posting.moment.day != self._latest[0]:
-                    self._learn_latest(posting.moment.day)
-                self._latest[1].update(base.counted(answer))
+                self._known.learn_values(posting.moment.day, base.counted(answer))
         self._heed(applied.generations)
-
-    def _learn_latest(self, day: int = 0) -> None:
-        """Know what was answered so far, and begin anew with this day."""
-        of_day, values = self._latest
-        self._latest = day, {}
-        if values:
-            self._known.learn_values(of_day, values)
 
     def _count_known(self, batch: Batch) -> list[base.Answer]:
         return self._known.count([msgspec.structs.replace(posting, capped=False) for posting in batch])

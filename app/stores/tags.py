@@ -11,7 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
-from app.events import EVERYTHING, GENERATION, SKETCH, Batch, Bucket, Changes, Moment, Posting, Write
+from app.events import EVERYTHING, GENERATION, SKETCH, Batch, Bucket, Changes, Moment, Posting, Visit, Write
 from app.stores import base, sketch
 from app.stores.base import Ack, Answer, Apart, Applied, CounterStore, Distinct, Moved, Refused, Replayed, Value
 from app.stores.redis import ANSWER_SECONDS, RedisStore
@@ -123,13 +123,17 @@ class TaggedStore(CounterStore):
             shares: dict[int, dict[str, int]] = {}
             for event, by in posting.counts.items():
                 shares.setdefault(self._tag(event), {})[event] = by
+            visits: dict[int, list[Visit]] = {}
+            for visit in posting.visits:
+                visits.setdefault(self._tag(visit.event), []).append(visit)
             if posting.key and not shares:
                 shares[self._tag(posting.key.id)] = {}
             for tag, counts in shares.items():
                 share = posting
                 if posting.key or len(posting.counts) > 1:
                     key = posting.key and posting.key._replace(owner="")  # its claim is what counts for its owner
-                    share = posting.only(counts, key, capped=posting.capped and (capped or posting.apart))
+                    bound = posting.capped and (capped or posting.apart)
+                    share = Posting(posting.moment, counts, key, bound, visits.get(tag, ()), posting.apart)
                 parts[tag].batch.append(share)
                 parts[tag].places.append(place)
         return parts
