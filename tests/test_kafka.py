@@ -386,7 +386,7 @@ async def test_bad_records_are_buried_with_their_reason_and_the_others_land_on_t
 async def test_a_hit_is_of_the_day_on_which_it_was_acknowledged(
     tmp_path: Path, redis_server: RedisServer, broker: Broker, named, clock: ChosenClock
 ) -> None:
-    await broker.create(named["kafka_topic"], message_timestamp_after_max_ms=str(86_400_000))
+    await broker.create(named["kafka_topic"], message_timestamp_after_max_ms=str(2 * 86_400_000))
     settings = settings_for("sqlite", tmp_path, redis_server, kafka=broker.servers, **named)
     midnight = Calendar(settings.timezone).next_day(time.time())
     clock.shift = midnight - time.time() - 3600
