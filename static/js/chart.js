@@ -17,7 +17,7 @@ export function createChart(host, onPick) {
   const title = /** @type {HTMLElement} */ (host.querySelector("h2"));
   const [readout, note] = [h("p", { className: "readout" }), h("p", { className: "note" })];
   const toggle = h("button", { className: "button quiet toggle", type: "button" }, "View as table");
-  const svg = /** @type {SVGSVGElement} */ (s("svg", { class: "plot", role: "img", tabindex: 0 }));
+  const svg = /** @type {SVGSVGElement} */ (s("svg", { class: onPick ? "plot picks" : "plot", role: "img", tabindex: 0, "aria-label": title.textContent ?? "" }));
   const sheet = h("div", { className: "sheet", tabIndex: 0, role: "region", hidden: true });
   const [axis, posts, ghost] = [s("g", { class: "axis" }), s("g", {}), s("path", { class: "ghost" })];
   /** @type {SVGRectElement[]} */ const bars = [];
@@ -123,7 +123,7 @@ export function createChart(host, onPick) {
     set({ points, before = [], step }, says, running = true) {
       data = { points, before, step, running };
       span = says;
-      svg.classList.toggle("picks", !!onPick);
+      svg.style.visibility = points.length ? "" : "hidden"; // bars of another event would be a lie
       if (pointed < 0) readout.textContent = says;
       draw();
     },

@@ -28,6 +28,7 @@ export function createHistory() {
 
   async function load() {
     const mine = ++turn;
+    body.ariaBusy = "true";
     const error = await get("/history").then((found) => { days = found; }, (reason) => reason);
     if (mine !== turn) return;
     note.textContent = error ? `The history could not be loaded. ${error.message}` : days.length ? "" : "No day is over yet. Today will be here tomorrow.";
@@ -47,6 +48,7 @@ export function createHistory() {
     [choice.value, other.value] = [chosen, compared];
     const found = await Promise.all([chosen, compared].map((day) => (day ? get(`/history/${day}`) : null))).catch((error) => error);
     if (mine !== turn) return;
+    body.ariaBusy = "false";
     const wrong = found instanceof Error && h("p", { className: "note" }, `This day could not be loaded. ${found.message}`);
     byId("history-day").replaceChildren(...(wrong ? [wrong] : describe(found[0], found[1])));
   }

@@ -28,6 +28,7 @@ export function createHits(host, now, choose) {
     const asked = [...all()].map((one) => getSeries(name, one.step, 2 * one.size).then(({ points }) => one.load(points), (error) => error));
     const error = (await Promise.all(asked)).find(Boolean);
     if (of !== series) return;
+    host.ariaBusy = "false";
     draw();
     if (error && !series.points.length) chart.say(`No history to show. ${error.message}`);
     chart.describe();
@@ -52,6 +53,7 @@ export function createHits(host, now, choose) {
       series = step === "minute" ? minutes : new Series(step, size);
       /** @type {HTMLElement} */ (host.querySelector("h2")).textContent = `Hits per ${step}`;
       mark(range);
+      host.ariaBusy = "true";
       load.now();
     },
     /** @param {number} hits */
