@@ -1,4 +1,4 @@
-"""`make mutants`: apply each wrong build that a test says it catches, and show that test fail on it.
+"""`make mutants`: apply each wrong build that a test says it catches; the test must fail on it, and pass without it.
 
 A test names its wrong builds with @pytest.mark.catches(what, file, old, new); `old` stands once in `file`.
 """
@@ -36,8 +36,8 @@ class Collector:
             self.mutants += [Mutant(*mark.args, item.nodeid) for mark in item.iter_markers("catches")]
 
 
-def survives(mutant: Mutant) -> bool:
-    """Whether the test passes on the wrong build, and so proves nothing."""
+def passes(test: str, mutant: Mutant | None = None) -> bool:
+    """Whether a test passes on the code as it is, or on a wrong build of it."""
     with tempfile.TemporaryDirectory() as copy:
         for part in PARTS:
             source = ROOT / part
@@ -45,11 +45,13 @@ def survives(mutant: Mutant) -> bool:
                 shutil.copytree(source, Path(copy, part), ignore=shutil.ignore_patterns("node_modules"))
             else:
                 shutil.copy(source, Path(copy, part))
-        file = Path(copy, mutant.file)
-        text = file.read_text()
-        assert text.count(mutant.old) == 1, f"{mutant.file} has not just one {mutant.old!r}"
-        file.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.test]
+        Path(copy, "node_modules").symlink_to(ROOT / "node_modules")
+        if mutant:
+            file = Path(copy, mutant.file)
+            text = file.read_text()
+            assert text.count(mutant.old) == 1, f"{mutant.file} has not just one {mutant.old!r}"
+            file.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]
         ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300, check=False)
         assert ended.returncode in {0, 1}, ended.stdout + ended.stderr
         return ended.returncode == 0
@@ -59,11 +61,13 @@ def main() -> None:
     collector = Collector()
     chosen = sys.argv[1:] or [str(ROOT / "tests")]
     pytest.main(["--collect-only", "-q", "-q", *chosen], plugins=[collector])
+    sound = {test: passes(test) for test in {mutant.test for mutant in collector.mutants}}
     failures = 0
     for mutant in collector.mutants:
-        survived = survives(mutant)
-        failures += survived
-        print("SURVIVED" if survived else "caught  ", mutant.what, "--", mutant.test, flush=True)
+        # A test that fails on every build catches nothing.
+        verdict = "UNSOUND " if not sound[mutant.test] else "SURVIVED" if passes(mutant.test, mutant) else "caught  "
+        failures += verdict != "caught  "
+        print(verdict, mutant.what, "--", mutant.test, flush=True)
     print(f"{len(collector.mutants)} wrong builds, {failures} not caught")
     sys.exit(failures > 0 or not collector.mutants)
 
