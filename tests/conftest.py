@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,6 +45,12 @@ async def eventually(check: Callable[[], object], seconds: float = 20) -> None:
             return
         assert time.monotonic() < deadline, "it did not come to that"
         await asyncio.sleep(0.02)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two tests with one id xdist runs one, and says nothing."""
+    if doubled := {name for name, times in Counter(item.nodeid for item in items).items() if times > 1}:
+        raise pytest.UsageError(f"more than one test is called {', '.join(sorted(doubled))}")
 
 
 @pytest.fixture(scope="session")
