@@ -14,6 +14,7 @@ import pytest
 from conftest import Process, RedisServer, eventually, serving, settings_for, wait_until
 from test_live import Dashboard
 
+from app import changes
 from app.events import TOTAL, Batch, Bucket, Calendar, Posting
 from app.stores import spool
 from app.stores.base import Apart, Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable, Value
@@ -528,6 +529,38 @@ async def test_totals_are_known_when_redis_goes_away_again(tmp_path: Path, own_r
     own_redis.stop()
     assert (await store.apply("s", 1, 2, hits("a", 1, YESTERDAY))).answers[0]["a"].total == 5
     await store.close()
+
+
+@pytest.mark.catches(
+    "known as read, although the answer was lost",
+    "app/stores/spool.py",
+    "                generations = dict(self._generations)\n",
+    "                self._read_in = generations = dict(self._generations)\n",
+)
+async def test_what_was_deleted_is_forgotten_although_an_answer_was_lost(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_redis.start()
+    store, other = spooled(own_redis, tmp_path), RedisStore(redis_at(own_redis.url), Caps(10))
+    await store.open()
+    await eventually(lambda: store.condition().stale_seconds is None)
+    await store.apply("s", 0, 1, hits("a", 5))
+    deletion, _ = await changes.delete(other, NOON, NOON.minute, "a")
+    await other.apply("other", 0, 1, deletion)
+    await store.apply("s", 1, 2, hits("b", 1))
+
+    async def lost(_: object) -> None:
+        raise StoreUnavailable("the answer was lost")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(store._store, "read", lost)
+        with pytest.raises(StoreUnavailable):
+            await store.epoch()
+    await store.epoch()
+    own_redis.stop()
+    assert await store.read([TOTAL], ["a", "b"]) == [{"b": 1}]
+    await store.close()
+    await other.close()
 
 
 @pytest.mark.catches("adoption at the start alone", "app/schedule.py", "_tried(store.adopt)", "_tried(store.close)")

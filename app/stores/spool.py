@@ -57,7 +57,7 @@ class SpooledStore(CounterStore):
         self._lost = 0
         self._epoch = ""
         self._generations: dict[int, int] = {}  # of days, as far as known
-        self._outdated = False  # what is known may be more than there is
+        self._read_in: dict[int, int] = {}  # those in which the known numbers were read; else they may be too many
         self._refusal: StoreRefused | None = None
         self._gate = asyncio.Lock()  # one batch at a time, and none while the way changes
         self._away_since: float | None = time.monotonic()
@@ -153,14 +153,14 @@ class SpooledStore(CounterStore):
     async def epoch(self) -> str:
         if self._away_since is None:
             epoch = await self._store.epoch()
-            if self._outdated or self._epoch not in {"", epoch}:
-                self._outdated = False
+            if self._read_in != self._generations or self._epoch not in {"", epoch}:
+                generations = dict(self._generations)
                 buckets = [TOTAL]
                 buckets += [Bucket("day", day, of) for day in self._generations for of in ("", OFFSET, GENERATION)]
                 found = await self._store.read(buckets)
                 if self._away_since is not None:
                     return self._epoch
-                self._known, self._seen = MemoryStore(base.Caps(0)), {}
+                self._known, self._seen, self._read_in = MemoryStore(base.Caps(0)), {}, generations
                 self._see((bucket, counts, False) for bucket, counts in zip(buckets, found, strict=True))
             self._epoch = epoch
         return self._epoch
@@ -295,7 +295,7 @@ class SpooledStore(CounterStore):
     def _heed(self, generations: Mapping[int, int]) -> None:
         """Where a day has a new one, the counts that are known of it mean nothing any more."""
         for day, generation in generations.items() - self._generations.items():
-            self._outdated, self._generations[day], self._seen = True, generation, {}
+            self._generations[day], self._seen = generation, {}
             self._known.learn(Bucket("day", day, GENERATION), {EVERYTHING: generation})
 
     def _learn(self, work: Batch | Changes, applied: Applied) -> None:
