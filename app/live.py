@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from urllib.parse import parse_qs
 
 import socketio
 from engineio.packet import MESSAGE, NOOP, Packet
-from socketio.packet import CONNECT, DISCONNECT, EVENT
 from starlette.exceptions import HTTPException
 
 from app.feed import NOWHERE, Feed, Message, Place, Tick
+from app.heard import SAYS_MAX, Said, heard
 from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
@@ -32,17 +31,11 @@ BLOCK_UPDATES = 100  # in one piece of a stream
 QUEUE_MAX = 1000  # messages that wait for a polling client
 RETRY_SECONDS = 0.05  # between two looks at pages that could not take more
 IDLE_SECONDS = 0.05  # between two looks at what changes while no page is there
-SAYS_MAX = 16_384  # bytes of a client at once, who says next to nothing
 STUCK_SECONDS = 25.0  # after which a page that takes nothing is cut; before that its buffers have to be full
 
 log = logging.getLogger("tally.live")
 _packets = logging.getLogger("tally.live.packets")
 _packets.setLevel(logging.ERROR)  # below that what clients say is logged, and so their keys
-
-# Whatever else a client sends is refused: engineio would log it with a traceback, or wait for the client for good.
-_PACKET = "(?:[13]|4[^\x1e])[^\x1e]*"
-_POSTED = re.compile(rf"({_PACKET}(\x1e{_PACKET}){{0,15}})?")
-_FRAME = re.compile("[1235].*|4.+", re.DOTALL)
 
 Block = dict[str, Any]  # a piece of a stream
 Send = Callable[[Any], Awaitable[None]]
@@ -77,28 +70,6 @@ class _Marker(Packet):  # type: ignore[misc] # engineio ships no types
         return str(super().encode(b64))
 
 
-class _FromClient(socketio.packet.Packet):  # type: ignore[misc] # likewise
-    """What clients may say: nothing binary, and no event but `resync`, for python-socketio takes some for its own."""
-
-    packet_type: int
-    data: Any
-
-    def __init__(self, *fields: Any, encoded_packet: Any = None, **more: Any) -> None:
-        super().__init__(*fields, encoded_packet=encoded_packet, **more)
-        if encoded_packet in {"", b""}:  # which python-socketio takes for none
-            self.decode("")
-
-    def decode(self, encoded_packet: str) -> int:
-        try:
-            super().decode(encoded_packet)
-            spoken = self.packet_type in {CONNECT, DISCONNECT} or (self.packet_type, self.data[0]) == (EVENT, "resync")
-        except Exception:  # noqa: BLE001 # whatever nonsense it is
-            spoken = False
-        if not spoken:
-            self.packet_type, self.data = EVENT, ["ignored"]
-        return 0
-
-
 class Live:
     def __init__(self, feed: Feed, metrics: Metrics, interval: float, admit: Callable[[object, Any], None]) -> None:
         self._admit = admit  # who says this when connecting, by this request; or raise HTTPException
@@ -113,7 +84,7 @@ class Live:
         self.server = socketio.AsyncServer(
             async_mode="asgi",
             cors_allowed_origins=[],  # as of all routes, access.py sees to it
-            serializer=_FromClient,
+            serializer=Said,
             http_compression=False,  # of long polls: it would be done here, between hits
             max_http_buffer_size=SAYS_MAX,
             logger=_packets,
@@ -148,7 +119,7 @@ class Live:
         socket = self.server.eio.sockets.get(engine_id)
         if engine_id and (socket is None or socket.closed):
             raise HTTPException(400, "no such session")
-        receive = _heard(scope, receive)
+        receive = heard(scope, receive)
         if scope["type"] != "websocket" or not engine_id or engine_id in self._upgraded:
             await self._asgi(scope, receive, send)
             return
@@ -360,40 +331,6 @@ class Live:
             await socket.close(wait=False, abort=True)
             while not socket.queue.empty():  # its connection may live on until it misses a ping
                 socket.queue.get_nowait()
-
-
-def _heard(scope: Any, receive: Any) -> Any:
-    """What a client says, as far as engineio knows what to do with it. Raises HTTPException for the rest."""
-    if scope["type"] == "websocket":
-        return lambda: _frame_from(receive)
-    if scope["method"] not in {"GET", "POST", "OPTIONS"}:
-        raise HTTPException(405, headers={"Allow": "GET, OPTIONS, POST"})
-    return receive if scope["method"] != "POST" else lambda: _post_from(receive)
-
-
-async def _frame_from(receive: Any) -> Any:
-    message = await receive()
-    text = message.get("text")
-    return message if text is None or _FRAME.fullmatch(text) else {"type": "websocket.disconnect", "code": 1007}
-
-
-async def _post_from(receive: Any) -> Any:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise HTTPException(400, "the body ended early")
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > SAYS_MAX:
-            raise HTTPException(413, f"a body has at most {SAYS_MAX} bytes")
-    try:
-        sound = _POSTED.fullmatch(body.decode())
-    except UnicodeDecodeError:
-        sound = None
-    if not sound:
-        raise HTTPException(400, "this is not what Engine.IO says")
-    return {"type": "http.request", "body": body}
 
 
 def at_once(sending: Any) -> bool:

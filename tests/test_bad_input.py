@@ -286,12 +286,9 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.mark.catches(
-    "what engineio cannot do with reaches it",
-    "app/live.py",
-    "receive = _heard(scope, receive)",
-    "_heard(scope, receive)",
+    "what engineio cannot do with reaches it", "app/live.py", "receive = heard(scope, receive)", "heard(scope, receive)"
 )
-@pytest.mark.catches("an empty message is none", "app/live.py", 'if encoded_packet in {"", b""}:', "if False:")
+@pytest.mark.catches("an empty message is none", "app/heard.py", 'if encoded_packet in {"", b""}:', "if False:")
 @pytest.mark.catches(
     "what clients say is logged", "app/live.py", "_packets.setLevel(logging.ERROR)", "_packets.setLevel(logging.INFO)"
 )

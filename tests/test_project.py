@@ -36,6 +36,7 @@ ORDER += [
     "app.metrics",
     "app.recorder",
     "app.feed",
+    "app.heard",
     "app.live",
     "app.nodes",
     "app.problems",
@@ -65,7 +66,7 @@ ALONE = {
     "apscheduler": ["app.schedule"],
     "aiokafka": ["app.kafka", "app.records"],
 }
-ALONE |= {"socketio": ["app.live"], "slowapi": ["app.limits"], "os": []}
+ALONE |= {"socketio": ["app.heard", "app.live"], "slowapi": ["app.limits"], "os": []}
 
 
 def modules() -> dict[str, Path]:
