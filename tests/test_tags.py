@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from conftest import Cluster
 
-from app.events import COUNT_MAX, EVERYTHING, TOTAL, Calendar, Key, Posting
+from app.events import COUNT_MAX, EVERYTHING, TOTAL, Calendar, Changes, Key, Posting, Write
 from app.stores.base import (
     Apart,
     Caps,
@@ -157,6 +157,7 @@ async def test_a_batch_that_meets_a_slot_on_the_move_is_not_half_counted(redis_c
     store = RedisStore(server(redis_cluster.url.replace("?tags=16", "")), Caps(100))
     await store.open()
     await store.apply("s", 0, 1, [Posting(NOON, {"a": 1})])
+    await store.apply("s", 1, 2, Changes(NOON, [Write("add", NOON.counted[1], {"a": 5})]))  # else it is what is missed
     late = [Posting(NOON, {"a": 1}), Posting(NOON, {"b": 1}, KEY)]  # whose keys are there, and are not
     with contextlib.ExitStack() as opened:
         operators = [opened.enter_context(node.client()) for node in redis_cluster.nodes]
@@ -167,11 +168,11 @@ async def test_a_batch_that_meets_a_slot_on_the_move_is_not_half_counted(redis_c
         operators[other].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[owner])
         operators[owner].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[other])
         with pytest.raises((StoreUnavailable, OutcomeUnknown)):
-            await store.apply("s", 1, 2, late)
+            await store.apply("s", 2, 3, late)
         for operator in operators:
             operator.execute_command("CLUSTER SETSLOT", slot, "STABLE")
     assert await store.read(NOON.buckets) == [{"a": 1, EVERYTHING: 1}] * 4
-    assert (await store.apply("s", 1, 2, late)).answers == [{"a": Value(2, 2)}, {"b": Value(1, 1)}]
+    assert (await store.apply("s", 2, 3, late)).answers == [{"a": Value(7, 2)}, {"b": Value(1, 1)}]
     await store.close()
 
 
