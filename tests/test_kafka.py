@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from conftest import ChosenClock, Cluster, RedisServer, Served, eventually, serving, settings_for
 from fault_proxy import FaultProxy
 from kafka_broker import Broker
@@ -439,6 +439,27 @@ async def test_an_answer_of_the_store_that_gets_lost_counts_nothing_twice(
                 await eventually(lambda lost=lost: lost.struck)
                 await counted(served, a=number)
             assert (await client.get("/health")).json()["spoolBytes"] == 0
+
+
+@pytest.mark.catches(
+    "Kafka's own positions",
+    "app/kafka.py",
+    "            elif self._at.get(place) != stands:\n                consumer.seek(place, stands)\n",
+    "            elif self._at.get(place) != stands:\n",
+)
+async def test_a_position_that_kafka_keeps_is_not_believed(
+    tmp_path: Path, redis_server: RedisServer, broker: Broker, named
+) -> None:
+    topic, group = named["kafka_topic"], named["kafka_group"]
+    await broker.create(topic, named["kafka_dead_letters"], partitions=1)
+    settings = settings_for("redis", tmp_path, redis_server, kafka=broker.servers, **named)
+    for number, kept in enumerate((0, 0, 3)):  # as much as was counted, then less, then more
+        await produce(broker, topic, {"counts": {"a": 1}})
+        async with AIOKafkaConsumer(bootstrap_servers=broker.servers, group_id=group) as consumer:
+            consumer.assign([TopicPartition(topic, 0)])
+            await consumer.commit({TopicPartition(topic, 0): kept})
+        async with serving(settings) as served:
+            await counted(served, a=number + 1)
 
 
 async def test_what_kafka_has_dropped_is_told_and_a_log_that_was_made_anew_is_not_read(

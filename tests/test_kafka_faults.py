@@ -61,12 +61,6 @@ class Writer:
 
 
 @pytest.mark.catches(
-    "Kafka's own positions",
-    "app/kafka.py",
-    "            elif self._at.get(place) != stands:\n                consumer.seek(place, stands)\n",
-    "            elif self._at.get(place) != stands:\n",
-)
-@pytest.mark.catches(
     "a position that Kafka keeps",
     "app/kafka.py",
     "stands = await self._store.stands(_source(place))",
