@@ -274,15 +274,6 @@ async def share_of_sending(tally: Served, monkeypatch: pytest.MonkeyPatch) -> fl
     return share
 
 
-async def work(seconds: float) -> None:
-    """Keep the core busy, and let others have their turn after each piece of this length."""
-    while True:
-        begun = time.thread_time()
-        while time.thread_time() - begun < seconds:
-            pass
-        await asyncio.sleep(0)
-
-
 @pytest.mark.catches("no budget", "app/live.py", "SHARE = 0.16", "SHARE = 0.9")
 async def test_sending_takes_no_more_than_its_share_and_the_last_value_arrives(
     tally: Served, monkeypatch: pytest.MonkeyPatch
@@ -292,10 +283,12 @@ async def test_sending_takes_no_more_than_its_share_and_the_last_value_arrives(
 
 @pytest.mark.catches("as much of a busy core", "app/live.py", "1 - used / max(passed, 1e-6)", "1.0")
 async def test_sending_takes_less_of_a_core_that_has_other_work(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a chosen clock of the process: on a machine with other work nobody can use a core as a whole."""
+    worked, now = time.process_time(), time.monotonic()
+    monkeypatch.setattr(time, "process_time", lambda: worked)
     idle = await share_of_sending(tally, monkeypatch)
-    busy = asyncio.create_task(work(0.0002))
-    assert await share_of_sending(tally, monkeypatch) < 0.85 * idle
-    busy.cancel()
+    monkeypatch.setattr(time, "process_time", lambda: worked + time.monotonic() - now)
+    assert await share_of_sending(tally, monkeypatch) < 0.75 * idle
 
 
 @pytest.mark.catches(
