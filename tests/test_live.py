@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -281,14 +282,49 @@ async def test_sending_takes_no_more_than_its_share_and_the_last_value_arrives(
     assert await share_of_sending(tally, monkeypatch) < 0.4
 
 
-@pytest.mark.catches("as much of a busy core", "app/live.py", "1 - used / max(passed, 1e-6)", "1.0")
-async def test_sending_takes_less_of_a_core_that_has_other_work(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a chosen clock of the process: on a machine with other work nobody can use a core as a whole."""
-    worked, now = time.process_time(), time.monotonic()
-    monkeypatch.setattr(time, "process_time", lambda: worked)
-    idle = await share_of_sending(tally, monkeypatch)
-    monkeypatch.setattr(time, "process_time", lambda: worked + time.monotonic() - now)
-    assert await share_of_sending(tally, monkeypatch) < 0.75 * idle
+OF_BUSY = pytest.mark.catches("as much of a busy core", "app/live.py", "1 - used / max(passed, 1e-6)", "1.0")
+OF_IDLE = pytest.mark.catches("no more of an idle core", "app/live.py", "SHARE * (1 + max(", "SHARE * (1 + 0 * max(")
+
+
+@pytest.mark.parametrize(
+    ("busy", "share"),
+    [
+        pytest.param(0.0, 2 * live.SHARE, marks=OF_IDLE),
+        pytest.param(0.5, 1.5 * live.SHARE, marks=OF_IDLE),
+        pytest.param(1.0, live.SHARE, marks=OF_BUSY),
+    ],
+)
+async def test_sending_takes_less_of_a_core_that_has_other_work(
+    tally: Served, monkeypatch: pytest.MonkeyPatch, busy: float, share: float
+) -> None:
+    """On chosen clocks: beside the machine's other work no process gets a core as a whole."""
+    view = tally.app.state.live
+    view._sender.cancel()
+    begun = now = view._ticked
+    spent, sleep, done = 0.0, asyncio.sleep, asyncio.Event()
+
+    async def costly() -> tuple[float, bool]:
+        nonlocal now, spent
+        now, spent = now + 0.015, spent + 0.015
+        view._feed.changed.set()
+        if now > begun + 60:
+            done.set()
+            await sleep(3600)  # until it is cancelled
+        return 0.015, False
+
+    async def rest(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await sleep(0)
+
+    monkeypatch.setattr(view, "_round", costly)
+    clocks = SimpleNamespace(monotonic=lambda: now, process_time=lambda: now * busy, thread_time=time.thread_time)
+    monkeypatch.setattr(live, "time", clocks)
+    monkeypatch.setattr(live, "asyncio", SimpleNamespace(**(vars(asyncio) | {"sleep": rest})))
+    sender = asyncio.create_task(view._send())
+    await done.wait()
+    assert spent / (now - begun) == pytest.approx(share, rel=0.05)
+    sender.cancel()
 
 
 @pytest.mark.catches(

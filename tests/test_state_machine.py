@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from app import changes
 from app.changes import Logged
 from app.events import EVERYTHING, TOTAL, Batch, Bucket, Calendar, Changes, Key, Moment, Posting, Visit, Write
-from app.stores import base
+from app.stores import base, tags
+from app.stores import redis as redis_store
 from app.stores.base import (
     KEY_KEPT_SECONDS,
     VISITS_KEPT_SECONDS,
@@ -49,6 +50,13 @@ amounts = st.integers(1, 1_000_000)
 
 users = st.sampled_from(["ann", "bob", "a/b", "Zoë"])
 RANKED = 2
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The computer may be as busy as it likes."""
+    for module in redis_store, tags:
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 30)
 
 
 class Machine(RuleBasedStateMachine):

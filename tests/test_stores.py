@@ -59,10 +59,7 @@ DURABLE = ["sqlite", "redis", "spooled", "cluster"]
 @pytest.fixture(params=["memory", *DURABLE])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
     kind = request.param
-    for module in (
-        redis_store,
-        tags,
-    ):  # what a store answers in the end is asked here, on a machine as busy as it likes
+    for module in redis_store, tags:  # what a store answers in the end is asked here, on a machine as busy as it likes
         monkeypatch.setattr(module, "ANSWER_SECONDS", 30)
     cluster: Cluster = request.getfixturevalue("redis_cluster") if kind == "cluster" else None
     redis: RedisServer = request.getfixturevalue("redis_server") if kind in {"redis", "spooled"} else None
