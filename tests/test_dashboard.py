@@ -160,6 +160,9 @@ def test_axe_finds_nothing_on_any_screen(tally: Process, open_page, said: list[s
     "",
 )
 @pytest.mark.catches(
+    "the table of one event under the name of another", "static/js/chart.js", "return sheet.replaceChildren()", "return"
+)
+@pytest.mark.catches(
     "the bars of one event under the name of another",
     "static/js/chart.js",
     'svg.style.visibility = points.length ? "" : "hidden";',
@@ -177,11 +180,16 @@ def test_a_chart_says_that_it_is_loading_and_never_shows_another_event(tally: Pr
         route.continue_()
     expect(chart).to_have_attribute("aria-busy", "false")
     expect(chart.locator(".plot")).to_be_visible()
+    chart.get_by_role("button", name="View as table").click()
+    expect(chart.locator("td").first).to_be_visible()
+    chart.get_by_role("button", name="View as chart").click()
     page.route("**/series?*", lambda route: route.abort())
     page.goto(f"{tally.url}/#/event/search")
     expect(chart).to_contain_text("No history to show")
     assert complaints(page) == []
     expect(chart.locator(".plot")).to_be_hidden()
+    chart.get_by_role("button", name="View as table").click()
+    expect(chart.locator("td")).to_have_count(0)
 
 
 def test_no_screen_scrolls_sideways_in_any_width(tally: Process, open_page, said: list[str]) -> None:

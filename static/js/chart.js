@@ -72,7 +72,7 @@ export function createChart(host, onPick) {
   /** What the picture says, in a sentence; and the table, if it is open. */
   function describe() {
     const { points, before, running } = data;
-    if (!points.length) return;
+    if (!points.length) return sheet.replaceChildren();
     const counts = points.map((point) => point.count);
     const [sum, most] = [counts.reduce((a, b) => a + b), Math.max(...counts)];
     const last = running ? `, ${number(counts[counts.length - 1])} in the running ${data.step}` : "";
