@@ -83,6 +83,12 @@ def add_routes(
         await recorder.change(lambda moment: changes.erase(store, moment, visitor))
         return Erased(user=visitor, uniquesKeep=store.kind == "redis")
 
+    _add_transfer(app, store, clock, every)
+
+
+def _add_transfer(app: FastAPI, store: CounterStore, clock: Clock, every: dict[str, Any]) -> None:
+    """All data, away and in."""
+
     @app.get(
         "/export", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}}, **every
     )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -107,11 +107,19 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     if settings.countapi:
         countapi.add_routes(app, store, recorder, limits, charge)
     health.add_routes(app, store, nodes, live, kafka, clock, limits, metrics)
+    _add_pages(app, access, live, settings.embed_origins)
+    app.middleware_stack = _Entrance(app.build_middleware_stack(), access, refuse)
+    app.shortcut = ingest.Shortcut({"POST": count_event, "GET": read_event}, access, refuse, _HEADERS)
+    return app
+
+
+def _add_pages(app: FastAPI, access: Access, live: Live, embed_origins: Sequence[str]) -> None:
+    """What browsers ask for beside the API: pages, their files, and Socket.IO."""
     _add_page(app, "/", "index.html")
     _add_page(app, "/kiosk", "kiosk.html")
     _add_page(app, "/docs", "docs.html", scripts="")  # which are not ours
     named = [Depends(ingest.name_under(b"embed"))]
-    framers = " ".join(settings.embed_origins) or "'none'"
+    framers = " ".join(embed_origins) or "'none'"
     _add_page(app, "/embed/{name}", "embed.html", framers, dependencies=named)
     mounts: dict[str, ASGIApp] = {
         "/socket.io": live.asgi,
@@ -120,9 +128,6 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     }
     for path, mounted in mounts.items():
         app.mount(path, access.mounted(path, mounted))
-    app.middleware_stack = _Entrance(app.build_middleware_stack(), access, refuse)
-    app.shortcut = ingest.Shortcut({"POST": count_event, "GET": read_event}, access, refuse, _HEADERS)
-    return app
 
 
 def _add_page(
