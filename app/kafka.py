@@ -342,6 +342,8 @@ class Kafka:
         try:
             applied = await self._store.apply(_source(place), self._at[place], next_offset, batch)
         except ValueError:  # another consumer has counted up to there, as postings of another shape
+            if await self._store.stands(_source(place)) < next_offset:
+                raise
             raise base.Moved(next_offset) from None
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
         self._metrics.commits.inc()

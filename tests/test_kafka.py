@@ -209,6 +209,31 @@ async def test_what_another_consumer_has_just_counted_in_another_shape_is_read_p
     assert "reading from Kafka failed" not in caplog.text
 
 
+@pytest.mark.catches(
+    "every error is another consumer's",
+    "app/kafka.py",
+    "            if await self._store.stands(_source(place)) < next_offset:\n                raise\n",
+    "",
+)
+async def test_an_error_that_nothing_explains_is_logged_and_tried_again(
+    tmp_path: Path, redis_server: RedisServer, broker: Broker, named, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with buffering("sqlite", tmp_path, redis_server, broker, named) as served, served.client() as client:
+        store = served.app.state.store
+        real = store.apply
+
+        async def fail(source: str, at: int, after: int, work: Batch) -> Applied:
+            if not work:
+                return await real(source, at, after, work)
+            store.apply = real
+            raise ValueError("nonsense")
+
+        store.apply = fail
+        assert (await client.post("/event/a")).status_code == 202
+        await counted(served, a=1)
+    assert "reading from Kafka failed" in caplog.text
+
+
 async def test_without_kafka_a_post_is_refused_in_time(tmp_path: Path, redis_server: RedisServer) -> None:
     settings = settings_for("memory", tmp_path, redis_server, kafka=f"127.0.0.1:{free_port()}")
     async with serving(settings) as served, served.client() as client:
