@@ -41,7 +41,7 @@ soak: $(TOOLS)
 	$(BIN)/python -m bench.pages --soak $(MINUTES)
 
 # Does each fault test fail on the wrong build that it names?
-mutants: $(TOOLS)
+mutants: $(TOOLS) $(NODE)
 	@tools/setup redis-server nginx openssl chromium maven
 	$(BIN)/python tests/mutants.py
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Collector:
             self.mutants += [Mutant(*mark.args, item.nodeid) for mark in item.iter_markers("catches")]
 
 
+@cache
 def passes(test: str, mutant: Mutant | None = None) -> bool:
     """Whether a test passes on the code as it is, or on a wrong build of it."""
     with tempfile.TemporaryDirectory() as copy:
@@ -61,11 +63,10 @@ def main() -> None:
     collector = Collector()
     chosen = sys.argv[1:] or [str(ROOT / "tests")]
     pytest.main(["--collect-only", "-q", "-q", *chosen], plugins=[collector])
-    sound = {test: passes(test) for test in {mutant.test for mutant in collector.mutants}}
     failures = 0
     for mutant in collector.mutants:
         # A test that fails on every build catches nothing.
-        verdict = "UNSOUND " if not sound[mutant.test] else "SURVIVED" if passes(mutant.test, mutant) else "caught  "
+        verdict = "UNSOUND " if not passes(mutant.test) else "SURVIVED" if passes(mutant.test, mutant) else "caught  "
         failures += verdict != "caught  "
         print(verdict, mutant.what, "--", mutant.test, flush=True)
     print(f"{len(collector.mutants)} wrong builds, {failures} not caught")
