@@ -219,11 +219,11 @@ class CounterStore(ABC):
 
     async def tell(self, news: str) -> None:
         """Send this to every node on this store, this one included; it may get lost."""
-        raise NotImplementedError
+        raise NotImplementedError  # only shared stores are asked
 
     def hear(self, patience: float) -> AsyncIterator[str]:
         """What nodes tell, until nothing came for so many seconds or the connection broke: then StoreUnavailable."""
-        raise NotImplementedError
+        raise NotImplementedError  # only shared stores are asked
 
 
 def is_of_events(bucket: Bucket) -> bool:

@@ -352,7 +352,7 @@ class RedisStore(CounterStore):
                 return await command
         except _FAILURES as error:
             raise StoreUnavailable(f"Redis: {str(error) or 'no answer in time'}") from error
-        except Exception as error:  # likewise
+        except Exception as error:  # redis-py's own again
             log.exception("redis-py failed")
             raise StoreUnavailable("Redis: an unexpected error") from error
 

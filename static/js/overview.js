@@ -24,7 +24,7 @@ export function createOverview(session) {
   const ranking = createRanking(byId("leaderboard"));
   const showEmpty = createEmpty(session.load);
 
-  /** Each choice is a step that Back takes back, but not each letter, and the last may not be there yet. @param {Record<string, string>} change */
+  /** Each choice is a step that Back takes back, but not each letter of a filter; the last ones may not be in the address yet. @param {Record<string, string>} change */
   function choose(change) {
     go(link("overview", "", { ...view, filter: byId("filter").value, ...change }), !(view.filter && "filter" in change));
   }
