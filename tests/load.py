@@ -90,6 +90,7 @@ class Load:
         self._addresses = itertools.cycle(f"127.0.1.{i + 1}" for i in range(addresses))
         self.history = History()
         self.stale = History(self.history.adds)  # what was read while the node answered with the last known numbers
+        self.again: list[Add] = []  # keyed hits that were sent anew, though their first try may have been counted
         self.acks: Counter[str] = Counter()  # the acknowledged hits, by what they survive
         self.problems: list[Answer] = []
         self.missed = 0  # reads that were not answered
@@ -112,6 +113,8 @@ class Load:
             key = {"idempotency-key": uuid.uuid4().hex} if event in KEYED else {}
             outcome = await self._hit(connection, add, key)
             while key and outcome != "acknowledged":
+                if outcome == "unknown":
+                    self.again.append(Add(name, add.by, add.began))
                 await asyncio.sleep(AGAIN_SECONDS)
                 outcome = await self._hit(connection, add, key)
             self.history.end(add, outcome)
