@@ -18,7 +18,7 @@ test: $(TOOLS) $(NODE)
 # Kafka's faults in their full size, some minutes: 500,000 records, and a burst of 20 s.
 kafka: $(TOOLS)
 	@tools/setup redis-server maven
-	TALLY_TEST_KAFKA_RECORDS=500000 TALLY_TEST_KAFKA_BURST_SECONDS=20 $(BIN)/python -m pytest -s tests/test_kafka_faults.py
+	TALLY_TEST_KAFKA_RECORDS=500000 TALLY_TEST_KAFKA_BURST_SECONDS=20 $(BIN)/python -m pytest -s tests/kafka/test_kafka_faults.py
 
 # How fast, beside its peers: writes docs/benchmarks.md. `make bench BENCH=--quick` and `make bench BENCH="post delay"`
 # measure less and only print. At the end, what the dashboard costs a browser, beside a page that redraws.
@@ -32,7 +32,7 @@ bench: $(TOOLS)
 # `make accuracy ONLY=disk` runs those whose names begin so.
 accuracy: $(TOOLS)
 	@tools/setup redis-server nginx strace
-	ONLY="$(ONLY)" $(BIN)/python tests/accuracy.py
+	ONLY="$(ONLY)" $(BIN)/python -m tests.support.accuracy
 
 # The memory of a dashboard that is left open under traffic, and of its server: for MINUTES, 1440 for a day.
 MINUTES ?= 10
@@ -43,7 +43,7 @@ soak: $(TOOLS)
 # Does each fault test fail on the wrong build that it names?
 mutants: $(TOOLS) $(NODE)
 	@tools/setup redis-server nginx openssl chromium maven
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.support.mutants
 
 check: $(TOOLS) $(NODE)
 	@tools/setup nginx
@@ -56,12 +56,12 @@ check: $(TOOLS) $(NODE)
 	$(BIN)/python -m bandit -q -c pyproject.toml -r app tools
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/compose-lint docker-compose.yml
-	$(BIN)/python tests/proxy.py
+	$(BIN)/python -m tests.support.nginx
 
 # The dashboard's pictures in docs/img, of a month that is counted for them; one to two minutes.
 screenshots: $(TOOLS)
 	@tools/setup chromium
-	$(BIN)/python tests/screenshots.py
+	$(BIN)/python -m tests.support.screenshots
 
 format: $(TOOLS)
 	$(BIN)/ruff format .

@@ -23,9 +23,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
-from app import commands
+from app import cli as commands
 from app.events import Calendar, Clock
-from app.kafka import SURVIVES
+from app.kafka.consumer import SURVIVES
 from app.main import create_app, create_store
 from app.settings import Settings
 from app.stores.base import StoreError, StoreRefused

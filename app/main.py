@@ -14,25 +14,30 @@ from fastapi.staticfiles import StaticFiles
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import __version__, admin, badges, countapi, health, ingest, problems, query, stream
-from app.access import Access
+from app import __version__
 from app.events import Calendar, Clock
-from app.feed import Feed
-from app.kafka import Kafka
-from app.limits import Limits
-from app.live import Live
+from app.group_commit import Recorder
+from app.http import errors as problems
+from app.http.errors import Answer, Problem
+from app.http.permissions import Access
+from app.http.rate_limits import Limits
+from app.http.routes import admin, badges, countapi, stream
+from app.http.routes import count as ingest
+from app.http.routes import counts as query
+from app.http.routes import operations as health
+from app.kafka.consumer import Kafka
+from app.live.broadcaster import Live
+from app.live.day import Feed
+from app.live.peers import Nodes
 from app.metrics import Metrics
-from app.nodes import Nodes
-from app.problems import Answer, Problem
-from app.recorder import Recorder
-from app.schedule import schedule
+from app.scheduler import schedule
 from app.settings import Settings
 from app.stores.base import Caps, CounterStore
 from app.stores.memory import MemoryStore
+from app.stores.offline import SpooledStore
 from app.stores.redis import RedisStore, server
-from app.stores.spool import SpooledStore
+from app.stores.redis_sharded import TaggedStore
 from app.stores.sqlite import SqliteStore
-from app.stores.tags import TaggedStore
 
 # inside the package in a wheel, beside it in a checkout and in the image
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())

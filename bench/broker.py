@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from kafka_broker import Broker  # the tests' own, which fetches Kafka
+from tests.support.kafka_broker import Broker  # the tests' own, which fetches Kafka
 
 TOPIC = "records"
 PARTITIONS = 8

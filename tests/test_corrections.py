@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import AS_ADMIN, ChosenClock, RedisServer, Served, eventually, serving, settings_for
-from watchers import watching
 
 from app.main import create_app
+from tests.support.redis_servers import RedisServer
+from tests.support.servers import AS_ADMIN, ChosenClock, Served, eventually, serving, settings_for
+from tests.support.watchers import watching
 
 BAD_BODIES = [b"", b"{}", b'{"count":-1}', b'{"count":1.5}', b'{"total":9007199254740992}', b"[1]", b'{"x":1}', b"\xff"]
 
@@ -131,7 +132,7 @@ async def correct_under_load(nodes: list[Served], pages_on: Served) -> None:
 
 @pytest.mark.catches(
     "larger numbers always win",
-    "app/nodes.py",
+    "app/live/peers.py",
     "            feed.replace(moment, counts, before, generation)",
     "            feed.merge(moment.day, counts)",
 )
@@ -167,7 +168,7 @@ async def test_nothing_is_changed_while_the_store_is_away(tmp_path: Path, own_re
 
 @pytest.mark.catches(
     "what a change did is unknown when the store goes away",
-    "app/stores/spool.py",
+    "app/stores/offline.py",
     "                self._known.write(work.writes)",
     "                pass",
 )

@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 import socketio
-from conftest import ChosenClock, Process, RedisServer, Served, eventually, serving, settings_for
+
+from tests.support.redis_servers import RedisServer
+from tests.support.servers import ChosenClock, Process, Served, eventually, serving, settings_for
 
 STORES = ["memory", "sqlite", "redis", "away"]
 
@@ -90,7 +92,7 @@ async def test_the_leaderboard_ranks_the_top_n(tally: Served) -> None:
 
 @pytest.mark.catches(
     "limit by name",
-    "app/limits.py",
+    "app/http/rate_limits.py",
     "    address = client(request)\n",
     "    address = client(request) + request.url.path\n",
 )
@@ -110,11 +112,11 @@ test_over_the_limit_is_429_for_that_address_alone.limits = {"write_limit": "20/m
 
 @pytest.mark.catches(
     "destructive reset",
-    "app/schedule.py",
+    "app/scheduler.py",
     'before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]',
     'before["day"] = moment.day',
 )
-@pytest.mark.catches("no reset is told", "app/feed.py", "told.epoch, [self._reset()]", "told.epoch, []")
+@pytest.mark.catches("no reset is told", "app/live/day.py", "told.epoch, [self._reset()]", "told.epoch, []")
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
     tally: Served, watchers: list[Watcher], clock: ChosenClock
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Changes, Key, Kind, Moment, Posting
-from app.stores import sketch
+from app.stores import hyperloglog as sketch
 
 KEY_KEPT_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
 VISITS_KEPT_SECONDS = 2 * 3600  # how long it is known who came in which minute

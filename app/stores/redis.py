@@ -24,7 +24,8 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.events import EVERYTHING, GENERATION, LOG, OFFSET, SKETCH, TOTAL, VISITS, Batch, Bucket, Changes, Moment
-from app.stores import base, sketch
+from app.stores import base
+from app.stores import hyperloglog as sketch
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Distinct, Refused, StoreRefused, StoreUnavailable
 
 ANSWER_SECONDS = 1.5  # no request waits longer than 2.5 s, the spool's fsync included
@@ -64,12 +65,12 @@ class Script(NamedTuple):
 
     @classmethod
     def of(cls, *files: str) -> "Script":
-        text = "".join((Path(__file__).parent / file).read_text() for file in files)
+        text = "".join((Path(__file__).parent / "lua" / file).read_text() for file in files)
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-COUNT = Script.of("stand.lua", "count.lua")
-CHANGE = Script.of("stand.lua", "change.lua")
+COUNT = Script.of("offset.lua", "count.lua")
+CHANGE = Script.of("offset.lua", "write.lua")
 SKETCH_OF = """redis.call('PFMERGE', KEYS[1], unpack(KEYS, 2)) local sketch = redis.call('GET', KEYS[1])
 redis.call('DEL', KEYS[1])
 return (string.gsub(sketch, '.', function(c) return string.format('%02x', string.byte(c)) end))"""

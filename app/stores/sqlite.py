@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from app.events import EVERYTHING, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
 from app.stores import base
 from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, OutcomeUnknown, StoreRefused, StoreUnavailable
-from app.stores.buckets import ADDED, LARGER, PAGE_ROWS, TABLES, Counts, Crowds, Events, those
+from app.stores.sqlite_tables import ADDED, LARGER, PAGE_ROWS, TABLES, Counts, Crowds, Events, those
 
 SCHEMA_VERSION = 3
 

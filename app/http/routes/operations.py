@@ -1,0 +1,102 @@
+"""What an operator asks: how it is, and figures for Prometheus."""
+
+from typing import Literal, NamedTuple
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from typing_extensions import TypedDict
+
+from app import __version__
+from app.events import Clock
+from app.http.rate_limits import Limits
+from app.kafka.consumer import SURVIVES, Kafka, KafkaHealth
+from app.live.broadcaster import Live
+from app.live.peers import Nodes
+from app.metrics import Metrics
+from app.stores.base import Ack, CounterStore
+
+LATE_SECONDS = 10.0  # since pages were last looked after, which is done each second
+
+Status = Literal["ok", "degraded", "down"]
+
+
+class State(NamedTuple):
+    """Whether hits are accepted and all is well, and if not, why."""
+
+    status: Status
+    reasons: list[str]
+
+
+Health = TypedDict(
+    "Health",
+    {
+        "status": Status,
+        "reasons": list[str],
+        "store": str,
+        "ack": Ack,
+        "survives": str,
+        "staleSeconds": float | None,
+        "spoolBytes": int,
+        "lostBatches": int,
+        "kafka": KafkaHealth | None,
+        "nodes": int,
+        "liveTickSeconds": float,
+        "resetsAt": str,
+        "version": str,
+    },
+)
+
+
+def state(store: CounterStore, nodes: Nodes, live: Live, kafka: Kafka | None) -> State:
+    condition = store.condition()
+    reasons = [*condition.reasons, *nodes.reasons(), *(kafka.reasons() if kafka else [])]
+    if live.tick_seconds() > LATE_SECONDS:
+        reasons.append("pages are not told what changes")
+    accepts = kafka.accepts() if kafka and kafka.buffers else condition.accepts
+    return State("down" if not accepts else "degraded" if reasons else "ok", reasons)
+
+
+def add_routes(
+    app: FastAPI,
+    store: CounterStore,
+    nodes: Nodes,
+    live: Live,
+    kafka: Kafka | None,
+    clock: Clock,
+    limits: Limits,
+    metrics: Metrics,
+) -> None:
+    metrics.watch("tally_spool_bytes", "What waits to be applied.", lambda: store.condition().spool_bytes)
+    metrics.watch(
+        "tally_store_stale_seconds", "How long the store is away.", lambda: store.condition().stale_seconds or 0
+    )
+    metrics.watch("tally_lost_batches", "Acknowledged, then lost by the store.", lambda: store.condition().lost_batches)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def read_metrics(request: Request) -> Response:
+        """For Prometheus."""
+        limits.charge(request, "read")
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
+    async def read_health(response: Response) -> Health:
+        """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
+        condition, (status, reasons) = store.condition(), state(store, nodes, live, kafka)
+        stale = condition.stale_seconds
+        response.status_code = 503 if status == "down" else 200
+        return Health(
+            status=status,
+            reasons=reasons,
+            store=store.kind,
+            ack="log" if kafka and kafka.buffers else condition.ack,
+            survives=SURVIVES if kafka and kafka.buffers else store.survives,
+            staleSeconds=stale and round(stale, 1),
+            spoolBytes=condition.spool_bytes,
+            lostBatches=condition.lost_batches,
+            kafka=kafka.health() if kafka else None,
+            nodes=nodes.count(),
+            liveTickSeconds=round(live.tick_seconds(), 1),
+            resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
+            version=__version__,
+        )

@@ -1,0 +1,67 @@
+"""nginx on deploy/nginx.conf, told where its nodes are instead of asking Docker. As a script: does nginx accept it?"""
+
+import getpass
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support.redis_servers import free_port, wait_until
+
+CONF = Path(__file__).parents[2] / "deploy/nginx.conf"
+NODE = re.compile(r"server app:8000 resolve (.*);")  # Debian's nginx does not know how to follow a name
+
+
+class Proxy:
+    """An nginx in front of these ports, with parts of its configuration replaced by others."""
+
+    def __init__(self, directory: Path, nodes: list[int], replaced: dict[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = directory / "nginx.log"
+        conf = CONF.read_text()
+        for old, new in (replaced or {}).items():
+            assert conf.count(old) == 1, f"{old!r} is there {conf.count(old)} times"
+            conf = conf.replace(old, new)
+        conf = NODE.sub(lambda rest: " ".join(f"server 127.0.0.1:{node} {rest[1]};" for node in nodes), conf)
+        conf = conf.replace("listen 8080", f"listen 127.0.0.1:{self.port}").replace("/tmp/", f"{directory}/")  # noqa: S108 # the image's
+        (directory / "nginx.conf").write_text(conf)
+        # started by root, nginx would make its workers somebody who may not write here
+        always = f"daemon off; user {getpass.getuser()};"
+        self._command = [_binary(), "-p", str(directory), "-c", str(directory / "nginx.conf"), "-g", always]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def check(self) -> int:
+        return subprocess.run([*self._command, "-t", "-q"], check=False).returncode
+
+    def start(self) -> "Proxy":
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        wait_until(self._listens, self.log.read_text)
+        return self
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(timeout=20)
+            self._process = None
+
+    def _listens(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, f"nginx ended: {self.log.read_text()}"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _binary() -> str:
+    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian keeps it from users
+    assert binary, "nginx is not installed: apt-get install nginx"
+    return binary
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        raise SystemExit(Proxy(Path(scratch), [8000, 8001]).check())

@@ -1,0 +1,285 @@
+"""Real redis-servers: one alone, a cluster, one under sentinels, one behind TLS and an access list, and compose's."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import random
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+
+ROOT = Path(__file__).parents[2]
+SLOTS = 16_384
+_ports = itertools.count(random.randrange(1000))
+SERVICE = "tally"  # what the sentinels call the master
+USER = "tally"
+# what Tally asks of Redis, and nothing more
+ALLOWED = (
+    "resetkeys ~tally:* resetchannels &tally:* -@all +@read +@write -@dangerous"
+    " +auth +hello +ping +eval +evalsha +publish +subscribe +unsubscribe +info"
+)
+
+
+def free_port() -> int:
+    """One below those that outgoing connections get, so that none of them takes it before its server does, or after.
+
+    None is given twice, and each of the processes that run tests side by side has a thousand of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = 20_000 + worker * 1000 + next(_ports) % 1000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_until(done: Callable[[], bool], explain: Callable[[], str] = str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"it did not come to that within {seconds} s: {explain()}"
+        time.sleep(0.02)
+
+
+class RedisServer:
+    """A redis-server process on a unix socket, and on a port where it has one, to stop, freeze and start again."""
+
+    def __init__(self, directory: Path, *arguments: str, port: int = 0, password: str = "") -> None:
+        directory.mkdir(exist_ok=True)
+        self.socket = directory / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.port = port
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log = directory / "redis.log"
+        self._directory = directory
+        self._arguments = (*arguments, "--requirepass", password) if password else arguments
+        self._password = password
+
+    def start(self, *options: str) -> None:
+        self.launch(*options)
+        wait_until(self.answers, self.log)
+
+    def launch(self, *options: str) -> None:
+        """Start it, and wait for nothing."""
+        binary = shutil.which("redis-server")
+        assert binary, "redis-server is not installed: apt-get install redis-server"
+        doors = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
+        with self._log.open("ab") as log:
+            command = [binary, *self._arguments, *doors, "--save", "", *options]
+            self.process = subprocess.Popen(command, cwd=self._directory, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """As kill -9 does."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def flush(self) -> None:
+        with self.client() as client:
+            client.flushall()
+
+    def client(self) -> redis.Redis:
+        """As its operator, who may do everything."""
+        return redis.Redis(
+            unix_socket_path=str(self.socket), password=self._password or None, decode_responses=True, socket_timeout=5
+        )
+
+    def answers(self) -> bool:
+        assert self.process
+        assert self.process.poll() is None, f"redis-server ended: {self.log()}"
+        with self.client() as client, contextlib.suppress(redis.ConnectionError):
+            return bool(client.ping())
+        return False
+
+    def replicates(self) -> bool:
+        """Whether it is a replica that has all its master has."""
+        return self.answers() and self.info("replication").get("master_link_status") == "up"
+
+    def info(self, section: str) -> dict[str, object]:
+        with self.client() as client:
+            return client.info(section)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+
+class Cluster:
+    """Three masters with a third of the slots each, and as many replicas of each as asked for.
+
+    They find each other, their places and their slots in the file in which a node keeps what it knows of its cluster,
+    so that nobody has to introduce them; then it takes the 2 s that a master waits before it says it is ready.
+    """
+
+    def __init__(self, directory: Path, replicas: int = 0) -> None:
+        self.nodes: list[RedisServer] = []
+        places = [(free_port(), free_port()) for _ in range(3 * (1 + replicas))]
+        names = [hashlib.sha1(str(place).encode()).hexdigest() for place in places]  # noqa: S324 # a name of 40 digits
+        bounds = [SLOTS * i // 3 for i in range(4)]
+        for me, (port, bus) in enumerate(places):
+            known = ["vars currentEpoch 3 lastVoteEpoch 0"]
+            for i, (its_port, its_bus) in enumerate(places):
+                flags = ("myself," if i == me else "") + ("master -" if i < 3 else f"slave {names[i % 3]}")
+                slots = f"{bounds[i]}-{bounds[i + 1] - 1}" if i < 3 else ""
+                place = f"127.0.0.1:{its_port}@{its_bus}"
+                known.append(f"{names[i]} {place} {flags} 0 0 {i % 3 + 1} connected {slots}".rstrip())
+            (directory / str(port)).mkdir()
+            (directory / str(port) / "nodes.conf").write_text("\n".join(known) + "\n")
+            options = f"--cluster-enabled yes --cluster-port {bus} --cluster-node-timeout 2000".split()
+            options += ["--repl-diskless-sync-delay", "0"]
+            self.nodes.append(RedisServer(directory / str(port), *options, port=port))
+        self.hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
+        self.url = f"redis+cluster://{self.hosts}?tags=16"
+
+    def start(self, *options: str) -> None:
+        for node in self.nodes:
+            node.launch(*options)
+        for node in self.nodes:
+            wait_until(lambda node=node: node.answers() and self._is_ok(node), node.log)
+        for node in self.nodes[3:]:
+            wait_until(node.replicates, node.log)
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def flush(self) -> None:
+        for node in self.masters():
+            node.flush()
+
+    def kill_master(self) -> None:
+        """One that has a replica, which will take its place."""
+        self.masters()[-1].stop()
+
+    def masters(self) -> list[RedisServer]:
+        """Of the nodes that live, by what they say of themselves now."""
+        return [node for node in self.nodes if node.process and node.info("replication")["role"] == "master"]
+
+    def _is_ok(self, node: RedisServer) -> bool:
+        with node.client() as client:
+            return client.cluster("INFO")["cluster_state"] == "ok"
+
+
+class Sentinels:
+    """A master, its replica, and three sentinels that watch them; no door opens without a name and a password."""
+
+    def __init__(self, directory: Path) -> None:
+        password, operators = secrets.token_hex(8), secrets.token_hex(8)
+        user = ["--user", *f"{USER} on >{password} ~* &* +@all".split()]
+        replication = ["--masterauth", operators, "--repl-diskless-sync-delay", "0"]
+        ports = [free_port() for _ in range(5)]
+        self.servers = [
+            RedisServer(directory / str(port), *user, *replication, port=port, password=operators) for port in ports[:2]
+        ]
+        self.sentinels = []
+        names = [hashlib.sha1(str(port).encode()).hexdigest() for port in ports]  # noqa: S324 # a name of 40 digits
+        for me in (2, 3, 4):
+            lines = [
+                f"sentinel myid {names[me]}",
+                f"sentinel monitor {SERVICE} 127.0.0.1 {ports[0]} 2",
+                f"sentinel auth-pass {SERVICE} {operators}",
+                f"sentinel down-after-milliseconds {SERVICE} 1000",
+                f"sentinel failover-timeout {SERVICE} 2000",
+                f"sentinel sentinel-pass {operators}",
+                f"sentinel known-replica {SERVICE} 127.0.0.1 {ports[1]}",
+                *(f"sentinel known-sentinel {SERVICE} 127.0.0.1 {ports[i]} {names[i]}" for i in (2, 3, 4) if i != me),
+            ]
+            place = directory / str(ports[me])
+            place.mkdir()
+            (place / "sentinel.conf").write_text("\n".join(lines) + "\n")
+            arguments = [str(place / "sentinel.conf"), "--sentinel", *user]
+            self.sentinels.append(RedisServer(place, *arguments, port=ports[me], password=operators))
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports[2:])
+        theirs = f"sentinel_username={USER}&sentinel_password={password}"
+        self.url = f"redis+sentinel://{USER}:{password}@{hosts}/{SERVICE}/0?{theirs}"
+
+    def start(self) -> None:
+        master, replica = self.servers
+        master.launch()
+        replica.launch("--replicaof", "127.0.0.1", str(master.port))
+        for sentinel in self.sentinels:
+            sentinel.launch()
+        wait_until(replica.replicates, replica.log)
+        for sentinel in self.sentinels:
+            wait_until(lambda sentinel=sentinel: sentinel.answers() and self._sees_all(sentinel), sentinel.log)
+
+    def stop(self) -> None:
+        for server in (*self.sentinels, *self.servers):
+            server.stop()
+
+    def kill_master(self) -> None:
+        self.master().stop()
+
+    def part(self) -> None:
+        """From now on the replica hears nothing of what its master counts, and nobody minds until the master dies."""
+        master = self.master()
+        for server in self.servers:
+            with server.client() as client:
+                if server is master:
+                    client.wait(1, 5000)  # until now it has heard everything
+                client.config_set("masterauth", "forgotten")
+        with master.client() as client:
+            client.client_kill_filter(_type="replica")
+
+    def master(self) -> RedisServer:
+        """Whom the first sentinel calls that."""
+        with self.sentinels[0].client() as client:
+            _, port = client.sentinel_get_master_addr_by_name(SERVICE)
+        return next(server for server in self.servers if server.port == port)
+
+    def _sees_all(self, sentinel: RedisServer) -> bool:
+        with sentinel.client() as client:
+            master = client.sentinel_master(SERVICE)
+            (replica,) = client.sentinel_slaves(SERVICE)
+        seen = (master["flags"], master["num-other-sentinels"], replica["flags"], replica["master-link-status"])
+        return seen == ("master", 2, "slave", "ok")
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate of this address, which vouches for itself, and its key."""
+    assert shutil.which("openssl"), "openssl is not installed: apt-get install openssl"
+    certificate, key = directory / "server.crt", directory / "server.key"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=here"
+    out = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *out], check=True, capture_output=True)
+    return certificate, key
+
+
+class GuardedRedis(RedisServer):
+    """Redis behind TLS alone, with a user who may do what Tally asks, on Tally's keys and channels."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority, key = certificate(directory)
+        password, port = secrets.token_hex(8), free_port()
+        super().__init__(
+            directory,
+            *("--tls-port", str(port), "--tls-cert-file", str(self.authority), "--tls-key-file", str(key)),
+            *("--tls-auth-clients", "no", "--user", *f"{USER} on >{password} {ALLOWED}".split()),
+            password=secrets.token_hex(8),
+        )
+        self.unverifiable = f"rediss://{USER}:{password}@127.0.0.1:{port}/0"  # for who does not know the authority
+        self.url = f"{self.unverifiable}?ssl_ca_certs={self.authority}"
+
+
+class ComposedRedis(RedisServer):
+    """Redis as docker-compose.yml starts it with deploy/redis.conf, but for where it listens."""
+
+    def __init__(self, directory: Path) -> None:
+        compose = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (ROOT / "docker-compose.yml").read_text())  # each with its default
+        (options,) = re.findall(r"- /etc/redis.conf\n((?: {6,}.*\n)+)", compose)
+        words = [line.strip().removeprefix("- ") for line in options.splitlines() if line.strip()[0] != "#"]
+        port = free_port()
+        super().__init__(directory, str(ROOT / "deploy/redis.conf"), *" ".join(words).split(), port=port)
+        (self.password,) = re.findall(r"redis://tally:(.*?)@", compose)
+        self.url = f"redis://{USER}:{self.password}@127.0.0.1:{port}/0"
+
+    def client(self) -> redis.Redis:
+        """As a node, for there is nobody else."""
+        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=5)

@@ -1,0 +1,196 @@
+"""The app on a real socket, as a process, or as compose runs it; and a clock to choose."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from app.__main__ import OneFrameProtocol, OneWriteProtocol
+from app.main import create_app
+from app.settings import Settings
+from tests.support.nginx import Proxy
+from tests.support.redis_servers import ComposedRedis, RedisServer, free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+ADMIN_KEY = "the-key-of-an-administrator"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+
+async def eventually(check: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until an awaitable check holds; how long is the machine's affair."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = check()
+        if await result if asyncio.iscoroutine(result) else result:
+            return
+        assert time.monotonic() < deadline, "it did not come to that"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class ChosenClock:
+    """Real time, shifted: so that it runs, and a test can choose where."""
+
+    shift: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.shift
+
+    def go_to(self, instant: str) -> None:
+        self.shift = datetime.fromisoformat(instant).timestamp() - time.time()
+
+
+@dataclass
+class Served:
+    """The app on a real socket, in this process."""
+
+    url: str
+    settings: Settings
+    app: object
+    stop: Callable[[], object] = field(repr=False, default=lambda: None)
+
+    def client(self, address: str = "127.0.0.1") -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(local_address=address)
+        return httpx.AsyncClient(base_url=self.url, transport=transport, timeout=20)
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, clock: Callable[[], float] = time.time, buffer: int = 0) -> AsyncIterator[Served]:
+    """Serve on a free port; with a send buffer of so many bytes, so that a client that does not read is soon felt."""
+    app = create_app(settings, clock)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=OneWriteProtocol,
+            ws=OneFrameProtocol,
+            lifespan="on",
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    sockets = [socket.create_server(("127.0.0.1", 0))]
+    if buffer:
+        sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    ended = asyncio.Event()
+    server.main_loop = ended.wait  # its own looks ten times a second whether it is to end
+    running = asyncio.create_task(server._serve(sockets))
+    await eventually(lambda: server.started or running.done())
+    if running.done():
+        running.result()
+    try:
+        yield Served(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", settings, app)
+    finally:
+        ended.set()
+        await running
+
+
+def settings_for(kind: str, tmp_path: Path, shared_redis: RedisServer, **chosen: object) -> Settings:
+    """Settings for a kind of store, with everything it writes under tmp_path."""
+    urls = {
+        "memory": "memory://",
+        "sqlite": f"sqlite:///{tmp_path}/tally.db",
+        "redis": shared_redis.url,
+        "away": f"redis://127.0.0.1:{free_port()}/0",
+    }
+    return Settings(TALLY_STORE=urls[kind], spool=str(tmp_path / "spool"), **{"admin_keys": ADMIN_KEY, **chosen})
+
+
+class Process:
+    """`python -m app`, or another command line, as an operator runs it."""
+
+    def __init__(self, directory: Path, *command: str, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = directory / "app.log"
+        self._command = command or ("-m", "app")
+        self._environment = {"TALLY_SPOOL": str(directory / "spool"), "TALLY_PORT": str(self.port)} | environment
+        self._environment["PYTHONPATH"] = str(ROOT / "tests/support/forbidden_imports")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Process":
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
+        command = [sys.executable, *(part.format(port=self.port) for part in self._command)]
+        with self.log.open("ab") as log:
+            environment = clean | self._environment
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+        wait_until(self._answers, self.log.read_text)
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    def kill(self) -> None:
+        self._end(subprocess.Popen.kill)
+
+    def terminate(self) -> int:
+        return self._end(subprocess.Popen.terminate)
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> int:
+        if self._process is None:
+            return 0
+        how(self._process)
+        code = self._process.wait(timeout=20)
+        self._process = None
+        return code
+
+    def get(self, path: str) -> object:
+        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: bytes = b"") -> object:
+        with urllib.request.urlopen(self.url + path, data=body, timeout=20) as answer:
+            return json.load(answer)
+
+    def _answers(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, f"the app ended: {self.log.read_text()}"
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            return bool(self.get("/health"))
+        return False
+
+
+@dataclass
+class Fleet:
+    """What `docker compose up --scale app=3` starts: nginx, the nodes, and their Redis."""
+
+    proxy: Proxy
+    nodes: list[Process]
+    redis: ComposedRedis
+
+
+@contextlib.contextmanager
+def composed(directory: Callable[[str], Path], *redis_options: str, **environment: str) -> Iterator[Fleet]:
+    """Three nodes behind the proxy, on the Redis that docker-compose.yml describes."""
+    with contextlib.ExitStack() as started:
+        server = ComposedRedis(directory("redis"))
+        started.callback(server.stop)
+        server.start(*redis_options)
+        shared = {
+            "TALLY_STORE": server.url,
+            "TALLY_SPOOL": str(directory("spool")),
+            "TALLY_TRUSTED_PROXIES": "127.0.0.0/30",  # a network, as in docker-compose.yml
+        }
+        nodes = [Process(directory("node"), **(shared | environment)) for _ in range(3)]
+        for node in nodes:
+            started.callback(node.kill)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Process.start, nodes))
+        proxy = Proxy(directory("nginx"), [node.port for node in nodes])
+        started.callback(proxy.stop)
+        yield Fleet(proxy.start(), nodes, server)

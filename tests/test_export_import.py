@@ -1,0 +1,263 @@
+"""All data of one store in another: what arrives is the same, also after the import was killed half-way."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+
+from app import export_import as transfer
+from app.events import TOTAL, Calendar, Clock, Posting
+from app.main import create_app
+from app.stores import base
+from app.stores.base import Caps, Value
+from app.stores.memory import MemoryStore
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.servers import AS_ADMIN, ROOT, ChosenClock, settings_for
+
+EVENTS, USERS = 300, 40
+RANKED = 25  # of which so many have counts of their own
+CLOCK = Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0)
+NOON = CLOCK.moment()
+
+
+def tally(*words: str, store: str, **popen: object) -> subprocess.Popen[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, "-m", "app", *words]
+    return subprocess.Popen(command, cwd=ROOT, env=clean | {"TALLY_STORE": store}, **pipes)
+
+
+def run(*words: str, store: str) -> tuple[int, str]:
+    process = tally(*words, store=store)
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.fixture
+async def filled(tmp_path: Path, redis_server: RedisServer, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A SQLite store with something of everything."""
+    monkeypatch.setattr(base, "RANKED_MAX", RANKED)
+    settings = settings_for("sqlite", tmp_path, redis_server, write_limit="100000/second")
+    clock.go_to("2026-03-27T12:00:00+00:00")
+    app = create_app(settings, clock)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally", headers=AS_ADMIN) as client,
+    ):
+        for _ in range(3):
+            items = [
+                {"event": f"e{i}", "by": i + 1, "user": f"u{i % USERS}", "session": f"s{i}"} for i in range(EVENTS)
+            ]
+            await client.post("/events", json=items)
+            await client.put("/event/e7", json={"count": 3, "total": 99})
+            await client.post("/reset")
+            await client.post("/events", json={"e1": 2, "e\u0301 ü": 1})
+            clock.shift += 86_400
+        await client.delete("/event/e9")
+    return settings.store
+
+
+@pytest.mark.catches(
+    "an import adds what it has added",
+    "app/export_import.py",
+    'f"import {piece.export}", at, at + 1',
+    "uuid.uuid4().hex, 0, 1",
+)
+async def test_an_import_that_is_killed_and_repeated_ends_the_same(
+    filled: str, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    file = str(tmp_path / "all.ndjson")
+    assert run("export", file, store=filled)[0] == 0
+    assert run("verify", file, store=filled) == (0, f"the store has what {file} has, and nothing else\n")
+    killed = 0
+    for delay in (0.05, 0.2):  # after the import's first line is there
+        half = tally("import", file, store=redis_server.url)
+        wait_until(lambda half=half: half.poll() is not None or begun(redis_server))
+        time.sleep(delay)
+        half.kill()
+        half.communicate()
+        killed += half.returncode != 0
+    assert killed
+    for _ in range(2):
+        assert run("import", file, store=redis_server.url)[0] == 0
+    assert run("verify", file, store=redis_server.url)[1] == f"the store has what {file} has, and nothing else\n"
+
+
+async def test_estimates_stay_estimates_wherever_they_go(
+    filled: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> None:
+    there, back = str(tmp_path / "there.ndjson"), str(tmp_path / "back.ndjson")
+    home = f"sqlite:///{tmp_path}/home.db"
+    for words, store in (
+        (("export", there), filled),
+        (("import", there), redis_server.url),
+        (("export", back), redis_server.url),
+        (("import", back), home),
+        (("verify", there), home),
+        (("verify", back), home),
+    ):
+        code, said = run(*words, store=store)
+        assert code == 0, said
+    app = create_app(settings_for("sqlite", tmp_path, redis_server).model_copy(update={"store": home}), clock)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally") as client,
+    ):
+        found = (await client.get("/audience?days=4")).json()
+        assert (found["exact"], found["error"], abs(found["users"] - USERS) <= 1) == (False, 0.0081, True)
+
+
+async def test_over_http_a_file_is_added_whole_and_once_or_not_at_all(
+    filled: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> None:
+    file = tmp_path / "all.ndjson"
+    assert run("export", str(file), store=filled)[0] == 0
+    lines = file.read_bytes().splitlines(keepends=True)
+    app = create_app(settings_for("memory", tmp_path, redis_server), clock)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally", headers=AS_ADMIN) as client,
+    ):
+        head = json.loads(lines[0])
+        for bad in (
+            lines[:-1],
+            [*lines[:-1], lines[-1][:-3]],
+            [json.dumps(head | {"timezone": "Asia/Kolkata"}).encode() + b"\n", *lines[1:]],
+            [lines[0], b'{"bucket":["day",0,""],"counts":{"a":-1}}\n', b'{"end":2}\n'],
+            [lines[0], b'{"bucket":["year",0,""],"counts":{"a":1}}\n', b'{"end":2}\n'],
+            [lines[0], b'{"bucket":["day",0,"user:a/b"],"counts":{"a":1}}\n', b'{"end":2}\n'],
+            [lines[0], b"{}\n", b'{"end":2}\n'],
+            [b"\xff\n"],
+            [],
+        ):
+            answer = await client.post("/import", content=b"".join(bad))
+            assert answer.status_code == 422, bad[1:3]
+            assert (await client.get("/leaderboard?window=total")).json() == []
+        for _ in range(2):
+            assert (await client.post("/import", content=b"".join(lines))).status_code == 200
+        exported = (await client.get("/export")).content.splitlines()
+        assert sorted(map(shape, exported[1:-1])) == sorted(map(shape, lines[1:-1]))
+
+
+BAD_PIECES = [  # each after a head, as a whole line or as a bucket with its counts
+    (["total", 60, ""], {"a": 1}),
+    (["day", NOON.day + 60, ""], {"a": 1}),
+    (["day", 2**60, ""], {"a": 1}),
+    (["minute", NOON.minute, "user:a"], {"ann": 1}),
+    (["hour", NOON.hour, "offset"], {"a": 1}),
+    (["day", NOON.day, "anything"], {"a": 1}),
+    (["day", NOON.day, "part:99999999999"], {"a": 1}),
+    (["day", NOON.day, "user: a"], {"ann": 1}),
+    (["day", NOON.day, "user:a"], {"ann": -1}),
+    (["day", NOON.day, "user:a"], {"": 1}),
+    (["day", NOON.day, "sketch:user:a"], {"007": 1}),
+    (["day", NOON.day, "sketch:user:a"], {"٣": 1}),
+    (["day", NOON.day, "sketch:user:a"], {"9" * 5000: 1}),
+    (["day", NOON.day, "sketch:user:a"], {"16384": 1}),
+    (["day", NOON.day, "sketch:user:a"], {"1": 52}),
+    (["day", NOON.day, "generation"], {"a": 1}),
+    (["day", NOON.day, "generation"], {"": 0}),
+    (["day", NOON.day, "log"], {"": 1}),
+    (["day", NOON.day, "log"], {"{}": 1}),
+    (["day", NOON.day, "log"], {'[1,1000000000000000,"reset","",[0,0],[0,0]]': 1}),
+    (["day", NOON.day, "log"], {'[1,1,"reset","a/b",[0,0],[0,0]]': 1}),
+    (["day", NOON.day, "log"], {'[1,1,"reset","",[0,99999999999999999999999],[0,0]]': 1}),
+    (["day", NOON.day, "log"], {' [1,1,"reset","",[0,0],[0,0]]': 1}),
+    (["total", 0, ""], {"": 1}),
+    (["total", 0, ""], {"e\u0301": 1}),
+    (["total", 0, ""], {"a": 2**53}),
+    (["total", 0, ""], {"a": 1.5}),
+    b'{"end":7}',
+    b'{"bucket":["total",0,""],"counts":{"a":1}',
+    b'{"bucket":["total",0,""],"counts":{"%b":1}}' % (b"a" * transfer.LINE_BYTES_MAX),
+    b"",
+    b"[" * 100_000,
+    b"\xff",
+]
+
+
+@pytest.mark.catches("a bucket of any time", "app/export_import.py", "getattr(calendar.moment(start), step)", "start")
+def test_what_tally_never_wrote_is_refused_and_its_line_told() -> None:
+    for bad in BAD_PIECES:
+        line = bad if isinstance(bad, bytes) else json.dumps({"bucket": bad[0], "counts": bad[1]}).encode()
+        good = json.dumps({"bucket": ["total", 0, ""], "counts": {"a": 1}}).encode()
+        file = io.BytesIO(b"\n".join([head(), good, line, b'{"end":3}', b""]))
+        with pytest.raises(transfer.TransferError, match=r"^line 3: "):
+            print(bad, list(transfer.pieces(file, CLOCK)))  # noqa: T201 # which one was taken
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b'{"end":1}\n' + b"{}", b'{"end":1}\n\n', b'{"end":0}\n', b'{"end":1}\n{"end":1}\n']
+)
+def test_a_file_that_goes_on_or_stops_early_is_refused(tail: bytes) -> None:
+    with pytest.raises(transfer.TransferError, match=r"^line \d: "):
+        list(transfer.pieces(io.BytesIO(head() + b"\n" + tail), CLOCK))
+    assert list(transfer.pieces(io.BytesIO(head() + b'\n{"end":1}\n'), CLOCK)) == []
+
+
+@pytest.mark.parametrize("wrong", [{"tally": 2}, {"export": "x"}, {"export": "a" * 10**6}, {"timezone": 1}])
+def test_a_head_of_another_kind_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(transfer.TransferError, match=r"^line 1: "):
+        list(transfer.pieces(io.BytesIO(head(**wrong) + b'\n{"end":1}\n'), CLOCK))
+
+
+@pytest.mark.catches(
+    "a name without a total",
+    "app/export_import.py",
+    "if event != EVERYTHING and event in totals}",
+    "if event != EVERYTHING}",
+)
+async def test_hits_that_come_during_an_export_leave_it_whole() -> None:
+    store, copy, file = MemoryStore(Caps(100)), MemoryStore(Caps(100)), io.BytesIO()
+    await store.apply("s", 0, 1, [Posting(NOON, {"a": 5, "b": 1})])
+    at = 1
+    async for line in transfer.export(store, CLOCK):
+        file.write(line)
+        await store.apply("s", at, at + 1, [Posting(NOON, {"a": 1, f"new {at}": 1})])
+        at += 1
+    file.seek(0)
+    for piece in transfer.pieces(file, CLOCK):
+        await transfer.restore(copy, CLOCK, piece)
+    (totals,) = await copy.read([TOTAL])
+    for bucket in await copy.buckets():
+        (counts,) = await copy.read([bucket])
+        assert counts.keys() <= totals.keys()
+    applied = await copy.apply("s", 0, 1, [Posting(NOON, {"new 2": 1})])
+    assert applied.answers == [{"new 2": Value(1, 1)}]
+
+
+async def test_a_file_adds_to_what_there_is_and_hits_go_on(clock: ChosenClock) -> None:
+    store, there, file = MemoryStore(Caps(100)), MemoryStore(Caps(1)), io.BytesIO()
+    await store.apply("s", 0, 1, [Posting(NOON, {"a": 5, "b": 1})])
+    await there.apply("s", 0, 1, [Posting(NOON, {"a": 100})])
+    async for line in transfer.export(store, CLOCK):
+        file.write(line)
+    for _ in range(2):
+        file.seek(0)
+        for piece in transfer.pieces(file, CLOCK):
+            await transfer.restore(there, CLOCK, piece)
+            await there.apply(uuid.uuid4().hex, 0, 1, [Posting(NOON, {"a": 1})])
+    hits = 2 * 4  # minute, hour, day and total
+    assert await there.read(NOON.buckets) == [{"a": 105 + hits, "b": 1, "": 106 + hits}] * 4
+
+
+def head(**wrong: object) -> bytes:
+    return json.dumps({"tally": 1, "export": "0" * 32, "timezone": "UTC"} | wrong).encode()
+
+
+def begun(redis_server: RedisServer) -> bool:
+    with redis_server.client() as client:
+        return bool(client.keys("tally:{0}:source:import*"))
+
+
+def shape(line: bytes) -> str:
+    """A line, whatever the order of what is in it."""
+    return json.dumps(json.loads(line), sort_keys=True)
