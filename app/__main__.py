@@ -24,11 +24,11 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from app import cli as commands
-from app.events import Calendar, Clock
-from app.kafka.consumer import SURVIVES
+from app.domain.calendar import Calendar, Clock
+from app.kafka.consumer import DURABILITY
 from app.main import create_app, create_store
 from app.settings import Settings
-from app.stores.base import StoreError, StoreRefused
+from app.stores.base import StoreError, StoreOpenError
 
 _COMMANDS = {
     "export": "write all data to a new file, as NDJSON",
@@ -72,20 +72,20 @@ def _arguments() -> argparse.Namespace:
 async def serve(settings: Settings, consume: bool) -> None:
     if consume and (settings.store_kind != "redis" or not settings.kafka + settings.kafka_inputs):
         needs = "TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis that other nodes serve as TALLY_STORE"
-        raise StoreRefused(f"consume needs {needs}")
+        raise StoreOpenError(f"consume needs {needs}")
     app = create_app(settings)
 
     async def figures(scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope.get("path") in {"/health", "/metrics"}
         await (app if asked else Response(status_code=404))(scope, receive, send)
 
-    server = Server(
+    server = TallyServer(
         uvicorn.Config(
             figures if consume else app,
             host=settings.host,
             port=settings.port,
-            http=OneWriteProtocol,
-            ws=OneFrameProtocol,
+            http=SingleWriteProtocol,
+            ws=SharedFrameProtocol,
             lifespan="off",  # ours is below, so that a refusal is one sentence and not a traceback
             log_level="warning",
             access_log=False,
@@ -103,7 +103,7 @@ async def serve(settings: Settings, consume: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     async with app.router.lifespan_context(app):
-        greet(settings, SURVIVES if settings.kafka else app.state.store.survives, consume)
+        greet(settings, DURABILITY if settings.kafka else app.state.store.durability, consume)
         gc.collect()
         gc.freeze()  # all that was imported stays: to walk through it again and again would hold hits up for 50 ms
         gc.set_threshold(10_000)  # hits come and go; of a thousand pages each walk through all takes 0.15 s
@@ -111,7 +111,7 @@ async def serve(settings: Settings, consume: bool) -> None:
         await server.serve()
 
 
-class Server(uvicorn.Server):
+class TallyServer(uvicorn.Server):
     """uvicorn's own, but that streams end when it does, which it would cut, and that a proxy leaves no hit behind.
 
     It would close a connection that is kept alive while the proxy is sending the next request on it.
@@ -126,13 +126,13 @@ class Server(uvicorn.Server):
                 server.close()
             self.server_state.default_headers.append((b"connection", b"close"))
             for _ in range(DRAIN_TURNS):
-                if not any(isinstance(one, OneWriteProtocol) for one in self.server_state.connections):
+                if not any(isinstance(one, SingleWriteProtocol) for one in self.server_state.connections):
                     break
                 await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
 
-class OneWriteProtocol(httptools_impl.HttpToolsProtocol):
+class SingleWriteProtocol(httptools_impl.HttpToolsProtocol):
     """uvicorn's own, but that an answer is one system call: each costs as much as counting a hit does.
 
     And a request's head has bounds: uvicorn would keep whatever comes.
@@ -161,7 +161,7 @@ class OneWriteProtocol(httptools_impl.HttpToolsProtocol):
         super().on_body(body)
 
 
-class OneWriteCycle(httptools_impl.RequestResponseCycle):
+class SingleWriteCycle(httptools_impl.RequestResponseCycle):
     """Holds the head of an answer until its body comes, as ASGI wants it. If that is all of it, both are one write."""
 
     _start: Any = None
@@ -185,7 +185,7 @@ class OneWriteCycle(httptools_impl.RequestResponseCycle):
         await super().send(message)
 
 
-httptools_impl.RequestResponseCycle = OneWriteCycle  # type: ignore[misc] # uvicorn does not ask which one it is to use
+httptools_impl.RequestResponseCycle = SingleWriteCycle  # type: ignore[misc] # uvicorn does not ask which one it is to use
 
 
 @lru_cache(maxsize=1000)  # to look at each header takes longer than counting does
@@ -214,7 +214,7 @@ class LingeringTransport:
         return getattr(self._own, name)
 
 
-class OneFrameProtocol(WebSocketsSansIOProtocol):
+class SharedFrameProtocol(WebSocketsSansIOProtocol):
     """uvicorn's own, but that a message which many pages get is made a frame once: that costs as much as sending it."""
 
     async def send(self, message: Any) -> None:
@@ -227,13 +227,13 @@ class OneFrameProtocol(WebSocketsSansIOProtocol):
         self.transport.write(message["frame"])
 
 
-def greet(settings: Settings, survives: str, consume: bool) -> None:
+def greet(settings: Settings, durability: str, consume: bool) -> None:
     address = f"http://{settings.host}:{settings.port}"
     if consume:
         print(f"Tally counts what is in Kafka. Its figures: {address}/health and /metrics", flush=True)  # noqa: T201
         return
     print(f"Tally is at {address}, its API at {address}/docs")  # noqa: T201 # this is what a terminal is for
-    print(f"Counts live in {settings.store_kind}; an acknowledged hit survives {survives}.")  # noqa: T201
+    print(f"Counts live in {settings.store_kind}; an acknowledged hit survives {durability}.")  # noqa: T201
     open_to_all = [may for may, keys in (("count", settings.write_keys), ("read", settings.read_keys)) if not keys]
     if open_to_all and not settings.loopback:
         told = f"whoever reaches this address may {' and '.join(open_to_all)}"

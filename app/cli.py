@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app import export_import as transfer
-from app.events import Clock
-from app.stores.base import CounterStore, StoreRefused
+from app.domain.calendar import Clock
+from app.stores.base import CounterStore, StoreOpenError
 
 BAR = 40  # characters
 DIFFERENCES_MAX = 20  # that are told
@@ -32,8 +32,8 @@ async def run(command: str, path: Path, store: CounterStore, clock: Clock) -> st
 async def _opened(store: CounterStore) -> AsyncIterator[None]:
     try:
         await store.open()
-        if store.condition().stale_seconds is not None:
-            raise StoreRefused("the store is away")
+        if store.status().stale_seconds is not None:
+            raise StoreOpenError("the store is away")
         yield
     finally:
         await store.close()

@@ -8,34 +8,33 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple
 import msgspec
 
 from app.corrections import Logged
-from app.events import (
-    COUNT_MAX,
-    EVERYTHING,
+from app.domain.buckets import (
+    ALL_EVENTS,
+    BEFORE_RESET,
+    CORRECTION,
+    CORRECTION_LOG,
     GENERATION,
-    LOG,
-    OFFSET,
-    PART,
     SKETCH,
     TOTAL,
-    VISITS,
+    VISITOR_DIMENSIONS,
     Bucket,
-    Calendar,
-    Changes,
-    Clock,
-    InvalidName,
-    Write,
-    event_name,
-    visitor_name,
+    is_event_bucket,
 )
-from app.stores import hyperloglog as sketch
-from app.stores.base import CounterStore, Moved, is_of_events
+from app.domain.calendar import Calendar, Clock
+from app.domain.counting import COUNT_MAX, BucketWrite, DayChange
+from app.domain.names import InvalidName, event_name, visitor_id
+from app.stores import hyperloglog
+from app.stores.base import CounterStore, OffsetMismatch
 
 STEPS = ("minute", "hour", "day", "total")
 LINE_MEMBERS = 1000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 LATEST = 2**35  # the UTC second after which nothing is believed, in the year 3058
-ESTIMATE_TOLERANCE = 5 * sketch.ERROR, 3  # by which an estimate may differ from what it was made of: a share, and ids
-_OF_DAY = re.compile(rf"{OFFSET}|{GENERATION}|{LOG}|{PART}\d{{1,10}}")
+ESTIMATE_TOLERANCE = (
+    5 * hyperloglog.ERROR,
+    3,
+)  # by which an estimate may differ from what it was made of: a share, and ids
+_OF_DAY = re.compile(rf"{CORRECTION}|{GENERATION}|{CORRECTION_LOG}|{BEFORE_RESET}\d{{1,10}}")
 _OF_VISITS = re.compile(rf"({SKETCH})?(user|session):(?P<event>.*)", re.DOTALL)
 _REGISTER = re.compile(r"0|[1-9][0-9]{0,4}")
 
@@ -56,7 +55,7 @@ class _Line(msgspec.Struct):
     end: int | None = None
 
 
-class Piece(NamedTuple):
+class ExportLine(NamedTuple):
     """A line of an export: its number, and what it has."""
 
     number: int
@@ -70,10 +69,10 @@ async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
     lines = 1
     yield _json(_Head(1, uuid.uuid4().hex, str(clock.calendar.zone)))
     (totals,) = await store.read([TOTAL])
-    for bucket in sorted(filter(_lasts, await store.buckets()), key=_order):
+    for bucket in sorted(filter(_lasts, await store.list_buckets()), key=_order):
         (counts,) = [totals] if bucket == TOTAL else await store.read([bucket])
-        if is_of_events(bucket):  # without their sum, and what has only come since
-            counts = {event: n for event, n in counts.items() if event != EVERYTHING and event in totals}
+        if is_event_bucket(bucket):  # without their sum, and what has only come since
+            counts = {event: n for event, n in counts.items() if event != ALL_EVENTS and event in totals}
         items = list(counts.items())
         for i in range(0, len(items), LINE_MEMBERS):
             lines += 1
@@ -81,7 +80,7 @@ async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
     yield _json({"end": lines})
 
 
-def pieces(file: BinaryIO, clock: Clock) -> Iterator[Piece]:
+def pieces(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
     """What an export has, line by line; raises TransferError where it is none, or of another zone's days."""
     number, ended = 1, False
     try:
@@ -94,7 +93,7 @@ def pieces(file: BinaryIO, clock: Clock) -> Iterator[Piece]:
             ended = line.end == number - 1
             if line.bucket:
                 _check(line.bucket, line.counts, clock.calendar)
-                yield Piece(number, head.export, line.bucket, line.counts)
+                yield ExportLine(number, head.export, line.bucket, line.counts)
             elif not ended:
                 raise TransferError(f"line {number}: nothing that an export has")
     except (msgspec.DecodeError, InvalidName, RecursionError, UnicodeDecodeError) as error:
@@ -103,18 +102,18 @@ def pieces(file: BinaryIO, clock: Clock) -> Iterator[Piece]:
         raise TransferError(f"line {number}: the export ends here {'and goes on' if ended else 'before its end'}")
 
 
-async def restore(store: CounterStore, clock: Clock, piece: Piece) -> None:
+async def restore(store: CounterStore, clock: Clock, piece: ExportLine) -> None:
     """Add a line to the store, unless this file's was added before. Raises TransferError and StoreError."""
     bucket, at = piece.bucket, piece.number - 2  # after the head
-    how: Literal["merge", "mark", "add"] = "mark" if bucket.of.startswith(VISITS) else "add"
-    if is_of_events(bucket):
-        (known,) = await store.read([bucket], [EVERYTHING])
-        if known.get(EVERYTHING, 0) + sum(piece.counts.values()) > COUNT_MAX:
+    how: Literal["merge", "mark", "add"] = "mark" if bucket.dimension.startswith(VISITOR_DIMENSIONS) else "add"
+    if is_event_bucket(bucket):
+        (known,) = await store.read([bucket], [ALL_EVENTS])
+        if known.get(ALL_EVENTS, 0) + sum(piece.counts.values()) > COUNT_MAX:
             raise TransferError(f"line {piece.number}: the sum of all events would pass {COUNT_MAX}")
-    write = Write("merge" if bucket.of.startswith(SKETCH) else how, bucket, piece.counts)
+    write = BucketWrite("merge" if bucket.dimension.startswith(SKETCH) else how, bucket, piece.counts)
     try:
-        await store.apply(f"import {piece.export}", at, at + 1, Changes(clock.moment(), [write]))
-    except Moved as moved:
+        await store.apply_change(f"import {piece.export}", at, at + 1, DayChange(clock.slot(), [write]))
+    except OffsetMismatch as moved:
         if moved.offset < at:
             raise TransferError(f"line {piece.number}: earlier ones are not in the store any more") from None
 
@@ -126,13 +125,13 @@ class Comparison:
         self._store = store
         self._sizes: dict[Bucket, int] = {}
 
-    async def differences(self, piece: Piece) -> list[str]:
+    async def differences(self, piece: ExportLine) -> list[str]:
         """How the store differs from a line of it."""
         bucket, counts = piece.bucket, piece.counts
         self._sizes[bucket] = self._sizes.get(bucket, 0) + len(counts)
-        estimated = bucket.of.startswith(SKETCH)
+        estimated = bucket.dimension.startswith(SKETCH)
         (found,) = await self._store.read([bucket], None if estimated else list(counts))
-        known = {name: n for name, n in counts.items() if n or not bucket.of}  # the rest is counted by its size
+        known = {name: n for name, n in counts.items() if n or not bucket.dimension}  # the rest is counted by its size
         # the registers of a sketch may be of ids, too, that the file has beside it
         wrong = [n for n in known if (found.get(n, 0) < known[n] if estimated else found.get(n) != known[n])]
         return [f"{_words(bucket)}: {name!r} is {found.get(name)}, not {known[name]}" for name in wrong]
@@ -140,17 +139,17 @@ class Comparison:
     async def surplus(self) -> list[str]:
         """What the store has beyond all of the lines."""
         told = []
-        for bucket in sorted(filter(_lasts, await self._store.buckets()), key=_order):
+        for bucket in sorted(filter(_lasts, await self._store.list_buckets()), key=_order):
             size = self._sizes.get(bucket, 0)
-            if bucket.of.startswith(VISITS):
-                estimated = bucket._replace(of=SKETCH + bucket.of) in self._sizes
-                found = await self._store.distinct([bucket])
+            if bucket.dimension.startswith(VISITOR_DIMENSIONS):
+                estimated = bucket._replace(dimension=SKETCH + bucket.dimension) in self._sizes
+                found = await self._store.count_distinct([bucket])
                 share, ids = ESTIMATE_TOLERANCE if found.error else (0, 0)
                 if not estimated and abs(found.number - size) > size * share + ids:
                     told.append(f"{_words(bucket)}: {found.number} came, not {size}")
             elif (
-                bucket.of != GENERATION
-                and not bucket.of.startswith(SKETCH)
+                bucket.dimension != GENERATION
+                and not bucket.dimension.startswith(SKETCH)
                 and (await self._store.sizes([bucket]))[0] != size
             ):
                 told.append(f"{_words(bucket)}: there is more")
@@ -158,28 +157,32 @@ class Comparison:
 
 
 def _check(bucket: Bucket, counts: dict[str, int], calendar: Calendar) -> None:
-    step, start, of = bucket
-    visits = _OF_VISITS.fullmatch(of)
-    steps = STEPS if not of else ("day", "total") if visits else ("day",) if _OF_DAY.fullmatch(of) else ()
+    step, start, dimension = bucket
+    visits = _OF_VISITS.fullmatch(dimension)
+    steps = STEPS if not dimension else ("day", "total") if visits else ("day",) if _OF_DAY.fullmatch(dimension) else ()
     begins = step in steps and 0 <= start < LATEST
-    if not begins or start != (0 if step == "total" else getattr(calendar.moment(start), step)):
+    if not begins or start != (0 if step == "total" else getattr(calendar.slot(start), step)):
         raise msgspec.DecodeError("no such bucket")
     if visits and visits["event"] and event_name(visits["event"]) != visits["event"]:
         raise msgspec.DecodeError("an event is not in its stored form")
     for member, count in counts.items():
-        if not _is_valid(of, member, count):
+        if not _is_valid(dimension, member, count):
             raise msgspec.DecodeError("no such count")
 
 
-def _is_valid(of: str, member: str, count: int) -> bool:
-    if of.startswith(SKETCH):
-        return bool(_REGISTER.fullmatch(member)) and int(member) < sketch.REGISTERS and 0 < count <= sketch.MAX
-    if of == GENERATION:
+def _is_valid(dimension: str, member: str, count: int) -> bool:
+    if dimension.startswith(SKETCH):
+        return (
+            bool(_REGISTER.fullmatch(member)) and int(member) < hyperloglog.REGISTERS and 0 < count <= hyperloglog.MAX
+        )
+    if dimension == GENERATION:
         return not member and 0 < count < COUNT_MAX
-    if of == LOG:
+    if dimension == CORRECTION_LOG:
         return _is_logged(msgspec.json.decode(member, type=Logged), member) and 0 < count < COUNT_MAX
-    least = -COUNT_MAX if of == OFFSET or of.startswith(PART) else 0
-    return (visitor_name if of.startswith(VISITS) else event_name)(member) == member and least <= count <= COUNT_MAX
+    least = -COUNT_MAX if dimension == CORRECTION or dimension.startswith(BEFORE_RESET) else 0
+    return (visitor_id if dimension.startswith(VISITOR_DIMENSIONS) else event_name)(
+        member
+    ) == member and least <= count <= COUNT_MAX
 
 
 def _is_logged(logged: Logged, text: str) -> bool:
@@ -193,12 +196,12 @@ def _is_logged(logged: Logged, text: str) -> bool:
 
 def _lasts(bucket: Bucket) -> bool:
     """Who came in which minute is forgotten soon, and does not travel."""
-    return not (bucket.of and bucket.step == "minute")
+    return not (bucket.dimension and bucket.step == "minute")
 
 
 def _order(bucket: Bucket) -> tuple[bool, bool, bool, Bucket]:
     """Totals first, since what has none is no event; generations last, so that pages see all that they stand for."""
-    return bucket != TOTAL, bool(bucket.of), bucket.of == GENERATION, bucket
+    return bucket != TOTAL, bool(bucket.dimension), bucket.dimension == GENERATION, bucket
 
 
 def _words(bucket: Bucket) -> str:

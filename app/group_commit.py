@@ -14,15 +14,18 @@ from typing import TypeVar
 
 import msgspec
 
-from app.events import Batch, Changes, Clock, Key, Moment, Posting, Visit
+from app.domain.calendar import Clock, TimeSlot
+from app.domain.counting import Commit, DayChange, HitGroup, IdempotencyKey, Visit
 from app.metrics import Metrics
-from app.stores import base
-from app.stores.base import Ack, Answer, Applied, CounterStore, OutcomeUnknown, StoreError, StoreUnavailable
+from app.stores.base import CounterStore, OutcomeUnknown, StoreError, StoreUnavailable, WriteConflict
+from app.stores.results import Ack, ApplyResult, GroupResult, Value, reject
+from app.stores.rules import apply_despite_loss
 
 WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
 BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 log = logging.getLogger("tally.recorder")
 
@@ -34,28 +37,27 @@ class Overloaded(Exception):
         super().__init__("too many hits are waiting")
 
 
-class Recorded(msgspec.Struct):
-    """The values right after these hits (or why they were refused), their date, and what this survives."""
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of the hits of one request: their result, the date of their day, and how durable they are."""
 
-    answer: Answer
+    result: GroupResult
     date: str
     ack: Ack
-    replayed: bool = False
 
 
 class _Waiter(msgspec.Struct):
-    counts: Mapping[str, int]
-    key: Key | None
+    amounts: Mapping[str, int]
+    key: IdempotencyKey | None
     visits: Sequence[Visit]
-    recorded: asyncio.Future[Recorded]
+    outcome: asyncio.Future[Outcome]
 
 
-class Recorder:
+class GroupCommitter:
     def __init__(
         self,
         store: CounterStore,
         clock: Clock,
-        publish: Callable[[Moment, dict[str, int], int], None],
+        publish: Callable[[TimeSlot, dict[str, int], int], None],
         metrics: Metrics,
     ) -> None:
         self._store = store
@@ -65,7 +67,7 @@ class Recorder:
         self._waiting: deque[_Waiter] = deque()
         self._events = 0  # that wait
         self._arrived = asyncio.Event()
-        self._turn = asyncio.Lock()  # to commit
+        self._lock = asyncio.Lock()  # to commit
         self._closing = False
         self._source, self._offset = uuid.uuid4().hex, 0
 
@@ -78,30 +80,35 @@ class Recorder:
         self._arrived.set()
         await self._task
 
-    async def record(self, counts: Mapping[str, int], key: Key | None = None, visits: Sequence[Visit] = ()) -> Recorded:
+    async def submit(
+        self, amounts: Mapping[str, int], key: IdempotencyKey | None = None, visits: Sequence[Visit] = ()
+    ) -> Outcome:
         """Count these hits, all or none, once for a key, and wait until that is certain.
 
         Raises Overloaded, StoreUnavailable (not counted), or OutcomeUnknown.
         """
         if self._events >= WAITING_MAX:
             raise Overloaded
-        waiter = _Waiter(counts, key, visits, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(amounts, key, visits, asyncio.get_running_loop().create_future())
         self._events += _size(waiter)
         self._waiting.append(waiter)
         self._arrived.set()
-        return await waiter.recorded
+        return await waiter.outcome
 
-    async def change(self, plan: Callable[[Moment], Awaitable[tuple[Changes, T]]]) -> T:
-        """Do what this plans, between two commits. Raises what it does, StoreUnavailable, or OutcomeUnknown."""
-        async with self._turn:
+    async def change(self, plan: Callable[[TimeSlot], Awaitable[tuple[DayChange, T]]]) -> T:
+        """Plan an administrative change and apply it, between two commits; plan again if the day was changed meanwhile.
+
+        Raises what `plan` raises, StoreUnavailable, or OutcomeUnknown.
+        """
+        async with self._lock:
             while True:
-                if self._store.condition().stale_seconds is not None:
-                    raise StoreUnavailable("the store is away, and what it has is not known")
-                changes, result = await plan(self._clock.moment())
-                with contextlib.suppress(base.Overtaken):  # by another node
-                    applied = await self._apply(changes)
+                if self._store.status().stale_seconds is not None:
+                    raise StoreUnavailable("the store is unreachable, so its present counts are not known")
+                change, result = await plan(self._clock.slot())
+                with contextlib.suppress(WriteConflict):
+                    applied = await self._apply(self._store.apply_change, change)
                     break
-        self._publish(changes.moment, {}, applied.generations.get(changes.moment.day, 0))
+        self._publish(change.slot, {}, applied.generations.get(change.slot.day, 0))
         return result
 
     async def _run(self) -> None:
@@ -109,7 +116,7 @@ class Recorder:
             await self._arrived.wait()
             waiters = self._take()
             if waiters:
-                async with self._turn:
+                async with self._lock:
                     await self._commit(waiters)
             if not self._waiting and not self._closing:
                 self._arrived.clear()
@@ -128,46 +135,51 @@ class Recorder:
         return waiters
 
     async def _commit(self, waiters: list[_Waiter]) -> None:
-        moment = self._clock.moment()
-        batch, bare, wholes = _gather(moment, waiters)
-        begun = time.perf_counter()
+        slot = self._clock.slot()
+        commit, bare, others = _gather(slot, waiters)
+        began = time.perf_counter()
         try:
-            applied = await self._apply(batch)
+            applied = await self._apply(self._store.apply, commit)
         except StoreError as error:
             for waiter in waiters:
-                if not waiter.recorded.done():
-                    waiter.recorded.set_exception(error)
+                if not waiter.outcome.done():
+                    waiter.outcome.set_exception(error)
             return
         self._metrics.commits.inc()
         self._metrics.batch_posts.observe(len(waiters))
-        self._metrics.commit_seconds.observe(time.perf_counter() - begun)
-        changes: dict[str, int] = {}
+        self._metrics.commit_seconds.observe(time.perf_counter() - began)
+        counts: dict[str, int] = {}
         accepted = hits = 0
-        for posting, answer in zip(batch, applied.answers, strict=True):
-            if isinstance(answer, base.Apart):
-                _resolve_bare(bare, answer, moment.date, applied.ack)
-                accepted += sum(len(bare[event]) for event in answer.values)
+        for group, result in zip(commit, applied.groups, strict=True):
+            if group.atomic:
+                _resolve(others.popleft(), result, slot.date, applied.ack)
+                accepted += not (result.rejected or result.replayed_on)
             else:
-                _resolve(wholes.popleft(), answer, moment.date, applied.ack)
-                accepted += isinstance(answer, dict)
-            for event, value in base.counted(answer).items():
-                hits += posting.counts[event]
-                changes[event] = value.count
+                _resolve_bare(bare, result, slot.date, applied.ack)
+                accepted += sum(len(bare[event]) for event in result.values)
+            for event, value in result.counted.items():
+                hits += group.amounts[event]
+                counts[event] = value.count
         self._metrics.accepted.inc(accepted)
         self._metrics.hits.inc(hits)
         try:
-            self._publish(moment, changes, applied.generations.get(moment.day, 0))
-        except Exception:  # the hits are counted and answered; whatever a page does, the next ones must be, too
-            log.exception("counted, but not shown live")
+            self._publish(slot, counts, applied.generations.get(slot.day, 0))
+        except Exception:  # the hits are counted and acknowledged, and the next ones must be as well
+            log.exception("counts could not be published")
 
-    async def _apply(self, work: Batch | Changes) -> Applied:
-        """Raises nothing but StoreUnavailable, OutcomeUnknown or base.Overtaken, so that whoever waits is told."""
-        at, store = self._offset, self._store
+    async def _apply(self, apply: Callable[[str, int, int, W], Awaitable[ApplyResult]], work: W) -> ApplyResult:
+        """Apply a commit or a change. Raises only StoreUnavailable, OutcomeUnknown or WriteConflict."""
+        source, offset = self._source, self._offset
         try:
-            applied = await base.insist(store, store.note_loss, self._source, at, at + 1, work)
-        except Exception as error:  # whatever it is, whoever waits is told
+            applied = await apply_despite_loss(
+                lambda expected_offset: apply(source, expected_offset, offset + 1, work),
+                self._store.record_data_loss,
+                offset,
+                offset + 1,
+            )
+        except Exception as error:  # every waiter must get an answer, whatever went wrong
             self._source, self._offset = uuid.uuid4().hex, 0  # this offset is not used again
-            if isinstance(error, (StoreUnavailable, OutcomeUnknown, base.Overtaken)):
+            if isinstance(error, (StoreUnavailable, OutcomeUnknown, WriteConflict)):
                 raise
             log.exception("a commit failed")
             raise OutcomeUnknown("an unexpected error") from error
@@ -180,43 +192,42 @@ class Recorder:
 
 def _size(waiter: _Waiter) -> int:
     """How much it adds to a commit, in events."""
-    return len(waiter.counts) + len(waiter.visits) or 1
+    return len(waiter.amounts) + len(waiter.visits) or 1
 
 
-def _gather(moment: Moment, waiters: list[_Waiter]) -> tuple[Batch, dict[str, list[_Waiter]], deque[_Waiter]]:
-    """One posting for all bare hits, where there are any, then one for each other request; and whose they are."""
+def _gather(slot: TimeSlot, waiters: list[_Waiter]) -> tuple[Commit, dict[str, list[_Waiter]], deque[_Waiter]]:
+    """Return a commit, and whose hits it has: one group for all bare hits (by event), then one per other request.
+
+    A bare hit is a single one without an idempotency key.
+    """
     sums: dict[str, int] = {}
     visits: list[Visit] = []
     bare: dict[str, list[_Waiter]] = {}
-    wholes: deque[_Waiter] = deque()
+    others: deque[_Waiter] = deque()
     for waiter in waiters:
-        if waiter.key or len(waiter.counts) != 1:
-            wholes.append(waiter)
+        if waiter.key or len(waiter.amounts) != 1:
+            others.append(waiter)
             continue
-        ((event, by),) = waiter.counts.items()
+        ((event, by),) = waiter.amounts.items()
         sums[event] = sums.get(event, 0) + by
         visits += waiter.visits
         bare.setdefault(event, []).append(waiter)
-    postings = [Posting(moment, sums, None, True, visits, True)] if bare else []
-    postings += [Posting(moment, waiter.counts, waiter.key, True, waiter.visits) for waiter in wholes]
-    return postings, bare, wholes
+    groups = [HitGroup(slot, sums, None, True, visits, False)] if bare else []
+    groups += [HitGroup(slot, waiter.amounts, waiter.key, True, waiter.visits) for waiter in others]
+    return groups, bare, others
 
 
-def _resolve_bare(bare: Mapping[str, list[_Waiter]], answer: base.Apart, date: str, ack: Ack) -> None:
-    """Give each the value right after its own hit, and the last one of an event the value after all of them."""
-    values, refused = answer
+def _resolve_bare(bare: Mapping[str, list[_Waiter]], result: GroupResult, date: str, ack: Ack) -> None:
+    """Give each waiter the values right after its own hit; the last one of an event has those of the result."""
     for event, waiters in bare.items():
-        value, later = values.get(event), 0
+        value, later = result.values.get(event), 0
         for waiter in reversed(waiters):
             if later and value:
-                value = base.Value(value.count - later, value.total - later)
-            _resolve(waiter, {event: value} if value else refused[event], date, ack)
-            later = waiter.counts[event]
+                value = Value(value.count - later, value.total - later)
+            _resolve(waiter, GroupResult({event: value}) if value else reject(result.rejected[event]), date, ack)
+            later = waiter.amounts[event]
 
 
-def _resolve(waiter: _Waiter, answer: Answer, date: str, ack: Ack) -> None:
-    replayed = isinstance(answer, base.Replayed)
-    if isinstance(answer, base.Replayed):
-        date, answer = answer
-    if not waiter.recorded.done():  # else its client went away
-        waiter.recorded.set_result(Recorded(answer, date, ack, replayed))
+def _resolve(waiter: _Waiter, result: GroupResult, date: str, ack: Ack) -> None:
+    if not waiter.outcome.done():  # it is done if the client has disconnected
+        waiter.outcome.set_result(Outcome(result, result.replayed_on or date, ack))

@@ -15,28 +15,28 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
-from app.events import Calendar, Clock
-from app.group_commit import Recorder
+from app.domain.calendar import Calendar, Clock
+from app.group_commit import GroupCommitter
 from app.http import errors as problems
 from app.http.errors import Answer, Problem
-from app.http.permissions import Access
-from app.http.rate_limits import Limits
+from app.http.permissions import Permissions
+from app.http.rate_limits import RateLimits
 from app.http.routes import admin, badges, countapi, stream
 from app.http.routes import count as ingest
 from app.http.routes import counts as query
 from app.http.routes import operations as health
 from app.kafka.consumer import Kafka
-from app.live.broadcaster import Live
-from app.live.day import Feed
-from app.live.peers import Nodes
+from app.live.broadcaster import Broadcaster
+from app.live.day import LiveDay
+from app.live.peers import PeerSync
 from app.metrics import Metrics
 from app.scheduler import schedule
 from app.settings import Settings
-from app.stores.base import Caps, CounterStore
+from app.stores.base import CounterStore, StoreLimits
 from app.stores.memory import MemoryStore
-from app.stores.offline import SpooledStore
+from app.stores.offline import OfflineStore
 from app.stores.redis import RedisStore, server
-from app.stores.redis_sharded import TaggedStore
+from app.stores.redis_sharded import ShardedRedisStore
 from app.stores.sqlite import SqliteStore
 
 # inside the package in a wheel, beside it in a checkout and in the image
@@ -61,14 +61,14 @@ _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
     clock = Clock(Calendar(settings.timezone), now)
-    limits = Limits(settings)
-    access = Access(settings, limits)
+    limits = RateLimits(settings)
+    access = Permissions(settings, limits)
     store = create_store(settings)
     metrics = Metrics()
-    feed = Feed(clock)
-    live = Live(feed, metrics, settings.live_interval_ms / 1000, access.admit_page)
-    nodes = Nodes(store, feed, clock, metrics)
-    recorder = Recorder(store, clock, nodes.publish, metrics)
+    feed = LiveDay(clock)
+    live = Broadcaster(feed, metrics, settings.live_interval_ms / 1000, access.admit_page)
+    nodes = PeerSync(store, feed, clock, metrics)
+    recorder = GroupCommitter(store, clock, nodes.publish, metrics)
     kafka = Kafka(settings, store, clock, feed, nodes, metrics) if settings.kafka or settings.kafka_inputs else None
     jobs = schedule(feed, live, nodes, kafka, store, clock, settings)
 
@@ -92,7 +92,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         finally:
             await store.close()
 
-    app = _Tally(
+    app = TallyApp(
         title="Tally",
         version=__version__,
         lifespan=lifespan,
@@ -113,12 +113,12 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         countapi.add_routes(app, store, recorder, limits, charge)
     health.add_routes(app, store, nodes, live, kafka, clock, limits, metrics)
     _add_pages(app, access, live, settings.embed_origins)
-    app.middleware_stack = _Entrance(app.build_middleware_stack(), access, refuse)
-    app.shortcut = ingest.Shortcut({"POST": count_event, "GET": read_event}, access, refuse, _HEADERS)
+    app.middleware_stack = SecurityMiddleware(app.build_middleware_stack(), access, refuse)
+    app.shortcut = ingest.FastPath({"POST": count_event, "GET": read_event}, access, refuse, _HEADERS)
     return app
 
 
-def _add_pages(app: FastAPI, access: Access, live: Live, embed_origins: Sequence[str]) -> None:
+def _add_pages(app: FastAPI, access: Permissions, live: Broadcaster, embed_origins: Sequence[str]) -> None:
     """What browsers ask for beside the API: pages, their files, and Socket.IO."""
     _add_page(app, "/", "index.html")
     _add_page(app, "/kiosk", "kiosk.html")
@@ -143,23 +143,23 @@ def _add_page(
 
 
 def create_store(settings: Settings) -> CounterStore:
-    caps = Caps(settings.events_max, settings.keys_max)
+    caps = StoreLimits(settings.events_max, settings.keys_max)
     if settings.store_kind == "redis":
         redis = server(settings.store)
-        share = Caps(math.ceil(caps.names / redis.tags), math.ceil(caps.keys / redis.tags))
+        share = StoreLimits(math.ceil(caps.names / redis.tags), math.ceil(caps.keys / redis.tags))
         tags = [RedisStore(redis, share, tag) for tag in range(redis.tags)]
-        store = tags[0] if len(tags) == 1 else TaggedStore(tags)
-        return SpooledStore(store, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
+        store = tags[0] if len(tags) == 1 else ShardedRedisStore(tags)
+        return OfflineStore(store, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
     if settings.store_kind == "sqlite":
         return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), caps)
     return MemoryStore(caps)
 
 
-class _Tally(FastAPI):
+class TallyApp(FastAPI):
     """FastAPI, which is asked for all but single events."""
 
-    shortcut: ingest.Shortcut
-    access: Access
+    shortcut: ingest.FastPath
+    access: Permissions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.shortcut.takes(scope):
@@ -171,10 +171,10 @@ class _Tally(FastAPI):
         return self.openapi_schema or self.access.describe(super().openapi())
 
 
-class _Entrance:
+class SecurityMiddleware:
     """Before any route: by which name it is asked. On every answer: what a browser may do with it, if not said yet."""
 
-    def __init__(self, app: ASGIApp, access: Access, refuse: Answer) -> None:
+    def __init__(self, app: ASGIApp, access: Permissions, refuse: Answer) -> None:
         self._app, self._access, self._refuse = app, access, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,12 +8,12 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from app.events import Calendar, Clock
+from app.domain.calendar import Calendar, Clock
 from app.http.routes import operations as health
 from app.kafka.consumer import Kafka
-from app.live.broadcaster import STUCK_SECONDS, Live
-from app.live.day import Feed
-from app.live.peers import Nodes
+from app.live.broadcaster import STUCK_SECONDS, Broadcaster
+from app.live.day import LiveDay
+from app.live.peers import PeerSync
 from app.settings import Settings
 from app.stores.base import CounterStore, StoreError
 
@@ -31,19 +31,25 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
 
 
 def schedule(
-    feed: Feed, live: Live, nodes: Nodes, kafka: Kafka | None, store: CounterStore, clock: Clock, settings: Settings
+    feed: LiveDay,
+    live: Broadcaster,
+    nodes: PeerSync,
+    kafka: Kafka | None,
+    store: CounterStore,
+    clock: Clock,
+    settings: Settings,
 ) -> AsyncIOScheduler:
     """The jobs, not yet started."""
     kept = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
 
     async def close_day() -> None:
         """From now on the day is history: pages are told, what is too old is forgotten; as often as you like."""
-        moment = clock.moment()
-        feed.turn(moment)
-        before = {step: moment.minute - seconds for step, seconds in kept.items()}
-        before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]
+        slot = clock.slot()
+        feed.turn(slot)
+        before = {step: slot.minute - seconds for step, seconds in kept.items()}
+        before["day"] = clock.calendar.starts("day", slot.day, settings.days_kept)[0]
         try:
-            await store.prune(before, moment)
+            await store.prune(before, slot)
         except StoreError as error:
             log.warning("nothing was pruned this time: %s", error)
 
@@ -58,7 +64,7 @@ def schedule(
     jobs.add_job(live.cut_strangers, IntervalTrigger(seconds=STUCK_SECONDS), id="cut_strangers")
     jobs.add_job(_tried(nodes.resync), IntervalTrigger(seconds=2), id="resync")
     if store.shared:
-        jobs.add_job(_tried(store.adopt), IntervalTrigger(seconds=10), id="adopt")
+        jobs.add_job(_tried(store.recover_orphans), IntervalTrigger(seconds=10), id="adopt")
     return jobs
 
 

@@ -133,8 +133,8 @@ async def correct_under_load(nodes: list[Served], pages_on: Served) -> None:
 @pytest.mark.catches(
     "larger numbers always win",
     "app/live/peers.py",
-    "            feed.replace(moment, counts, before, generation)",
-    "            feed.merge(moment.day, counts)",
+    "            feed.replace(slot, counts, before, generation)",
+    "            feed.merge(slot.day, counts)",
 )
 async def test_pages_of_another_node_keep_no_old_number(tmp_path: Path, redis_server: RedisServer) -> None:
     chosen = settings_for("redis", tmp_path, redis_server, write_limit="100000/second")

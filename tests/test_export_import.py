@@ -14,18 +14,21 @@ import httpx
 import pytest
 
 from app import export_import as transfer
-from app.events import TOTAL, Calendar, Clock, Posting
+from app.domain.buckets import TOTAL
+from app.domain.calendar import Calendar, Clock
+from app.domain.counting import HitGroup
 from app.main import create_app
 from app.stores import base
-from app.stores.base import Caps, Value
+from app.stores.base import StoreLimits
 from app.stores.memory import MemoryStore
+from app.stores.results import GroupResult, Value
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import AS_ADMIN, ROOT, ChosenClock, settings_for
 
 EVENTS, USERS = 300, 40
 RANKED = 25  # of which so many have counts of their own
 CLOCK = Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0)
-NOON = CLOCK.moment()
+NOON = CLOCK.slot()
 
 
 def tally(*words: str, store: str, **popen: object) -> subprocess.Popen[str]:
@@ -212,39 +215,39 @@ def test_a_head_of_another_kind_is_refused(wrong: dict[str, object]) -> None:
 @pytest.mark.catches(
     "a name without a total",
     "app/export_import.py",
-    "if event != EVERYTHING and event in totals}",
-    "if event != EVERYTHING}",
+    "if event != ALL_EVENTS and event in totals}",
+    "if event != ALL_EVENTS}",
 )
 async def test_hits_that_come_during_an_export_leave_it_whole() -> None:
-    store, copy, file = MemoryStore(Caps(100)), MemoryStore(Caps(100)), io.BytesIO()
-    await store.apply("s", 0, 1, [Posting(NOON, {"a": 5, "b": 1})])
+    store, copy, file = MemoryStore(StoreLimits(100)), MemoryStore(StoreLimits(100)), io.BytesIO()
+    await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 5, "b": 1})])
     at = 1
     async for line in transfer.export(store, CLOCK):
         file.write(line)
-        await store.apply("s", at, at + 1, [Posting(NOON, {"a": 1, f"new {at}": 1})])
+        await store.apply("s", at, at + 1, [HitGroup(NOON, {"a": 1, f"new {at}": 1})])
         at += 1
     file.seek(0)
     for piece in transfer.pieces(file, CLOCK):
         await transfer.restore(copy, CLOCK, piece)
     (totals,) = await copy.read([TOTAL])
-    for bucket in await copy.buckets():
+    for bucket in await copy.list_buckets():
         (counts,) = await copy.read([bucket])
         assert counts.keys() <= totals.keys()
-    applied = await copy.apply("s", 0, 1, [Posting(NOON, {"new 2": 1})])
-    assert applied.answers == [{"new 2": Value(1, 1)}]
+    applied = await copy.apply("s", 0, 1, [HitGroup(NOON, {"new 2": 1})])
+    assert applied.groups == [GroupResult({"new 2": Value(1, 1)})]
 
 
 async def test_a_file_adds_to_what_there_is_and_hits_go_on(clock: ChosenClock) -> None:
-    store, there, file = MemoryStore(Caps(100)), MemoryStore(Caps(1)), io.BytesIO()
-    await store.apply("s", 0, 1, [Posting(NOON, {"a": 5, "b": 1})])
-    await there.apply("s", 0, 1, [Posting(NOON, {"a": 100})])
+    store, there, file = MemoryStore(StoreLimits(100)), MemoryStore(StoreLimits(1)), io.BytesIO()
+    await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 5, "b": 1})])
+    await there.apply("s", 0, 1, [HitGroup(NOON, {"a": 100})])
     async for line in transfer.export(store, CLOCK):
         file.write(line)
     for _ in range(2):
         file.seek(0)
         for piece in transfer.pieces(file, CLOCK):
             await transfer.restore(there, CLOCK, piece)
-            await there.apply(uuid.uuid4().hex, 0, 1, [Posting(NOON, {"a": 1})])
+            await there.apply(uuid.uuid4().hex, 0, 1, [HitGroup(NOON, {"a": 1})])
     hits = 2 * 4  # minute, hour, day and total
     assert await there.read(NOON.buckets) == [{"a": 105 + hits, "b": 1, "": 106 + hits}] * 4
 

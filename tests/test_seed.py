@@ -113,8 +113,8 @@ test_over_the_limit_is_429_for_that_address_alone.limits = {"write_limit": "20/m
 @pytest.mark.catches(
     "destructive reset",
     "app/scheduler.py",
-    'before["day"] = clock.calendar.starts("day", moment.day, settings.days_kept)[0]',
-    'before["day"] = moment.day',
+    'before["day"] = clock.calendar.starts("day", slot.day, settings.days_kept)[0]',
+    'before["day"] = slot.day',
 )
 @pytest.mark.catches("no reset is told", "app/live/day.py", "told.epoch, [self._reset()]", "told.epoch, []")
 async def test_midnight_empties_the_counters_and_reaches_the_clients(

@@ -32,7 +32,7 @@ class ProblemDetails(BaseModel):
 
 
 _HEADERS = {
-    "Idempotency-Replayed": "`true` where this is the answer to an earlier request with the same key.",
+    "Idempotent-Replayed": "`true` where this is the answer to an earlier request with the same key.",
     "Link": "Where the next page is.",
     "Retry-After": "When to ask again, in seconds.",
     "Tally-Partial": "Why this is not all.",

@@ -10,9 +10,9 @@ from fastapi import Request, Response
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.events import BY_MAX
+from app.domain.counting import AMOUNT_MAX
 from app.http.errors import Problem, documented, told
-from app.http.rate_limits import Limits
+from app.http.rate_limits import RateLimits
 from app.settings import Settings
 
 Role = Literal["anyone", "read", "write", "hit", "admin", "badge", "embed", "live"]
@@ -67,7 +67,7 @@ _HOLDS: dict[Role, set[Role]] = {"read": {"read", "badge", "embed"}, "write": {"
 _HOLDS["admin"] = _HOLDS["read"] | _HOLDS["write"] | {"admin"}
 _BEARER = re.compile(rb"bearer +([!-~]{1,256})", re.IGNORECASE)
 _ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|\d+\.\d+\.\d+\.\d+")
-_EXPOSED = (b"access-control-expose-headers", b"Idempotency-Replayed, Link, Retry-After, Tally-Partial, Tally-Stale")
+_EXPOSED = (b"access-control-expose-headers", b"Idempotent-Replayed, Link, Retry-After, Tally-Partial, Tally-Stale")
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
@@ -75,8 +75,8 @@ _PREFLIGHT = {
 }
 
 
-class Access:
-    def __init__(self, settings: Settings, limits: Limits) -> None:
+class Permissions:
+    def __init__(self, settings: Settings, limits: RateLimits) -> None:
         self._settings, self._limits = settings, limits
         self._keys: dict[bytes, set[Role]] = {}  # by their hashes, which are of one length
         for role, held in _HOLDS.items():
@@ -141,10 +141,10 @@ class Access:
         """Whose Idempotency-Keys these are."""
         return self._known(_bearer(scope)).hex() or "anonymous"
 
-    def by_max(self, scope: Scope) -> int:
+    def amount_max(self, scope: Scope) -> int:
         """The largest amount of a hit; who has a key to write is trusted with any."""
         most = self._settings.public_by_max
-        return BY_MAX if most < BY_MAX and "write" in self._holds(_bearer(scope)) else most
+        return AMOUNT_MAX if most < AMOUNT_MAX and "write" in self._holds(_bearer(scope)) else most
 
     def describe(self, document: dict[str, Any]) -> dict[str, Any]:
         """OpenAPI's document, with what asks for a key, and how any route like this one may refuse."""

@@ -68,7 +68,7 @@ class _Limit(RateLimitItem):
         self.key_for = lru_cache(maxsize=10_000)(item.key_for)  # type: ignore[method-assign] # likewise
 
 
-class Limits:
+class RateLimits:
     def __init__(self, settings: Settings) -> None:
         self._limiter = Limiter(client, storage_uri="bounded://", strategy="fixed-window").limiter
         self._limits: dict[Budget, list[Limit]] = {

@@ -22,16 +22,19 @@ from aiokafka.partitioner import murmur2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from typing_extensions import TypedDict
 
-from app.events import TOTAL, Clock, Key, Moment, Posting, Visit
-from app.group_commit import BATCH_EVENTS_MAX, Overloaded, Recorded
+from app.domain.buckets import TOTAL
+from app.domain.calendar import Clock, TimeSlot
+from app.domain.counting import HitGroup, IdempotencyKey, Visit
+from app.group_commit import BATCH_EVENTS_MAX, Outcome, Overloaded
 from app.http.errors import Problem
-from app.kafka.decoding import Read, Unreadable, Waiting, connection, read_own, topics
-from app.live.day import Feed
-from app.live.peers import Nodes
+from app.kafka.decoding import BufferedPost, Read, RecordRejected, connection, read_own, topics
+from app.live.day import LiveDay
+from app.live.peers import PeerSync
 from app.metrics import Metrics
 from app.settings import Settings
-from app.stores import base
-from app.stores.base import Applied, CounterStore, OutcomeUnknown, StoreError, StoreUnavailable
+from app.stores.base import CounterStore, OffsetMismatch, OutcomeUnknown, StoreError, StoreUnavailable
+from app.stores.results import ApplyResult, GroupResult, Value, reject
+from app.stores.rules import IDEMPOTENCY_TTL_SECONDS, PERMANENT_SOURCE_PREFIX
 
 ANSWER_SECONDS = 2.0  # in which Kafka acknowledges, or a POST is told that it did not
 RETRY_SECONDS = 0.5  # between two tries to reach Kafka, or a store that is away
@@ -44,11 +47,11 @@ RECORDS_AT_ONCE = 1000  # read before others have their turn
 LETTERS_AT_ONCE = 100
 FUTURE_SECONDS = 300  # that a sender's clock may be fast; such a record counts as of now
 
-SURVIVES = "whatever the topic's replicas in Kafka do, from which it is counted"
+DURABILITY = "whatever the topic's replicas in Kafka do, from which it is counted"
 
 log = logging.getLogger("tally.kafka")
 
-Letter = tuple[ConsumerRecord, str]  # what cannot be counted, and why
+DeadLetter = tuple[ConsumerRecord, str]  # what cannot be counted, and why
 
 
 class Log:
@@ -160,7 +163,7 @@ class Kafka:
     """A node's part in it: it writes POSTs into the log, where settings ask for that, and is one of those who count."""
 
     def __init__(
-        self, settings: Settings, store: CounterStore, clock: Clock, feed: Feed, nodes: Nodes, metrics: Metrics
+        self, settings: Settings, store: CounterStore, clock: Clock, feed: LiveDay, nodes: PeerSync, metrics: Metrics
     ) -> None:
         servers, self._reads = topics(settings)
         self._connection = connection(settings, servers)
@@ -194,18 +197,20 @@ class Kafka:
         await asyncio.gather(self._task, return_exceptions=True)
         await self._log.close()
 
-    async def record(self, counts: Mapping[str, int], key: Key | None = None, visits: Sequence[Visit] = ()) -> Recorded:
+    async def submit(
+        self, amounts: Mapping[str, int], key: IdempotencyKey | None = None, visits: Sequence[Visit] = ()
+    ) -> Outcome:
         """What a recorder does, but that these hits are in the log then, and the values the last known without them."""
         at = self._clock.at()
-        date = self._clock.calendar.moment(at).date
-        if full := await self._full(counts) or self._many(key, at):
-            return Recorded(base.Refused(full), date, "log")
-        seen = {event: base.Value(self._feed.seen(event), 0) for event in counts}
-        name = next(iter(counts)).encode() if len(counts) == 1 else secrets.token_bytes(8)
-        waiting = msgspec.json.encode(Waiting(dict(counts), key, tuple(visits)))
+        date = self._clock.calendar.slot(at).date
+        if reason := await self._full(amounts) or self._many(key, at):
+            return Outcome(reject(reason), date, "kafka")
+        seen = GroupResult({event: Value(self._feed.seen(event), 0) for event in amounts})
+        name = next(iter(amounts)).encode() if len(amounts) == 1 else secrets.token_bytes(8)
+        waiting = msgspec.json.encode(BufferedPost(dict(amounts), key, tuple(visits)))
         await self._log.write(self._settings.kafka_topic, name, waiting, at)
         self._metrics.accepted.inc()
-        return Recorded(seen, date, "log")
+        return Outcome(seen, date, "kafka")
 
     async def _full(self, counts: Mapping[str, int]) -> Literal["full"] | None:
         """Whether there is no room for a new name, as far as this node knows what lies in the log."""
@@ -217,15 +222,15 @@ class Kafka:
         self._new.update(new)
         return None
 
-    def _many(self, key: Key | None, at: float) -> Literal["keys"] | None:
+    def _many(self, key: IdempotencyKey | None, at: float) -> Literal["keys"] | None:
         """Whether there is no room for another key: of a client, or of all, in about a day."""
         if at > self._keys_until:
-            self._keys, self._keys_until = Counter(), at + base.KEY_KEPT_SECONDS
+            self._keys, self._keys_until = Counter(), at + IDEMPOTENCY_TTL_SECONDS
         if key:
             keys_max = self._settings.keys_max
-            if self._keys[""] >= keys_max or self._keys[key.owner] >= max(1, keys_max // 10):
+            if self._keys[""] >= keys_max or self._keys[key.client] >= max(1, keys_max // 10):
                 return "keys"
-            self._keys.update((key.owner, ""))
+            self._keys.update((key.client, ""))
         return None
 
     def accepts(self) -> bool:
@@ -299,14 +304,14 @@ class Kafka:
                 for place, records in found.items():
                     at, counted = self._at.get(place, math.inf), 0
                     if records[0].offset > at < (await consumer.beginning_offsets([place]))[place]:
-                        raise base.Moved(0)  # Kafka has dropped what comes next, which is to be told
+                        raise OffsetMismatch(0)  # Kafka has dropped what comes next, which is to be told
                     while counted < len(records) and place in self._at and consumer.assignment() is assigned:
                         counted += await self._count(place, records[counted:])
                 if 0 < sum(map(len, found.values())) < RECORDS_AT_ONCE:
                     await asyncio.sleep(GATHER_SECONDS)
             except (StoreError, IllegalStateError) as error:  # the latter where a partition has just been taken away
                 self._at, checked = {}, -math.inf
-                if not isinstance(error, base.Moved):
+                if not isinstance(error, OffsetMismatch):
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def _find(self, consumer: AIOKafkaConsumer, assigned: frozenset[TopicPartition]) -> None:
@@ -314,7 +319,7 @@ class Kafka:
         begins, self._ends = await consumer.beginning_offsets(assigned), await consumer.end_offsets(assigned)
         self._unreachable, self._ahead = "", set()
         for place in assigned:
-            stands = await self._store.stands(_source(place))
+            stands = await self._store.get_offset(_source(place))
             if stands < (begin := begins[place]):
                 if stands:
                     log.error("%s %s: Kafka has dropped %s to %s uncounted", *place, stands, begin - 1)
@@ -342,9 +347,9 @@ class Kafka:
         try:
             applied = await self._store.apply(_source(place), self._at[place], next_offset, batch)
         except ValueError:  # another consumer has counted up to there, as postings of another shape
-            if await self._store.stands(_source(place)) < next_offset:
+            if await self._store.get_offset(_source(place)) < next_offset:
                 raise
-            raise base.Moved(next_offset) from None
+            raise OffsetMismatch(next_offset) from None
         self._metrics.commit_seconds.observe(time.perf_counter() - begun)
         self._metrics.commits.inc()
         self._records += taken
@@ -353,15 +358,15 @@ class Kafka:
         await self._bury(_letters(self._reads[place.topic], records[:taken], refused) if refused else [])
         return taken
 
-    async def _gather(self, topic: str, records: list[ConsumerRecord]) -> tuple[list[Posting], list[Letter], int]:
+    async def _gather(self, topic: str, records: list[ConsumerRecord]) -> tuple[list[HitGroup], list[DeadLetter], int]:
         """What to count, what to bury, and how many records that are. Hits without a key are summed."""
-        read, capped = self._reads[topic], self._reads[topic] is not read_own
+        read, limited = self._reads[topic], self._reads[topic] is not read_own
         now, calendar = self._clock.at(), self._clock.calendar
-        oldest = calendar.moment(now).day - (self._settings.days_kept - 1) * 86_400
-        sums: dict[Moment, dict[str, int]] = {}
-        came: dict[Moment, list[Visit]] = {}
-        keyed: list[Posting] = []
-        dead: list[Letter] = []
+        oldest = calendar.slot(now).day - (self._settings.days_kept - 1) * 86_400
+        sums: dict[TimeSlot, dict[str, int]] = {}
+        came: dict[TimeSlot, list[Visit]] = {}
+        keyed: list[HitGroup] = []
+        dead: list[DeadLetter] = []
         minute, events, taken = -1.0, 0, 0
         for taken, record in enumerate(records, 1):
             if taken % RECORDS_AT_ONCE == 0:
@@ -369,45 +374,45 @@ class Kafka:
             try:
                 at, counts, key, visits = read(record)
                 _check(at, oldest, now + FUTURE_SECONDS)
-            except Unreadable as error:
+            except RecordRejected as error:
                 dead.append((record, str(error)))
                 continue
             if (at := min(at, now)) // 60 != minute:
-                minute, moment = at // 60, calendar.moment(at)
-                summed = sums.setdefault(moment, {})
+                minute, slot = at // 60, calendar.slot(at)
+                summed = sums.setdefault(slot, {})
             if key:
-                keyed.append(Posting(moment, counts, key, capped, visits))
+                keyed.append(HitGroup(slot, counts, key, limited, visits))
                 events += len(counts)
             else:
                 for event, by in counts.items():
                     events += event not in summed
                     summed[event] = summed.get(event, 0) + by
-                came.setdefault(moment, []).extend(visits)
+                came.setdefault(slot, []).extend(visits)
             events += len(visits)
             if events >= BATCH_EVENTS_MAX:
                 break
-        bare = [Posting(moment, summed, None, capped, came[moment], True) for moment, summed in sums.items() if summed]
+        bare = [HitGroup(slot, summed, None, limited, came[slot], False) for slot, summed in sums.items() if summed]
         return bare + keyed, dead, taken
 
-    def _show(self, batch: Sequence[Posting], applied: Applied) -> dict[Key | str, str]:
+    def _show(self, batch: Sequence[HitGroup], applied: ApplyResult) -> dict[IdempotencyKey | str, str]:
         """Tell the pages what was counted; returns what the store has refused, and why."""
-        today = self._clock.moment()
+        today = self._clock.slot()
         changes: dict[str, int] = {}
-        refused: dict[Key | str, str] = {}
-        for posting, answer in zip(batch, applied.answers, strict=False):  # not those to whoever sent the same before
-            if isinstance(answer, base.Refused) and posting.key:
-                refused[posting.key] = answer.reason
-            elif isinstance(answer, base.Apart):
-                refused |= {event: reason.reason for event, reason in answer.refused.items()}
-            values = base.counted(answer)
-            self._metrics.hits.inc(sum(posting.counts[event] for event in values))
-            if posting.moment.day == today.day:
-                changes |= {event: max(value.count, changes.get(event, 0)) for event, value in values.items()}
+        refused: dict[IdempotencyKey | str, str] = {}
+        # A retry returns the results of whoever applied these records first, perhaps as groups of another shape.
+        for group, result in zip(batch, applied.groups, strict=False):
+            if result.reason and group.key:
+                refused[group.key] = result.reason
+            elif not group.atomic:
+                refused.update(result.rejected.items())
+            self._metrics.hits.inc(sum(group.amounts[event] for event in result.counted))
+            if group.slot.day == today.day:
+                changes |= {event: max(v.count, changes.get(event, 0)) for event, v in result.counted.items()}
         if changes:
             self._nodes.publish(today, changes, applied.generations.get(today.day, 0))
         return refused
 
-    async def _bury(self, dead: Sequence[Letter]) -> None:
+    async def _bury(self, dead: Sequence[DeadLetter]) -> None:
         """Write dead letters. Where that fails they are still in their topic, at a place that the log names."""
         self._buried.update(reason.partition(":")[0] for _, reason in dead)
         for begin in range(0, len(dead), LETTERS_AT_ONCE):
@@ -427,18 +432,20 @@ class Kafka:
 
 def _check(at: float, oldest: float, latest: float) -> None:
     if not oldest <= at <= latest:
-        raise Unreadable("old: its day is not kept" if at < oldest else "future: its time is to come")
+        raise RecordRejected("old: its day is not kept" if at < oldest else "future: its time is to come")
 
 
 def _source(place: TopicPartition) -> str:
-    return f"{base.FOR_GOOD}{place.topic} {place.partition}"
+    return f"{PERMANENT_SOURCE_PREFIX}{place.topic} {place.partition}"
 
 
-def _letters(read: Read, records: list[ConsumerRecord], refused: Mapping[Key | str, str]) -> list[Letter]:
+def _letters(
+    read: Read, records: list[ConsumerRecord], refused: Mapping[IdempotencyKey | str, str]
+) -> list[DeadLetter]:
     """The records that hold what the store has refused; those that cannot be read are buried already."""
     letters = []
     for record in records:
-        with contextlib.suppress(Unreadable):
+        with contextlib.suppress(RecordRejected):
             _, counts, key, _ = read(record)
             letters += [(record, refused[name]) for name in ([key] if key else counts) if name in refused][:1]
     return letters

@@ -11,9 +11,10 @@ import msgspec
 from aiokafka import ConsumerRecord
 from aiokafka.helpers import create_ssl_context
 
-from app.events import BY_MAX, InvalidName, Key, Visit, event_name, visitor_name
+from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit
+from app.domain.names import InvalidName, event_name, visitor_id
 from app.settings import SERVERS, TOPIC, Settings
-from app.stores.base import StoreRefused
+from app.stores.base import StoreOpenError
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -21,27 +22,27 @@ TLS = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
 OPTIONS = ("security_protocol", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password", *TLS)
 
 
-class Unreadable(ValueError):
+class RecordRejected(ValueError):
     """A record that cannot be counted; the message begins with a word for the kind of reason."""
 
 
-class Reading(NamedTuple):
+class DecodedRecord(NamedTuple):
     """What a record says: when, in UTC seconds, how much of which events, and by whom."""
 
     at: float
     counts: Mapping[str, int]
-    key: Key | None = None
+    key: IdempotencyKey | None = None
     visits: Sequence[Visit] = ()
 
 
-Read = Callable[[ConsumerRecord], Reading]
+Read = Callable[[ConsumerRecord], DecodedRecord]
 
 
-class Waiting(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+class BufferedPost(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """An acknowledged POST, as it waits in Tally's own topic."""
 
-    counts: dict[str, Annotated[int, msgspec.Meta(ge=1, le=10_000 * BY_MAX)]]
-    key: Key | None = None
+    counts: dict[str, Annotated[int, msgspec.Meta(ge=1, le=10_000 * AMOUNT_MAX)]]
+    key: IdempotencyKey | None = None
     visits: tuple[Visit, ...] = ()
 
 
@@ -57,16 +58,16 @@ class Ways(msgspec.Struct, forbid_unknown_fields=True):
 
 OURS = {"event": "event", "by": "by", "user": "user", "session": "session"}  # as in the items of POST /events
 
-_decode_waiting = msgspec.json.Decoder(Waiting).decode
+_decode_waiting = msgspec.json.Decoder(BufferedPost).decode
 
 
-def read_own(record: ConsumerRecord) -> Reading:
+def read_own(record: ConsumerRecord) -> DecodedRecord:
     post = _json(_decode_waiting, record)
     counts = {_name(event, event_name): by for event, by in post.counts.items()}
     visits = [_visit(*visit) for visit in post.visits]
     if any(visit.event not in counts or not 1 <= visit.by <= counts[visit.event] for visit in visits):
-        raise Unreadable("malformed: a visit is of none of its hits")
-    return Reading(record.timestamp / 1000, counts, post.key, visits)
+        raise RecordRejected("malformed: a visit is of none of its hits")
+    return DecodedRecord(record.timestamp / 1000, counts, post.key, visits)
 
 
 def read_foreign(ways: Ways) -> Read:
@@ -75,17 +76,17 @@ def read_foreign(ways: Ways) -> Read:
     bare = all(text[:1] in {"@", "=", ""} for text in texts)
     visited = ways.user or ways.session
 
-    def read(record: ConsumerRecord) -> Reading:
+    def read(record: ConsumerRecord) -> DecodedRecord:
         fields = None if bare else _json(msgspec.json.decode, record)
         by = by_of(record, fields)
-        if by is not None and (type(by) is not int or not 1 <= by <= BY_MAX):
-            raise Unreadable(f"malformed: its amount is no whole number from 1 to {BY_MAX}")
+        if by is not None and (type(by) is not int or not 1 <= by <= AMOUNT_MAX):
+            raise RecordRejected(f"malformed: its amount is no whole number from 1 to {AMOUNT_MAX}")
         event = _name(_text(event_of(record, fields)), event_name)
         at = _seconds(time_of(record, fields)) if ways.time else record.timestamp / 1000
         visits: tuple[Visit, ...] = ()
         if visited and (who := (user_of(record, fields), session_of(record, fields))) != (None, None):
             visits = (_visit(event, by or 1, *(None if one is None else _text(one) for one in who)),)
-        return Reading(at, {event: by or 1}, None, visits)
+        return DecodedRecord(at, {event: by or 1}, None, visits)
 
     return read
 
@@ -106,12 +107,12 @@ def _way(way: str) -> Callable[[ConsumerRecord, Any], Any]:
 
 
 def _visit(event: str, by: int, user: str | None, session: str | None) -> Visit:
-    return Visit(event, by, *(None if one is None else _name(one, visitor_name) for one in (user, session)))
+    return Visit(event, by, *(None if one is None else _name(one, visitor_id) for one in (user, session)))
 
 
 def _text(value: object) -> str:
     if not isinstance(value, (str, int)):
-        raise Unreadable("malformed: its event, or who it is of, is neither a text nor a whole number")
+        raise RecordRejected("malformed: its event, or who it is of, is neither a text nor a whole number")
     return value if isinstance(value, str) else str(value).lower()
 
 
@@ -119,14 +120,14 @@ def _json(decode: Callable[[bytes], Any], record: ConsumerRecord) -> Any:
     try:
         return decode(record.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unreadable(f"malformed: {error}") from None
+        raise RecordRejected(f"malformed: {error}") from None
 
 
 def _name(text: str, stored: Callable[[str], str]) -> str:
     try:
         return stored(text)
     except InvalidName as error:
-        raise Unreadable(f"malformed: {error}") from None
+        raise RecordRejected(f"malformed: {error}") from None
 
 
 def _seconds(value: object) -> float:
@@ -137,7 +138,7 @@ def _seconds(value: object) -> float:
             return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
         if isinstance(value, (int, float)):
             return float(value) / (1000 if value > 1e11 else 1)
-    raise Unreadable("malformed: its time is none")
+    raise RecordRejected("malformed: its time is none")
 
 
 def topics(settings: Settings) -> tuple[str, dict[str, Read]]:
@@ -145,20 +146,20 @@ def topics(settings: Settings) -> tuple[str, dict[str, Read]]:
     servers = settings.kafka
     reads: dict[str, Read] = {settings.kafka_topic: read_own} if servers else {}
     if settings.kafka_dead_letters in reads:
-        raise StoreRefused("TALLY_KAFKA_TOPIC and TALLY_KAFKA_DEAD_LETTERS are two topics")
+        raise StoreOpenError("TALLY_KAFKA_TOPIC and TALLY_KAFKA_DEAD_LETTERS are two topics")
     for text in settings.kafka_inputs.split():
         place, _, query = text.partition("?")
         there, _, topic = place.partition("/")
         servers = servers or there
         if there != servers or not re.fullmatch(SERVERS, there):
-            raise StoreRefused("TALLY_KAFKA_INPUTS: all topics are on one Kafka, written as in TALLY_KAFKA")
+            raise StoreOpenError("TALLY_KAFKA_INPUTS: all topics are on one Kafka, written as in TALLY_KAFKA")
         if not re.fullmatch(TOPIC, topic) or topic in {*reads, settings.kafka_dead_letters}:
-            raise StoreRefused(f"TALLY_KAFKA_INPUTS: {topic!r} is no topic, or one that is used already")
+            raise StoreOpenError(f"TALLY_KAFKA_INPUTS: {topic!r} is no topic, or one that is used already")
         try:
             ways = dict(parse_qsl(query, strict_parsing=True)) if query else OURS
             reads[topic] = read_foreign(msgspec.convert(ways, Ways))
         except (ValueError, msgspec.ValidationError) as error:
-            raise StoreRefused(f"TALLY_KAFKA_INPUTS: {topic}: {error}") from None
+            raise StoreOpenError(f"TALLY_KAFKA_INPUTS: {topic}: {error}") from None
     return servers, reads
 
 
@@ -166,16 +167,16 @@ def connection(settings: Settings, servers: str) -> dict[str, Any]:
     """What every client of this Kafka is told; raises StoreRefused."""
     options: dict[str, Any] = dict(parse_qsl(settings.kafka_options))
     if unknown := options.keys() - OPTIONS:
-        raise StoreRefused(f"TALLY_KAFKA_OPTIONS: {unknown.pop()} is none of {', '.join(OPTIONS)}")
+        raise StoreOpenError(f"TALLY_KAFKA_OPTIONS: {unknown.pop()} is none of {', '.join(OPTIONS)}")
     protocol, mechanism = options.get("security_protocol", "PLAINTEXT"), options.get("sasl_mechanism", "PLAIN")
     nobody = protocol.startswith("SASL_") and not options.get("sasl_plain_username")
     if protocol not in PROTOCOLS or mechanism not in MECHANISMS or nobody:
         what = f"{', '.join(PROTOCOLS)}, and SASL is one of {', '.join(MECHANISMS)}, with a user name"
-        raise StoreRefused(f"TALLY_KAFKA_OPTIONS: security_protocol is one of {what}")
+        raise StoreOpenError(f"TALLY_KAFKA_OPTIONS: security_protocol is one of {what}")
     tls = {name.removeprefix("ssl_"): options.pop(name, None) for name in TLS}
     try:
         context = create_ssl_context(**tls) if protocol.endswith("SSL") else None
     except OSError as error:
-        raise StoreRefused(f"TALLY_KAFKA_OPTIONS: a file of ssl_… cannot be used: {error}") from None
+        raise StoreOpenError(f"TALLY_KAFKA_OPTIONS: a file of ssl_… cannot be used: {error}") from None
     known = {"bootstrap_servers": servers, "client_id": "tally", "ssl_context": context}
     return {**known, "metadata_max_age_ms": 30_000, **options}  # new partitions are seen so soon

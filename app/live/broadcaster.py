@@ -19,8 +19,8 @@ import socketio
 from engineio.packet import MESSAGE, NOOP, Packet
 from starlette.exceptions import HTTPException
 
-from app.live.day import NOWHERE, Feed, Message, Place, Tick
-from app.live.inbound import SAYS_MAX, Said, heard
+from app.live.day import NO_CURSOR, Delta, LiveDay, Message, Place
+from app.live.inbound import INBOUND_BYTES_MAX, InboundPacket, heard
 from app.metrics import Metrics
 
 CLIENTS_MAX = 10_000
@@ -48,12 +48,12 @@ class _Client:
     send: Send | None  # to its WebSocket, or as a stream
     direct: bool = False  # whether all that was queued for it has gone, so that the WebSocket may be used
     marked: bool = False
-    place: Place = NOWHERE
+    place: Place = NO_CURSOR
     state: object = None
     events: Collection[str] = ()  # which it is told of; none: all
     ended: asyncio.Event | None = None  # of a stream
     todo: Iterator[Message | Block] | None = None  # what it is in the midst of, and the place where that leads
-    then: Place = NOWHERE
+    then: Place = NO_CURSOR
     held: Message | Block | None = None  # what it could not take
     blocked_since: float = math.inf
 
@@ -70,8 +70,8 @@ class _Marker(Packet):  # type: ignore[misc] # engineio ships no types
         return str(super().encode(b64))
 
 
-class Live:
-    def __init__(self, feed: Feed, metrics: Metrics, interval: float, admit: Callable[[object, Any], None]) -> None:
+class Broadcaster:
+    def __init__(self, feed: LiveDay, metrics: Metrics, interval: float, admit: Callable[[object, Any], None]) -> None:
         self._admit = admit  # who says this when connecting, by this request; or raise HTTPException
         self._metrics, self._feed, self._interval = metrics, feed, interval
         metrics.watch("tally_live_clients", "Connections of pages.", lambda: len(self._clients))
@@ -84,9 +84,9 @@ class Live:
         self.server = socketio.AsyncServer(
             async_mode="asgi",
             cors_allowed_origins=[],  # as of all routes, access.py sees to it
-            serializer=Said,
+            serializer=InboundPacket,
             http_compression=False,  # of long polls: it would be done here, between hits
-            max_http_buffer_size=SAYS_MAX,
+            max_http_buffer_size=INBOUND_BYTES_MAX,
             logger=_packets,
             engineio_logger=_packets,
         )
@@ -146,7 +146,7 @@ class Live:
             send = self._upgraded.get(engine_id, first)
             dashboard = namespace == "/live"
             self._welcome()
-            self._clients[sid] = _Client(engine_id, dashboard, send, place=NOWHERE if dashboard else self._feed.told)
+            self._clients[sid] = _Client(engine_id, dashboard, send, place=NO_CURSOR if dashboard else self._feed.told)
             self._feed.changed.set()
 
         return connect
@@ -163,7 +163,7 @@ class Live:
         if len(self._clients) >= CLIENTS_MAX:
             raise HTTPException(503, "too many connections", {"Retry-After": "10"})
         self._welcome()
-        place = self._feed.place(last_id) if last_id else NOWHERE if events else self._feed.told
+        place = self._feed.place(last_id) if last_id else NO_CURSOR if events else self._feed.told
         client = _Client("", False, send, True, True, place, events=events, ended=ended)
         self._clients[f"stream {id(client)}"] = client
         self._feed.changed.set()
@@ -194,7 +194,7 @@ class Live:
         socket = client and self.server.eio.sockets.get(client.engine_id)
         # who has not read what was sent gets no snapshot on top of it, however often it asks
         if client and client.todo is None and socket and socket.queue.qsize() <= 1:
-            client.place = NOWHERE
+            client.place = NO_CURSOR
             self._feed.changed.set()
 
     async def _send(self) -> None:
@@ -239,7 +239,7 @@ class Live:
         self._sends = 0
         return spent, waiting
 
-    def _serve(self, sid: str, client: _Client, ticks: list[Tick]) -> bool:
+    def _serve(self, sid: str, client: _Client, ticks: list[Delta]) -> bool:
         """Send a page what it lacks; whether it could take all of that."""
         try:
             if self._keep_in_step(client, ticks):
@@ -259,7 +259,7 @@ class Live:
             self._clients.pop(sid, None)
         return True
 
-    def _keep_in_step(self, client: _Client, ticks: list[Tick]) -> bool:
+    def _keep_in_step(self, client: _Client, ticks: list[Delta]) -> bool:
         """Tell a dashboard the one message that it lacks, as nearly all do; False where it was told nothing yet."""
         if len(ticks) != 1 or client.place is not ticks[0].begin or client.state is not self._feed.state:
             return False
@@ -270,7 +270,7 @@ class Live:
         self._sends += 1
         return True
 
-    def _lacked(self, client: _Client, ticks: list[Tick]) -> Iterator[Message | Block]:
+    def _lacked(self, client: _Client, ticks: list[Delta]) -> Iterator[Message | Block]:
         """What a page lacks, in order. It may be left at any message, and begins there the next time."""
         if client.todo is not None or client.events:
             ticks = []  # what comes after an earlier round's rest may be newer; and a tick is of all events
@@ -298,7 +298,7 @@ class Live:
         """Send this if the page takes it now, or else not at all. Raises OSError or RuntimeError for a closed one."""
         frame = message if isinstance(message, dict) else _frame(client, message)
         if client.direct and client.send:
-            return at_once(client.send(frame))
+            return send_nowait(client.send(frame))
         socket = self.server.eio.sockets.get(client.engine_id)
         if socket is None or socket.closed:
             raise ConnectionResetError
@@ -333,7 +333,7 @@ class Live:
                 socket.queue.get_nowait()
 
 
-def at_once(sending: Any) -> bool:
+def send_nowait(sending: Any) -> bool:
     """Whether this is done at once. A server waits before it writes: where it would wait, nothing is sent."""
     try:
         sending.send(None)

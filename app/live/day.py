@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.events import Clock, Moment
+from app.domain.calendar import Clock, TimeSlot
 
 PAGE_NAMES = 1000  # events in one message
 LOG_MAX = 20_000  # changes that are remembered for pages that fall behind
@@ -50,7 +50,7 @@ class Place(NamedTuple):
         return self.epoch and f"id: {self.epoch}-{self.day}:{self.change}\n"
 
 
-class Tick(NamedTuple):
+class Delta(NamedTuple):
     """What is new since a place, for those who stand there; encoded when it is first asked for."""
 
     begin: Place
@@ -59,35 +59,35 @@ class Tick(NamedTuple):
     changes: Callable[[], Sequence[Message]]  # for dashboards
 
 
-NOWHERE = Place(-1, -1, 0, "", -1)
+NO_CURSOR = Place(-1, -1, 0, "", -1)
 _ID = re.compile(r"(\w{1,32})-(\d{1,12}):(-1|\d{1,16})", re.ASCII)
 
 
-class Feed:
+class LiveDay:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._moment = clock.moment()
+        self._slot = clock.slot()
         self._names: list[str] = []  # of the day
         self._index: dict[str, int] = {}
         self._counts: list[int] = []
         self._gone: set[str] = set()  # what the store has lost of it
         self._log: list[int] = []  # indices, in the order of their changes
         self._base = 0  # the number of the log's first change
-        self._ticks: list[Tick] = []  # of days that ended before they were told
-        self._pages: tuple[float, Place, list[Message]] = (0.0, NOWHERE, [])
+        self._ticks: list[Delta] = []  # of days that ended before they were told
+        self._pages: tuple[float, Place, list[Message]] = (0.0, NO_CURSOR, [])
         self.generation = 0  # of the day's counts
-        self.told = Place(0, 0, 0, secrets.token_hex(4), self._moment.day)
+        self.told = Place(0, 0, 0, secrets.token_hex(4), self._slot.day)
         self.state = Message("state", {"status": "ok", "reasons": []})
         self.changed = asyncio.Event()  # there is something to tell
 
     @property
     def day(self) -> int:
         """The UTC second at which the shown day begins."""
-        return self._moment.day
+        return self._slot.day
 
     def merge(self, day: int, counts: Mapping[str, int]) -> None:
         """Show what is larger than known, unless that day is over, or has not begun here."""
-        if day != self._moment.day:
+        if day != self._slot.day:
             return
         indices, shown = self._index, self._counts
         for event, count in counts.items():
@@ -101,11 +101,11 @@ class Feed:
                 self._log.append(index)
         self.changed.set()
 
-    def turn(self, moment: Moment) -> None:
+    def turn(self, slot: TimeSlot) -> None:
         """Begin a new day, once: counts restart at 0 on every page."""
-        if moment.day > self._moment.day:
+        if slot.day > self._slot.day:
             self._collect()  # what the old day still has to say
-            self._moment, self._gone, self.generation = moment, set(), 0
+            self._slot, self._gone, self.generation = slot, set(), 0
             self._begin_anew({}, self.told.epoch, [self._reset()], [self._reset()])
 
     def shown(self) -> dict[str, int]:
@@ -120,16 +120,16 @@ class Feed:
         """An event's count of the day, as it is shown."""
         return self._counts[self._index[event]] if event in self._index else 0
 
-    def replace(self, moment: Moment, counts: Mapping[str, int], before: Mapping[str, int], generation: int) -> None:
+    def replace(self, slot: TimeSlot, counts: Mapping[str, int], before: Mapping[str, int], generation: int) -> None:
         """Show these counts where they are smaller than what was shown before they were read: the store lost some.
 
         In another generation they are smaller because an administrator wants it so, and what was shown means nothing.
         """
-        self.turn(moment)
+        self.turn(slot)
         shown, same = self.shown(), generation == self.generation
         lost = {event for event, known in before.items() if event in shown and counts.get(event, 0) < known}
         if same and not lost:
-            self.merge(moment.day, counts)
+            self.merge(slot.day, counts)
             return
         self._collect()
         kept = {event: count for event, count in shown.items() if same and event not in lost}
@@ -148,7 +148,7 @@ class Feed:
             self.state = state
             self.changed.set()
 
-    def collect(self) -> list[Tick]:
+    def collect(self) -> list[Delta]:
         """What is new since this was last asked, in order."""
         self._collect()
         ticks, self._ticks = self._ticks, []
@@ -158,7 +158,7 @@ class Feed:
         """Where a page stands that was told this id last; before everything, where that cannot be known."""
         match = _ID.fullmatch(last_id)
         if not match:
-            return NOWHERE
+            return NO_CURSOR
         known = match[1] == self.told.epoch and int(match[3]) <= self.told.change
         return Place(int(match[3]) if known else -1, -1, 0, match[1], int(match[2]))
 
@@ -188,10 +188,10 @@ class Feed:
         return list(dict.fromkeys(log)), place.change < self._base
 
     def _reset_since(self, place: Place) -> list[Message]:
-        return [] if place.day in {self.told.day, NOWHERE.day} else [self._reset()]
+        return [] if place.day in {self.told.day, NO_CURSOR.day} else [self._reset()]
 
     def _reset(self) -> Message:
-        return Message("reset", {"day": self._moment.date})
+        return Message("reset", {"day": self._slot.date})
 
     def _begin_anew(
         self, counts: Mapping[str, int], epoch: str, updates: list[Message], changes: list[Message]
@@ -201,9 +201,9 @@ class Feed:
         self._names, self._counts = list(counts), list(counts.values())
         self._index = {event: index for index, event in enumerate(counts)}
         self._base, self._log = begin.change + 1, []
-        self.told = Place(self._base, begin.seq + 1, len(counts), epoch, self._moment.day)
+        self.told = Place(self._base, begin.seq + 1, len(counts), epoch, self._slot.day)
         changes = [*changes, *self._snapshot()[1]]
-        self._ticks.append(Tick(begin, self.told, lambda: updates, lambda: changes))
+        self._ticks.append(Delta(begin, self.told, lambda: updates, lambda: changes))
         self.changed.set()
 
     def _collect(self) -> None:
@@ -218,7 +218,7 @@ class Feed:
             names=len(self._names),
         )
         updates = cache(lambda: [_update(names[i], counts[i]) for i in changed])
-        self._ticks.append(Tick(begin, self.told, updates, cache(lambda: _changes(names, counts, changed, begin))))
+        self._ticks.append(Delta(begin, self.told, updates, cache(lambda: _changes(names, counts, changed, begin))))
         if len(self._log) > LOG_MAX:
             self._log = self._log[-LOG_MAX // 2 :]
             self._base = self.told.change - len(self._log)
@@ -232,9 +232,9 @@ class Feed:
         head = {
             "epoch": told.epoch,
             "seq": told.seq,
-            "day": self._moment.date,
+            "day": self._slot.date,
             "generation": self.generation,
-            "resetsAt": datetime.fromtimestamp(self._clock.calendar.next_day(self._moment.day), UTC).isoformat(),
+            "resetsAt": datetime.fromtimestamp(self._clock.calendar.next_day(self._slot.day), UTC).isoformat(),
             "size": told.names,
         }
         names, counts = self._names[: told.names], self._counts[: told.names]

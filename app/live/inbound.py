@@ -7,7 +7,7 @@ import socketio
 from socketio.packet import CONNECT, DISCONNECT, EVENT
 from starlette.exceptions import HTTPException
 
-SAYS_MAX = 16_384  # bytes at once
+INBOUND_BYTES_MAX = 16_384  # bytes at once
 
 # Whatever else is sent, engineio would log with a traceback, or wait for the client for good.
 _PACKET = "(?:[13]|4[^\x1e])[^\x1e]*"
@@ -15,7 +15,7 @@ _POSTED = re.compile(rf"({_PACKET}(\x1e{_PACKET}){{0,15}})?")
 _FRAME = re.compile("[1235].*|4.+", re.DOTALL)
 
 
-class Said(socketio.packet.Packet):  # type: ignore[misc] # socketio ships no types
+class InboundPacket(socketio.packet.Packet):  # type: ignore[misc] # socketio ships no types
     """What clients may say: nothing binary, and no event but `resync`, for python-socketio takes some for its own."""
 
     packet_type: int
@@ -60,8 +60,8 @@ async def _post_from(receive: Any) -> Any:
             raise HTTPException(400, "the body ended early")
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > SAYS_MAX:
-            raise HTTPException(413, f"a body has at most {SAYS_MAX} bytes")
+        if len(body) > INBOUND_BYTES_MAX:
+            raise HTTPException(413, f"a body has at most {INBOUND_BYTES_MAX} bytes")
     try:
         sound = _POSTED.fullmatch(body.decode())
     except UnicodeDecodeError:

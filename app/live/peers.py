@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.events import EVERYTHING, GENERATION, Bucket, Clock, Moment
-from app.live.day import Feed
+from app.domain.buckets import ALL_EVENTS, GENERATION, Bucket
+from app.domain.calendar import Clock, TimeSlot
+from app.live.day import LiveDay
 from app.metrics import Metrics
 from app.stores.base import CounterStore, StoreError
 
@@ -31,7 +32,7 @@ NEWS_EVENTS = 2000  # in one message: Redis cuts a listener for which megabytes 
 log = logging.getLogger("tally.nodes")
 
 
-class News(NamedTuple):
+class CountsMessage(NamedTuple):
     """What a node counted: of the day that begins at this UTC second, as the store of this epoch has it."""
 
     node: str
@@ -41,8 +42,8 @@ class News(NamedTuple):
     generation: int = 0
 
 
-class Nodes:
-    def __init__(self, store: CounterStore, feed: Feed, clock: Clock, metrics: Metrics) -> None:
+class PeerSync:
+    def __init__(self, store: CounterStore, feed: LiveDay, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._feed = feed
         self._clock = clock
@@ -74,13 +75,13 @@ class Nodes:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def publish(self, moment: Moment, counts: dict[str, int], generation: int) -> None:
+    def publish(self, slot: TimeSlot, counts: dict[str, int], generation: int) -> None:
         """Show what a commit here made of the counts, to this node's pages and to the other nodes."""
-        self._feed.turn(moment)
-        self._show(moment.day, counts, generation)
+        self._feed.turn(slot)
+        self._show(slot.day, counts, generation)
         if self._store.shared:
-            if (moment.day, generation) != self._counted:
-                self._counted, self._untold = (moment.day, generation), {}
+            if (slot.day, generation) != self._counted:
+                self._counted, self._untold = (slot.day, generation), {}
             self._untold |= counts
             self._changed.set()
 
@@ -97,33 +98,33 @@ class Nodes:
 
     async def resync(self) -> None:
         """Look whether the store has more than is shown, or less, which its epoch or its generation must explain."""
-        moment, feed, store = self._clock.moment(), self._feed, self._store
+        slot, feed, store = self._clock.slot(), self._feed, self._store
         epoch = await store.epoch()
-        (generations,) = await store.read([Bucket("day", moment.day, GENERATION)], [EVERYTHING])
-        generation = generations.get(EVERYTHING, 0)
-        same = (epoch, moment.day, generation) == (self._epoch, feed.day, feed.generation)
-        if same and ((moment.day, time.monotonic()) < self._rested or await self._all_is_shown(moment)):
+        (generations,) = await store.read([Bucket("day", slot.day, GENERATION)], [ALL_EVENTS])
+        generation = generations.get(ALL_EVENTS, 0)
+        same = (epoch, slot.day, generation) == (self._epoch, feed.day, feed.generation)
+        if same and ((slot.day, time.monotonic()) < self._rested or await self._all_is_shown(slot)):
             return
         self._unsure = False
-        begun, before = time.monotonic(), feed.shown() if feed.day == moment.day else {}
-        counts = dict(await store.counts(moment.day))
-        counts.pop(EVERYTHING, None)
-        self._rested = moment.day, time.monotonic() + REST * (time.monotonic() - begun)
-        if feed.day > moment.day:
+        begun, before = time.monotonic(), feed.shown() if feed.day == slot.day else {}
+        counts = dict(await store.counts(slot.day))
+        counts.pop(ALL_EVENTS, None)
+        self._rested = slot.day, time.monotonic() + REST * (time.monotonic() - begun)
+        if feed.day > slot.day:
             return  # it has ended meanwhile
-        feed.turn(moment)
+        feed.turn(slot)
         if (epoch, generation) == (self._epoch, feed.generation):
-            feed.merge(moment.day, counts)
+            feed.merge(slot.day, counts)
         else:
             self._epoch = epoch
-            feed.replace(moment, counts, before, generation)
-            if self._early[:2] == (moment.day, generation):
-                feed.merge(moment.day, self._early[2])
+            feed.replace(slot, counts, before, generation)
+            if self._early[:2] == (slot.day, generation):
+                feed.merge(slot.day, self._early[2])
 
-    async def _all_is_shown(self, moment: Moment) -> bool:
+    async def _all_is_shown(self, slot: TimeSlot) -> bool:
         """Whether the store's sum is one that what is shown had while it was asked, and no news can have got lost."""
         shown = self._feed.hits()
-        everything = (await self._store.counts(moment.day, [EVERYTHING])).get(EVERYTHING, 0)
+        everything = (await self._store.counts(slot.day, [ALL_EVENTS])).get(ALL_EVENTS, 0)
         if everything > self._feed.hits():
             await asyncio.sleep(2 * TELL_SECONDS)  # for what is under way
         return shown <= everything <= self._feed.hits() and not self._unsure
@@ -147,7 +148,7 @@ class Nodes:
 
     def reasons(self) -> list[str]:
         """What is wrong with hearing the other nodes, beside what the store says of itself."""
-        heard = self.count() or self._store.condition().stale_seconds is not None
+        heard = self.count() or self._store.status().stale_seconds is not None
         return [] if heard else ["nothing is heard from any node, not even from this one"]
 
     async def _speak(self) -> None:
@@ -158,31 +159,31 @@ class Nodes:
             self._changed.clear()
             try:
                 for news in self._news():
-                    await self._store.tell(msgspec.json.encode(news).decode())
+                    await self._store.publish(msgspec.json.encode(news).decode())
             except Exception as error:  # noqa: BLE001 # the next ones are told all the same
                 log.log(logging.DEBUG if isinstance(error, StoreError) else logging.ERROR, "news got lost: %r", error)
             await asyncio.sleep(TELL_SECONDS)
 
-    def _news(self) -> Iterator[News]:
+    def _news(self) -> Iterator[CountsMessage]:
         counts, self._untold = list(self._untold.items()), {}
         for i in range(0, max(1, len(counts)), NEWS_EVENTS):
             day, generation = self._counted
-            yield News(self._id, self._epoch, day, dict(counts[i : i + NEWS_EVENTS]), generation)
+            yield CountsMessage(self._id, self._epoch, day, dict(counts[i : i + NEWS_EVENTS]), generation)
 
     async def _listen(self) -> None:
         while not self._closing:
             try:
                 deaf = True
-                async for text in self._store.hear(SILENCE_SECONDS):
+                async for text in self._store.subscribe(SILENCE_SECONDS):
                     self._unsure, deaf = self._unsure or deaf, False
                     with contextlib.suppress(msgspec.DecodeError):  # of another version, perhaps
-                        self._take(msgspec.json.decode(text, type=News))
+                        self._take(msgspec.json.decode(text, type=CountsMessage))
             except Exception as error:  # noqa: BLE001 # whatever it was, the next news are heard
-                away = self._store.condition().stale_seconds is not None  # which was said already
+                away = self._store.status().stale_seconds is not None  # which was said already
                 log.log(logging.DEBUG if away else logging.WARNING, "news of other nodes do not come: %s", error)
             await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: CountsMessage) -> None:
         self._heard[news.node] = time.monotonic()
         # In another epoch one of the two does not know yet that the store went back; it will, within seconds.
         if news.node != self._id and news.epoch == self._epoch:

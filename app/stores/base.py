@@ -1,352 +1,188 @@
-"""The contract that every store keeps, and what the stores share."""
+"""The contract that every store keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
 
-import msgspec
-
-from app.events import COUNT_MAX, OFFSET, PART, SKETCH, Batch, Bucket, Changes, Key, Kind, Moment, Posting
-from app.stores import hyperloglog as sketch
-
-KEY_KEPT_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
-VISITS_KEPT_SECONDS = 2 * 3600  # how long it is known who came in which minute
-RANKED_MAX = 10_000  # users, or sessions, whose own counts a bucket keeps: those that came first
-SOURCE_KEPT_SECONDS = 30 * 86_400  # how long a process's offset lives after its last use
-FOR_GOOD = "kafka "  # begins the name of a source whose offset is never forgotten: a partition of Kafka
-
-Ack = Literal["memory", "disk", "redis", "spooled", "log"]
+from app.domain.buckets import CORRECTION, SKETCH, Bucket, VisitorKind
+from app.domain.calendar import TimeSlot
+from app.domain.counting import Commit, DayChange
+from app.stores import hyperloglog
+from app.stores.results import Ack, ApplyResult
 
 
 class StoreError(Exception):
-    """What can go wrong with a store; the message may be shown to a client."""
+    """Base class of the errors of a store. A client may see the message."""
 
 
-class StoreRefused(StoreError):
-    """The store cannot be opened; the message says what to do."""
+class StoreOpenError(StoreError):
+    """The store cannot be opened or its URL is invalid. The message says what to do."""
 
 
 class StoreUnavailable(StoreError):
-    """Certainly nothing was written."""
+    """The store cannot be reached. Nothing was written."""
 
 
 class OutcomeUnknown(StoreError):
-    """The batch was applied once or not at all."""
+    """The commit was applied once or not at all."""
 
 
-class Overtaken(StoreError):
-    """The day was changed by somebody else since this change was worked out; nothing was written."""
+class WriteConflict(StoreError):
+    """Another change of the day was applied since this one was planned. Nothing was written."""
 
 
-class Moved(StoreError):
-    """The source stands at another offset; nothing was written."""
+class OffsetMismatch(StoreError):
+    """The source is at another offset than expected. Nothing was written."""
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"the store has this source at offset {offset}")
         self.offset = offset
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An event's count of one day, and its total since it was first seen."""
-
-    count: int
-    total: int
-
-
-class Refused(NamedTuple):
-    """Why a posting was not counted: a cap, a count at its end, or its Idempotency-Key."""
-
-    reason: Literal["full", "overflow", "mismatch", "keys"]
-
-
-class Replayed(NamedTuple):
-    """The first answer to a key, given again; nothing was counted now."""
-
-    date: str
-    values: dict[str, Value]
-
-
-class Remembered(NamedTuple):
-    """What a store keeps of a key: the request's hash, when it was used, its answer, and the client's hash."""
-
-    request: str
-    minute: int
-    answer: Replayed
-    owner: str
-
-
-class Caps(NamedTuple):
-    """How many names, and how many live keys, a store takes; of the keys a tenth from one client."""
+class StoreLimits(NamedTuple):
+    """How many event names, and how many live idempotency keys, a store accepts."""
 
     names: int
     keys: int = 1_000_000
 
 
-class Apart(NamedTuple):
-    """The answer to a posting whose events were decided apart: the values of some, and why others are refused."""
-
-    values: dict[str, Value]
-    refused: dict[str, Refused]
-
-
-Answer = dict[str, Value] | Refused | Replayed | Apart
-
-
-class Applied(NamedTuple):
-    """One answer for each posting, in their order, and what the acknowledgement survives.
-
-    The values are those of the days' generations, which are 0 unless said here.
-    """
-
-    answers: list[Answer]
-    ack: Ack
-    generations: Mapping[int, int] = {}
-
-
-class Distinct(NamedTuple):
-    """How many there are, and the standard error of an estimate, as a share; 0 where they were counted."""
+class Cardinality(NamedTuple):
+    """A number of different visitors. `error` is the standard error as a fraction of it; 0 if it is exact."""
 
     number: int
     error: float
 
 
-class Condition(NamedTuple):
-    """How a store is now: what an acknowledgement is worth, what waits, and what an operator should know."""
+class StoreStatus(NamedTuple):
+    """The present state of a store, from memory.
+
+    `stale_seconds` is the age of the counts that reads return, or None if they are current. `spool_bytes` wait on this
+    node to be replayed. `lost_commits` were acknowledged and then lost by the store.
+    """
 
     ack: Ack
-    accepts: bool = True
+    accepting: bool = True
     reasons: tuple[str, ...] = ()
-    stale_seconds: float | None = None  # the age of the last known numbers that reads get; None where they are true
-    spool_bytes: int = 0  # what waits on this node to be applied
-    lost_batches: int = 0  # acknowledged, and then lost by the store
+    stale_seconds: float | None = None
+    spool_bytes: int = 0
+    lost_commits: int = 0
 
 
 class CounterStore(ABC):
-    """Buckets of counts: event -> count by minute, hour, day and in total; '' stands for all events together."""
+    """A map of buckets, each of which maps members (events, visitors) to counts.
+
+    Every method may raise StoreUnavailable. `durability` says in words what an acknowledged hit survives; `shared`
+    whether other nodes write to the same store.
+    """
 
     kind: str
     ack: Ack
-    survives: str  # what a hit in it survives, in words
-    shared = False  # whether other nodes write to it
+    durability: str
+    shared = False
 
     @abstractmethod
     async def open(self) -> None:
-        """Connect, or raise StoreRefused."""
+        """Connect. Raises StoreOpenError."""
 
-    async def close(self) -> None:  # noqa: B027 # memory has nothing to let go of
-        """Let go of everything."""
+    async def close(self) -> None:  # noqa: B027 # MemoryStore has nothing to close
+        """Close connections and files."""
 
     @abstractmethod
-    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
-        """Compare and set, in one atomic step.
+    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+        """Write a commit and move its source from `expected_offset` to `new_offset`, in one atomic step.
 
-        The source stands at `at` (an unknown one at 0): do the work and store `next`. It stands
-        at `next`: this is a retry, and the first answers are given again. Otherwise raise Moved.
-        Raises StoreUnavailable, OutcomeUnknown or Overtaken. An offset is never used for two batches.
+        A source that the store does not know is at offset 0. If it is at `new_offset` already, this is a retry: return
+        the saved results. An offset must never be used for two commits. Raises OffsetMismatch if the source is
+        anywhere else, StoreUnavailable, or OutcomeUnknown.
         """
 
-    async def stands(self, source: str) -> int:
-        """The offset of a source, which is left where it is; where it differs between tags, the lowest."""
-        try:
-            await self.apply(source, -1, -1, [])  # where no source ever stands
-        except Moved as moved:
-            return moved.offset
-        raise AssertionError
+    @abstractmethod
+    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+        """Do the bucket writes of an administrative change, with the same rule as `apply`; the result has no groups.
+
+        Raises WriteConflict if `change.expected_corrections` is not the day's number of corrections, and what `apply`
+        raises.
+        """
+
+    @abstractmethod
+    async def get_offset(self, source: str) -> int:
+        """Return the offset of a source, 0 if it is unknown; if it differs between shards, the lowest."""
 
     @abstractmethod
     async def read(
         self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
     ) -> Sequence[Mapping[str, int]]:
-        """Each bucket's counts, of these events (or users...) or of all; what was never counted is not in it.
+        """Return each bucket's counts, of these members or of all. A member that was never counted is missing.
 
-        An id beyond the first RANKED_MAX of a bucket has the count 0. Changes are in all of them or in none.
+        In a bucket of visitors, those after the first RANKED_VISITORS_MAX have the count 0. An administrative change
+        shows in all of the buckets or in none.
         """
 
     @abstractmethod
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        """How many events each bucket has."""
+        """Return the number of members of each bucket, ALL_EVENTS not included."""
 
     @abstractmethod
-    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
-        """All there are, or those of these days as a whole."""
+    async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        """Return all buckets, or those with the step "day" that start at these UTC seconds."""
 
     @abstractmethod
-    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
-        """Forget the buckets of a step that begin before these UTC seconds, and what has expired by now."""
+    async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
+        """Delete the buckets of a step that start before its cutoff (UTC second), and what has expired in `slot`."""
 
     async def counts(self, day: int, events: Sequence[str] | None = None) -> Mapping[str, int]:
-        """A day's hits as they were corrected, of these events or of all; where that gives 0, there is none."""
-        found, offset = await self.read([Bucket("day", day), Bucket("day", day, OFFSET)], events)
-        if not offset:
-            return found
-        return {e: n for e in {**found, **offset} if (n := found.get(e, 0) + offset.get(e, 0))}
+        """Return the counts of the day that starts at this UTC second, corrections included, of these events or all.
 
-    async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
-        """How many different users, or sessions, these buckets have together."""
-        sketches = await self.read([bucket._replace(of=SKETCH + bucket.of) for bucket in buckets])
+        An event whose count is 0 is missing.
+        """
+        hits, corrections = await self.read([Bucket("day", day), Bucket("day", day, CORRECTION)], events)
+        if not corrections:
+            return hits
+        return {e: n for e in {**hits, **corrections} if (n := hits.get(e, 0) + corrections.get(e, 0))}
+
+    async def count_distinct(self, buckets: Sequence[Bucket]) -> Cardinality:
+        """Return how many different visitors these buckets have together."""
+        sketches = await self.read([bucket._replace(dimension=SKETCH + bucket.dimension) for bucket in buckets])
         if len(buckets) == 1 and not any(sketches):
-            return Distinct((await self.sizes(buckets))[0], 0.0)
+            return Cardinality((await self.sizes(buckets))[0], 0.0)
         ids = set[str]()
-        for bucket in buckets:  # one at a time, for each may be large
+        for bucket in buckets:  # one read per bucket, because each may be large
             ids.update(*await self.read([bucket]))
         if not any(sketches):
-            return Distinct(len(ids), 0.0)
-        return Distinct(sketch.estimate(*sketches, sketch.of(ids)), sketch.ERROR)
+            return Cardinality(len(ids), 0.0)
+        return Cardinality(hyperloglog.estimate(*sketches, hyperloglog.sketch(ids)), hyperloglog.ERROR)
 
-    async def visits(self, kind: Kind, visitor: str, days: Sequence[int]) -> list[dict[str, int]]:
-        """What a user, or a session, did on these days, as far as the buckets know: counts by event."""
-        begin = f"{kind}:"
-        wanted = [bucket for bucket in await self.buckets(days) if bucket.of.startswith(begin)]
+    async def visits(self, kind: VisitorKind, visitor: str, days: Sequence[int]) -> list[dict[str, int]]:
+        """Return a visitor's count by event, for each day that starts at one of these UTC seconds."""
+        prefix = f"{kind}:"
+        buckets = [bucket for bucket in await self.list_buckets(days) if bucket.dimension.startswith(prefix)]
         counts: dict[int, dict[str, int]] = {day: {} for day in days}
-        for bucket, found in zip(wanted, await self.read(wanted, [visitor]), strict=True):
-            if found.get(visitor) and bucket.of != begin:
-                counts[bucket.start][bucket.of.removeprefix(begin)] = found[visitor]
+        for bucket, found in zip(buckets, await self.read(buckets, [visitor]), strict=True):
+            if found.get(visitor) and bucket.dimension != prefix:
+                counts[bucket.start][bucket.dimension.removeprefix(prefix)] = found[visitor]
         return list(counts.values())
 
-    def condition(self) -> Condition:
-        """How it is; asking costs nothing."""
-        return Condition(self.ack)
+    def status(self) -> StoreStatus:
+        """Return the present state, without I/O."""
+        return StoreStatus(self.ack)
 
     async def epoch(self) -> str:
-        """A text that changes when numbers may have gone back: the store lost something, or is another one."""
+        """Return an id that changes when counts may have gone back, because the store lost data or was replaced."""
         return ""
 
-    async def note_loss(self, batches: int) -> None:  # noqa: B027 # most stores lose nothing unnoticed
-        """A source was found to stand that many batches back: begin a new epoch, for all nodes."""
+    async def record_data_loss(self, commits: int) -> None:  # noqa: B027 # only Redis can lose acknowledged data
+        """Begin a new epoch on all nodes: a source's offset is this many commits lower than expected."""
 
-    async def adopt(self) -> None:  # noqa: B027 # most leave nothing behind
-        """Apply what dead processes have left to be applied."""
+    async def recover_orphans(self) -> None:  # noqa: B027 # only the offline store leaves files behind
+        """Replay the spool files that dead processes have left."""
 
-    async def tell(self, news: str) -> None:
-        """Send this to every node on this store, this one included; it may get lost."""
-        raise NotImplementedError  # only shared stores are asked
+    async def publish(self, message: str) -> None:
+        """Send a message to every node on this store, including this one. It may get lost. Shared stores only."""
+        raise NotImplementedError
 
-    def hear(self, patience: float) -> AsyncIterator[str]:
-        """What nodes tell, until nothing came for so many seconds or the connection broke: then StoreUnavailable."""
-        raise NotImplementedError  # only shared stores are asked
+    def subscribe(self, timeout_seconds: float) -> AsyncIterator[str]:
+        """Yield the messages that nodes publish. Shared stores only.
 
-
-def is_of_events(bucket: Bucket) -> bool:
-    """Whether its members are events, and EVERYTHING their sum."""
-    return bucket.of in {"", OFFSET} or bucket.of.startswith(PART)
-
-
-def visits_of(event: str) -> set[str]:
-    """What else is kept of an event."""
-    return {f"{begin}{kind}:{event}" for begin in ("", SKETCH) for kind in ("user", "session")}
-
-
-def before_for_visits(before: Mapping[str, int], moment: Moment) -> dict[str, int]:
-    """What `prune` was told, for buckets of anything but events."""
-    return {**before, "minute": max(before.get("minute", 0), moment.minute - VISITS_KEPT_SECONDS)}
-
-
-async def insist(
-    store: CounterStore,
-    note_loss: Callable[[int], Awaitable[None]],
-    source: str,
-    at: int,
-    next: int,
-    work: Batch | Changes,
-) -> Applied | None:
-    """Apply also where the store has lost what came before; None where it was applied long ago."""
-    stands = at
-    while True:
-        try:
-            return await store.apply(source, stands, next, work)
-        except StoreUnavailable as error:
-            if stands == at:
-                raise
-            raise OutcomeUnknown(str(error)) from error  # some tag of a cluster may have taken it before
-        except Moved as moved:
-            if moved.offset >= next:
-                return None
-            if moved.offset < at == stands:
-                await note_loss(at - moved.offset)
-            stands = moved.offset  # a batch is known by its `next`: whoever sends it again finds it there
-
-
-def settle(
-    posting: Posting, value_of: Callable[[str], tuple[int, int] | None], names_left: float
-) -> dict[str, Value] | Refused | Apart:
-    """Decide on a posting: the values after it, or why it is refused.
-
-    `value_of` gives an event's count and total, or None for a name never seen, of which `names_left` are let in.
-    """
-    values: dict[str, Value] = {}
-    refused: dict[str, Refused] = {}
-    for event, by in posting.counts.items():
-        value = value_of(event)
-        count, total = value or (0, 0)
-        if value is None and names_left < 1:
-            refused[event] = Refused("full")
-        elif count + by > COUNT_MAX or total + by > COUNT_MAX:
-            refused[event] = Refused("overflow")
-        else:
-            values[event] = Value(count + by, total + by)
-            names_left -= value is None
-    return Apart(values, refused) if posting.apart else next(iter(refused.values()), values)
-
-
-def counted(answer: Answer) -> dict[str, Value]:
-    """The values of what this answer says was counted now."""
-    if isinstance(answer, Apart):
-        return answer.values
-    return answer if isinstance(answer, dict) else {}
-
-
-def recall(key: Key, minute: int, found: Remembered | None, keys: int, owned: int, caps: Caps | None) -> Answer | None:
-    """Decide on a posting's key: the answer it already has, why it is refused, or None where it is to be counted.
-
-    `found` is what the store keeps under it; `keys` are live, `owned` of them by this client; no caps, no bound.
-    """
-    if found and found.minute > minute - KEY_KEPT_SECONDS:
-        return found.answer if found.request == key.request else Refused("mismatch")
-    if caps and (keys >= caps.keys or owned >= max(1, caps.keys // 10)):
-        return Refused("keys")
-    return None
-
-
-# An answer as Redis and SQLite keep it: [count, total, ...] in the order of the posting's events, with reason and 0
-# for one that was refused apart; ["replayed", date, count, total, ...]; or [reason].
-Row = list[int | str]
-
-
-def to_text(work: Batch | Changes, applied: Applied) -> str:
-    """What is kept beside an offset: as JSON the generations, then a row for each answer."""
-    rows = map(to_row, () if isinstance(work, Changes) else work, applied.answers)
-    return msgspec.json.encode([applied.generations, *rows]).decode()
-
-
-def from_text(work: Batch | Changes, text: str, ack: Ack) -> Applied:
-    generations, *rows = msgspec.json.decode(text)
-    answers = list(map(from_row, () if isinstance(work, Changes) else work, rows))
-    return Applied(answers, ack, {int(day): n for day, n in generations.items()})
-
-
-def to_row(posting: Posting, answer: Answer) -> Row:
-    if isinstance(answer, Replayed):
-        return ["replayed", answer.date, *to_row(posting, answer.values)]
-    if isinstance(answer, Refused):
-        return [answer.reason]
-    if isinstance(answer, Apart) and answer.refused:
-        pairs: dict[str, tuple[int | str, int]] = {e: (value.count, value.total) for e, value in answer.values.items()}
-        pairs |= {event: (refused.reason, 0) for event, refused in answer.refused.items()}
-        return [part for event in posting.counts for part in pairs[event]]
-    return [n for value in counted(answer).values() for n in (value.count, value.total)]
-
-
-def from_row(posting: Posting, row: Row) -> Answer:
-    if not posting.apart and row and isinstance(row[0], str):
-        if row[0] == "replayed":
-            return Replayed(str(row[1]), from_row(posting, row[2:]))  # type: ignore[arg-type] # to_row wrote it
-        return Refused(row[0])  # type: ignore[arg-type] # likewise
-    parts = iter(row)
-    values = dict(zip(posting.counts, map(Value, parts, parts), strict=True))  # type: ignore[arg-type] # likewise
-    if not posting.apart:
-        return values
-    reasons = zip(posting.counts, row[::2], strict=True)
-    refused = {event: Refused(reason) for event, reason in reasons if isinstance(reason, str)}  # type: ignore[arg-type] # likewise
-    for event in refused:
-        del values[event]
-    return Apart(values, refused)
+        Raises StoreUnavailable if none arrives for `timeout_seconds` or the connection breaks.
+        """
+        raise NotImplementedError

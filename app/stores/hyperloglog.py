@@ -17,7 +17,7 @@ _HEAD = 16  # bytes: those five, three unused, and the last estimate, whose high
 _M, _MASK = 0xC6A4A7935BD1E995, 2**64 - 1
 
 
-def of(ids: Iterable[str]) -> dict[str, int]:
+def sketch(ids: Iterable[str]) -> dict[str, int]:
     """The sketch of these."""
     registers: dict[str, int] = {}
     for hashed in map(_murmur, map(str.encode, ids)):

@@ -3,116 +3,143 @@
 import math
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from app.events import EVERYTHING, GENERATION, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
-from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Remembered, Replayed, Value
+from app.domain.buckets import ALL_EVENTS, CORRECTION, CORRECTION_LOG, GENERATION, TOTAL, Bucket, is_event_bucket
+from app.domain.calendar import TimeSlot
+from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, visitor_buckets
+from app.stores.base import CounterStore, OffsetMismatch, StoreLimits, StoreOpenError, WriteConflict
+from app.stores.results import Ack, ApplyResult, GroupResult, Value
+from app.stores.rules import (
+    IDEMPOTENCY_TTL_SECONDS,
+    RANKED_VISITORS_MAX,
+    IdempotencyRecord,
+    check_idempotency,
+    decide,
+    visitor_cutoffs,
+)
 
 
 class MemoryStore(CounterStore):
     kind = "memory"
     ack: Ack = "memory"
-    survives = "nothing: counts live as long as this process"
+    durability = "nothing: counts live as long as this process"
 
-    def __init__(self, caps: Caps) -> None:
-        self._caps = caps
+    def __init__(self, limits: StoreLimits) -> None:
+        self._limits = limits
         self._buckets: defaultdict[Bucket, dict[str, int]] = defaultdict(dict)
-        self._sources: dict[str, tuple[int, Applied]] = {}
-        self._keys: dict[str, Remembered] = {}  # oldest first
-        self._owners: Counter[str] = Counter()
+        self._sources: dict[str, tuple[int, ApplyResult]] = {}
+        self._keys: dict[str, IdempotencyRecord] = {}  # oldest first
+        self._client_keys: Counter[str] = Counter()
         self._ranked: Counter[Bucket] = Counter()  # ids that have a count of their own
 
     async def open(self) -> None:
         if multiprocessing.parent_process():
-            raise base.StoreRefused(
+            raise StoreOpenError(
                 "memory:// serves one process: run it without --workers, or set TALLY_STORE to a Redis"
             )
 
-    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
-        offset, applied = self._sources.get(source, (0, Applied([], self.ack)))
-        if offset == next:
-            return applied
-        if offset != at:
-            raise base.Moved(offset)
-        if isinstance(work, Changes):
-            if work.after not in {None, len(self._buckets.get(Bucket("day", work.moment.day, LOG), {}))}:
-                raise base.Overtaken
-            answers, days = list[Answer](), {work.moment.day}
-            self.write(work.writes)
-        else:
-            answers, days = self.count(work), {posting.moment.day for posting in work}
-        applied = Applied(answers, self.ack, {day: n for day in days if (n := self._generation(day))})
-        self._sources[source] = (next, applied)
-        return applied
+    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+        days = {group.slot.day for group in commit}
+        return self._once(source, expected_offset, new_offset, days, lambda: self.count(commit))
 
-    def count(self, batch: Batch) -> list[Answer]:
-        return [answer for at, some in groupby(batch, attrgetter("moment")) for answer in self._count_at(at, some)]
+    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+        def write() -> list[GroupResult]:
+            corrections = len(self._buckets.get(Bucket("day", change.slot.day, CORRECTION_LOG), {}))
+            if change.expected_corrections not in {None, corrections}:
+                raise WriteConflict
+            self.write(change.writes)
+            return []
 
-    def _count_at(self, moment: Moment, postings: Iterable[Posting]) -> Iterator[Answer]:
-        buckets = [self._buckets[bucket] for bucket in moment.buckets]
-        offset = self._buckets.get(Bucket("day", moment.day, OFFSET), {})
+        return self._once(source, expected_offset, new_offset, {change.slot.day}, write)
+
+    async def get_offset(self, source: str) -> int:
+        return self._sources[source][0] if source in self._sources else 0
+
+    def _once(
+        self, source: str, expected_offset: int, new_offset: int, days: set[int], write: Callable[[], list[GroupResult]]
+    ) -> ApplyResult:
+        """Compare and set: write, unless the source is at the new offset already."""
+        offset, result = self._sources.get(source, (0, ApplyResult([], self.ack)))
+        if offset == new_offset:
+            return result
+        if offset != expected_offset:
+            raise OffsetMismatch(offset)
+        result = ApplyResult(write(), self.ack, {day: n for day in days if (n := self._generation(day))})
+        self._sources[source] = (new_offset, result)
+        return result
+
+    def count(self, commit: Commit) -> list[GroupResult]:
+        """Count hit groups without an offset."""
+        return [result for slot, groups in groupby(commit, attrgetter("slot")) for result in self._count(slot, groups)]
+
+    def _count(self, slot: TimeSlot, groups: Iterable[HitGroup]) -> Iterator[GroupResult]:
+        buckets = [self._buckets[bucket] for bucket in slot.buckets]
+        correction = self._buckets.get(Bucket("day", slot.day, CORRECTION), {})
         _, _, day, total = buckets
-        names_max, together = self._caps.names + (EVERYTHING in total), 0
+        names_max, amount = self._limits.names + (ALL_EVENTS in total), 0
 
         def value_of(event: str) -> tuple[int, int] | None:
-            return (day.get(event, 0) + offset.get(event, 0), total[event]) if event in total else None
+            return (day.get(event, 0) + correction.get(event, 0), total[event]) if event in total else None
 
-        for posting in postings:
-            names_left = names_max - len(total) if posting.capped else math.inf
-            recalled = posting.key and self._recall(posting, posting.key)
-            answer = recalled or base.settle(posting, value_of, names_left)
-            values = base.counted(answer)
-            for event in values:
-                by = posting.counts[event]
-                together += by
+        for group in groups:
+            names_left = names_max - len(total) if group.limited else math.inf
+            result = (group.key and self._check_key(group, group.key)) or decide(group, value_of, names_left)
+            for event in result.counted:
+                by = group.amounts[event]
+                amount += by
                 for counts in buckets:
                     counts[event] = counts.get(event, 0) + by
-            for visit in posting.visits:
-                for bucket, visitor in moment.marks(visit) if visit.event in values else ():
+            for visit in group.visits:
+                for bucket, visitor in visitor_buckets(slot, visit) if visit.event in result.counted else ():
                     self._mark(bucket, visitor, visit.by)
-            if (key := posting.key) and isinstance(answer, dict):
-                replayed = Replayed(moment.date, answer)
-                self._keys[key.id] = Remembered(key.request, moment.minute, replayed, key.owner)
-                self._owners[key.owner] += 1
-            yield answer
-        for counts in buckets if together else ():
-            counts[EVERYTHING] = counts.get(EVERYTHING, 0) + together
+            if group.key and not (result.rejected or result.replayed_on):
+                self._save_key(group.key, slot, result)
+            yield result
+        for counts in buckets if amount else ():
+            counts[ALL_EVENTS] = counts.get(ALL_EVENTS, 0) + amount
 
-    def _recall(self, posting: Posting, key: Key) -> Answer | None:
-        self._forget_keys(posting.moment)
-        found, owned, caps = self._keys.get(key.id), self._owners[key.owner], self._caps if posting.capped else None
-        return base.recall(key, posting.moment.minute, found, len(self._keys), owned, caps)
+    def _save_key(self, key: IdempotencyKey, slot: TimeSlot, result: GroupResult) -> None:
+        replay = GroupResult(result.values, {}, slot.date)
+        self._keys[key.id] = IdempotencyRecord(key.request, slot.minute, replay, key.client)
+        self._client_keys[key.client] += 1
+
+    def _check_key(self, group: HitGroup, key: IdempotencyKey) -> GroupResult | None:
+        self._expire_keys(group.slot)
+        record, limits = self._keys.get(key.id), self._limits if group.limited else None
+        return check_idempotency(key, group.slot.minute, record, len(self._keys), self._client_keys[key.client], limits)
 
     def _mark(self, bucket: Bucket, visitor: str, by: int) -> None:
         """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""
         marks = self._buckets[bucket]
         known = marks.setdefault(visitor, 0)
-        if by and (known or self._ranked[bucket] < base.RANKED_MAX):
+        if by and (known or self._ranked[bucket] < RANKED_VISITORS_MAX):
             self._ranked[bucket] += not known
             marks[visitor] += by
 
-    def _forget_keys(self, moment: Moment) -> None:
+    def _expire_keys(self, slot: TimeSlot) -> None:
         while self._keys:
             oldest = next(iter(self._keys))
-            if self._keys[oldest].minute > moment.minute - base.KEY_KEPT_SECONDS:
+            if self._keys[oldest].minute > slot.minute - IDEMPOTENCY_TTL_SECONDS:
                 return
-            owner = self._keys.pop(oldest).owner
-            self._owners[owner] -= 1
-            if not self._owners[owner]:
-                del self._owners[owner]
+            owner = self._keys.pop(oldest).client
+            self._client_keys[owner] -= 1
+            if not self._client_keys[owner]:
+                del self._client_keys[owner]
 
     def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
         """Take over what another store says of a bucket. Hits only grow, so the larger number is the newer."""
         known = self._buckets[bucket]
-        known.update(counts if bucket.of else {event: n for event, n in counts.items() if n > known.get(event, 0)})
+        known.update(
+            counts if bucket.dimension else {event: n for event, n in counts.items() if n > known.get(event, 0)}
+        )
 
     def learn_values(self, start: int, values: Mapping[str, Value]) -> None:
         """The same of what events came to, on the day that begins then and in total."""
         day, total = self._buckets[Bucket("day", start)], self._buckets[TOTAL]
-        offset = self._buckets.get(Bucket("day", start, OFFSET), {})
+        offset = self._buckets.get(Bucket("day", start, CORRECTION), {})
         for event, value in values.items():
             day[event] = max(day.get(event, 0), value.count - offset.get(event, 0))
             total[event] = max(total.get(event, 0), value.total)
@@ -124,15 +151,15 @@ class MemoryStore(CounterStore):
         return [{member: counts[member] for member in members if member in counts} for counts in found]
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        return [len(counts) - (EVERYTHING in counts) for counts in (self._buckets.get(b, {}) for b in buckets)]
+        return [len(counts) - (ALL_EVENTS in counts) for counts in (self._buckets.get(b, {}) for b in buckets)]
 
-    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+    async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         return [b for b in self._buckets if days is None or (b.step == "day" and b.start in days)]
 
-    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
-        self._forget_keys(moment)
-        ends = before, base.before_for_visits(before, moment)
-        for bucket in [b for b in self._buckets if b.start < ends[bool(b.of)].get(b.step, 0)]:
+    async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
+        self._expire_keys(slot)
+        cutoffs_by_kind = cutoffs, visitor_cutoffs(cutoffs, slot)
+        for bucket in [b for b in self._buckets if b.start < cutoffs_by_kind[bool(b.dimension)].get(b.step, 0)]:
             self._forget(bucket)
 
     def _forget(self, bucket: Bucket) -> None:
@@ -140,9 +167,9 @@ class MemoryStore(CounterStore):
         self._ranked.pop(bucket, None)
 
     def _generation(self, day: int) -> int:
-        return self._buckets.get(Bucket("day", day, GENERATION), {}).get(EVERYTHING, 0)
+        return self._buckets.get(Bucket("day", day, GENERATION), {}).get(ALL_EVENTS, 0)
 
-    def write(self, writes: Iterable[Write]) -> None:
+    def write(self, writes: Iterable[BucketWrite]) -> None:
         for how, bucket, given in writes:
             if how == "drop":
                 self._forget(bucket)
@@ -161,5 +188,5 @@ class MemoryStore(CounterStore):
             else:
                 counts[member] = max(n, known) if how == "merge" else known + n
                 everything += n
-        if base.is_of_events(bucket) and given:
-            counts[EVERYTHING] = counts.get(EVERYTHING, 0) + everything
+        if is_event_bucket(bucket) and given:
+            counts[ALL_EVENTS] = counts.get(ALL_EVENTS, 0) + everything

@@ -15,23 +15,35 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from app.events import EVERYTHING, GENERATION, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Visit
-from app.stores import base
-from app.stores import hyperloglog as sketch
-from app.stores.base import Ack, Applied, Condition, CounterStore, Distinct, StoreError, StoreRefused, StoreUnavailable
+from app.domain.buckets import ALL_EVENTS, CORRECTION, GENERATION, TOTAL, Bucket
+from app.domain.calendar import TimeSlot
+from app.domain.counting import Commit, DayChange, HitGroup, IdempotencyKey, Visit
+from app.stores import hyperloglog
+from app.stores.base import (
+    Cardinality,
+    CounterStore,
+    OutcomeUnknown,
+    StoreError,
+    StoreLimits,
+    StoreOpenError,
+    StoreStatus,
+    StoreUnavailable,
+)
 from app.stores.memory import MemoryStore
+from app.stores.results import Ack, ApplyResult, GroupResult, Reason
+from app.stores.rules import PERMANENT_SOURCE_PREFIX, SOURCE_TTL_SECONDS, apply_despite_loss
 from app.stores.sqlite import connect
 
 LINES_AT_ONCE = 20  # applied, then dropped in one commit of the file
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s
 TAUGHT_MAX = 100  # buckets that are read during one commit and still learnt from
-CAPPED = base.Refused("full"), base.Refused("keys")
+LIMITS: set[Reason | None] = {"full", "keys"}
 RETRY_SECONDS = 0.5  # between two tries to reach the store, give or take a half
 
 A = TypeVar("A")
@@ -42,11 +54,11 @@ Lesson = tuple[Bucket, Mapping[str, int], bool]  # what was read, and whether th
 log = logging.getLogger("tally.spool")
 
 
-class SpooledStore(CounterStore):
+class OfflineStore(CounterStore):
     def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
         self.kind, self.ack, self.shared = store.kind, store.ack, store.shared
         self._store = store
-        self._known = MemoryStore(base.Caps(0))  # the last known numbers; what is spooled is past the caps
+        self._known = MemoryStore(StoreLimits(0))  # the last known numbers; what is spooled is past the caps
         self._directory = directory
         self._suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"  # whose hits a file keeps
         self._bytes_max = bytes_max
@@ -59,23 +71,23 @@ class SpooledStore(CounterStore):
         self._epoch = ""
         self._generations: dict[int, int] = {}  # of days, as far as known
         self._read_in: dict[int, int] = {}  # those in which the known numbers were read; else they may be too many
-        self._refusal: StoreRefused | None = None
+        self._refusal: StoreOpenError | None = None
         self._gate = asyncio.Lock()  # one batch at a time, and none while the way changes
         self._away_since: float | None = time.monotonic()
         self._returning: asyncio.Task[None] | None = None
 
     @property
-    def survives(self) -> str:  # type: ignore[override] # it is the store's, which may still find out
-        return self._store.survives
+    def durability(self) -> str:  # type: ignore[override] # it is the store's, which may still find out
+        return self._store.durability
 
     async def open(self) -> None:
-        self._files = adopt(self._directory, self._suffix)
+        self._files = find_orphans(self._directory, self._suffix)
         for file in self._files:
             for line in file.lines():
                 self._count_known(_decode(line)[3])
         try:
             await self._come_back()
-        except StoreRefused:
+        except StoreOpenError:
             raise
         except StoreError as error:
             self._away_since = None
@@ -89,25 +101,51 @@ class SpooledStore(CounterStore):
         for file in self._files:
             file.close()
 
-    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
+    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+        def remember(result: ApplyResult) -> None:
+            for group, group_result in zip(commit, result.groups, strict=True):
+                self._known.learn_values(group.slot.day, group_result.counted)
+
         async with self._gate:
-            lost: StoreError = StoreUnavailable("the store is away")
+            try:
+                return await self._try(self._store.apply(source, expected_offset, new_offset, commit), remember)
+            except (OutcomeUnknown, StoreUnavailable) as error:
+                if source.startswith(PERMANENT_SOURCE_PREFIX):
+                    raise  # Kafka keeps these records itself
+                return await self._spool(_encode(source, expected_offset, new_offset, commit), commit, error)
+
+    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+        def remember(result: ApplyResult) -> None:
+            # Without a new generation it is a line of an import, and may be large.
+            if result.generations.items() - self._generations.items():
+                self._known.write(change.writes)
+
+        async with self._gate:
+            return await self._try(self._store.apply_change(source, expected_offset, new_offset, change), remember)
+
+    async def get_offset(self, source: str) -> int:
+        return await self._store.get_offset(source)
+
+    async def _try(
+        self, apply: Coroutine[Any, Any, ApplyResult], remember: Callable[[ApplyResult], None]
+    ) -> ApplyResult:
+        """Apply, unless the store is unreachable. Raises what the store raises; an outage takes this node offline."""
+        if self._away_since is not None:
+            apply.close()
+            raise StoreUnavailable("the store is away")
+        try:
+            result = await apply
+        except (OutcomeUnknown, StoreUnavailable) as error:
+            self._leave(error)
+            raise
+        else:
+            remember(result)
+            self._heed(result.generations)
+            return result
+        finally:  # what was read meanwhile may have this commit in it, which is now to be counted on top
+            taught, self._taught = self._taught, []
             if self._away_since is None:
-                try:
-                    applied = await self._store.apply(source, at, next, work)
-                except (base.OutcomeUnknown, StoreUnavailable) as error:
-                    self._leave(error)
-                    lost = error
-                else:
-                    self._learn(work, applied)
-                    return applied
-                finally:  # what was read meanwhile may have this batch in it, which is now to be counted on top
-                    taught, self._taught = self._taught, []
-                    if self._away_since is None:
-                        self._see(taught)
-            if isinstance(work, Changes) or source.startswith(base.FOR_GOOD):
-                raise lost  # what an administrator wants is not to happen some time later, and Kafka keeps its own
-            return await self._spool(_encode(source, at, next, work), work, lost)
+                self._see(taught)
 
     async def read(
         self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
@@ -119,7 +157,7 @@ class SpooledStore(CounterStore):
                 self._leave(error)
             else:
                 taught = [(b, counts, members is None) for b, counts in zip(buckets, found, strict=True) if counts]
-                self._heed({b.start: counts[EVERYTHING] for b, counts, _ in taught if b.of == GENERATION})
+                self._heed({b.start: counts[ALL_EVENTS] for b, counts, _ in taught if b.dimension == GENERATION})
                 if self._away_since is None and self._gate.locked():
                     self._taught = [*self._taught, *taught][-TAUGHT_MAX:]
                 elif self._away_since is None:
@@ -130,12 +168,12 @@ class SpooledStore(CounterStore):
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         return await self._or_known(self._store.sizes, self._known.sizes, buckets)
 
-    async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
-        found = await self._or_known(self._store.distinct, self._known.distinct, buckets)
-        return found._replace(error=max(found.error, sketch.ERROR))  # what is known here is no count of all either
+    async def count_distinct(self, buckets: Sequence[Bucket]) -> Cardinality:
+        found = await self._or_known(self._store.count_distinct, self._known.count_distinct, buckets)
+        return found._replace(error=max(found.error, hyperloglog.ERROR))  # what is known here is no count of all either
 
-    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
-        return await self._or_known(self._store.buckets, self._known.buckets, days)
+    async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        return await self._or_known(self._store.list_buckets, self._known.list_buckets, days)
 
     async def _or_known(self, ask: Ask[A, T], ask_known: Ask[A, T], what: A) -> T:
         if self._away_since is None:
@@ -145,11 +183,11 @@ class SpooledStore(CounterStore):
                 self._leave(error)
         return await ask_known(what)
 
-    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
-        await self._known.prune(before, moment)
-        self._seen = {b: counts for b, counts in self._seen.items() if b.start >= before.get(b.step, 0)}
+    async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
+        await self._known.prune(cutoffs, slot)
+        self._seen = {b: counts for b, counts in self._seen.items() if b.start >= cutoffs.get(b.step, 0)}
         if self._away_since is None:
-            await self._store.prune(before, moment)
+            await self._store.prune(cutoffs, slot)
 
     async def epoch(self) -> str:
         if self._away_since is None:
@@ -157,23 +195,23 @@ class SpooledStore(CounterStore):
             if self._read_in != self._generations or self._epoch not in {"", epoch}:
                 generations = dict(self._generations)
                 buckets = [TOTAL]
-                buckets += [Bucket("day", day, of) for day in self._generations for of in ("", OFFSET, GENERATION)]
+                buckets += [Bucket("day", day, of) for day in self._generations for of in ("", CORRECTION, GENERATION)]
                 found = await self._store.read(buckets)
                 if self._away_since is not None:
                     return self._epoch
-                self._known, self._seen, self._read_in = MemoryStore(base.Caps(0)), {}, generations
+                self._known, self._seen, self._read_in = MemoryStore(StoreLimits(0)), {}, generations
                 self._see((bucket, counts, False) for bucket, counts in zip(buckets, found, strict=True))
             self._epoch = epoch
         return self._epoch
 
-    async def tell(self, news: str) -> None:
+    async def publish(self, message: str) -> None:
         if self._away_since is None:
-            await self._store.tell(news)
+            await self._store.publish(message)
 
-    def hear(self, patience: float) -> AsyncIterator[str]:
-        return self._store.hear(patience)
+    def subscribe(self, timeout_seconds: float) -> AsyncIterator[str]:
+        return self._store.subscribe(timeout_seconds)
 
-    def condition(self) -> Condition:
+    def status(self) -> StoreStatus:
         ack, reasons, stale = self.ack, [], None
         if self._lost:
             reasons.append(f"the store has lost {self._lost} acknowledged batches since this process was started")
@@ -183,15 +221,15 @@ class SpooledStore(CounterStore):
             reasons.append(f"the store is away, hits are {what}")
         if self._refusal:
             reasons.append(str(self._refusal))
-        return Condition(ack, not self._full, tuple(reasons), stale, self._spool_bytes(), self._lost)
+        return StoreStatus(ack, not self._full, tuple(reasons), stale, self._spool_bytes(), self._lost)
 
     def _spool_bytes(self) -> int:
         return sum(file.size for file in self._files)
 
-    async def _spool(self, line: str, batch: Batch, lost: StoreError) -> Applied:
+    async def _spool(self, line: str, batch: Commit, lost: StoreError) -> ApplyResult:
         self._full = self._spool_bytes() + len(line) > self._bytes_max
         if self._full:
-            raise lost if isinstance(lost, base.OutcomeUnknown) else StoreUnavailable(f"{lost}, and the spool is full")
+            raise lost if isinstance(lost, OutcomeUnknown) else StoreUnavailable(f"{lost}, and the spool is full")
         try:
             if not self._files:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -201,7 +239,7 @@ class SpooledStore(CounterStore):
             log.warning("the spool cannot be written, hits are kept in memory alone: %s", error)
             self._files.append(SpoolFile(":memory:"))
             self._files[-1].append(line)
-        return Applied(self._count_known(batch), self._files[-1].ack, dict(self._generations))
+        return ApplyResult(self._count_known(batch), self._files[-1].ack, dict(self._generations))
 
     def _leave(self, error: StoreError) -> None:
         if self._away_since is None:
@@ -221,7 +259,7 @@ class SpooledStore(CounterStore):
                 await self._come_back()
             except Exception as error:  # noqa: BLE001 # whatever it is, the way back is tried again
                 log.log(logging.DEBUG if isinstance(error, StoreError) else logging.ERROR, "still away: %r", error)
-                self._refusal = error if isinstance(error, StoreRefused) else None
+                self._refusal = error if isinstance(error, StoreOpenError) else None
                 if self._drained > drained:
                     continue  # an answer got lost on the way, which on a bad network each of many may
                 await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
@@ -237,11 +275,11 @@ class SpooledStore(CounterStore):
                 if await self._drain(self._files, until=time.monotonic() + SLICE_SECONDS):
                     self._away_since, self._full, self._refusal = None, False, None
 
-    async def adopt(self) -> None:
+    async def recover_orphans(self) -> None:
         """Apply what other processes have left in the directory since this one was started."""
         if self._away_since is not None:
             return  # what waits here is enough
-        files = await asyncio.to_thread(adopt, self._directory, self._suffix)
+        files = await asyncio.to_thread(find_orphans, self._directory, self._suffix)
         try:
             await self._drain(files, until=math.inf)
         finally:  # what an error has left is there for the next time
@@ -266,29 +304,34 @@ class SpooledStore(CounterStore):
         return True
 
     async def _send_spooled(self, line: str) -> None:
-        source, at, next_offset, batch = _decode(line)
-        applied = await base.insist(self._store, self.note_loss, source, at, next_offset, batch)
-        if applied is None:
+        source, expected_offset, new_offset, commit = _decode(line)
+        result = await apply_despite_loss(
+            lambda offset: self._store.apply(source, offset, new_offset, commit),
+            self.record_data_loss,
+            expected_offset,
+            new_offset,
+        )
+        if result is None:
             return
-        # A cap had refused it, but that answer was lost, and so it was acknowledged as spooled: it counts now.
+        # A limit had rejected it, but that answer was lost, and so it was acknowledged as spooled: it counts now.
         late = []
-        for posting, answer in zip(batch, applied.answers, strict=True):
-            if isinstance(answer, base.Apart):
-                late += [posting.only([event]) for event, why in answer.refused.items() if why in CAPPED]
-            elif answer in CAPPED:
-                late.append(posting)
+        for group, group_result in zip(commit, result.groups, strict=True):
+            if group_result.reason in LIMITS:
+                late.append(group)
+            elif events := [event for event, reason in group_result.rejected.items() if reason in LIMITS]:
+                late.append(group.only(events))
         if late:
-            await self._store.apply(f"{source} {at}", 0, 1, late)
+            await self._store.apply(f"{source} {expected_offset}", 0, 1, late)
 
-    async def note_loss(self, batches: int) -> None:
+    async def record_data_loss(self, batches: int) -> None:
         self._lost += batches
         log.error("the store has lost %s acknowledged batches of this node", batches)
         with contextlib.suppress(StoreError):  # the replication id will do, or the next loss
-            await self._store.note_loss(batches)
+            await self._store.record_data_loss(batches)
 
     def _see(self, taught: Iterable[Lesson]) -> None:
         for bucket, counts, whole in taught:
-            if whole and not bucket.of:  # which may be large
+            if whole and not bucket.dimension:  # which may be large
                 self._seen[bucket] = counts
             else:
                 self._known.learn(bucket, counts)
@@ -297,19 +340,10 @@ class SpooledStore(CounterStore):
         """Where a day has a new one, the counts that are known of it mean nothing any more."""
         for day, generation in generations.items() - self._generations.items():
             self._generations[day], self._seen = generation, {}
-            self._known.learn(Bucket("day", day, GENERATION), {EVERYTHING: generation})
+            self._known.learn(Bucket("day", day, GENERATION), {ALL_EVENTS: generation})
 
-    def _learn(self, work: Batch | Changes, applied: Applied) -> None:
-        if isinstance(work, Changes):
-            if applied.generations.items() - self._generations.items():  # else it is an import, and may be large
-                self._known.write(work.writes)
-        else:
-            for posting, answer in zip(work, applied.answers, strict=True):
-                self._known.learn_values(posting.moment.day, base.counted(answer))
-        self._heed(applied.generations)
-
-    def _count_known(self, batch: Batch) -> list[base.Answer]:
-        return self._known.count([msgspec.structs.replace(posting, capped=False) for posting in batch])
+    def _count_known(self, commit: Commit) -> list[GroupResult]:
+        return self._known.count([msgspec.structs.replace(group, limited=False) for group in commit])
 
 
 class SpoolFile:
@@ -350,7 +384,7 @@ class SpoolFile:
             log.warning("%s is applied and empty, but cannot be removed: %s", self.path, error)
 
 
-def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
+def find_orphans(directory: Path, suffix: str) -> list[SpoolFile]:
     """The files of dead processes that belong to this store."""
     files = []
     for path in sorted(directory.glob(f"*{suffix}")):
@@ -361,7 +395,7 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
             first = file.first(1)
             if not first:  # its process is about to delete it, or has died doing so: nothing may be added
                 file.delete()
-            elif _decode(first[0])[3][0].moment.minute < time.time() - base.SOURCE_KEPT_SECONDS:
+            elif _decode(first[0])[3][0].slot.minute < time.time() - SOURCE_TTL_SECONDS:
                 log.error("%s is older than 30 days, some of it could be counted twice: look at it, remove it", path)
                 file.close()
             else:
@@ -374,14 +408,23 @@ def adopt(directory: Path, suffix: str) -> list[SpoolFile]:
     return files
 
 
-def _encode(source: str, at: int, next_offset: int, batch: Batch) -> str:
-    return json.dumps([source, at, next_offset, [(p.moment, p.counts, p.key, p.visits, p.apart) for p in batch]])
+def _encode(source: str, expected_offset: int, new_offset: int, commit: Commit) -> str:
+    groups = [(group.slot, group.amounts, group.key, group.visits, not group.atomic) for group in commit]
+    return json.dumps([source, expected_offset, new_offset, groups])
 
 
-def _decode(line: str) -> tuple[str, int, int, Batch]:
-    source, at, next_offset, postings = json.loads(line)
-    batch = []
-    for moment, counts, key, visits, *apart in postings:  # which older versions do not say
-        who = [Visit(*visit) for visit in visits]
-        batch.append(Posting(Moment(*moment), counts, key and Key(*key), False, who, *apart))
-    return source, at, next_offset, batch
+def _decode(line: str) -> tuple[str, int, int, Commit]:
+    source, expected_offset, new_offset, groups = json.loads(line)
+    commit = []
+    for slot, amounts, key, visits, *by_event in groups:  # lines of older versions have no fifth field
+        commit.append(
+            HitGroup(
+                TimeSlot(*slot),
+                amounts,
+                key and IdempotencyKey(*key),
+                False,
+                [Visit(*v) for v in visits],
+                by_event != [True],
+            )
+        )
+    return source, expected_offset, new_offset, commit

@@ -23,10 +23,38 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.events import EVERYTHING, GENERATION, LOG, OFFSET, SKETCH, TOTAL, VISITS, Batch, Bucket, Changes, Moment
-from app.stores import base
-from app.stores import hyperloglog as sketch
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, Distinct, Refused, StoreRefused, StoreUnavailable
+from app.domain.buckets import (
+    ALL_EVENTS,
+    CORRECTION,
+    CORRECTION_LOG,
+    GENERATION,
+    SKETCH,
+    TOTAL,
+    VISITOR_DIMENSIONS,
+    Bucket,
+    is_event_bucket,
+)
+from app.domain.calendar import TimeSlot
+from app.domain.counting import Commit, DayChange, visitor_buckets
+from app.stores import hyperloglog
+from app.stores.base import (
+    Cardinality,
+    CounterStore,
+    OffsetMismatch,
+    OutcomeUnknown,
+    StoreLimits,
+    StoreOpenError,
+    StoreUnavailable,
+    WriteConflict,
+)
+from app.stores.results import Ack, ApplyResult, GroupResult, Reason, decode_result, from_row
+from app.stores.rules import (
+    IDEMPOTENCY_TTL_SECONDS,
+    PERMANENT_SOURCE_PREFIX,
+    RANKED_VISITORS_MAX,
+    SOURCE_TTL_SECONDS,
+    VISITOR_MINUTES_TTL_SECONDS,
+)
 
 ANSWER_SECONDS = 1.5  # no request waits longer than 2.5 s, the spool's fsync included
 SENTINEL_SECONDS = 0.3  # a dead Sentinel leaves time to ask another
@@ -43,7 +71,7 @@ _OPTIONS: dict[str, Any] = {
     "maint_notifications_config": MaintNotificationsConfig(enabled=False),
 }
 
-_SURVIVES = {  # by its appendfsync
+_DURABILITY = {  # by its appendfsync
     "always": "a crash of Redis and power loss: it is on the disk of Redis",
     "everysec": "a crash of Redis, but for the last 2 seconds",
     "no": "a crash of Redis, but for what the system had not written yet",
@@ -76,7 +104,7 @@ redis.call('DEL', KEYS[1])
 return (string.gsub(sketch, '.', function(c) return string.format('%02x', string.byte(c)) end))"""
 
 
-class Server(NamedTuple):
+class RedisTarget(NamedTuple):
     """A way to Redis, which all tags share; the identity names the data behind it."""
 
     client: Any  # Redis or RedisCluster: all that is used of them they have in common
@@ -85,12 +113,12 @@ class Server(NamedTuple):
     turns: asyncio.Semaphore
 
 
-def server(url: str) -> Server:
+def server(url: str) -> RedisTarget:
     """Redis at this URL; nothing is connected yet. Raises StoreRefused for a URL that makes no sense."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise StoreRefused("TALLY_STORE is no URL") from error
+        raise StoreOpenError("TALLY_STORE is no URL") from error
     scheme, _, kind = parts.scheme.partition("+")
     credentials, at, places = parts.netloc.rpartition("@")
     query = dict(parse_qsl(parts.query))
@@ -100,15 +128,17 @@ def server(url: str) -> Server:
     if kind == "sentinel":
         service, _, path = service.partition("/")
     if not tags.isdecimal() or not 1 <= int(tags) <= TAGS_MAX or (kind != "cluster" and tags != "1"):
-        raise StoreRefused(f"TALLY_STORE: tags is 1 to {TAGS_MAX}, and of use for redis+cluster:// alone")
+        raise StoreOpenError(f"TALLY_STORE: tags is 1 to {TAGS_MAX}, and of use for redis+cluster:// alone")
     one = f"{scheme}://{credentials}{at}{places.partition(',')[0]}/{path.lstrip('/')}?{urlencode(query)}"
     try:
         hosts = [_host(place) for place in places.split(",")]
         client = _client(kind, hosts, service, {**parse_url(one)}, sentinel)
     except (ValueError, exceptions.RedisClusterException) as error:  # whose texts may hold a part of the password
-        raise StoreRefused("TALLY_STORE is no URL of a Redis; in a password, percent-encode all but letters") from error
+        raise StoreOpenError(
+            "TALLY_STORE is no URL of a Redis; in a password, percent-encode all but letters"
+        ) from error
     identity = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts), parts.path])
-    return Server(client, identity, int(tags), asyncio.Semaphore(COMMANDS_MAX))
+    return RedisTarget(client, identity, int(tags), asyncio.Semaphore(COMMANDS_MAX))
 
 
 def _host(place: str) -> tuple[str, int]:
@@ -137,22 +167,22 @@ class RedisStore(CounterStore):
 
     kind = "redis"
     ack: Ack = "redis"
-    survives = "the end of this process: it is in Redis, or in the spool while Redis is away"
+    durability = "the end of this process: it is in Redis, or in the spool while Redis is away"
     shared = True
 
-    def __init__(self, server: Server, caps: Caps, tag: int = 0) -> None:
+    def __init__(self, server: RedisTarget, limits: StoreLimits, tag: int = 0) -> None:
         self._server = server
         self._client = server.client
         self._prefix = f"tally:{{{tag}}}:"  # what is in the braces chooses the slot
-        self._caps = caps
+        self._limits = limits
 
     async def open(self) -> None:
         """Connect, see that the store is cut into as many tags as the URL says, and how durable it is."""
         await self._answer(self._client.set(f"{self._prefix}tags", self._server.tags, nx=True))
         begun_with = await self._answer(self._client.get(f"{self._prefix}tags"))
         if begun_with != str(self._server.tags):
-            raise StoreRefused(f"TALLY_STORE: this store was begun with tags={begun_with}, which cannot be changed")
-        self.survives = await self._durability()
+            raise StoreOpenError(f"TALLY_STORE: this store was begun with tags={begun_with}, which cannot be changed")
+        self.durability = await self._durability()
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -160,48 +190,62 @@ class RedisStore(CounterStore):
     async def apply(
         self,
         source: str,
-        at: int,
-        next: int,
-        work: Batch | Changes,
-        refused: Mapping[int, Refused] | None = None,
-        moments: Iterable[Moment] = (),
-    ) -> Applied:
-        """As the contract says, but for postings that another tag has refused: their reason is kept as their answer.
+        expected_offset: int,
+        new_offset: int,
+        commit: Commit,
+        rejected: Mapping[int, Reason] | None = None,
+        slots: Iterable[TimeSlot] = (),
+    ) -> ApplyResult:
+        """Apply a commit, or one shard's part of it.
 
-        These moments' days are those of other tags' postings, whose generations are wanted all the same.
+        `rejected` groups (by index) were rejected by another shard: save that as their result. The generations of the
+        days of `slots`, which are those of groups in other shards, are returned as well.
         """
-        if isinstance(work, Changes):
-            log = _key(Bucket("day", work.moment.day, LOG))
-            touched = [log, *(key for write in work.writes for key in _listing(write.bucket))]
-            said, answer = await self._run(CHANGE, source, at, next, touched, _change(work))
-        else:
-            said, answer = await self._run(
-                COUNT, source, at, next, _touched(work), _encode(work, refused or {}, moments)
-            )
-        if said == "moved":
-            raise base.Moved(int(answer))
-        if said == "overtaken":
-            raise base.Overtaken
-        return base.from_text(work, answer, self.ack)
+        work = _encode_commit(commit, rejected or {}, slots)
+        results = await self._run(COUNT, source, expected_offset, new_offset, _commit_keys(commit), work)
+        return decode_result(commit, results, self.ack)
 
-    async def ask(self, source: str, next: int, batch: Batch) -> tuple[bool, list[Answer | None]]:
-        """Whether this batch is counted already, and what becomes of each posting: None where it may be counted.
+    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+        log = _key(Bucket("day", change.slot.day, CORRECTION_LOG))
+        keys = [log, *(key for write in change.writes for key in _listing(write.bucket))]
+        results = await self._run(CHANGE, source, expected_offset, new_offset, keys, _encode_change(change))
+        return decode_result((), results, self.ack)
 
-        A key without counts is remembered, and so claimed. Raises what apply does, but for Moved.
+    async def get_offset(self, source: str) -> int:
+        return int(await self._answer(self._client.hget(f"{self._prefix}source:{source}", "offset")) or 0)
+
+    async def ask(self, source: str, new_offset: int, commit: Commit) -> tuple[bool, list[GroupResult | None]]:
+        """Return whether this commit was applied already, and what would become of each group: None if it would count.
+
+        Remembers, and so claims, a key without hits. Raises what `apply` does, but for OffsetMismatch.
         """
-        said, answer = await self._run(COUNT, source, "ask", next, _touched(batch), _encode(batch, {}, ()))
-        rows = msgspec.json.decode(answer)[said == "counted" :]  # where the generations come first
-        asked = zip(batch, rows, strict=False)  # what is counted has no claims
-        return said == "counted", [None if row is None else base.from_row(posting, row) for posting, row in asked]
+        reply, text = await self._call(
+            COUNT, source, "ask", new_offset, _commit_keys(commit), _encode_commit(commit, {}, ())
+        )
+        applied = reply == "counted"
+        rows = msgspec.json.decode(text)[applied:]  # the results of an applied commit begin with the generations
+        pairs = zip(commit, rows, strict=False)  # and have no claims
+        return applied, [None if row is None else from_row(group, row) for group, row in pairs]
 
     async def _run(
-        self, script: Script, source: str, at: int | str, next: int, touched: Iterable[str], work: bytes
+        self, script: Script, source: str, expected_offset: int, new_offset: int, keys: Iterable[str], work: bytes
+    ) -> str:
+        """Run a script that applies something; return the saved results as JSON."""
+        reply, text = await self._call(script, source, expected_offset, new_offset, keys, work)
+        if reply == "moved":
+            raise OffsetMismatch(int(text))
+        if reply == "overtaken":
+            raise WriteConflict
+        return text
+
+    async def _call(
+        self, script: Script, source: str, expected_offset: int | str, new_offset: int, keys: Iterable[str], work: bytes
     ) -> tuple[str, str]:
-        source_kept = 0 if source.startswith(base.FOR_GOOD) else base.SOURCE_KEPT_SECONDS
-        kept = source_kept, base.KEY_KEPT_SECONDS, base.VISITS_KEPT_SECONDS
-        arguments = (self._prefix, at, next, *self._caps, *kept, base.RANKED_MAX, work)
-        keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in touched)]
-        call: tuple[Any, ...] = (len(keys), *keys, *arguments)
+        source_kept = 0 if source.startswith(PERMANENT_SOURCE_PREFIX) else SOURCE_TTL_SECONDS
+        kept = source_kept, IDEMPOTENCY_TTL_SECONDS, VISITOR_MINUTES_TTL_SECONDS
+        arguments = (self._prefix, expected_offset, new_offset, *self._limits, *kept, RANKED_VISITORS_MAX, work)
+        all_keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in keys)]
+        call: tuple[Any, ...] = (len(all_keys), *all_keys, *arguments)
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._server.turns:
                 try:
@@ -209,18 +253,22 @@ class RedisStore(CounterStore):
                 except exceptions.NoScriptError:  # a server that is new, or was restarted
                     said, answer = await self._client.eval(script.text, *call)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            raise base.OutcomeUnknown(f"Redis: {str(error) or 'no answer in time'}") from error
+            raise OutcomeUnknown(f"Redis: {str(error) or 'no answer in time'}") from error
         except _FAILURES as error:  # it answered, with a refusal, or no node of a cluster could be reached
             raise StoreUnavailable(f"Redis: {error}") from error
         except Exception as error:  # redis-py's own, while a cluster changes
             log.exception("redis-py failed")
-            raise base.OutcomeUnknown("Redis: an unexpected error") from error
+            raise OutcomeUnknown("Redis: an unexpected error") from error
         return said, answer
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
         if members is not None and not members:
             return [{} for _ in buckets]
-        days = [(bucket._replace(of=GENERATION), [EVERYTHING]) for bucket in buckets if bucket.of == OFFSET]
+        days = [
+            (bucket._replace(dimension=GENERATION), [ALL_EVENTS])
+            for bucket in buckets
+            if bucket.dimension == CORRECTION
+        ]
         if members is None:
             before = await self._some(days)
             found = [await self._whole(bucket) for bucket in buckets]
@@ -236,7 +284,7 @@ class RedisStore(CounterStore):
         wanted: list[Sequence[str]] = []
         for bucket, members in asked:
             wanted.append(members)
-            if bucket.of.startswith(SKETCH):
+            if bucket.dimension.startswith(SKETCH):
                 pipe.eval(*self._sketch([bucket]))
             else:
                 pipe.hmget(self._prefix + _key(bucket), list(members))
@@ -244,7 +292,7 @@ class RedisStore(CounterStore):
 
     async def _whole(self, bucket: Bucket) -> dict[str, int]:
         """A page at a time, with time for hits in between. What is there throughout is on some page, perhaps on two."""
-        if bucket.of.startswith(SKETCH):
+        if bucket.dimension.startswith(SKETCH):
             return await self.sketch([bucket])
         cursor, counts = 0, dict[str, int]()
         while True:
@@ -259,7 +307,7 @@ class RedisStore(CounterStore):
         for bucket in buckets:
             pipe.hlen(self._prefix + _key(bucket))
         lengths = await self._answer(pipe.execute())
-        return [max(0, n - base.is_of_events(b)) for b, n in zip(buckets, lengths, strict=True)]  # '' is no event
+        return [max(0, n - is_event_bucket(b)) for b, n in zip(buckets, lengths, strict=True)]  # '' is no event
 
     async def sketch(self, buckets: Sequence[Bucket]) -> dict[str, int]:
         """That of all these together."""
@@ -268,12 +316,12 @@ class RedisStore(CounterStore):
     def _sketch(self, buckets: Sequence[Bucket]) -> tuple[Any, ...]:
         return SKETCH_OF, 1 + len(buckets), f"{self._prefix}sketch", *(self._prefix + _seen(b) for b in buckets)
 
-    async def distinct(self, buckets: Sequence[Bucket]) -> Distinct:
+    async def count_distinct(self, buckets: Sequence[Bucket]) -> Cardinality:
         """Estimated by Redis itself."""
         number = await self._answer(self._client.pfcount(*(self._prefix + _seen(bucket) for bucket in buckets)))
-        return Distinct(number, sketch.ERROR)
+        return Cardinality(number, hyperloglog.ERROR)
 
-    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+    async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         plain = [Bucket("day", day) for day in days or ()]
         if days is None:
             for step in ("minute", "hour", "day"):
@@ -286,17 +334,21 @@ class RedisStore(CounterStore):
             for bucket in plain[i : i + KEYS_AT_ONCE]:
                 pipe.smembers(f"{self._prefix}ofs:{_key(bucket)}")
             for bucket, ofs in zip(plain[i:], await self._answer(pipe.execute()), strict=False):
-                others += [bucket._replace(of=of) for of in ofs]
-        return plain + others + [b._replace(of=SKETCH + b.of) for b in others if b.of.startswith(VISITS)]
+                others += [bucket._replace(dimension=of) for of in ofs]
+        return (
+            plain
+            + others
+            + [b._replace(dimension=SKETCH + b.dimension) for b in others if b.dimension.startswith(VISITOR_DIMENSIONS)]
+        )
 
-    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:  # noqa: ARG002 # keys expire by themselves
-        for step, start in before.items():
+    async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:  # noqa: ARG002 # keys expire by themselves
+        for step, start in cutoffs.items():
             listed = f"{self._prefix}starts:{step}"
             old: list[Any] = await self._answer(self._client.zrangebyscore(listed, "-inf", f"({start}"))
             for begun in map(int, old):
                 bucket = Bucket(step, begun)
                 ofs: set[str] = await self._answer(self._client.smembers(f"{self._prefix}ofs:{_key(bucket)}"))
-                keys = [key for of in ofs for key in _listing(bucket._replace(of=of))]
+                keys = [key for of in ofs for key in _listing(bucket._replace(dimension=of))]
                 keys += [_key(bucket), f"ofs:{_key(bucket)}"]
                 for i in range(0, len(keys), KEYS_AT_ONCE):
                     await self._answer(self._client.unlink(*(self._prefix + key for key in keys[i : i + KEYS_AT_ONCE])))
@@ -308,20 +360,20 @@ class RedisStore(CounterStore):
         info = await self._of_server("INFO", "replication")
         return f"{info['master_replid']} {await self._answer(self._client.get(f'{self._prefix}epoch'))}"
 
-    async def note_loss(self, batches: int) -> None:  # noqa: ARG002 # whoever asks keeps count
+    async def record_data_loss(self, commits: int) -> None:  # noqa: ARG002 # whoever asks keeps count
         await self._answer(self._client.set(f"{self._prefix}epoch", secrets.token_hex(8)))
 
-    async def tell(self, news: str) -> None:
-        await self._answer(self._client.publish(f"{self._prefix}news", news))
+    async def publish(self, message: str) -> None:
+        await self._answer(self._client.publish(f"{self._prefix}news", message))
 
-    async def hear(self, patience: float) -> AsyncIterator[str]:
+    async def subscribe(self, timeout_seconds: float) -> AsyncIterator[str]:
         listener = self._client.pubsub()
         try:
             await self._answer(listener.subscribe(f"{self._prefix}news"))
-            while message := await listener.get_message(timeout=patience):
+            while message := await listener.get_message(timeout=timeout_seconds):
                 if message["type"] == "message":
                     yield message["data"]
-            raise StoreUnavailable(f"nothing was heard for {patience:.0f} s")
+            raise StoreUnavailable(f"nothing was heard for {timeout_seconds:.0f} s")
         except _FAILURES as error:
             raise StoreUnavailable(f"Redis: {error}") from error
         finally:
@@ -331,7 +383,7 @@ class RedisStore(CounterStore):
         try:
             info = await self._of_server("INFO", "persistence")
             synced = (await self._of_server("CONFIG GET", "appendfsync"))["appendfsync"]
-            return _SURVIVES[synced if info["aof_enabled"] else "none"]
+            return _DURABILITY[synced if info["aof_enabled"] else "none"]
         except (StoreUnavailable, KeyError):  # it may be forbidden to ask, or it is not quite a Redis
             return "what its Redis survives, which does not say what that is"
 
@@ -359,18 +411,18 @@ class RedisStore(CounterStore):
 
 
 def _key(bucket: Bucket) -> str:
-    return f"{bucket.step}:{bucket.start}:{bucket.of}" if bucket.of else f"{bucket.step}:{bucket.start}"
+    return f"{bucket.step}:{bucket.start}:{bucket.dimension}" if bucket.dimension else f"{bucket.step}:{bucket.start}"
 
 
 def _seen(bucket: Bucket) -> str:
     """Where the estimate is of who came to a bucket, of which this may also be the sketch."""
-    return f"seen:{bucket.step}:{bucket.start}:{bucket.of.removeprefix(SKETCH)}"
+    return f"seen:{bucket.step}:{bucket.start}:{bucket.dimension.removeprefix(SKETCH)}"
 
 
 def _counts(answer: Any, members: Sequence[str] | None) -> dict[str, int]:
     """What Redis answers for a bucket: a map, or values of these members, or a sketch in hexadecimal."""
     if isinstance(answer, str):
-        return sketch.from_redis(bytes.fromhex(answer))
+        return hyperloglog.from_redis(bytes.fromhex(answer))
     pairs = answer.items() if isinstance(answer, dict) else zip(members or (), answer, strict=True)
     return {member: int(count) for member, count in pairs if count is not None}
 
@@ -380,46 +432,58 @@ def _listing(bucket: Bucket) -> list[str]:
     return [_key(bucket), _seen(bucket), f"ofs:{bucket.step}:{bucket.start}"]
 
 
-def _touched(batch: Batch) -> dict[str, None]:
-    """Every key that the script may use: a server that hands over their slot must see them all before it runs."""
+def _commit_keys(commit: Commit) -> dict[str, None]:
+    """Return every key that the script may use: Redis Cluster must know them all while a slot moves."""
     keys: dict[str, None] = {}
-    marked = {bucket for posting in batch for visit in posting.visits for bucket, _ in posting.moment.marks(visit)}
-    for moment in {posting.moment for posting in batch}:
-        keys |= _touched_by(moment)
+    marked = {b for group in commit for visit in group.visits for b, _ in visitor_buckets(group.slot, visit)}
+    for slot in {group.slot for group in commit}:
+        keys |= _slot_keys(slot)
     for bucket in marked:
         keys |= dict.fromkeys(_listing(bucket))
-    for posting in batch:
-        if posting.key:
-            keys |= {f"key:{posting.key.id}": None, f"keys:{posting.key.owner}": None}
+    for group in commit:
+        if group.key:
+            keys |= {f"key:{group.key.id}": None, f"keys:{group.key.client}": None}
     return keys
 
 
 @lru_cache(maxsize=256)  # those of this minute, mostly
-def _touched_by(moment: Moment) -> dict[str, None]:
+def _slot_keys(slot: TimeSlot) -> dict[str, None]:
     """The keys that any hit needs then."""
-    others = Bucket("day", moment.day, OFFSET), Bucket("day", moment.day, GENERATION)
-    return dict.fromkeys(["keys", "starts:minute", "starts:hour", "starts:day", *map(_key, moment.buckets + others)])
+    others = Bucket("day", slot.day, CORRECTION), Bucket("day", slot.day, GENERATION)
+    return dict.fromkeys(["keys", "starts:minute", "starts:hour", "starts:day", *map(_key, slot.buckets + others)])
 
 
-def _encode(batch: Batch, refused: Mapping[int, Refused], others: Iterable[Moment]) -> bytes:
-    moments = {moment: place for place, moment in enumerate(dict.fromkeys(others))}
-    postings = []
-    for place, p in enumerate(batch):
-        pairs = list(chain.from_iterable(p.counts.items()))
-        marks = [part for v in p.visits for b, id_ in p.moment.marks(v) for part in (v.event, _key(b), id_, v.by)]
-        moment, reason = moments.setdefault(p.moment, len(moments)), place in refused and refused[place].reason
-        postings.append((moment, pairs, p.key or False, p.capped, reason, marks, p.apart))
-    return msgspec.json.encode(([(list(map(_key, m.buckets)), m.date, m.minute) for m in moments], postings))
+def _encode_commit(commit: Commit, rejected: Mapping[int, Reason], others: Iterable[TimeSlot]) -> bytes:
+    """Return the work of count.lua as JSON; its first lines describe the form."""
+    slots = {slot: index for index, slot in enumerate(dict.fromkeys(others))}
+    groups = []
+    for index, group in enumerate(commit):
+        amounts = list(chain.from_iterable(group.amounts.items()))
+        marks = [
+            part
+            for visit in group.visits
+            for bucket, visitor in visitor_buckets(group.slot, visit)
+            for part in (visit.event, _key(bucket), visitor, visit.by)
+        ]
+        slot = slots.setdefault(group.slot, len(slots))
+        key, reason = group.key or False, rejected.get(index, False)
+        groups.append((slot, amounts, key, group.limited, reason, marks, not group.atomic))
+    return msgspec.json.encode(([(list(map(_key, slot.buckets)), slot.date, slot.minute) for slot in slots], groups))
 
 
-def _change(changes: Changes) -> bytes:
-    """What change.lua is to do: for each write how, the bucket, whether EVERYTHING is their sum, and the members."""
-    after = False if changes.after is None else changes.after
-    return msgspec.json.encode((f"day:{changes.moment.day}", after, [_write(*write) for write in changes.writes]))
+def _encode_change(change: DayChange) -> bytes:
+    """Return the work of write.lua as JSON; its first lines describe the form."""
+    expected = False if change.expected_corrections is None else change.expected_corrections
+    return msgspec.json.encode((f"day:{change.slot.day}", expected, [_write(*write) for write in change.writes]))
 
 
 def _write(how: str, bucket: Bucket, counts: Mapping[str, int]) -> tuple[object, ...]:
-    of_events = base.is_of_events(bucket)
-    if bucket.of.startswith(SKETCH):
-        return how, _key(bucket._replace(of=bucket.of.removeprefix(SKETCH))), of_events, sketch.to_redis(counts).hex()
+    of_events = is_event_bucket(bucket)
+    if bucket.dimension.startswith(SKETCH):
+        return (
+            how,
+            _key(bucket._replace(dimension=bucket.dimension.removeprefix(SKETCH))),
+            of_events,
+            hyperloglog.to_redis(counts).hex(),
+        )
     return how, _key(bucket), of_events, [part for pair in counts.items() for part in pair]

@@ -16,9 +16,29 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.events import EVERYTHING, LOG, OFFSET, TOTAL, Batch, Bucket, Changes, Key, Moment, Posting, Write
-from app.stores import base
-from app.stores.base import Ack, Answer, Applied, Caps, CounterStore, OutcomeUnknown, StoreRefused, StoreUnavailable
+from app.domain.buckets import ALL_EVENTS, CORRECTION, CORRECTION_LOG, TOTAL, Bucket, is_event_bucket
+from app.domain.calendar import TimeSlot
+from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, visitor_buckets
+from app.stores.base import (
+    CounterStore,
+    OffsetMismatch,
+    OutcomeUnknown,
+    StoreError,
+    StoreLimits,
+    StoreOpenError,
+    StoreUnavailable,
+    WriteConflict,
+)
+from app.stores.results import Ack, ApplyResult, GroupResult, decode_result, encode_result, from_row, to_row
+from app.stores.rules import (
+    IDEMPOTENCY_TTL_SECONDS,
+    PERMANENT_SOURCE_PREFIX,
+    SOURCE_TTL_SECONDS,
+    IdempotencyRecord,
+    check_idempotency,
+    decide,
+    visitor_cutoffs,
+)
 from app.stores.sqlite_tables import ADDED, LARGER, PAGE_ROWS, TABLES, Counts, Crowds, Events, those
 
 SCHEMA_VERSION = 3
@@ -82,15 +102,15 @@ def connect(path: Path | str) -> sqlite3.Connection:
 class SqliteStore(CounterStore):
     kind = "sqlite"
     ack: Ack = "disk"
-    survives = "kill -9 and power loss: it is on disk"
+    durability = "kill -9 and power loss: it is on disk"
 
-    def __init__(self, path: Path, caps: Caps) -> None:
+    def __init__(self, path: Path, limits: StoreLimits) -> None:
         self._path = path.absolute()  # so that no name is special to SQLite
-        self._caps = caps
+        self._limits = limits
         self._flushing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # to flush, or to change what must be flushed before
         self._keys = 0
-        self._owners: Counter[str] = Counter()  # of keys
+        self._client_keys: Counter[str] = Counter()  # of keys
         self._changes = 0  # so far
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
@@ -109,16 +129,20 @@ class SqliteStore(CounterStore):
             await self._run(self._db.close)
         self._thread.shutdown()
 
-    async def apply(self, source: str, at: int, next: int, work: Batch | Changes) -> Applied:
-        if isinstance(work, Changes):
-            async with self._turn:
-                if self._sound:
-                    await self._flush()  # all but what comes meanwhile
-                return await self._run(lambda: self._apply(source, at, next, work))
-        applied = await self._run(lambda: self._apply(source, at, next, work))
+    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+        result = await self._run(lambda: self._apply(source, expected_offset, new_offset, commit))
         if self._events.flush_due and (self._flushing is None or self._flushing.done()):
             self._flushing = asyncio.create_task(self._flush_in_turn())
-        return applied
+        return result
+
+    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+        async with self._turn:
+            if self._sound:
+                await self._flush()  # what arrives from here on is flushed in the change's own turn of the thread
+            return await self._or_unavailable(lambda: self._apply_change(source, expected_offset, new_offset, change))
+
+    async def get_offset(self, source: str) -> int:
+        return await self._or_unavailable(lambda: self._offset_and_results(source)[0])
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[Counts]:
         at_hand = self._at_hand(buckets, members)
@@ -135,7 +159,7 @@ class SqliteStore(CounterStore):
         """What a read is to give, where all of that is in memory."""
         found: list[Counts] = []
         for bucket in buckets:
-            nothing = bucket.of == OFFSET and bucket.start not in self._crowds.generations
+            nothing = bucket.dimension == CORRECTION and bucket.start not in self._crowds.generations
             counts = {} if nothing else self._events.held.get(bucket)
             if counts is None:
                 return None
@@ -162,17 +186,17 @@ class SqliteStore(CounterStore):
         # each on its own turn of the thread, so that commits come between
         return [await self._or_unavailable(lambda b=bucket: self._of(b).size(b)) for bucket in buckets]  # type: ignore[misc] # mypy loses the default
 
-    async def buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+    async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         def buckets() -> list[Bucket]:
             plain = self._events.buckets() if days is None else [Bucket("day", day) for day in days]
             return plain + self._crowds.buckets(days)
 
         return await self._or_unavailable(buckets)
 
-    async def prune(self, before: Mapping[str, int], moment: Moment) -> None:
+    async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         def prune() -> None:
-            self._forget_keys(moment)
-            self._events.prune(before)
+            self._expire_keys(slot)
+            self._events.prune(cutoffs)
 
         def forget(step: str, start: int) -> bool:
             old = self._crowds.before(step, start, CROWDS_AT_ONCE)
@@ -185,7 +209,7 @@ class SqliteStore(CounterStore):
         async with self._turn:
             await self._flush()
             await self._or_unavailable(prune)
-        for step, start in base.before_for_visits(before, moment).items():
+        for step, start in visitor_cutoffs(cutoffs, slot).items():
             while await self._or_unavailable(lambda step=step, start=start: forget(step, start)):  # type: ignore[misc] # as above
                 pass
 
@@ -213,7 +237,7 @@ class SqliteStore(CounterStore):
 
     def _of(self, bucket: Bucket) -> Any:
         """Where this bucket is: Events and Crowds have some of their verbs in common."""
-        return self._crowds if bucket.of else self._events
+        return self._crowds if bucket.dimension else self._events
 
     def _open(self) -> None:
         try:
@@ -221,7 +245,7 @@ class SqliteStore(CounterStore):
             self._db = connect(self._path)
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
-                raise StoreRefused(f"{self._path} was written by a newer Tally: run that one, or name another file")
+                raise StoreOpenError(f"{self._path} was written by a newer Tally: run that one, or name another file")
             for script in (_SCHEMA, _SINCE_1, _SINCE_2)[version:]:
                 self._db.executescript(script)
             self._load()
@@ -230,11 +254,11 @@ class SqliteStore(CounterStore):
             what = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
             if "locked" in str(error):
                 what = "is in use by another process, and SQLite serves one: stop that one, or use a Redis"
-            raise StoreRefused(f"{self._path} {what}") from error
+            raise StoreOpenError(f"{self._path} {what}") from error
 
     def _load(self) -> None:
-        self._owners = Counter(dict(self._db.execute("SELECT owner, count(*) FROM key GROUP BY owner")))
-        self._keys = self._owners.total()
+        self._client_keys = Counter(dict(self._db.execute("SELECT owner, count(*) FROM key GROUP BY owner")))
+        self._keys = self._client_keys.total()
         self._crowds = Crowds(self._db)
 
     def _renew(self) -> None:
@@ -246,39 +270,56 @@ class SqliteStore(CounterStore):
             self._db.close()
             self._open()
             (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except (StoreRefused, sqlite3.Error) as error:
+        except (StoreOpenError, sqlite3.Error) as error:
             raise StoreUnavailable(f"SQLite: {error}") from error
         self._sound = not busy
 
-    def _apply(self, source: str, at: int, next_offset: int, work: Batch | Changes) -> Applied:
+    def _offset_and_results(self, source: str) -> tuple[int, str]:
         if not self._sound:
             self._renew()
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
-        offset, answers = found or (0, "[]")
-        if offset == next_offset:
-            return base.from_text(work, answers, self.ack)
-        if offset != at:
-            raise base.Moved(offset)
-        if isinstance(work, Changes) and work.after not in {
-            None,
-            self._crowds.size(Bucket("day", work.moment.day, LOG)),
-        }:
-            raise base.Overtaken
-        failure: type[base.StoreError] = StoreUnavailable
-        answers, counted = list[Answer](), dict[Bucket, Counts]()
+        return found or (0, "[]")
+
+    def _saved_result(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult | None:
+        """Return the saved result of a retry, or None if the source is at the expected offset."""
+        offset, results = self._offset_and_results(source)
+        if offset == new_offset:
+            return decode_result(commit, results, self.ack)
+        if offset != expected_offset:
+            raise OffsetMismatch(offset)
+        return None
+
+    def _apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+        slots = [group.slot for group in commit]
+        saved = self._saved_result(source, expected_offset, new_offset, commit)
+        return saved or self._commit(source, new_offset, commit, slots, lambda: self._count(commit))
+
+    def _apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+        if saved := self._saved_result(source, expected_offset, new_offset, ()):
+            return saved
+        corrections = self._crowds.size(Bucket("day", change.slot.day, CORRECTION_LOG))
+        if change.expected_corrections not in {None, corrections}:
+            raise WriteConflict
+        collections.deque(self._events.flush(), 0)
+        return self._commit(source, new_offset, (), [change.slot], lambda: self._change(change.writes))
+
+    def _commit(
+        self,
+        source: str,
+        new_offset: int,
+        commit: Commit,
+        slots: Sequence[TimeSlot],
+        write: Callable[[], tuple[list[GroupResult], dict[Bucket, Counts]]],
+    ) -> ApplyResult:
+        """Write in one transaction, with the source's new offset and results."""
+        failure: type[StoreError] = StoreUnavailable
         try:
-            if isinstance(work, Changes):
-                collections.deque(self._events.flush(), 0)
             self._db.execute("BEGIN IMMEDIATE")
-            if isinstance(work, Changes):
-                self._change(work.writes)
-            elif work:
-                answers, counted = self._count(work)
-            moments = [work.moment] if isinstance(work, Changes) else [posting.moment for posting in work]
-            generations = {m.day: n for m in moments if (n := self._crowds.generations.get(m.day))}
-            applied = Applied(answers, self.ack, generations)
-            self._stand(
-                source, next_offset, base.to_text(work, applied), max((moment.minute for moment in moments), default=0)
+            results, counted = write()
+            generations = {slot.day: n for slot in slots if (n := self._crowds.generations.get(slot.day))}
+            result = ApplyResult(results, self.ack, generations)
+            self._save_offset(
+                source, new_offset, encode_result(commit, result), max((slot.minute for slot in slots), default=0)
             )
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
@@ -291,61 +332,62 @@ class SqliteStore(CounterStore):
                 raise failure(f"SQLite: {error}") from error
             raise
         self._events.keep(counted)
-        return applied
+        return result
 
-    def _count(self, batch: Batch) -> tuple[list[Answer], dict[Bucket, Counts]]:
-        """Decide on each posting by what is known when its turn comes, then write all that they add at once."""
-        self._events.come_to(max((posting.moment for posting in batch), key=lambda moment: moment.minute))
+    def _count(self, commit: Commit) -> tuple[list[GroupResult], dict[Bucket, Counts]]:
+        """Decide on each group by the values at its turn, then write everything at once."""
+        if not commit:
+            return [], {}
+        self._events.come_to(max((group.slot for group in commit), key=lambda slot: slot.minute))
         names = self._events.size(TOTAL)
-        events = list({event for posting in batch for event in posting.counts})
+        events = list({event for group in commit for event in group.amounts})
         total = self._events.some(TOTAL, events)
-        days = {day: self._known(day, events) for day in {posting.moment.day for posting in batch}}
-        added: dict[Moment, Counts] = {posting.moment: {} for posting in batch}
+        days = {day: self._known(day, events) for day in {group.slot.day for group in commit}}
+        added: dict[TimeSlot, Counts] = {group.slot: {} for group in commit}
         marked: dict[Bucket, Counts] = {}
-        answers: list[Answer] = []
+        results: list[GroupResult] = []
 
         def value_of(event: str) -> tuple[int, int] | None:
             return (day.get(event, 0), total[event]) if event in total else None
 
-        for posting in batch:
-            day = days[posting.moment.day]
-            caps = self._caps if posting.capped else None
-            names_left = caps.names - names if caps else math.inf
-            recalled = posting.key and self._recall(posting, posting.key, caps)
-            answer = recalled or base.settle(posting, value_of, names_left)
-            answers.append(answer)
-            values, sums = base.counted(answer), added[posting.moment]
-            for event, value in values.items():
+        for group in commit:
+            day, sums = days[group.slot.day], added[group.slot]
+            limits = self._limits if group.limited else None
+            names_left = limits.names - names if limits else math.inf
+            result = (group.key and self._check_key(group, group.key, limits)) or decide(group, value_of, names_left)
+            results.append(result)
+            for event, value in result.counted.items():
                 names += event not in total
                 day[event], total[event] = value.count, value.total
-                sums[event] = sums.get(event, 0) + posting.counts[event]
-            for visit in posting.visits:
-                for bucket, visitor in posting.moment.marks(visit) if visit.event in values else ():
+                sums[event] = sums.get(event, 0) + group.amounts[event]
+            for visit in group.visits:
+                for bucket, visitor in visitor_buckets(group.slot, visit) if visit.event in result.counted else ():
                     marks = marked.setdefault(bucket, {})
                     marks[visitor] = marks.get(visitor, 0) + visit.by
-            if posting.key and isinstance(answer, dict):
-                self._remember(posting, posting.key, answer)
+            if group.key and not (result.rejected or result.replayed_on):
+                self._save_key(group, group.key, result)
         for bucket, marks in marked.items():
             self._crowds.mark(bucket, marks)
-        together = {moment: {**sums, EVERYTHING: sum(sums.values())} for moment, sums in added.items() if sums}
-        return answers, self._events.count(together)
+        sums_by_slot = {slot: {**sums, ALL_EVENTS: sum(sums.values())} for slot, sums in added.items() if sums}
+        return results, self._events.count(sums_by_slot)
 
     def _known(self, day: int, events: Sequence[str]) -> Counts:
         """The day's counts of these events, as they were corrected."""
         found = self._events.some(Bucket("day", day), events)
         if day not in self._crowds.generations:
             return found
-        offset = self._crowds.some(Bucket("day", day, OFFSET), events)
+        offset = self._crowds.some(Bucket("day", day, CORRECTION), events)
         return {e: found.get(e, 0) + offset.get(e, 0) for e in found | offset}
 
-    def _change(self, writes: Sequence[Write]) -> None:
+    def _change(self, writes: Sequence[BucketWrite]) -> tuple[list[GroupResult], dict[Bucket, Counts]]:
         self._changes += 1
         self._events.let_go(write.bucket for write in writes)
         for write in writes:
             self._write(*write)
+        return [], {}
 
     def _write(self, how: str, bucket: Bucket, counts: Mapping[str, int]) -> None:
-        of_events = base.is_of_events(bucket)
+        of_events = is_event_bucket(bucket)
         if how == "drop":
             self._crowds.forget(bucket)
         elif how == "mark":
@@ -353,41 +395,41 @@ class SqliteStore(CounterStore):
         elif how == "take":
             found = self._of(bucket).some(bucket, counts)
             if of_events:
-                self._of(bucket).add(bucket, {EVERYTHING: -sum(found.values())})
+                self._of(bucket).add(bucket, {ALL_EVENTS: -sum(found.values())})
             self._of(bucket).remove(bucket, found)
         else:
-            everything = {EVERYTHING: sum(counts.values())} if of_events and counts else {}
+            everything = {ALL_EVENTS: sum(counts.values())} if of_events and counts else {}
             self._of(bucket).add(bucket, {**counts, **everything}, LARGER if how == "merge" else ADDED)
 
-    def _remember(self, posting: Posting, key: Key, answer: dict[str, base.Value]) -> None:
+    def _save_key(self, group: HitGroup, key: IdempotencyKey, result: GroupResult) -> None:
         self._keys += 1
-        self._owners[key.owner] += 1
-        row = (*key, posting.moment.minute, posting.moment.date, json.dumps(base.to_row(posting, answer)))
+        self._client_keys[key.client] += 1
+        row = (*key, group.slot.minute, group.slot.date, json.dumps(to_row(group, result)))
         self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def _recall(self, posting: Posting, key: Key, caps: Caps | None) -> Answer | None:
-        self._forget_keys(posting.moment)
+    def _check_key(self, group: HitGroup, key: IdempotencyKey, limits: StoreLimits | None) -> GroupResult | None:
+        self._expire_keys(group.slot)
         sql = "SELECT request, minute, date, answer, owner FROM key WHERE id = ?"
-        found = self._db.execute(sql, (key.id,)).fetchone()
-        if found:
-            request, minute, date, answer, owner = found
-            # another request's answer has other events, and is not read
-            values: Any = base.from_row(posting, json.loads(answer)) if request == key.request else {}
-            found = base.Remembered(request, minute, base.Replayed(date, values), owner)
-        return base.recall(key, posting.moment.minute, found, self._keys, self._owners[key.owner], caps)
+        record = None
+        if found := self._db.execute(sql, (key.id,)).fetchone():
+            request, minute, date, row, client = found
+            # Another request's row has other events, so only the row of the same request can be decoded.
+            values = from_row(group, json.loads(row)).values if request == key.request else {}
+            record = IdempotencyRecord(request, minute, GroupResult(values, {}, date), client)
+        return check_idempotency(key, group.slot.minute, record, self._keys, self._client_keys[key.client], limits)
 
-    def _forget_keys(self, moment: Moment) -> None:
-        expired = (moment.minute - base.KEY_KEPT_SECONDS,)
+    def _expire_keys(self, slot: TimeSlot) -> None:
+        expired = (slot.minute - IDEMPOTENCY_TTL_SECONDS,)
         for (owner,) in self._db.execute("DELETE FROM key WHERE minute <= ? RETURNING owner", expired).fetchall():
             self._keys -= 1
-            self._owners[owner] -= 1
-            if not self._owners[owner]:
-                del self._owners[owner]
+            self._client_keys[owner] -= 1
+            if not self._client_keys[owner]:
+                del self._client_keys[owner]
 
-    def _stand(self, source: str, offset: int, answers: str, used: int) -> None:
+    def _save_offset(self, source: str, offset: int, answers: str, used: int) -> None:
         """Keep the offset and its answers; where the source is new, forget those that nobody will ask for."""
         self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, answers, used))
         if offset == 1:
             forget = "DELETE FROM source WHERE used < ? AND substr(name, 1, ?) <> ?"
-            limits = used - base.SOURCE_KEPT_SECONDS, len(base.FOR_GOOD), base.FOR_GOOD
+            limits = used - SOURCE_TTL_SECONDS, len(PERMANENT_SOURCE_PREFIX), PERMANENT_SOURCE_PREFIX
             self._db.execute(forget, limits)

@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import msgspec
 
-from app.events import EVERYTHING, GENERATION, TOTAL, Bucket, Moment
-from app.stores import base
+from app.domain.buckets import ALL_EVENTS, GENERATION, TOTAL, Bucket
+from app.domain.calendar import TimeSlot
+from app.stores.rules import RANKED_VISITORS_MAX
 
 TABLES = ("minute", "hour", "day", "total")  # as Moment.buckets names them
 PAGE_ROWS = 2000  # read at once, which takes about a millisecond; a commit may come between
@@ -92,18 +93,18 @@ class Events:
             self.held[bucket] = _counts(text)
         return self.held[bucket]
 
-    def come_to(self, moment: Moment) -> None:
+    def come_to(self, slot: TimeSlot) -> None:
         """Hold the buckets of the newest moment so far; those before it are flushed for the last time."""
-        if not self._newest or moment.minute > self._newest[0].start:
-            self._newest, self.flush_due = moment.buckets, True
+        if not self._newest or slot.minute > self._newest[0].start:
+            self._newest, self.flush_due = slot.buckets, True
         for bucket in self._newest:
             self._hold(bucket)
 
-    def count(self, sums: Mapping[Moment, Mapping[str, int]]) -> dict[Bucket, Counts]:
+    def count(self, sums: Mapping[TimeSlot, Mapping[str, int]]) -> dict[Bucket, Counts]:
         """Add these, and log what that makes of the buckets that are held: to be kept once it is committed."""
         counted: dict[Bucket, Counts] = {}
-        for moment, added in sums.items():
-            for bucket in moment.buckets:
+        for slot, added in sums.items():
+            for bucket in slot.buckets:
                 if bucket not in self.held:  # a late one
                     self.add(bucket, added)
                     continue
@@ -160,7 +161,7 @@ class Events:
 
     def size(self, bucket: Bucket) -> int:
         if bucket in self.held:
-            return len(self.held[bucket]) - (EVERYTHING in self.held[bucket])
+            return len(self.held[bucket]) - (ALL_EVENTS in self.held[bucket])
         if bucket not in self._sizes:
             sql = f"SELECT count(*) FROM {bucket.step} WHERE start = ? AND event > 0"  # noqa: S608 # a step is a table
             (self._sizes[bucket],) = self._db.execute(sql, (bucket.start,)).fetchone()
@@ -239,8 +240,8 @@ class Crowds:
         if not crowd:
             crowd = self._db.execute("INSERT INTO crowd (step, start, of) VALUES (?, ?, ?)", bucket).lastrowid or 0
         self._db.execute(_PUT.format(how), (crowd, json.dumps(counts)))
-        if bucket.of == GENERATION:
-            self.generations[bucket.start] = self.some(bucket, [EVERYTHING])[EVERYTHING]
+        if bucket.dimension == GENERATION:
+            self.generations[bucket.start] = self.some(bucket, [ALL_EVENTS])[ALL_EVENTS]
 
     def mark(self, bucket: Bucket, ids: Mapping[str, int]) -> None:
         """Count these users or sessions; who comes after the first RANKED_MAX is only known to have come."""
@@ -249,7 +250,7 @@ class Crowds:
             (self._ranked[bucket],) = self._db.execute(sql, (self._number(bucket),)).fetchone()
         known = self.some(bucket, ids)
         fresh = [visitor for visitor, by in ids.items() if by and not known.get(visitor)]
-        late = fresh[max(0, base.RANKED_MAX - self._ranked[bucket]) :]
+        late = fresh[max(0, RANKED_VISITORS_MAX - self._ranked[bucket]) :]
         self._ranked[bucket] += len(fresh) - len(late)
         self.add(bucket, {**ids, **dict.fromkeys(late, 0)})
 

@@ -124,7 +124,7 @@ POST_TWICE = """async ([tally, key]) => {
     const post = () => fetch(`${tally}/event/a`, { method: "POST", headers, body: "{}" });
     await post();
     const again = await post();
-    return [again.status, again.headers.get("Idempotency-Replayed")];
+    return [again.status, again.headers.get("Idempotent-Replayed")];
 }"""
 WATCH = """async ([tally, key]) => {
     const { io } = await import(`${tally}/static/vendor/socket.io.esm.min.js`);

@@ -10,14 +10,15 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from app.events import EVERYTHING, TOTAL, Bucket, Calendar, Clock, Moment, day_start
-from app.group_commit import Recorder
+from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
+from app.domain.calendar import Calendar, Clock, TimeSlot, day_start
+from app.group_commit import GroupCommitter
 from app.live import broadcaster as live_module
-from app.live.broadcaster import Live
-from app.live.day import Feed
+from app.live.broadcaster import Broadcaster
+from app.live.day import LiveDay
 from app.main import create_app
 from app.metrics import Metrics
-from app.stores.base import Caps
+from app.stores.base import StoreLimits
 from app.stores.memory import MemoryStore
 from tests.support.redis_servers import RedisServer
 from tests.support.scenarios.days import clock_jumps
@@ -28,10 +29,10 @@ ZONES = ["Europe/Berlin", "America/New_York", "America/Santiago", "America/Havan
 ZONES += ["Asia/Kolkata", "Australia/Lord_Howe"]
 
 
-class Heard(Live):
+class Heard(Broadcaster):
     """A live view with one plain client, which notes what it is told."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: LiveDay) -> None:
         super().__init__(feed, Metrics(), 0.0, lambda _: None)
         self.resets: list[str] = []
         self.updates = 0
@@ -49,12 +50,12 @@ class Heard(Live):
 
 @pytest.mark.catches(
     "days of 24 hours",
-    "app/events.py",
+    "app/domain/names.py",
     "_hour_start(local), day_start(zone, local.date()))",
     "_hour_start(local), minute - minute % 86_400)",
 )
 @pytest.mark.catches(
-    "a reset twice", "app/live/day.py", "if moment.day > self._moment.day:", "if moment.day >= self._moment.day:"
+    "a reset twice", "app/live/day.py", "if slot.day > self._moment.day:", "if slot.day >= self._moment.day:"
 )
 @pytest.mark.parametrize("name", ZONES)
 async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: str) -> None:
@@ -63,22 +64,22 @@ async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: st
     begin, end = day_start(zone, first), day_start(zone, first + timedelta(days=DAYS))
     now = float(begin)
     clock = Clock(calendar, lambda: now)
-    store = MemoryStore(Caps(10))
-    feed = Feed(clock)
+    store = MemoryStore(StoreLimits(10))
+    feed = LiveDay(clock)
     live = Heard(feed)
 
-    def publish(moment: Moment, counts: dict[str, int], _: int) -> None:
-        feed.turn(moment)
-        feed.merge(moment.day, counts)
+    def publish(slot: TimeSlot, counts: dict[str, int], _: int) -> None:
+        feed.turn(slot)
+        feed.merge(slot.day, counts)
 
-    recorder = Recorder(store, clock, publish, Metrics())
+    recorder = GroupCommitter(store, clock, publish, Metrics())
     recorder.start()
     expected: Counter[str] = Counter()
     for now in range(begin, end, 1800):
         if now % 5400 == 0:
-            feed.turn(clock.moment())  # the job, before the hit or after it
-        await recorder.record({"a": 1})
-        feed.turn(clock.moment())
+            feed.turn(clock.slot())  # the job, before the hit or after it
+        await recorder.submit({"a": 1})
+        feed.turn(clock.slot())
         await live._round()
         expected[calendar.local(now).date().isoformat()] += 1
     await recorder.close()
@@ -89,8 +90,8 @@ async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: st
     assert [counts["a"] for counts in days] == list(expected.values())
     assert set(expected.values()) <= {46, 47, 48, 49, 50}  # half hours: a day has 23 to 25 hours
     hours = calendar.starts("hour", end - 1, (end - begin) // 1800)
-    found = await store.read([Bucket("hour", start) for start in hours if start >= begin], [EVERYTHING])
-    assert sum(counts[EVERYTHING] for counts in found) == (end - begin) // 1800
+    found = await store.read([Bucket("hour", start) for start in hours if start >= begin], [ALL_EVENTS])
+    assert sum(counts[ALL_EVENTS] for counts in found) == (end - begin) // 1800
     assert await store.read([TOTAL], ["a"]) == [{"a": (end - begin) // 1800}]
 
 
@@ -100,7 +101,7 @@ async def days_of(client: httpx.AsyncClient) -> dict[str, int]:
 
 
 @pytest.mark.catches(
-    "a day that goes back", "app/events.py", "at = max(self._now(), self._earliest)", "at = self._now()"
+    "a day that goes back", "app/domain/names.py", "at = max(self._now(), self._earliest)", "at = self._now()"
 )
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 async def test_jumps_of_the_clock_lose_nothing_and_no_day_goes_back(kind: str, tmp_path: Path) -> None:

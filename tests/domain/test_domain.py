@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import events
-from app.events import Calendar, Clock, Hit, InvalidName, day_start, event_name, fold
+from app.domain.calendar import Calendar, Clock, day_start
+from app.domain.counting import Hit, sum_hits
+from app.domain.names import InvalidName, event_name
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo"]
 ZONES += ["Atlantic/Azores", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Kiritimati", "Pacific/Apia"]
@@ -78,7 +80,7 @@ def test_a_name_is_stored_in_one_form(text: str) -> None:
 
 @given(st.lists(st.builds(Hit, st.sampled_from("abc"), st.integers(1, 9))))
 def test_folding_keeps_the_sum(hits: list[Hit]) -> None:
-    counts = fold(hits)
+    counts = sum_hits(hits)
     assert sum(counts.values()) == sum(hit.by for hit in hits)
     assert set(counts) == {hit.event for hit in hits}
 
@@ -86,26 +88,26 @@ def test_folding_keeps_the_sum(hits: list[Hit]) -> None:
 @given(zones, instants)
 def test_buckets_begin_on_the_zones_clock_and_contain_their_instant(zone: ZoneInfo, at: int) -> None:
     calendar = Calendar(zone)
-    moment = calendar.moment(at)
-    assert moment.day <= moment.hour <= moment.minute <= at < moment.minute + 60
-    assert moment.date == calendar.local(at).date().isoformat()
-    assert calendar.local(moment.day).date() == calendar.local(at).date()
-    assert calendar.local(moment.day - 1).date() < calendar.local(at).date()
-    for start in moment[1:]:  # a bucket's beginning is the beginning of its own bucket
-        assert start in calendar.moment(start)[1:]
-    assert calendar.moment(moment.hour).hour == moment.hour
-    assert calendar.moment(moment.day).hour == moment.day
+    slot = calendar.slot(at)
+    assert slot.day <= slot.hour <= slot.minute <= at < slot.minute + 60
+    assert slot.date == calendar.local(at).date().isoformat()
+    assert calendar.local(slot.day).date() == calendar.local(at).date()
+    assert calendar.local(slot.day - 1).date() < calendar.local(at).date()
+    for start in slot[1:]:  # a bucket's beginning is the beginning of its own bucket
+        assert start in calendar.slot(start)[1:]
+    assert calendar.slot(slot.hour).hour == slot.hour
+    assert calendar.slot(slot.day).hour == slot.day
 
 
 @given(zones, instants, st.sampled_from(["minute", "hour", "day"]))
 def test_a_series_of_buckets_has_no_gap_and_no_overlap(zone: ZoneInfo, at: int, step: str) -> None:
     calendar = Calendar(zone)
     starts = calendar.starts(step, at, 40)
-    assert starts[-1] == getattr(calendar.moment(at), step)
+    assert starts[-1] == getattr(calendar.slot(at), step)
     assert len(set(starts)) == 40
     for earlier, later in itertools.pairwise(starts):
         assert earlier < later
-        assert getattr(calendar.moment(later - 1), step) == earlier
+        assert getattr(calendar.slot(later - 1), step) == earlier
 
 
 def test_a_midnight_that_is_skipped_or_doubled_begins_one_day() -> None:
@@ -121,7 +123,7 @@ def test_400_days_follow_each_other(zone: str) -> None:
     calendar = Calendar(ZoneInfo(zone))
     at, seen = day_start(calendar.zone, date(2026, 1, 1)), []
     for _ in range(400):
-        seen.append(calendar.moment(at).date)
+        seen.append(calendar.slot(at).date)
         at = calendar.next_day(at)
     assert seen == [(date(2026, 1, 1) + timedelta(days=i)).isoformat() for i in range(400)]
 
@@ -129,11 +131,11 @@ def test_400_days_follow_each_other(zone: str) -> None:
 def test_the_day_never_goes_back_with_the_clock() -> None:
     now = datetime(2026, 5, 2, 0, 0, 30, tzinfo=UTC).timestamp()
     clock = Clock(Calendar(ZoneInfo("UTC")), lambda: now)
-    assert clock.moment().date == "2026-05-02"
+    assert clock.slot().date == "2026-05-02"
     now -= 7200
-    assert clock.moment().date == "2026-05-02"
-    assert clock.moment().minute == clock.moment().day
+    assert clock.slot().date == "2026-05-02"
+    assert clock.slot().minute == clock.slot().day
     now += 86_400
-    assert clock.moment().date == "2026-05-02"
+    assert clock.slot().date == "2026-05-02"
     now += 7200
-    assert clock.moment().date == "2026-05-03"
+    assert clock.slot().date == "2026-05-03"

@@ -8,10 +8,12 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from app.events import Bucket, Calendar, Posting, Visit
+from app.domain.buckets import Bucket
+from app.domain.calendar import Calendar
+from app.domain.counting import HitGroup, Visit
 from app.main import create_app
 from app.stores import base
-from app.stores.base import Caps, CounterStore
+from app.stores.base import CounterStore, StoreLimits
 from app.stores.redis import RedisStore, server
 from app.stores.sqlite import SqliteStore
 from tests.support.redis_servers import RedisServer
@@ -113,7 +115,7 @@ async def test_beyond_the_first_ids_a_ranking_says_that_it_is_partial(
 async def test_a_retry_for_another_user_is_another_request(client: httpx.AsyncClient) -> None:
     key = {"Idempotency-Key": "k"}
     assert (await client.post("/event/a", json={"user": "ann"}, headers=key)).status_code == 200
-    assert (await client.post("/event/a", json={"user": "ann"}, headers=key)).headers["Idempotency-Replayed"] == "true"
+    assert (await client.post("/event/a", json={"user": "ann"}, headers=key)).headers["Idempotent-Replayed"] == "true"
     assert (await client.post("/event/a", json={"user": "bob"}, headers=key)).status_code == 422
     assert (await audience(client))[0] == 1
 
@@ -134,7 +136,7 @@ COUNTED_AT_ONCE = pytest.mark.catches(
 
 @pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=COUNTED_AT_ONCE), "redis"])
 async def test_100_000_users_over_3_days(kind: str, tmp_path: Path, redis_server: RedisServer) -> None:
-    caps = Caps(10)
+    caps = StoreLimits(10)
     store: CounterStore = SqliteStore(tmp_path / "tally.db", caps)
     if kind == "redis":
         store = RedisStore(server(redis_server.url), caps)
@@ -142,11 +144,11 @@ async def test_100_000_users_over_3_days(kind: str, tmp_path: Path, redis_server
     for i, first in enumerate(range(0, USERS, 5000)):
         for day in {i % 3, (i + 1) % 3}:  # each comes on two of the days
             visits = [Visit("a", 1, f"user-{user}", None) for user in range(first, first + 5000)]
-            posting = Posting(CALENDAR.moment(NOON + day * 86_400), {"a": 5000}, visits=visits)
-            await store.apply(f"{i} {day}", 0, 1, [posting])
-    days = [Bucket("day", CALENDAR.moment(NOON + day * 86_400).day, "user:a") for day in range(3)]
-    found, error = await store.distinct(days)
+            group = HitGroup(CALENDAR.slot(NOON + day * 86_400), {"a": 5000}, visits=visits)
+            await store.apply(f"{i} {day}", 0, 1, [group])
+    days = [Bucket("day", CALENDAR.slot(NOON + day * 86_400).day, "user:a") for day in range(3)]
+    found, error = await store.count_distinct(days)
     assert (found == USERS, error) == (True, 0.0) if kind == "sqlite" else abs(found - USERS) <= 0.02 * USERS
-    of_one, _ = await store.distinct(days[:1])
+    of_one, _ = await store.count_distinct(days[:1])
     assert abs(of_one - 65_000) <= (0 if kind == "sqlite" else 0.02 * USERS)
     await store.close()

@@ -10,11 +10,12 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app import group_commit as recorder
-from app.__main__ import LingeringTransport, OneWriteCycle
+from app.__main__ import LingeringTransport, SingleWriteCycle
 from app.http.routes import count as ingest
 from app.main import create_app
-from app.stores.base import Applied, OutcomeUnknown, StoreUnavailable
+from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.memory import MemoryStore
+from app.stores.results import ApplyResult
 from tests.http.test_bad_input import AMOUNTS, BODIES, NAMES
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import ChosenClock, settings_for
@@ -29,7 +30,7 @@ class FailingStore(MemoryStore):
 
     failure: Exception | None = None
 
-    async def apply(self, *arguments: object) -> Applied:
+    async def apply(self, *arguments: object) -> ApplyResult:
         if self.failure:
             raise self.failure
         return await super().apply(*arguments)
@@ -127,7 +128,7 @@ class Noted(asyncio.Transport):
 
 
 async def written(
-    kind: type[OneWriteCycle], method: str, keep_alive: bool, headers: list[tuple[bytes, bytes]], *pieces: bytes
+    kind: type[SingleWriteCycle], method: str, keep_alive: bool, headers: list[tuple[bytes, bytes]], *pieces: bytes
 ) -> list[bytes]:
     """Each write of an answer in these pieces, and what is wrong with it."""
     noted = Noted()
@@ -162,8 +163,8 @@ async def test_an_answer_is_what_uvicorn_would_send_in_one_write() -> None:
         ([length, (b"a: b\r\nc", b"d"), (b"a", b"b")], [b"body"], False),
     ):
         for method, keep_alive in (("POST", True), ("HEAD", True), ("POST", False)):
-            ours = await written(OneWriteCycle, method, keep_alive, headers, *pieces)
-            theirs = await written(OneWriteCycle.__base__, method, keep_alive, headers, *pieces)
+            ours = await written(SingleWriteCycle, method, keep_alive, headers, *pieces)
+            theirs = await written(SingleWriteCycle.__base__, method, keep_alive, headers, *pieces)
             assert b"".join(ours) == b"".join(theirs), (method, keep_alive, headers)
             assert len(ours) == len(theirs) - (whole and method == "POST" and keep_alive)
 

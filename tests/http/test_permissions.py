@@ -18,8 +18,8 @@ from starlette.routing import Mount
 
 from app import __main__
 from app.http.errors import Problem
-from app.http.permissions import ROLES, Access
-from app.http.rate_limits import Limits
+from app.http.permissions import ROLES, Permissions
+from app.http.rate_limits import RateLimits
 from app.main import create_app
 from app.settings import Settings
 from tests.server.test_cli import start
@@ -121,7 +121,7 @@ async def test_without_keys_all_but_administration_is_open(serve) -> None:
 async def test_without_an_admin_key_it_is_said_which_setting_lets_somebody_administer() -> None:
     for chosen in ({}, {"read_keys": KEYS["read"], "write_keys": KEYS["write"]}):
         settings = Settings(TALLY_STORE="memory://", **chosen)
-        access = Access(settings, Limits(settings))
+        access = Permissions(settings, RateLimits(settings))
         for route in ("PUT /event/{name}", "POST /reset", "GET /export"):
             for headers in ([], [(b"authorization", f"Bearer {KEYS['write']}".encode())]):
                 with pytest.raises(Problem) as refused:
@@ -329,7 +329,7 @@ def test_a_key_is_compared_with_all_there_are_whole_and_in_constant_time(monkeyp
 
     monkeypatch.setattr("app.http.permissions.compare_digest", watched)
     settings = Settings(TALLY_STORE="memory://", **CLOSED)
-    access = Access(settings, Limits(settings))
+    access = Permissions(settings, RateLimits(settings))
     for key in (*KEYS.values(), KEYS["read"][:-1], "x"):
         compared.clear()
         scope = {"type": "http", "headers": [(b"authorization", f"Bearer {key}".encode())], "client": None}
@@ -485,7 +485,7 @@ async def test_an_idempotency_key_belongs_to_its_clients_key(serve) -> None:
         async def count(role: str, path: str = "/event/a") -> tuple[int, bool]:
             body = {"a": 1} if path == "/events" else None
             answer = await client.post(path, json=body, headers={"Idempotency-Key": "k", **bearer(role)})
-            return answer.json().get("count") or answer.json()["counts"]["a"], "Idempotency-Replayed" in answer.headers
+            return answer.json().get("count") or answer.json()["counts"]["a"], "Idempotent-Replayed" in answer.headers
 
         assert [await count("none"), await count("none")] == [(1, False), (1, True)]
         assert [await count("admin"), await count("admin"), await count("read")] == [(2, False), (2, True), (3, False)]
@@ -609,7 +609,7 @@ async def test_a_page_reads_whatever_it_is_answered(serve) -> None:
             assert answer.headers["Access-Control-Allow-Origin"] == SHOP
             assert answer.headers["Vary"] == "Origin"
             exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
-            assert {"Idempotency-Replayed", "Link", "Retry-After", "Tally-Stale"} <= set(exposed)
+            assert {"Idempotent-Replayed", "Link", "Retry-After", "Tally-Stale"} <= set(exposed)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from slowapi.errors import RateLimitExceeded
 from starlette.requests import Request
 
 from app.http import rate_limits as limits
-from app.http.rate_limits import BoundedStorage, Limits, client
+from app.http.rate_limits import BoundedStorage, RateLimits, client
 from app.settings import Settings
 
 
@@ -47,7 +47,7 @@ def test_a_window_ends() -> None:
 
 
 def test_several_limits_hold_together() -> None:
-    both = Limits(Settings(TALLY_STORE="memory://", write_limit="5/minute;7/hour"))
+    both = RateLimits(Settings(TALLY_STORE="memory://", write_limit="5/minute;7/hour"))
     for _ in range(5):
         both.charge(request_from("203.0.113.9"), "write")
     with pytest.raises(RateLimitExceeded) as exceeded:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.events import Calendar, Clock, event_name, visitor_name
+from app.domain.calendar import Calendar, Clock
+from app.domain.names import event_name, visitor_id
 from app.export_import import STEPS as STEPS_KNOWN
 from app.export_import import TransferError, pieces
 from app.http.errors import Problem
@@ -396,7 +397,7 @@ def test_any_bytes_are_hits_or_a_problem(body: bytes) -> None:
         assert all(event_name(event) == event for event in amounts)
         assert all(visit.event in amounts and (visit.user or visit.session) for visit in visits)
         ids = [visitor for visit in visits for visitor in (visit.user, visit.session) if visitor is not None]
-        assert all(visitor_name(visitor) == visitor for visitor in ids)
+        assert all(visitor_id(visitor) == visitor for visitor in ids)
 
 
 STEPS = st.sampled_from(["minute", "hour", "day", "total", "year"])
@@ -439,12 +440,12 @@ async def test_a_retry_with_its_key_gets_the_first_answer_also_after_midnight(
     client: httpx.AsyncClient, clock: ChosenClock
 ) -> None:
     first = await client.post("/event/a", json={"by": 3}, headers=KEY)
-    assert "Idempotency-Replayed" not in first.headers
+    assert "Idempotent-Replayed" not in first.headers
     await client.post("/event/a")
     clock.go_to("2026-03-29T09:00:00+00:00")
     again = await client.post("/event/a", content=b' {"by" : 3}', headers={"Idempotency-Key": '"order-17"'})
     assert (again.status_code, again.content) == (200, first.content)
-    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.headers["Idempotent-Replayed"] == "true"
     assert (await client.get("/event/a")).json()["total"] == 4
     clock.go_to("2026-03-29T23:00:00+00:00")
     assert (await client.post("/event/a", json={"by": 3}, headers=KEY)).json()["total"] == 7  # a day later it is new
@@ -454,7 +455,7 @@ async def test_a_batchs_retry_counts_nothing_twice(client: httpx.AsyncClient) ->
     first = await client.post("/events", json={"a": 1, "b": 2}, headers=KEY)
     again = await client.post("/events", json=[{"event": "b", "by": 2}, {"event": "a"}], headers=KEY)
     assert again.json() == first.json()
-    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.headers["Idempotent-Replayed"] == "true"
     assert (await client.get("/events")).json() == {"a": 1, "b": 2}
 
 
@@ -477,7 +478,7 @@ async def test_over_the_bound_a_new_key_is_503_and_nothing_is_counted(client: ht
     answers = [await client.post("/event/a", headers={"Idempotency-Key": f"k{i}"}) for i in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 503]
     assert_problem(answers[2], 503, "no")
-    assert (await client.post("/event/a", headers={"Idempotency-Key": "k1"})).headers["Idempotency-Replayed"] == "true"
+    assert (await client.post("/event/a", headers={"Idempotency-Key": "k1"})).headers["Idempotent-Replayed"] == "true"
     assert (await client.post("/event/a")).json()["count"] == 3
 
 
@@ -491,7 +492,7 @@ async def test_2000_concurrent_duplicates_of_200_keys_count_200(client: httpx.As
     for i, answer in enumerate(answers):
         firsts.setdefault(i % 200, set()).add(answer.json()["count"])
     assert sorted(count for counts in firsts.values() for count in counts) == list(range(1, 201))
-    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 1800
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 1800
     others = await asyncio.gather(
         *(client.post("/event/a", json={"by": 2}, headers={"Idempotency-Key": f"k{i}"}) for i in range(200))
     )

@@ -65,7 +65,7 @@ class Writer:
 @pytest.mark.catches(
     "a position that Kafka keeps",
     "app/kafka/consumer.py",
-    "stands = await self._store.stands(_source(place))",
+    "stands = await self._store.get_offset(_source(place))",
     "stands = await consumer.committed(place) or 0",
 )
 @pytest.mark.timeout(300 + RECORDS // 500)

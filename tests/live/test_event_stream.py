@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.events import Calendar, Clock
+from app.domain.calendar import Calendar, Clock
 from app.http.routes import stream
 from app.live import broadcaster as live
-from app.live.day import NOWHERE, Feed, Message
+from app.live.day import NO_CURSOR, LiveDay, Message
 from app.settings import Settings
 from tests.server.test_nginx import stub_nodes
 from tests.support.nginx import Proxy
@@ -183,7 +183,7 @@ async def test_what_an_administrator_changes_is_told_as_the_new_value(tally: Ser
             await eventually(lambda: reader.counts == {"a": 0})
 
 
-@pytest.mark.catches("a new day is not told", "app/live/day.py", "place.day in {self.told.day, NOWHERE.day}", "True")
+@pytest.mark.catches("a new day is not told", "app/live/day.py", "place.day in {self.told.day, NO_CURSOR.day}", "True")
 async def test_a_new_day_is_told_at_once_and_to_those_who_come_again(tally: Served, clock: ChosenClock) -> None:
     async with tally.client() as client:
         await client.post("/events", json={"a": 3, "b": 4})
@@ -205,11 +205,11 @@ async def test_a_new_day_is_told_at_once_and_to_those_who_come_again(tally: Serv
 
 def test_what_the_store_has_lost_is_told_to_those_who_come_again() -> None:
     clock = Clock(Calendar(Settings().timezone), lambda: 1_777_636_800.0)
-    feed = Feed(clock)
+    feed = LiveDay(clock)
     feed.merge(feed.day, {"a": 5, "b": 6, "c": 7})
     feed.collect()
     before = feed.told.id_field[4:-1]
-    feed.replace(clock.moment(), {"a": 2, "c": 7}, feed.shown(), 0)
+    feed.replace(clock.slot(), {"a": 2, "c": 7}, feed.shown(), 0)
     feed.collect()
     assert feed.place(before).change == -1
 
@@ -221,7 +221,7 @@ def test_what_the_store_has_lost_is_told_to_those_who_come_again() -> None:
     assert told() == {"a": 2, "b": 0, "c": 7}
     assert told("b", "c", "d") == {"b": 0, "c": 7, "d": 0}
     assert feed.place(feed.told.id_field[4:-1]).change == feed.told.change
-    assert feed.place(NOWHERE.id_field) == NOWHERE
+    assert feed.place(NO_CURSOR.id_field) == NO_CURSOR
 
 
 async def test_a_quiet_stream_shows_that_it_is_alive(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from app.events import Bucket, Calendar, Clock, Posting
+from app.domain.buckets import Bucket
+from app.domain.calendar import Calendar, Clock
+from app.domain.counting import HitGroup
 from app.live import peers as nodes
-from app.live.day import Feed
-from app.live.peers import News, Nodes
+from app.live.day import LiveDay
+from app.live.peers import CountsMessage, PeerSync
 from app.metrics import Metrics
-from app.stores.base import Caps
+from app.stores.base import StoreLimits
 from app.stores.memory import MemoryStore
 from tests.support.servers import eventually
 
@@ -23,7 +25,7 @@ class Lossy(MemoryStore):
     """A store of another epoch each time it has lost something, in which something may happen after a day is read."""
 
     def __init__(self) -> None:
-        super().__init__(Caps(10))
+        super().__init__(StoreLimits(10))
         self.lives = 0
         self.meanwhile: Callable[[], None] = lambda: None
         self.asked: Callable[[], None] = lambda: None
@@ -44,7 +46,7 @@ class Lossy(MemoryStore):
         pass
 
     async def hear(self, patience: float) -> AsyncIterator[str]:
-        yield msgspec.json.encode(News("another", "", 0, {})).decode()
+        yield msgspec.json.encode(CountsMessage("another", "", 0, {})).decode()
         await asyncio.sleep(patience)
 
 
@@ -52,13 +54,13 @@ class Scene:
     def __init__(self) -> None:
         self.now = NOON
         self.clock = Clock(Calendar(ZoneInfo("UTC")), lambda: self.now)
-        self.store, self.feed = Lossy(), Feed(self.clock)
-        self.nodes = Nodes(self.store, self.feed, self.clock, Metrics())
+        self.store, self.feed = Lossy(), LiveDay(self.clock)
+        self.nodes = PeerSync(self.store, self.feed, self.clock, Metrics())
 
     def hit(self, event: str, by: int) -> None:
-        moment = self.clock.moment()
-        (answer,) = self.store.count([Posting(moment, {event: by})])
-        self.nodes.publish(moment, {event: value.count for event, value in answer.items()}, 0)
+        slot = self.clock.slot()
+        (answer,) = self.store.count([HitGroup(slot, {event: by})])
+        self.nodes.publish(slot, {event: value.count for event, value in answer.items()}, 0)
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ async def test_a_hit_while_a_new_epoch_is_read_is_no_loss(scene: Scene) -> None:
     assert scene.feed.told.epoch == epoch  # no page has to begin anew
 
 
-@pytest.mark.catches("yesterday is shown today", "app/live/peers.py", "if feed.day > moment.day:", "if False:")
+@pytest.mark.catches("yesterday is shown today", "app/live/peers.py", "if feed.day > slot.day:", "if False:")
 async def test_a_day_that_ends_while_it_is_read_is_not_shown_on_the_next(scene: Scene) -> None:
     def midnight() -> None:
         scene.store.meanwhile = lambda: None
@@ -101,7 +103,7 @@ async def test_a_day_that_ends_while_it_is_read_is_not_shown_on_the_next(scene: 
         scene.hit("a", 1)
 
     scene.store.lose()
-    scene.store.count([Posting(scene.clock.moment(), {"a": 2})])
+    scene.store.count([HitGroup(scene.clock.slot(), {"a": 2})])
     scene.store.meanwhile = midnight
     await scene.nodes.resync()
     assert scene.feed.shown() == {"a": 1}
@@ -125,7 +127,7 @@ async def test_a_day_is_not_read_again_because_of_hits_that_come_by(scene: Scene
 async def test_what_was_told_before_this_node_could_hear_is_read(scene: Scene) -> None:
     scene.store.shared, scene.store.asked = True, lambda: scene.hit("a", 9)  # which is more than was missed
     await scene.nodes.start()
-    scene.store.count([Posting(scene.clock.moment(), {"b": 4})])  # by another node
+    scene.store.count([HitGroup(scene.clock.slot(), {"b": 4})])  # by another node
     await eventually(lambda: scene.nodes.count() == 2)
     await scene.nodes.resync()
     await scene.nodes.close()

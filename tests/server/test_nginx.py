@@ -390,7 +390,7 @@ def test_redis_asks_for_a_password_and_lets_a_node_do_nothing_but_its_work(fleet
             with pytest.raises(redis.exceptions.NoPermissionError):
                 node.execute_command(*forbidden.split())
     health = fleet.nodes[0].get("/health")
-    assert (health["status"], health["survives"]) == ("ok", "a crash of Redis, but for the last 2 seconds")
+    assert (health["status"], health["durability"]) == ("ok", "a crash of Redis, but for the last 2 seconds")
 
 
 @pytest.mark.catches(

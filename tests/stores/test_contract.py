@@ -10,47 +10,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import corrections as changes
-from app.events import (
-    COUNT_MAX,
-    EVERYTHING,
-    TOTAL,
-    Batch,
-    Bucket,
-    Calendar,
-    Changes,
-    Key,
-    Moment,
-    Posting,
-    Visit,
-    Write,
-)
-from app.stores import base, sqlite
-from app.stores import hyperloglog as sketch
+from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
+from app.domain.calendar import Calendar, TimeSlot
+from app.domain.counting import COUNT_MAX, BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, Visit
+from app.stores import base, hyperloglog, sqlite
 from app.stores import redis as redis_store
 from app.stores import redis_sharded as tags
-from app.stores.base import (
-    VISITS_KEPT_SECONDS,
-    Apart,
-    Applied,
-    Caps,
-    Condition,
-    CounterStore,
-    Distinct,
-    Moved,
-    Overtaken,
-    Refused,
-    Replayed,
-    Value,
-)
+from app.stores.base import Cardinality, CounterStore, OffsetMismatch, StoreLimits, StoreStatus, WriteConflict
 from app.stores.memory import MemoryStore
-from app.stores.offline import SpooledStore
+from app.stores.offline import OfflineStore
 from app.stores.redis import RedisStore, server
-from app.stores.redis_sharded import TaggedStore
+from app.stores.redis_sharded import ShardedRedisStore
+from app.stores.results import ApplyResult, GroupResult, Value, reject
+from app.stores.rules import VISITOR_MINUTES_TTL_SECONDS
 from app.stores.sqlite import SqliteStore
 from tests.support.redis_servers import Cluster, RedisServer
 
-NOON = Calendar(ZoneInfo("UTC")).moment(1_795_435_200)
-LATER = Calendar(ZoneInfo("UTC")).moment(1_795_435_200 + 86_400)
+NOON = Calendar(ZoneInfo("UTC")).slot(1_795_435_200)
+LATER = Calendar(ZoneInfo("UTC")).slot(1_795_435_200 + 86_400)
 MakeStore = Callable[..., CounterStore]
 
 
@@ -67,7 +44,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
     redis: RedisServer = request.getfixturevalue("redis_server") if kind in {"redis", "spooled"} else None
 
     def make(names: int = 1000, keys: int = 1000) -> CounterStore:
-        caps = Caps(names, keys)
+        caps = StoreLimits(names, keys)
         match kind:
             case "memory":
                 return MemoryStore(caps)
@@ -77,8 +54,8 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
                 return RedisStore(server(redis.url), caps)
             case "cluster":
                 way = server(cluster.url)
-                return TaggedStore([RedisStore(way, caps, tag) for tag in range(way.tags)])
-        return SpooledStore(RedisStore(server(redis.url), caps), "test", tmp_path / "spool", 10**6)
+                return ShardedRedisStore([RedisStore(way, caps, tag) for tag in range(way.tags)])
+        return OfflineStore(RedisStore(server(redis.url), caps), "test", tmp_path / "spool", 10**6)
 
     def flush() -> None:
         (tmp_path / "tally.db").unlink(missing_ok=True)
@@ -106,20 +83,20 @@ async def store(make_store: MakeStore) -> AsyncIterator[CounterStore]:
     await store.close()
 
 
-def batch(*counts: dict[str, int], moment: Moment = NOON, capped: bool = True) -> Batch:
-    return [Posting(moment, c, capped=capped) for c in counts]
+def batch(*counts: dict[str, int], slot: TimeSlot = NOON, limited: bool = True) -> Commit:
+    return [HitGroup(slot, c, limited=limited) for c in counts]
 
 
-async def read_day(store: CounterStore, moment: Moment = NOON) -> dict[str, int]:
-    (counts,) = await store.read([Bucket("day", moment.day)])
+async def read_day(store: CounterStore, slot: TimeSlot = NOON) -> dict[str, int]:
+    (counts,) = await store.read([Bucket("day", slot.day)])
     return counts
 
 
 async def test_where_a_source_stands_is_told_and_stays(store: CounterStore) -> None:
-    assert await store.stands("kafka t 0") == 0
+    assert await store.get_offset("kafka t 0") == 0
     await store.apply("kafka t 0", 0, 7, batch({"a": 1}, {"b": 2}))
-    assert [await store.stands("kafka t 0") for _ in range(2)] == [7, 7]
-    with pytest.raises(Moved):
+    assert [await store.get_offset("kafka t 0") for _ in range(2)] == [7, 7]
+    with pytest.raises(OffsetMismatch):
         await store.apply("kafka t 0", 0, 5, batch({"a": 1}))
     assert (await read_day(store))["a"] == 1
 
@@ -128,12 +105,12 @@ async def test_where_a_source_stands_is_told_and_stays(store: CounterStore) -> N
     "a partition that is forgotten", "app/stores/sqlite.py", " AND substr(name, 1, ?) <> ?", " AND ? <> ?"
 )
 async def test_sqlite_keeps_a_partition_for_good(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "tally.db", Caps(1000))
+    store = SqliteStore(tmp_path / "tally.db", StoreLimits(1000))
     await store.open()
     await store.apply("kafka t 0", 0, 7, batch({"a": 1}))
-    years_later = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 1000 * 86_400)
-    await store.apply("another", 0, 1, batch({"a": 1}, moment=years_later))
-    assert await store.stands("kafka t 0") == 7
+    years_later = Calendar(ZoneInfo("UTC")).slot(NOON.minute + 1000 * 86_400)
+    await store.apply("another", 0, 1, batch({"a": 1}, slot=years_later))
+    assert await store.get_offset("kafka t 0") == 7
     await store.close()
 
 
@@ -141,7 +118,7 @@ async def test_sqlite_keeps_a_partition_for_good(tmp_path: Path) -> None:
     "a position that expires", "app/stores/lua/offset.lua", "if ARGV[6] ~= '0' then", "if ARGV[6] then"
 )
 async def test_redis_keeps_a_partition_for_good_and_a_process_for_a_month(redis_server: RedisServer) -> None:
-    store = RedisStore(server(redis_server.url), Caps(1000))
+    store = RedisStore(server(redis_server.url), StoreLimits(1000))
     await store.open()
     for source in ("process", "kafka t 0"):
         await store.apply(source, 0, 1, batch({"a": 1}))
@@ -155,28 +132,28 @@ async def test_redis_keeps_a_partition_for_good_and_a_process_for_a_month(redis_
 async def test_an_empty_store_reads_nothing(store: CounterStore) -> None:
     assert await store.read([Bucket("day", NOON.day), TOTAL]) == [{}, {}]
     assert await store.read([Bucket("minute", NOON.minute)], ["a"]) == [{}]
-    assert store.condition() == Condition(store.ack)
+    assert store.status() == StoreStatus(store.ack)
 
 
 async def test_apply_answers_the_values_after_each_posting(store: CounterStore) -> None:
     applied = await store.apply("s", 0, 1, batch({"a": 2}, {"a": 1, "b": 5}))
-    assert applied.answers == [{"a": Value(2, 2)}, {"a": Value(3, 3), "b": Value(5, 5)}]
+    assert applied.groups == [GroupResult({"a": Value(2, 2)}), GroupResult({"a": Value(3, 3), "b": Value(5, 5)})]
     assert applied.ack == store.ack
 
 
 async def test_every_bucket_of_the_moment_is_counted_and_the_sum_of_all(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": 2}, {"b": 3}))
     for counts in await store.read(NOON.buckets):
-        assert counts == {"a": 2, "b": 3, EVERYTHING: 5}
+        assert counts == {"a": 2, "b": 3, ALL_EVENTS: 5}
     assert await store.read([Bucket("hour", NOON.hour), Bucket("hour", LATER.hour)], ["b", "never"]) == [{"b": 3}, {}]
 
 
 async def test_a_new_day_begins_at_0_and_the_total_goes_on(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": 2}))
-    applied = await store.apply("s", 1, 2, batch({"a": 1}, moment=LATER))
-    assert applied.answers == [{"a": Value(1, 3)}]
-    assert await read_day(store) == {"a": 2, EVERYTHING: 2}
-    assert await read_day(store, LATER) == {"a": 1, EVERYTHING: 1}
+    applied = await store.apply("s", 1, 2, batch({"a": 1}, slot=LATER))
+    assert applied.groups == [GroupResult({"a": Value(1, 3)})]
+    assert await read_day(store) == {"a": 2, ALL_EVENTS: 2}
+    assert await read_day(store, LATER) == {"a": 1, ALL_EVENTS: 1}
 
 
 async def test_a_retry_is_counted_once_and_gets_the_first_answers(store: CounterStore) -> None:
@@ -192,7 +169,7 @@ async def test_at_any_other_offset_the_caller_learns_where_the_store_stands(
 ) -> None:
     for offset in range(2):
         await store.apply("s", offset, offset + 1, batch({"a": 1}))
-    with pytest.raises(Moved) as moved:
+    with pytest.raises(OffsetMismatch) as moved:
         await store.apply("s", at, next_offset, batch({"a": 1}))
     assert moved.value.offset == 2
     assert (await read_day(store))["a"] == 2
@@ -207,10 +184,14 @@ async def test_offsets_may_leap_as_kafkas_do(store: CounterStore) -> None:
 async def test_a_posting_is_refused_whole_and_the_others_count(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": COUNT_MAX - 1}))
     applied = await store.apply("s", 1, 2, batch({"b": 1, "a": 2}, {"a": 1}, {"c": 1}))
-    assert applied.answers == [Refused("overflow"), {"a": Value(COUNT_MAX, COUNT_MAX)}, {"c": Value(1, 1)}]
-    assert set(await read_day(store)) == {"a", "c", EVERYTHING}
+    assert applied.groups == [
+        reject("overflow"),
+        GroupResult({"a": Value(COUNT_MAX, COUNT_MAX)}),
+        GroupResult({"c": Value(1, 1)}),
+    ]
+    assert set(await read_day(store)) == {"a", "c", ALL_EVENTS}
     again = await store.apply("s", 1, 2, batch({"b": 1, "a": 2}, {"a": 1}, {"c": 1}))
-    assert again.answers == applied.answers
+    assert again.groups == applied.groups
 
 
 @pytest.mark.parametrize(
@@ -253,12 +234,12 @@ async def test_a_posting_is_refused_whole_and_the_others_count(store: CounterSto
 async def test_events_apart_are_refused_each_by_itself_and_so_are_their_visits(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": COUNT_MAX - 1}))
     visits = [Visit(event, 1, "ann", None) for event in "abc"]
-    work = [Posting(NOON, {"b": 1, "a": 2, "c": 3}, visits=visits, apart=True), *batch({"a": 1})]
+    work = [HitGroup(NOON, {"b": 1, "a": 2, "c": 3}, visits=visits, atomic=False), *batch({"a": 1})]
     applied = await store.apply("s", 1, 2, work)
-    apart = Apart({"b": Value(1, 1), "c": Value(3, 3)}, {"a": Refused("overflow")})
-    assert applied.answers == [apart, {"a": Value(COUNT_MAX, COUNT_MAX)}]
+    apart = GroupResult({"b": Value(1, 1), "c": Value(3, 3)}, {"a": "overflow"})
+    assert applied.groups == [apart, GroupResult({"a": Value(COUNT_MAX, COUNT_MAX)})]
     assert await store.apply("s", 1, 2, work) == applied
-    assert await read_day(store) == {"a": COUNT_MAX, "b": 1, "c": 3, EVERYTHING: COUNT_MAX + 4}
+    assert await read_day(store) == {"a": COUNT_MAX, "b": 1, "c": 3, ALL_EVENTS: COUNT_MAX + 4}
     assert await store.visits("user", "ann", [NOON.day]) == [{"b": 1, "c": 1}]
 
 
@@ -267,19 +248,19 @@ async def test_the_cap_on_names_is_exact_for_events_apart(make_store: MakeStore)
     store = make_store(names=3)
     await store.open()
     await store.apply("s", 0, 1, batch({"a": 1}))
-    many = Posting(NOON, dict.fromkeys("abcde", 1), apart=True)
+    many = HitGroup(NOON, dict.fromkeys("abcde", 1), atomic=False)
     applied = await store.apply("s", 1, 2, [many, *batch({"b": 1}, {"a": 1, "d": 1})])
-    apart = Apart({"a": Value(2, 2), "b": Value(1, 1), "c": Value(1, 1)}, dict.fromkeys("de", Refused("full")))
-    assert applied.answers == [apart, {"b": Value(2, 2)}, Refused("full")]
+    apart = GroupResult({"a": Value(2, 2), "b": Value(1, 1), "c": Value(1, 1)}, dict.fromkeys("de", "full"))
+    assert applied.groups == [apart, GroupResult({"b": Value(2, 2)}), reject("full")]
     late = await store.apply("s", 2, 3, [many.only("de")])
-    assert late.answers == [Apart({"d": Value(1, 1), "e": Value(1, 1)}, {})]
+    assert late.groups == [GroupResult({"d": Value(1, 1), "e": Value(1, 1)}, GroupResult({}))]
     await store.close()
 
 
 async def test_a_total_may_not_overflow_on_a_later_day_either(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": COUNT_MAX}))
-    applied = await store.apply("s", 1, 2, batch({"a": 1}, moment=LATER))
-    assert applied.answers == [Refused("overflow")]
+    applied = await store.apply("s", 1, 2, batch({"a": 1}, slot=LATER))
+    assert applied.groups == [reject("overflow")]
 
 
 @pytest.mark.parametrize("make_store", ONE_SERVER, indirect=True)
@@ -287,11 +268,11 @@ async def test_the_cap_on_names_is_exact_and_known_names_go_on(make_store: MakeS
     store = make_store(names=3)
     await store.open()
     applied = await store.apply("s", 0, 1, batch({"a": 1, "b": 1}, {"c": 1, "d": 1}, {"c": 1}, {"d": 1}, {"a": 1}))
-    assert applied.answers[1:4] == [Refused("full"), {"c": Value(1, 1)}, Refused("full")]
-    assert applied.answers[4] == {"a": Value(2, 2)}
-    late = await store.apply("s", 1, 2, batch({"d": 1}, moment=LATER, capped=False))
-    assert late.answers == [{"d": Value(1, 1)}]
-    assert (await store.apply("s", 2, 3, batch({"e": 1}))).answers == [Refused("full")]
+    assert applied.groups[1:4] == [reject("full"), GroupResult({"c": Value(1, 1)}), reject("full")]
+    assert applied.groups[4] == GroupResult({"a": Value(2, 2)})
+    late = await store.apply("s", 1, 2, batch({"d": 1}, slot=LATER, limited=False))
+    assert late.groups == [GroupResult({"d": Value(1, 1)})]
+    assert (await store.apply("s", 2, 3, batch({"e": 1}))).groups == [reject("full")]
     await store.close()
 
 
@@ -306,14 +287,14 @@ async def test_hostile_names_are_names(store: CounterStore, name: str) -> None:
 
 async def test_a_batch_of_ten_thousand_names(store: CounterStore) -> None:
     counts = {f"name {i}": i + 1 for i in range(10_000)}
-    applied = await store.apply("s", 0, 1, batch(counts, capped=False))
-    assert applied.answers == [{name: Value(by, by) for name, by in counts.items()}]
+    applied = await store.apply("s", 0, 1, batch(counts, limited=False))
+    assert applied.groups == [GroupResult({name: Value(by, by) for name, by in counts.items()})]
     assert len(await read_day(store)) == 10_001
 
 
 async def test_200_sources_at_once_lose_nothing(store: CounterStore) -> None:
     await asyncio.gather(*(store.apply(f"s{i}", 0, 1, batch({"a": 1}, {"b": i + 1})) for i in range(200)))
-    assert await read_day(store) == {"a": 200, "b": 20_100, EVERYTHING: 20_300}
+    assert await read_day(store) == {"a": 200, "b": 20_100, ALL_EVENTS: 20_300}
 
 
 ONE_PAGE = pytest.mark.catches(
@@ -325,13 +306,13 @@ ONE_PAGE = pytest.mark.catches(
     "make_store", ["memory", "sqlite", pytest.param("redis", marks=ONE_PAGE), "spooled", "cluster"], indirect=True
 )
 async def test_a_long_bucket_is_read_as_a_whole_while_names_come_and_hits_are_counted(store: CounterStore) -> None:
-    await store.apply("s", 0, 1, batch({f"name {i}": 1 for i in range(400)}, capped=False))
+    await store.apply("s", 0, 1, batch({f"name {i}": 1 for i in range(400)}, limited=False))
     reading = asyncio.gather(*(read_day(store) for _ in range(5)))
     for i in range(1, 30):  # a table that grows is gone through in another order, and some of it twice
-        await store.apply("s", i, i + 1, batch({f"name {i * 400 + j}": 1 for j in range(400)}, capped=False))
+        await store.apply("s", i, i + 1, batch({f"name {i * 400 + j}": 1 for j in range(400)}, limited=False))
         await asyncio.sleep(0)
     for counts in await reading:
-        assert counts.keys() >= {EVERYTHING, *(f"name {i}" for i in range(400))}
+        assert counts.keys() >= {ALL_EVENTS, *(f"name {i}" for i in range(400))}
         assert all(count == 1 for event, count in counts.items() if event)
     assert len(await read_day(store)) == 30 * 400 + 1
 
@@ -344,57 +325,57 @@ async def test_what_was_written_is_there_after_reopening(make_store: MakeStore) 
     await store.close()
     store = make_store()
     await store.open()
-    assert await read_day(store) == {"a": 3, EVERYTHING: 3}
-    with pytest.raises(Moved):
+    assert await read_day(store) == {"a": 3, ALL_EVENTS: 3}
+    with pytest.raises(OffsetMismatch):
         await store.apply("s", 5, 6, batch({"a": 1}))
-    assert (await store.apply("s", 0, 1, batch({"a": 3}))).answers == [{"a": Value(3, 3)}]
+    assert (await store.apply("s", 0, 1, batch({"a": 3}))).groups == [GroupResult({"a": Value(3, 3)})]
     await store.close()
 
 
-A, B = (Key(letter * 32, letter * 32, "o") for letter in "ab")
+A, B = (IdempotencyKey(letter * 32, letter * 32, "o") for letter in "ab")
 
 
-def keyed(key: Key, by: int = 1, moment: Moment = NOON, event: str = "a", capped: bool = True) -> Batch:
-    return [Posting(moment, {event: by}, key, capped)]
+def keyed(key: IdempotencyKey, by: int = 1, slot: TimeSlot = NOON, event: str = "a", limited: bool = True) -> Commit:
+    return [HitGroup(slot, {event: by}, key, limited)]
 
 
 async def test_a_key_counts_once_and_gets_its_first_answer_again(store: CounterStore) -> None:
     first = await store.apply("s", 0, 1, keyed(A, 5))
-    assert first.answers == [{"a": Value(5, 5)}]
+    assert first.groups == [GroupResult({"a": Value(5, 5)})]
     await store.apply("s", 1, 2, batch({"a": 100}))
     for offset, source in ((2, "s"), (0, "another node")):
         again = await store.apply(source, offset, offset + 1, keyed(A, 5))
-        assert again.answers == [Replayed(NOON.date, {"a": Value(5, 5)})]
-        assert (await store.apply(source, offset, offset + 1, keyed(A, 5))).answers == again.answers
+        assert again.groups == [GroupResult({"a": Value(5, 5)}, {}, NOON.date)]
+        assert (await store.apply(source, offset, offset + 1, keyed(A, 5))).groups == again.groups
     assert (await read_day(store))["a"] == 105
 
 
 async def test_a_key_twice_in_one_batch_counts_once(store: CounterStore) -> None:
-    applied = await store.apply("s", 0, 1, [Posting(NOON, {"a": 1, "b": 2}, A)] * 3)
+    applied = await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 1, "b": 2}, A)] * 3)
     values = {"a": Value(1, 1), "b": Value(2, 2)}
-    assert applied.answers == [values, Replayed(NOON.date, values), Replayed(NOON.date, values)]
+    assert applied.groups == [values, GroupResult(values, {}, NOON.date), GroupResult(values, {}, NOON.date)]
 
 
 async def test_an_empty_batch_can_have_a_key(store: CounterStore) -> None:
-    for offset, answer in enumerate([{}, Replayed(NOON.date, {})]):
-        assert (await store.apply("s", offset, offset + 1, [Posting(NOON, {}, A)])).answers == [answer]
+    for offset, answer in enumerate([{}, GroupResult({}, {}, NOON.date)]):
+        assert (await store.apply("s", offset, offset + 1, [HitGroup(NOON, {}, A)])).groups == [answer]
 
 
 async def test_a_key_is_remembered_over_midnight_and_for_a_day(store: CounterStore) -> None:
-    tomorrow = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 86_400 - 60)
-    later = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 86_400)
+    tomorrow = Calendar(ZoneInfo("UTC")).slot(NOON.minute + 86_400 - 60)
+    later = Calendar(ZoneInfo("UTC")).slot(NOON.minute + 86_400)
     await store.apply("s", 0, 1, keyed(A))
-    replayed = Replayed(NOON.date, {"a": Value(1, 1)})
-    assert (await store.apply("s", 1, 2, keyed(A, moment=tomorrow))).answers == [replayed]
-    assert (await store.apply("s", 2, 3, keyed(A, moment=later))).answers == [{"a": Value(1, 2)}]
-    replayed = Replayed(later.date, {"a": Value(1, 2)})
-    assert (await store.apply("s", 3, 4, keyed(A, moment=later))).answers == [replayed]
+    replayed = GroupResult({"a": Value(1, 1)}, {}, NOON.date)
+    assert (await store.apply("s", 1, 2, keyed(A, slot=tomorrow))).groups == [replayed]
+    assert (await store.apply("s", 2, 3, keyed(A, slot=later))).groups == [GroupResult({"a": Value(1, 2)})]
+    replayed = GroupResult({"a": Value(1, 2)}, {}, later.date)
+    assert (await store.apply("s", 3, 4, keyed(A, slot=later))).groups == [replayed]
 
 
 async def test_a_key_of_another_request_is_refused(store: CounterStore) -> None:
     await store.apply("s", 0, 1, keyed(A))
     other = keyed(A._replace(request="f" * 32), by=2, event="b")
-    assert (await store.apply("s", 1, 2, other)).answers == [Refused("mismatch")]
+    assert (await store.apply("s", 1, 2, other)).groups == [reject("mismatch")]
     assert "b" not in await read_day(store)
 
 
@@ -402,8 +383,8 @@ async def test_a_refused_posting_is_not_remembered(make_store: MakeStore) -> Non
     store = make_store(names=1)
     await store.open()
     await store.apply("s", 0, 1, batch({"x": 1}))
-    assert (await store.apply("s", 1, 2, keyed(A))).answers == [Refused("full")]
-    assert (await store.apply("s", 2, 3, keyed(A, event="x"))).answers == [{"x": Value(2, 2)}]
+    assert (await store.apply("s", 1, 2, keyed(A))).groups == [reject("full")]
+    assert (await store.apply("s", 2, 3, keyed(A, event="x"))).groups == [GroupResult({"x": Value(2, 2)})]
     await store.close()
 
 
@@ -413,36 +394,36 @@ async def test_live_keys_are_bounded_a_tenth_for_one_client_and_then_expire(make
     await store.open()
     answers = []
     for i in range(30):
-        key = Key(f"{i:032}", "r", f"o{i // 3}")  # ten clients with three keys each
-        answers += (await store.apply("s", i, i + 1, keyed(key))).answers
-    assert [i for i, answer in enumerate(answers) if answer == Refused("keys")] == list(range(2, 30, 3))
-    assert (await store.apply("s", 30, 31, keyed(A))).answers == [Refused("keys")]
-    assert (await store.apply("s", 31, 32, keyed(A, capped=False))).answers == [{"a": Value(21, 21)}]
-    later = Calendar(ZoneInfo("UTC")).moment(NOON.minute + 90_000)
-    assert (await store.apply("s", 32, 33, keyed(B, moment=later))).answers == [{"a": Value(1, 22)}]
+        key = IdempotencyKey(f"{i:032}", "r", f"o{i // 3}")  # ten clients with three keys each
+        answers += (await store.apply("s", i, i + 1, keyed(key))).groups
+    assert [i for i, answer in enumerate(answers) if answer == reject("keys")] == list(range(2, 30, 3))
+    assert (await store.apply("s", 30, 31, keyed(A))).groups == [reject("keys")]
+    assert (await store.apply("s", 31, 32, keyed(A, limited=False))).groups == [GroupResult({"a": Value(21, 21)})]
+    later = Calendar(ZoneInfo("UTC")).slot(NOON.minute + 90_000)
+    assert (await store.apply("s", 32, 33, keyed(B, slot=later))).groups == [GroupResult({"a": Value(1, 22)})]
     await store.close()
 
 
 async def test_sizes_and_pruning(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": 1, "b": 1}))
-    await store.apply("s", 1, 2, batch({"a": 1}, moment=LATER))
+    await store.apply("s", 1, 2, batch({"a": 1}, slot=LATER))
     days = [Bucket("day", NOON.day), Bucket("day", LATER.day), Bucket("day", 0)]
     assert await store.sizes(days) == [2, 1, 0]
     for _ in range(2):
         await store.prune({"minute": LATER.minute, "hour": LATER.hour, "day": NOON.day}, LATER)
-    assert await store.read(NOON.buckets) == [{}, {}, {"a": 1, "b": 1, EVERYTHING: 2}, {"a": 2, "b": 1, EVERYTHING: 3}]
-    assert await store.read(LATER.buckets[:3]) == [{"a": 1, EVERYTHING: 1}] * 3
+    assert await store.read(NOON.buckets) == [{}, {}, {"a": 1, "b": 1, ALL_EVENTS: 2}, {"a": 2, "b": 1, ALL_EVENTS: 3}]
+    assert await store.read(LATER.buckets[:3]) == [{"a": 1, ALL_EVENTS: 1}] * 3
     await store.prune({"day": LATER.day}, LATER)
     assert await store.sizes(days) == [0, 1, 0]
 
 
-def visited(*visits: tuple[str, str | None, str | None], moment: Moment = NOON, event: str = "a") -> Batch:
+def visited(*visits: tuple[str, str | None, str | None], slot: TimeSlot = NOON, event: str = "a") -> Commit:
     """One posting of these visits, each (event, user, session)."""
-    return [Posting(moment, {event: len(visits)}, visits=[Visit(e, 1, user, session) for e, user, session in visits])]
+    return [HitGroup(slot, {event: len(visits)}, visits=[Visit(e, 1, user, session) for e, user, session in visits])]
 
 
 def of(kind: str, event: str, bucket: Bucket) -> Bucket:
-    return bucket._replace(of=f"{kind}:{event}")
+    return bucket._replace(dimension=f"{kind}:{event}")
 
 
 async def test_visitors_are_counted_by_event_and_day_and_all_together(store: CounterStore) -> None:
@@ -450,22 +431,22 @@ async def test_visitors_are_counted_by_event_and_day_and_all_together(store: Cou
     tomorrow = Bucket("day", LATER.day)
     await store.apply("s", 0, 1, visited(("a", "ann", "1"), ("a", "ann", "2"), ("a", "a/b", None), ("a", None, "1")))
     await store.apply("s", 1, 2, visited(("b", "Zoë", None), event="b"))
-    await store.apply("s", 2, 3, visited(("a", "ann", None), ("a", "eve", "9"), moment=LATER))
+    await store.apply("s", 2, 3, visited(("a", "ann", None), ("a", "eve", "9"), slot=LATER))
     assert await store.read([of("user", "a", day), of("session", "a", day), of("user", "a", TOTAL)]) == [
         {"ann": 2, "a/b": 1},
         {"1": 2, "2": 1},
         {"ann": 3, "a/b": 1, "eve": 1},
     ]
-    error = 0.0 if store.kind in {"memory", "sqlite"} else sketch.ERROR
+    error = 0.0 if store.kind in {"memory", "sqlite"} else hyperloglog.ERROR
     for buckets, number in (
         ([of("user", "a", day)], 2),
         ([of("user", "a", day), of("user", "a", tomorrow)], 3),
-        ([of("user", EVERYTHING, day)], 3),
-        ([of("user", EVERYTHING, day), of("user", EVERYTHING, tomorrow)], 4),
-        ([of("session", EVERYTHING, minute)], 2),
+        ([of("user", ALL_EVENTS, day)], 3),
+        ([of("user", ALL_EVENTS, day), of("user", ALL_EVENTS, tomorrow)], 4),
+        ([of("session", ALL_EVENTS, minute)], 2),
         ([of("user", "never", day)], 0),
     ):
-        assert await store.distinct(buckets) == Distinct(number, error), buckets
+        assert await store.count_distinct(buckets) == Cardinality(number, error), buckets
     days = [NOON.day, LATER.day]
     assert await store.visits("user", "ann", days) == [{"a": 2}, {"a": 1}]
     assert await store.visits("user", "Zoë", days) == [{"b": 1}, {}]
@@ -499,8 +480,8 @@ async def test_who_comes_after_the_first_is_only_known_to_have_come(
         await store.apply("s", offset, offset + 1, visited(*(("a", name, None) for name in names)))
     (ranked,) = await store.read([users])
     assert {user: n for user, n in ranked.items() if n} == {"a": 2, "b": 2, "c": 2}
-    assert (await store.distinct([users])).number == 5
-    await store.apply("s", 3, 4, Changes(NOON, [Write("take", users, {"b": 2})]))  # makes room for one
+    assert (await store.count_distinct([users])).number == 5
+    await store.apply_change("s", 3, 4, DayChange(NOON, [BucketWrite("take", users, {"b": 2})]))  # makes room for one
     await store.apply("s", 4, 5, visited(("a", "e", None), ("a", "d", None)))
     assert await store.read([users], ["e"]) == [{"e": 1}]
     (ranked,) = await store.read([users])
@@ -509,19 +490,21 @@ async def test_who_comes_after_the_first_is_only_known_to_have_come(
 
 async def test_a_sketch_goes_on_in_any_store(store: CounterStore) -> None:
     users = of("user", "a", Bucket("day", NOON.day))
-    theirs = sketch.of(f"user {i}" for i in range(1000))
+    theirs = hyperloglog.sketch(f"user {i}" for i in range(1000))
     for offset in range(2):  # to merge it again changes nothing
-        write = Write("merge", users._replace(of=f"sketch:{users.of}"), theirs)
-        await store.apply("s", offset, offset + 1, Changes(NOON, [write]))
-    (merged,) = await store.read([users._replace(of=f"sketch:{users.of}")])
+        write = BucketWrite("merge", users._replace(dimension=f"sketch:{users.of}"), theirs)
+        await store.apply_change("s", offset, offset + 1, DayChange(NOON, [write]))
+    (merged,) = await store.read([users._replace(dimension=f"sketch:{users.of}")])
     assert merged == theirs
-    assert await store.distinct([users]) == Distinct(sketch.estimate(theirs), sketch.ERROR)
+    assert await store.count_distinct([users]) == Cardinality(hyperloglog.estimate(theirs), hyperloglog.ERROR)
     await store.apply("s", 2, 3, visited(*(("a", f"user {i}", None) for i in range(990, 1010))))
-    everyone = sketch.estimate(sketch.of(f"user {i}" for i in range(1010)))
-    assert await store.distinct([users]) == Distinct(everyone, sketch.ERROR)
+    everyone = hyperloglog.estimate(hyperloglog.sketch(f"user {i}" for i in range(1010)))
+    assert await store.count_distinct([users]) == Cardinality(everyone, hyperloglog.ERROR)
 
 
-async def changed(store: CounterStore, planned: Awaitable[tuple[Changes, object]], source: str = "admin") -> Applied:
+async def changed(
+    store: CounterStore, planned: Awaitable[tuple[DayChange, object]], source: str = "admin"
+) -> ApplyResult:
     work, _ = await planned
     applied = await store.apply(source, 0, 1, work)
     await store.apply("between", 0, 1, batch({"z": 1}))
@@ -532,13 +515,13 @@ async def changed(store: CounterStore, planned: Awaitable[tuple[Changes, object]
 async def test_a_correction_is_of_the_day_and_of_the_next_hits_alone(store: CounterStore) -> None:
     await store.apply("s", 0, 1, batch({"a": 5}))
     applied = await changed(store, changes.correct(store, NOON, NOON.minute, "a", 2, None, 1000))
-    assert applied == Applied([], store.ack, {NOON.day: 1})
+    assert applied == ApplyResult([], store.ack, {NOON.day: 1})
     assert await store.counts(NOON.day, ["a"]) == {"a": 2}
     (hits, total) = await store.read([Bucket("day", NOON.day), TOTAL], ["a"])
     assert (hits, total) == ({"a": 5}, {"a": 5})
-    applied = await store.apply("s", 1, 2, [*batch({"a": 1}), *batch({"a": 1}, moment=LATER)])
-    assert applied == Applied([{"a": Value(3, 6)}, {"a": Value(1, 7)}], store.ack, {NOON.day: 1})
-    assert (await store.apply("s", 1, 2, [*batch({"a": 1}), *batch({"a": 1}, moment=LATER)])) == applied
+    applied = await store.apply("s", 1, 2, [*batch({"a": 1}), *batch({"a": 1}, slot=LATER)])
+    assert applied == ApplyResult([{"a": Value(3, 6)}, {"a": Value(1, 7)}], store.ack, {NOON.day: 1})
+    assert (await store.apply("s", 1, 2, [*batch({"a": 1}), *batch({"a": 1}, slot=LATER)])) == applied
 
 
 async def test_a_reset_takes_off_what_was_counted_and_late_hits_count_on(store: CounterStore) -> None:
@@ -546,12 +529,12 @@ async def test_a_reset_takes_off_what_was_counted_and_late_hits_count_on(store: 
     work, _ = await changes.reset(store, NOON, NOON.minute)
     await store.apply("s", 1, 2, batch({"a": 1}))  # came between the look and the reset, and so is after it
     assert (await store.apply("admin", 0, 1, work)).generations == {NOON.day: 1}
-    assert await store.counts(NOON.day) == {"a": 1, EVERYTHING: 1}
+    assert await store.counts(NOON.day) == {"a": 1, ALL_EVENTS: 1}
     part = Bucket("day", NOON.day, f"part:{NOON.minute}")
-    assert await store.read([part, TOTAL]) == [{"a": 5, "b": 1, EVERYTHING: 6}, {"a": 6, "b": 1, EVERYTHING: 7}]
-    late = await store.apply("spooled", 0, 1, batch({"b": 4}, capped=False))
-    assert late.answers == [{"b": Value(4, 5)}]
-    assert part in await store.buckets([NOON.day])
+    assert await store.read([part, TOTAL]) == [{"a": 5, "b": 1, ALL_EVENTS: 6}, {"a": 6, "b": 1, ALL_EVENTS: 7}]
+    late = await store.apply("spooled", 0, 1, batch({"b": 4}, limited=False))
+    assert late.groups == [GroupResult({"b": Value(4, 5)})]
+    assert part in await store.list_buckets([NOON.day])
 
 
 A_FEW = pytest.mark.catches(
@@ -567,16 +550,16 @@ async def test_a_deletion_leaves_nothing_but_a_line_in_the_log(
 ) -> None:
     monkeypatch.setattr(redis_store, "KEYS_AT_ONCE", 2)
     await store.apply("s", 0, 1, [*visited(("a", "ann", "1")), *batch({"b": 2})])
-    await store.apply("s", 1, 2, visited(("a", "ann", "1"), moment=LATER))
+    await store.apply("s", 1, 2, visited(("a", "ann", "1"), slot=LATER))
     await changed(store, changes.reset(store, NOON, NOON.minute), "first")
     await changed(store, changes.delete(store, NOON, NOON.minute, "a"))
-    for bucket in await store.buckets():
+    for bucket in await store.list_buckets():
         (found,) = await store.read([bucket])
         assert "a" not in found, bucket
-        assert bucket.of.partition(":")[2] != "a" or not found, bucket
-    assert (await store.distinct([of("user", "a", TOTAL)])).number == 0
+        assert bucket.dimension.partition(":")[2] != "a" or not found, bucket
+    assert (await store.count_distinct([of("user", "a", TOTAL)])).number == 0
     (totals,) = await store.read([TOTAL])
-    assert totals == {"b": 2, "z": 1, EVERYTHING: 3}
+    assert totals == {"b": 2, "z": 1, ALL_EVENTS: 3}
     told = [(logged.generation, logged.action, logged.event) for logged in await changes.history(store, NOON.day)]
     assert told == [(1, "reset", ""), (2, "delete", "a")]
 
@@ -594,11 +577,11 @@ ONE_TAG = pytest.mark.catches(
 )
 async def test_an_erasure_leaves_no_id_and_every_count(store: CounterStore) -> None:
     await store.apply("s", 0, 1, visited(("a", "ann", "1"), ("a", "bob", None)))
-    await store.apply("s", 1, 2, visited(("b", "ann", None), event="b", moment=LATER))
+    await store.apply("s", 1, 2, visited(("b", "ann", None), event="b", slot=LATER))
     applied = await changed(store, changes.erase(store, LATER, "ann"))
     assert applied.generations == {}
-    for bucket in await store.buckets():
-        if not bucket.of.startswith("sketch:"):
+    for bucket in await store.list_buckets():
+        if not bucket.dimension.startswith("sketch:"):
             assert "ann" not in (await store.read([bucket]))[0], bucket
     assert (await store.read([TOTAL], ["a", "b"])) == [{"a": 2, "b": 1}]
 
@@ -620,7 +603,7 @@ async def test_of_two_changes_worked_out_at_once_the_second_is_worked_out_anew(s
     await store.apply("s", 0, 1, batch({"a": 5}))
     works = [(await changes.reset(store, NOON, NOON.minute + i))[0] for i in range(2)]
     await store.apply("one", 0, 1, works[0])
-    with pytest.raises(Overtaken):
+    with pytest.raises(WriteConflict):
         await store.apply("other", 0, 1, works[1])
     assert await store.counts(NOON.day) == {}
     again, _ = await changes.reset(store, NOON, NOON.minute + 1)
@@ -651,12 +634,12 @@ async def test_of_an_old_day_nothing_is_left(
     await store.apply("s", 0, 1, visited(("a", "ann", "1")))
     await changed(store, changes.correct(store, NOON, NOON.minute, "a", 7, None, 1000), "first")
     await changed(store, changes.reset(store, NOON, NOON.minute))
-    await store.apply("s", 1, 2, visited(("a", "ann", "1"), moment=LATER))
+    await store.apply("s", 1, 2, visited(("a", "ann", "1"), slot=LATER))
     before = {"minute": LATER.minute, "hour": LATER.hour, "day": LATER.day}
     for _ in range(2):
         await store.prune(before, LATER)
     starts = {"minute": LATER.minute, "hour": LATER.hour, "day": LATER.day, "total": 0}
-    assert {(b.step, b.start) for b in await store.buckets()} <= set(starts.items())
+    assert {(b.step, b.start) for b in await store.list_buckets()} <= set(starts.items())
     assert await store.counts(NOON.day) == {}
     assert await changes.history(store, NOON.day) == []
     assert await store.read([of("user", "a", Bucket("day", LATER.day)), of("user", "a", TOTAL)]) == [
@@ -669,14 +652,14 @@ async def test_of_an_old_day_nothing_is_left(
 @pytest.mark.parametrize("make_store", ["memory", "sqlite"], indirect=True)
 async def test_who_came_in_which_minute_is_forgotten_soon(store: CounterStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "CROWDS_AT_ONCE", 2)
-    moments = [Calendar(ZoneInfo("UTC")).moment(NOON.minute + 60 * i) for i in range(5)]
-    for i, moment in enumerate(moments):
-        await store.apply("s", i, i + 1, visited(("a", "ann", "1"), moment=moment))
-    soon = Calendar(ZoneInfo("UTC")).moment(moments[3].minute + VISITS_KEPT_SECONDS)
+    slots = [Calendar(ZoneInfo("UTC")).slot(NOON.minute + 60 * i) for i in range(5)]
+    for i, slot in enumerate(slots):
+        await store.apply("s", i, i + 1, visited(("a", "ann", "1"), slot=slot))
+    soon = Calendar(ZoneInfo("UTC")).slot(slots[3].minute + VISITOR_MINUTES_TTL_SECONDS)
     await store.prune({"minute": NOON.minute, "hour": NOON.hour, "day": NOON.day}, soon)
-    minutes = {bucket.start for bucket in await store.buckets() if bucket.step == "minute" and bucket.of}
-    assert minutes == {moment.minute for moment in moments[3:]}
-    counts = await store.read([Bucket("minute", moment.minute) for moment in moments], ["a"])
+    minutes = {bucket.start for bucket in await store.list_buckets() if bucket.step == "minute" and bucket.dimension}
+    assert minutes == {slot.minute for slot in slots[3:]}
+    counts = await store.read([Bucket("minute", slot.minute) for slot in slots], ["a"])
     assert counts == [{"a": 1}] * 5
 
 
@@ -685,7 +668,7 @@ async def test_redis_forgets_by_itself_who_came_in_which_minute(store: CounterSt
     await store.apply("s", 0, 1, visited(("a", "ann", "1")))
     lasting = {key: ttl for key, ttl in make_store.seconds_left().items() if f"minute:{NOON.minute}:" in key}
     assert len(lasting) == 6  # the counts and the estimates of its users, its sessions, and all sessions
-    assert all(0 < ttl <= VISITS_KEPT_SECONDS for ttl in lasting.values())
+    assert all(0 < ttl <= VISITOR_MINUTES_TTL_SECONDS for ttl in lasting.values())
 
 
 steps = st.lists(
@@ -703,15 +686,15 @@ def test_any_batches_with_any_retries_add_up(
         make_store.flush()
         store = make_store()
         await store.open()
-        expected: dict[Moment, dict[str, int]] = {NOON: {}, LATER: {}}
+        expected: dict[TimeSlot, dict[str, int]] = {NOON: {}, LATER: {}}
         for offset, (counts, retried, late) in enumerate(steps):
-            moment = NOON if late else LATER
+            slot = NOON if late else LATER
             for _ in range(1 + retried):
-                await store.apply("s", offset, offset + 1, batch(counts, moment=moment))
-            for event, by in [*counts.items(), (EVERYTHING, sum(counts.values()))]:
-                expected[moment][event] = expected[moment].get(event, 0) + by
-        for moment, counts in expected.items():
-            found = await read_day(store, moment)
+                await store.apply("s", offset, offset + 1, batch(counts, slot=slot))
+            for event, by in [*counts.items(), (ALL_EVENTS, sum(counts.values()))]:
+                expected[slot][event] = expected[slot].get(event, 0) + by
+        for slot, counts in expected.items():
+            found = await read_day(store, slot)
             assert {e: n for e, n in found.items() if n} == {e: n for e, n in counts.items() if n}
         (totals,) = await store.read([TOTAL])
         assert all(totals[e] == sum(day.get(e, 0) for day in expected.values()) for e in totals)

@@ -13,31 +13,34 @@ import httpx
 import pytest
 
 from app import corrections as changes
-from app.events import TOTAL, Batch, Bucket, Calendar, Posting
+from app.domain.buckets import TOTAL, Bucket
+from app.domain.calendar import Calendar
+from app.domain.counting import Commit, HitGroup
 from app.stores import offline as spool
-from app.stores.base import Apart, Applied, Caps, OutcomeUnknown, Refused, StoreUnavailable, Value
+from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.memory import MemoryStore
-from app.stores.offline import SpooledStore, SpoolFile
+from app.stores.offline import OfflineStore, SpoolFile
 from app.stores.redis import RedisStore
 from app.stores.redis import server as redis_at
+from app.stores.results import ApplyResult, GroupResult, Value, reject
 from tests.live.test_socketio import Dashboard
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import Process, eventually, serving, settings_for
 
-NOON = Calendar(ZoneInfo("UTC")).moment(1_795_435_200)
-YESTERDAY = Calendar(ZoneInfo("UTC")).moment(1_795_435_200 - 86_400)
+NOON = Calendar(ZoneInfo("UTC")).slot(1_795_435_200)
+YESTERDAY = Calendar(ZoneInfo("UTC")).slot(1_795_435_200 - 86_400)
 
 
-def hits(event: str, by: int, moment=NOON) -> Batch:
-    return [Posting(moment, {event: by})]
+def hits(event: str, by: int, slot=NOON) -> Commit:
+    return [HitGroup(slot, {event: by})]
 
 
-def spooled(server: RedisServer, directory: Path, bytes_max: int = 10**6, identity: str = "redis") -> SpooledStore:
-    return SpooledStore(RedisStore(redis_at(server.url), Caps(1000)), identity, directory, bytes_max)
+def spooled(server: RedisServer, directory: Path, bytes_max: int = 10**6, identity: str = "redis") -> OfflineStore:
+    return OfflineStore(RedisStore(redis_at(server.url), StoreLimits(1000)), identity, directory, bytes_max)
 
 
 async def total_of(server: RedisServer, event: str) -> int:
-    store = RedisStore(redis_at(server.url), Caps(1000))
+    store = RedisStore(redis_at(server.url), StoreLimits(1000))
     (totals,) = await store.read([TOTAL], [event])
     await store.close()
     return totals.get(event, 0)
@@ -88,9 +91,9 @@ async def test_a_batch_whose_answer_was_lost_is_not_counted_twice(tmp_path: Path
 
     inner.apply = cut
     assert (await store.apply("s", 1, 2, hits("a", 10))).ack == "spooled"
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await total_of(redis_server, "a") == 11
-    assert (await store.apply("s", 2, 3, hits("a", 100))).answers == [{"a": Value(111, 111)}]
+    assert (await store.apply("s", 2, 3, hits("a", 100))).groups == [GroupResult({"a": Value(111, 111)})]
     await store.close()
 
 
@@ -106,7 +109,7 @@ async def test_a_dead_processs_spool_is_adopted_and_applied_once(tmp_path: Path,
     assert await second.read([Bucket("day", YESTERDAY.day)], ["a"]) == [{"a": 5}]
     await second.apply("alive", 0, 1, hits("a", 1))
     own_redis.start()
-    await eventually(lambda: second.condition().stale_seconds is None)
+    await eventually(lambda: second.status().stale_seconds is None)
     assert await second.read([Bucket("day", YESTERDAY.day), Bucket("day", NOON.day), TOTAL], ["a"]) == [
         {"a": 5},
         {"a": 1},
@@ -130,7 +133,7 @@ async def test_a_spool_that_was_half_applied_is_finished(tmp_path: Path, own_red
         await store.apply("s", offset, offset + 1, hits("a", 1))
     await store.close()
     own_redis.start()
-    redis = RedisStore(redis_at(own_redis.url), Caps(1000))
+    redis = RedisStore(redis_at(own_redis.url), StoreLimits(1000))
     for offset in range(2):  # it died after applying two, before it could drop them
         await redis.apply("s", offset, offset + 1, hits("a", 1))
     await redis.close()
@@ -151,7 +154,7 @@ async def test_batches_count_although_redis_came_back_empty(tmp_path: Path, own_
     await store.apply("s", 3, 4, hits("a", 10))
     await store.apply("s", 4, 5, hits("a", 10))
     own_redis.start()  # it kept nothing: the first three are lost, the others are not
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await total_of(own_redis, "a") == 20
     await store.close()
 
@@ -167,7 +170,7 @@ async def test_the_spool_is_bounded_and_says_so(tmp_path: Path, own_redis: Redis
             taken += 1
     assert 1 <= taken < 5
     own_redis.start()
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await total_of(own_redis, "a") == taken
     await store.close()
 
@@ -179,7 +182,7 @@ async def test_where_no_disk_can_be_written_hits_are_kept_in_memory(tmp_path: Pa
     for offset in range(2):
         assert (await store.apply("s", offset, offset + 1, hits("a", 1))).ack == "memory"
     own_redis.start()
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await total_of(own_redis, "a") == 2
     await store.close()
 
@@ -204,7 +207,7 @@ async def test_another_stores_spool_and_a_living_processs_are_left_alone(
 async def test_a_spool_too_old_to_be_safe_is_left_alone(
     tmp_path: Path, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old = Calendar(ZoneInfo("UTC")).moment(1_700_000_000)
+    old = Calendar(ZoneInfo("UTC")).slot(1_700_000_000)
     store = spooled(own_redis, tmp_path)
     await store.open()
     await store.apply("s", 0, 1, hits("a", 1, old))
@@ -359,7 +362,7 @@ async def test_an_error_of_the_disk_does_not_end_the_way_back(
 
     monkeypatch.setattr(SpoolFile, "drop", drop)
     own_redis.start()
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await total_of(own_redis, "a") == 1
     await store.close()
 
@@ -386,25 +389,25 @@ class SlowStore(MemoryStore):
         if not self.reachable:
             raise StoreUnavailable("not yet")
 
-    async def apply(self, source: str, at: int, next: int, batch: Batch) -> Applied:  # noqa: A002 # the contract's word
+    async def apply(self, source: str, at: int, next: int, batch: Commit) -> ApplyResult:  # noqa: A002 # the contract's word
         await self.open()
         await asyncio.sleep(0.004)  # the way there and back
         return await super().apply(source, at, next, batch)
 
 
 async def test_the_way_back_is_found_to_a_store_slower_than_the_spool(tmp_path: Path) -> None:
-    far = SlowStore(Caps(10))
-    store = SpooledStore(far, "far", tmp_path, 10**7)
+    far = SlowStore(StoreLimits(10))
+    store = OfflineStore(far, "far", tmp_path, 10**7)
     await store.open()
     counted = 0
     while counted < 50:
         await store.apply("s", counted, counted + 1, hits("a", 1))
         counted += 1
     far.reachable = True
-    while store.condition().stale_seconds is not None:  # hits go on, as fast as they are taken
+    while store.status().stale_seconds is not None:  # hits go on, as fast as they are taken
         await store.apply("s", counted, counted + 1, hits("a", 1))
         counted += 1
-    assert (await store.apply("s", counted, counted + 1, hits("a", 1))).answers == [
+    assert (await store.apply("s", counted, counted + 1, hits("a", 1))).groups == [
         {"a": Value(counted + 1, counted + 1)}
     ]
     await store.close()
@@ -432,28 +435,31 @@ async def test_what_a_cap_had_refused_in_an_answer_that_got_lost_is_counted(
     tmp_path: Path, own_redis: RedisServer, apart: bool
 ) -> None:
     own_redis.start()
-    redis = RedisStore(redis_at(own_redis.url), Caps(1))
-    store = SpooledStore(redis, "redis", tmp_path, 10**6)
+    redis = RedisStore(redis_at(own_redis.url), StoreLimits(1))
+    store = OfflineStore(redis, "redis", tmp_path, 10**6)
     await store.open()
     real, answered = redis.apply, asyncio.Event()
 
-    async def lose_the_answer(*arguments: object) -> Applied:
+    async def lose_the_answer(*arguments: object) -> ApplyResult:
         applied = await real(*arguments)
         if answered.is_set():
             return applied
         answered.set()
         if apart:
-            assert applied.answers == [Apart({"a": Value(1, 1)}, {"b": Refused("full")})]
+            assert applied.groups == [GroupResult({"a": Value(1, 1)}, GroupResult({"b": reject("full")}))]
         else:
-            assert applied.answers == [{"a": Value(1, 1)}, Refused("full")]
+            assert applied.groups == [GroupResult({"a": Value(1, 1)}), reject("full")]
         raise OutcomeUnknown("cut")
 
     redis.apply = lose_the_answer
-    work = [Posting(NOON, {"a": 1, "b": 1}, apart=True)] if apart else [*hits("a", 1), *hits("b", 1)]
+    work = [HitGroup(NOON, {"a": 1, "b": 1}, atomic=False)] if apart else [*hits("a", 1), *hits("b", 1)]
     applied = await store.apply("s", 0, 1, work)
     values = {"a": Value(1, 1)}, {"b": Value(1, 1)}
-    assert (applied.answers, applied.ack) == ([Apart(values[0] | values[1], {})] if apart else [*values], "spooled")
-    await eventually(lambda: store.condition().stale_seconds is None)
+    assert (applied.groups, applied.ack) == (
+        [GroupResult(values[0] | values[1], {})] if apart else [*values],
+        "spooled",
+    )
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await store.read([TOTAL], ["a", "b"]) == [{"a": 1, "b": 1}]
     await store.close()
 
@@ -465,13 +471,13 @@ async def test_an_answer_that_gets_lost_on_the_way_back_costs_no_pause(
     tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_redis.start()
-    redis = RedisStore(redis_at(own_redis.url), Caps(10))
-    store = SpooledStore(redis, "redis", tmp_path, 10**6)
+    redis = RedisStore(redis_at(own_redis.url), StoreLimits(10))
+    store = OfflineStore(redis, "redis", tmp_path, 10**6)
     await store.open()
     monkeypatch.setattr(spool, "RETRY_SECONDS", 1000)  # for which nobody waits here
     real, asked = redis.apply, itertools.count()
 
-    async def lose_every_other_answer(*arguments: object) -> Applied:
+    async def lose_every_other_answer(*arguments: object) -> ApplyResult:
         applied = await real(*arguments)
         if next(asked) % 2 == 0:
             raise OutcomeUnknown("cut")
@@ -480,7 +486,7 @@ async def test_an_answer_that_gets_lost_on_the_way_back_costs_no_pause(
     redis.apply = lose_every_other_answer
     applied = await asyncio.gather(*(store.apply("s", at, at + 1, hits("a", 1)) for at in range(5)))
     assert [one.ack for one in applied] == ["spooled"] * 5
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await store.read([TOTAL], ["a"]) == [{"a": 5}]
     await store.close()
 
@@ -493,15 +499,15 @@ async def test_an_answer_that_gets_lost_on_the_way_back_costs_no_pause(
 )
 async def test_what_another_node_counted_is_known_when_redis_goes_away(tmp_path: Path, own_redis: RedisServer) -> None:
     own_redis.start()
-    store, other = spooled(own_redis, tmp_path), RedisStore(redis_at(own_redis.url), Caps(1000))
+    store, other = spooled(own_redis, tmp_path), RedisStore(redis_at(own_redis.url), StoreLimits(1000))
     await store.open()
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     for at in range(2):
-        await other.apply("other", at, at + 1, [Posting(NOON, {f"name {i}": i + 1 for i in range(100)})])
+        await other.apply("other", at, at + 1, [HitGroup(NOON, {f"name {i}": i + 1 for i in range(100)})])
         (read,) = await store.read([TOTAL])
     own_redis.stop()
     assert await store.read([TOTAL]) == [read]
-    assert store.condition().stale_seconds is not None
+    assert store.status().stale_seconds is not None
     assert read["name 99"] == 200
     await store.close()
     await other.close()
@@ -515,7 +521,7 @@ async def test_what_another_node_counted_is_known_when_redis_goes_away(tmp_path:
 )
 async def test_totals_are_known_when_redis_goes_away_again(tmp_path: Path, own_redis: RedisServer) -> None:
     own_redis.start("--appendonly", "yes", "--appendfsync", "always")
-    redis = RedisStore(redis_at(own_redis.url), Caps(10))
+    redis = RedisStore(redis_at(own_redis.url), StoreLimits(10))
     for offset in range(3):
         await redis.apply("another node", offset, offset + 1, hits("a", 1))
     await redis.close()
@@ -523,12 +529,12 @@ async def test_totals_are_known_when_redis_goes_away_again(tmp_path: Path, own_r
     await store.open()
     first = await store.epoch()
     own_redis.stop()
-    assert (await store.apply("s", 0, 1, hits("a", 1, YESTERDAY))).answers == [{"a": Value(1, 4)}]
+    assert (await store.apply("s", 0, 1, hits("a", 1, YESTERDAY))).groups == [GroupResult({"a": Value(1, 4)})]
     own_redis.start("--appendonly", "yes", "--appendfsync", "always")
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     assert await store.epoch() != first
     own_redis.stop()
-    assert (await store.apply("s", 1, 2, hits("a", 1, YESTERDAY))).answers[0]["a"].total == 5
+    assert (await store.apply("s", 1, 2, hits("a", 1, YESTERDAY))).groups[0]["a"].total == 5
     await store.close()
 
 
@@ -542,9 +548,9 @@ async def test_what_was_deleted_is_forgotten_although_an_answer_was_lost(
     tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_redis.start()
-    store, other = spooled(own_redis, tmp_path), RedisStore(redis_at(own_redis.url), Caps(10))
+    store, other = spooled(own_redis, tmp_path), RedisStore(redis_at(own_redis.url), StoreLimits(10))
     await store.open()
-    await eventually(lambda: store.condition().stale_seconds is None)
+    await eventually(lambda: store.status().stale_seconds is None)
     await store.apply("s", 0, 1, hits("a", 5))
     deletion, _ = await changes.delete(other, NOON, NOON.minute, "a")
     await other.apply("other", 0, 1, deletion)
@@ -575,7 +581,9 @@ async def test_a_running_node_adopts_what_a_dead_neighbour_has_left(tmp_path: Pa
 
         await eventually(back)
         own_redis.stop()
-        dead = SpooledStore(RedisStore(redis_at(url), Caps(10)), redis_at(url).identity, tmp_path / "spool", 10**6)
+        dead = OfflineStore(
+            RedisStore(redis_at(url), StoreLimits(10)), redis_at(url).identity, tmp_path / "spool", 10**6
+        )
         await dead.open()
         for offset in range(3):
             await dead.apply("dead", offset, offset + 1, hits("a", 1))
@@ -630,10 +638,10 @@ async def test_a_node_whose_spool_is_full_is_down_and_says_so(tmp_path: Path, ow
     ],
 )
 async def test_health_says_how_durable_redis_is(
-    tmp_path: Path, own_redis: RedisServer, options: tuple[str, ...], survives: str
+    tmp_path: Path, own_redis: RedisServer, options: tuple[str, ...], durability: str
 ) -> None:
     own_redis.start(*options)
     async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
         health = (await client.get("/health")).json()
-        assert survives in health["survives"]
+        assert durability in health["durability"]
         assert (health["status"], health["nodes"]) == ("ok", 1)

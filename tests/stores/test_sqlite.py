@@ -13,9 +13,11 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from app.events import TOTAL, Bucket, Calendar, Posting
+from app.domain.buckets import TOTAL, Bucket
+from app.domain.calendar import Calendar
+from app.domain.counting import HitGroup
 from app.stores import sqlite_tables as buckets
-from app.stores.base import Caps
+from app.stores.base import StoreLimits
 from app.stores.sqlite import SqliteStore, connect
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.scenarios.disks import disk_full, limit_files, sync_fails, synced_first
@@ -145,15 +147,15 @@ async def test_whenever_it_dies_the_file_has_what_was_acknowledged(
     monkeypatch.setattr(buckets, "FLUSH_LINES", 1)
     file, copy, calendar = tmp_path / "tally.db", tmp_path / "copy.db", Calendar(ZoneInfo("UTC"))
     wanted: dict[Bucket, Counter[str]] = defaultdict(Counter)
-    store, caps = SqliteStore(file, Caps(100)), Caps(100)
+    store, caps = SqliteStore(file, StoreLimits(100)), StoreLimits(100)
     await store.open()
     lengths = []
     for i in range(120):
-        moment = calendar.moment(1_800_000_000 + i // 4 * 60 - (60 if i % 7 == 0 else 0))
+        slot = calendar.slot(1_800_000_000 + i // 4 * 60 - (60 if i % 7 == 0 else 0))
         counts = {f"event {(i + j) % 9}": j + 1 for j in range(4)}
-        for bucket in moment.buckets:
+        for bucket in slot.buckets:
             wanted[bucket].update(counts)
-        await store.apply("test", i, i + 1, [Posting(moment, counts)])
+        await store.apply("test", i, i + 1, [HitGroup(slot, counts)])
         shutil.copy(file, copy)
         shutil.copy(f"{file}-wal", f"{copy}-wal")
         with contextlib.closing(sqlite3.connect(copy)) as db:
@@ -170,8 +172,8 @@ async def test_whenever_it_dies_the_file_has_what_was_acknowledged(
 
 @pytest.mark.catches("numbers of the log come again", LOG, "(self._lines, line.decode())", "(None, line.decode())")
 async def test_no_commit_between_two_parts_of_a_flush_is_lost(tmp_path: Path) -> None:
-    file, copy, now = tmp_path / "tally.db", tmp_path / "copy.db", Calendar(ZoneInfo("UTC")).moment(1_800_000_000)
-    store, total = SqliteStore(file, Caps(100)), 0
+    file, copy, now = tmp_path / "tally.db", tmp_path / "copy.db", Calendar(ZoneInfo("UTC")).slot(1_800_000_000)
+    store, total = SqliteStore(file, StoreLimits(100)), 0
     await store.open()
     await store.close()
     with contextlib.closing(connect(file)) as db:
@@ -195,8 +197,8 @@ async def test_a_flush_that_was_given_up_is_made_good_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "FLUSH_NAMES", 1)
-    file, now = tmp_path / "tally.db", Calendar(ZoneInfo("UTC")).moment(1_800_000_000)
-    store = SqliteStore(file, Caps(100))
+    file, now = tmp_path / "tally.db", Calendar(ZoneInfo("UTC")).slot(1_800_000_000)
+    store = SqliteStore(file, StoreLimits(100))
     await store.open()
     await store.close()
     with contextlib.closing(connect(file)) as db:

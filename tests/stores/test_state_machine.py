@@ -20,24 +20,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from app import corrections as changes
 from app.corrections import Logged
-from app.events import EVERYTHING, TOTAL, Batch, Bucket, Calendar, Changes, Key, Moment, Posting, Visit, Write
+from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
+from app.domain.calendar import Calendar, TimeSlot
+from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, Visit
 from app.stores import base
 from app.stores import redis as redis_store
 from app.stores import redis_sharded as tags
-from app.stores.base import (
-    KEY_KEPT_SECONDS,
-    VISITS_KEPT_SECONDS,
-    Apart,
-    Caps,
-    CounterStore,
-    Moved,
-    Refused,
-    Replayed,
-    Value,
-)
+from app.stores.base import CounterStore, OffsetMismatch, StoreLimits
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore, server
-from app.stores.redis_sharded import TaggedStore
+from app.stores.redis_sharded import ShardedRedisStore
+from app.stores.results import GroupResult, Value, reject
+from app.stores.rules import IDEMPOTENCY_TTL_SECONDS, VISITOR_MINUTES_TTL_SECONDS
 from app.stores.sqlite import SqliteStore
 from tests.support.redis_servers import Cluster, RedisServer
 
@@ -90,35 +84,34 @@ class Machine(RuleBasedStateMachine):
     def run(self, work):
         return self.loop.run_until_complete(work)
 
-    def expect(self, posting: Posting) -> object:
+    def expect(self, group: HitGroup) -> object:
         """The model's answer, and what it changes."""
-        key, moment = posting.key, posting.moment
-        if posting.apart:
+        key, slot = group.key, group.slot
+        if group.apart:
             outcomes = {
-                event: self.expect(msgspec.structs.replace(posting.only([event]), apart=False))
-                for event in posting.counts
+                event: self.expect(msgspec.structs.replace(group.only([event]), atomic=True)) for event in group.counts
             }
             values = {event: outcome[event] for event, outcome in outcomes.items() if isinstance(outcome, dict)}
-            return Apart(values, {event: outcome for event, outcome in outcomes.items() if event not in values})
-        if key and key.id in self.keys and self.keys[key.id][1] > moment.minute - KEY_KEPT_SECONDS:
+            return GroupResult(values, {event: outcome for event, outcome in outcomes.items() if event not in values})
+        if key and key.id in self.keys and self.keys[key.id][1] > slot.minute - IDEMPOTENCY_TTL_SECONDS:
             request, _, answer = self.keys[key.id]
-            return answer if request == key.request else Refused("mismatch")
+            return answer if request == key.request else reject("mismatch")
         totals = self.counts.setdefault(TOTAL, Counter())
-        new = posting.counts.keys() - totals.keys()
-        if new and len((totals.keys() | new) - {EVERYTHING}) > self.names:  # what was restored is past the caps
-            return Refused("full")
-        for bucket in moment.buckets:
-            self.add(bucket, posting.counts)
-        for visit in posting.visits:
-            for bucket, visitor in moment.marks(visit):
+        new = group.counts.keys() - totals.keys()
+        if new and len((totals.keys() | new) - {ALL_EVENTS}) > self.names:  # what was restored is past the caps
+            return reject("full")
+        for bucket in slot.buckets:
+            self.add(bucket, group.counts)
+        for visit in group.visits:
+            for bucket, visitor in slot.marks(visit):
                 self.mark(bucket, visitor, visit.by)
-        answer = {event: self.value(moment, event) for event in posting.counts}
+        answer = {event: self.value(slot, event) for event in group.counts}
         if key:
-            self.keys[key.id] = (key.request, moment.minute, Replayed(moment.date, answer))
+            self.keys[key.id] = (key.request, slot.minute, GroupResult(answer, {}, slot.date))
         return answer
 
     def add(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
-        self.counts.setdefault(bucket, Counter()).update({**counts, EVERYTHING: sum(counts.values())})
+        self.counts.setdefault(bucket, Counter()).update({**counts, ALL_EVENTS: sum(counts.values())})
 
     def mark(self, bucket: Bucket, visitor: str, by: int) -> None:
         self.seen.setdefault(bucket, set()).add(visitor)
@@ -126,91 +119,91 @@ class Machine(RuleBasedStateMachine):
         if by and (visitor in ranked or len(ranked) < self.ranked):
             ranked[visitor] += by
 
-    def value(self, moment: Moment, event: str) -> Value:
-        hits, offset = (self.counts.get(bucket, Counter()) for bucket in moment.counted)
+    def value(self, slot: TimeSlot, event: str) -> Value:
+        hits, offset = (self.counts.get(bucket, Counter()) for bucket in slot.day_buckets)
         return Value(hits[event] + offset[event], self.counts.get(TOTAL, Counter())[event])
 
     def generation(self) -> int:
-        return len(self.logs.get(CALENDAR.moment(self.now).day, ()))
+        return len(self.logs.get(CALENDAR.slot(self.now).day, ()))
 
     def commit(
-        self, *requests: tuple[dict[str, int], Key | None], retries: int = 0, visits: Sequence[Visit] = ()
+        self, *requests: tuple[dict[str, int], IdempotencyKey | None], retries: int = 0, visits: Sequence[Visit] = ()
     ) -> None:
-        moment = CALENDAR.moment(self.now)
-        batch = [Posting(moment, counts, key, visits=visits) for counts, key in requests]
-        self.apply(batch, [self.expect(posting) for posting in batch], retries)
+        slot = CALENDAR.slot(self.now)
+        batch = [HitGroup(slot, counts, key, visits=visits) for counts, key in requests]
+        self.apply(batch, [self.expect(group) for group in batch], retries)
 
-    def apply(self, work: Batch | Changes, answers: list[object], retries: int) -> None:
+    def apply(self, work: Commit | DayChange, answers: list[object], retries: int) -> None:
         for _ in range(1 + retries):  # an answer that is lost is asked for again
             applied = self.run(self.store.apply(self.source, self.offset, self.offset + 1, work))
-            assert applied.answers == answers
+            assert applied.groups == answers
             if work:
-                assert applied.generations.get(CALENDAR.moment(self.now).day, 0) == self.generation()
+                assert applied.generations.get(CALENDAR.slot(self.now).day, 0) == self.generation()
         self.offset += 1
 
-    def correct(self, planned: Awaitable[tuple[Changes, Logged]], after: Value) -> None:
+    def correct(self, planned: Awaitable[tuple[DayChange, Logged]], after: Value) -> None:
         work, logged = self.run(planned)
-        moment = CALENDAR.moment(self.now)
-        assert logged[4:] == (self.value(moment, logged.event), after)
-        self.logs.setdefault(moment.day, []).append(logged)
+        slot = CALENDAR.slot(self.now)
+        assert logged[4:] == (self.value(slot, logged.event), after)
+        self.logs.setdefault(slot.day, []).append(logged)
         self.apply(work, [], 1)
 
     @rule(event=events, count=st.none() | st.integers(0, 99), total=st.none() | st.integers(0, 99))
     def put(self, event: str, count: int | None, total: int | None) -> None:
-        moment = CALENDAR.moment(self.now)
-        before = self.value(moment, event)
+        slot = CALENDAR.slot(self.now)
+        before = self.value(slot, event)
         after = Value(before.count if count is None else count, before.total if total is None else total)
-        planned = changes.correct(self.store, moment, self.now, event, count, total, self.names)
+        planned = changes.correct(self.store, slot, self.now, event, count, total, self.names)
         totals = self.counts.get(TOTAL, Counter()).keys()
-        if event not in totals and len(totals - {EVERYTHING}) >= self.names:
-            with pytest.raises(changes.ChangeRefused, match="full"):
+        if event not in totals and len(totals - {ALL_EVENTS}) >= self.names:
+            with pytest.raises(changes.ChangeRejected, match="full"):
                 self.run(planned)
             return
         self.correct(planned, after)
-        self.add(moment.counted[1], {event: after.count - before.count})
+        self.add(slot.day_buckets[1], {event: after.count - before.count})
         self.add(TOTAL, {event: after.total - before.total})
 
     @rule(event=events)
     def delete(self, event: str) -> None:
-        self.correct(changes.delete(self.store, CALENDAR.moment(self.now), self.now, event), Value(0, 0))
+        self.correct(changes.delete(self.store, CALENDAR.slot(self.now), self.now, event), Value(0, 0))
         for bucket in list(self.counts):
-            if bucket.of in {f"user:{event}", f"session:{event}"}:
+            if bucket.dimension in {f"user:{event}", f"session:{event}"}:
                 del self.counts[bucket], self.seen[bucket]
-            elif event in self.counts[bucket] and ":" not in bucket.of.removeprefix("part:"):
-                self.counts[bucket][EVERYTHING] -= self.counts[bucket].pop(event)
+            elif event in self.counts[bucket] and ":" not in bucket.dimension.removeprefix("part:"):
+                self.counts[bucket][ALL_EVENTS] -= self.counts[bucket].pop(event)
 
     @rule()
     def reset(self) -> None:
-        moment = CALENDAR.moment(self.now)
-        before = self.value(moment, EVERYTHING)
-        self.correct(changes.reset(self.store, moment, self.now), Value(0, before.total))
-        hits, offset = (self.counts.setdefault(bucket, Counter()) for bucket in moment.counted)
-        names = (hits.keys() | offset.keys()) - {EVERYTHING}
-        self.add(Bucket("day", moment.day, f"part:{self.now}"), {name: hits[name] + offset[name] for name in names})
-        self.counts[moment.counted[1]] = Counter({name: -count for name, count in hits.items()})
+        slot = CALENDAR.slot(self.now)
+        before = self.value(slot, ALL_EVENTS)
+        self.correct(changes.reset(self.store, slot, self.now), Value(0, before.total))
+        hits, offset = (self.counts.setdefault(bucket, Counter()) for bucket in slot.day_buckets)
+        names = (hits.keys() | offset.keys()) - {ALL_EVENTS}
+        self.add(Bucket("day", slot.day, f"part:{self.now}"), {name: hits[name] + offset[name] for name in names})
+        self.counts[slot.day_buckets[1]] = Counter({name: -count for name, count in hits.items()})
 
     @rule(user=users)
     def erase(self, user: str) -> None:
-        work, _ = self.run(changes.erase(self.store, CALENDAR.moment(self.now), user))
+        work, _ = self.run(changes.erase(self.store, CALENDAR.slot(self.now), user))
         self.apply(work, [], 1)
         for bucket in self.counts:
-            if bucket.of.startswith("user:"):
+            if bucket.dimension.startswith("user:"):
                 self.counts[bucket].pop(user, None)
                 if self.exact:
                     self.seen[bucket].discard(user)
 
     @rule(counts=st.dictionaries(events, st.integers(1, 99), max_size=3), step=st.sampled_from([0, 2, 3]))
     def restore(self, counts: dict[str, int], step: int) -> None:
-        moment = CALENDAR.moment(self.now)
-        for bucket in dict.fromkeys((TOTAL, moment.buckets[step])):  # what has no total is no event
-            self.apply(Changes(moment, [Write("add", bucket, counts)]), [], 1)
+        slot = CALENDAR.slot(self.now)
+        for bucket in dict.fromkeys((TOTAL, slot.buckets[step])):  # what has no total is no event
+            self.apply(DayChange(slot, [BucketWrite("add", bucket, counts)]), [], 1)
             self.add(bucket, counts)
 
     @rule(event=events, ids=st.dictionaries(users, st.integers(0, 3), max_size=3))
     def restore_visits(self, event: str, ids: dict[str, int]) -> None:
-        moment = CALENDAR.moment(self.now)
-        bucket = Bucket("day", moment.day, f"user:{event}")
-        self.apply(Changes(moment, [Write("mark", bucket, ids)]), [], 1)
+        slot = CALENDAR.slot(self.now)
+        bucket = Bucket("day", slot.day, f"user:{event}")
+        self.apply(DayChange(slot, [BucketWrite("mark", bucket, ids)]), [], 1)
         for visitor, by in ids.items():
             self.mark(bucket, visitor, by)
 
@@ -233,14 +226,14 @@ class Machine(RuleBasedStateMachine):
         retries=st.integers(0, 1),
     )
     def bare(self, counts: dict[str, int], users: dict[str, str], many: list[dict[str, int]], retries: int) -> None:
-        moment = CALENDAR.moment(self.now)
+        slot = CALENDAR.slot(self.now)
         visits = [Visit(event, 1, users[event], None) for event in counts if event in users]
-        batch = [Posting(moment, counts, visits=visits, apart=True), *(Posting(moment, counts) for counts in many)]
-        self.apply(batch, [self.expect(posting) for posting in batch], retries)
+        batch = [HitGroup(slot, counts, visits=visits, atomic=False), *(HitGroup(slot, counts) for counts in many)]
+        self.apply(batch, [self.expect(group) for group in batch], retries)
 
     @rule(event=events, by=st.integers(1, 2), key=st.sampled_from("xyz"), twice=st.booleans())
     def keyed(self, event: str, by: int, key: str, twice: bool) -> None:
-        request = ({event: by}, Key(key, f"{event}{by}", "owner"))
+        request = ({event: by}, IdempotencyKey(key, f"{event}{by}", "owner"))
         self.commit(*[request] * (1 + twice))
 
     @rule(seconds=st.sampled_from([1, 61, 3600, 20 * 3600, 86_400]))
@@ -265,19 +258,21 @@ class Machine(RuleBasedStateMachine):
     @rule(off=st.sampled_from([-1, 1, 5]))
     def ask_at_a_wrong_offset(self, off: int) -> None:
         if self.offset + off >= 0 and off != -1:
-            moment = CALENDAR.moment(self.now)
-            with pytest.raises(Moved):
+            slot = CALENDAR.slot(self.now)
+            with pytest.raises(OffsetMismatch):
                 self.run(
-                    self.store.apply(self.source, self.offset + off, self.offset + off + 1, [Posting(moment, {"a": 1})])
+                    self.store.apply(self.source, self.offset + off, self.offset + off + 1, [HitGroup(slot, {"a": 1})])
                 )
 
     @rule()
     def prune(self) -> None:
-        moment = CALENDAR.moment(self.now)
-        before = {"minute": moment.minute - 86_400, "hour": moment.minute - 86_400, "day": moment.day - DAY_KEPT}
-        self.run(self.store.prune(before, moment))
+        slot = CALENDAR.slot(self.now)
+        before = {"minute": slot.minute - 86_400, "hour": slot.minute - 86_400, "day": slot.day - DAY_KEPT}
+        self.run(self.store.prune(before, slot))
         for bucket in [bucket for bucket in self.counts if bucket.step != "total"]:
-            visits_end = moment.minute - VISITS_KEPT_SECONDS if bucket.of and bucket.step == "minute" else 0
+            visits_end = (
+                slot.minute - VISITOR_MINUTES_TTL_SECONDS if bucket.dimension and bucket.step == "minute" else 0
+            )
             if bucket.start < max(before[bucket.step], visits_end):
                 del self.counts[bucket]
                 self.seen.pop(bucket, None)
@@ -292,12 +287,12 @@ class Machine(RuleBasedStateMachine):
         if buckets:
             found = self.run(self.store.read(buckets))
             assert [{e: n for e, n in counts.items() if n} for counts in found] == list(wanted.values())
-        assert set(buckets) <= set(self.run(self.store.buckets()))
+        assert set(buckets) <= set(self.run(self.store.list_buckets()))
 
     @invariant()
     def it_knows_how_many_came_and_what_was_corrected(self) -> None:
         for bucket, ids in self.seen.items():
-            assert self.run(self.store.distinct([bucket])).number == len(ids)
+            assert self.run(self.store.count_distinct([bucket])).number == len(ids)
         for day, log in self.logs.items():
             assert self.run(changes.history(self.store, day)) == log
 
@@ -306,7 +301,7 @@ class OnMemory(Machine):
     durable = False
 
     def make(self) -> CounterStore:
-        return MemoryStore(Caps(NAMES))
+        return MemoryStore(StoreLimits(NAMES))
 
 
 @pytest.fixture(autouse=True)
@@ -331,7 +326,7 @@ def test_memory_is_the_model() -> None:
 @pytest.mark.catches(
     "a key that is not remembered",
     "app/stores/sqlite.py",
-    "            if posting.key and isinstance(answer, dict):\n                self._remember",
+    "            if group.key and isinstance(answer, dict):\n                self._remember",
     "            if False:\n                self._remember",
 )
 def test_sqlite_is_the_model(directory: Path) -> None:
@@ -339,7 +334,7 @@ def test_sqlite_is_the_model(directory: Path) -> None:
         def make(self) -> CounterStore:
             if not hasattr(self, "path"):
                 self.path = directory / uuid.uuid4().hex
-            return SqliteStore(self.path, Caps(NAMES))
+            return SqliteStore(self.path, StoreLimits(NAMES))
 
     run_state_machine_as_test(OnSqlite, settings=LIMITS)
 
@@ -355,7 +350,7 @@ def test_redis_is_the_model(redis_server: RedisServer) -> None:
             if not hasattr(self, "begun"):
                 self.begun = True
                 redis_server.flush()
-            return RedisStore(server(redis_server.url), Caps(NAMES))
+            return RedisStore(server(redis_server.url), StoreLimits(NAMES))
 
     run_state_machine_as_test(OnRedis, settings=LIMITS)
 
@@ -370,7 +365,7 @@ def test_a_cluster_is_the_model(redis_cluster: Cluster, monkeypatch: pytest.Monk
                 self.begun = True
                 redis_cluster.flush()
             way = server(redis_cluster.url.replace("tags=16", "tags=3"))
-            return TaggedStore([RedisStore(way, Caps(self.names), tag) for tag in range(way.tags)])
+            return ShardedRedisStore([RedisStore(way, StoreLimits(self.names), tag) for tag in range(way.tags)])
 
     monkeypatch.setattr(base, "RANKED_MAX", OnCluster.ranked)
     run_state_machine_as_test(OnCluster, settings=settings(LIMITS, max_examples=15, phases=[Phase.generate]))

@@ -118,7 +118,7 @@ def run(case: Case) -> Figures:
 
 
 def row(name: str, case: Case, figures: Figures, seconds: float) -> str:
-    counts = (figures.acknowledged, figures.unknown, figures.counted, figures.lost, figures.doubled, round(seconds))
+    counts = (figures.acknowledged, figures.unknown, figures.day_buckets, figures.lost, figures.doubled, round(seconds))
     verdict = "broken: " + "; ".join(figures.broken) if figures.broken else "kept"
     also = "; ".join(f"{what} {figure:,}" for what, figure in figures.also.items())
     cells = [name, case.size, *(f"{count:,}" for count in counts), verdict.replace("|", "/"), also]

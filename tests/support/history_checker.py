@@ -93,8 +93,8 @@ class Sums:
 
     def __init__(self, added: list[tuple[int, int]]) -> None:
         added.sort()
-        self._moments = [moment for moment, _ in added]
+        self._slots = [slot for slot, _ in added]
         self._sums = [0, *accumulate(by for _, by in added)]
 
-    def before(self, moment: int) -> int:
-        return self._sums[bisect_left(self._moments, moment)]
+    def before(self, slot: int) -> int:
+        return self._sums[bisect_left(self._slots, slot)]

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from app.__main__ import OneFrameProtocol, OneWriteProtocol
+from app.__main__ import SharedFrameProtocol, SingleWriteProtocol
 from app.main import create_app
 from app.settings import Settings
 from tests.support.nginx import Proxy
@@ -75,8 +75,8 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time, bu
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=OneWriteProtocol,
-            ws=OneFrameProtocol,
+            http=SingleWriteProtocol,
+            ws=SharedFrameProtocol,
             lifespan="on",
             log_level="warning",
             timeout_graceful_shutdown=1,

@@ -138,10 +138,10 @@ async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_serv
         app: Process = await asyncio.to_thread(process, TALLY_STORE=proxy.url)
         assert (await asyncio.to_thread(app.post, "/event/a"))["count"] == 1
         fault = proxy.strike("cut after", left=1, seconds=1)  # Redis has counted; a second later its answer is lost
-        posting = asyncio.create_task(asyncio.to_thread(app.post, "/event/a"))
+        group = asyncio.create_task(asyncio.to_thread(app.post, "/event/a"))
         await eventually(lambda: fault.struck)
         assert (await asyncio.to_thread(app.get, "/event/a"))["count"] in {1, 2}
-        answer = await posting
+        answer = await group
         assert (answer["ack"], answer["count"]) == ("spooled", 2)
 
 

@@ -18,7 +18,7 @@ from tests.support.servers import eventually
     """            from app.stores.base import Value
             waiting = [{e: Value(0, 0) for e in p.counts} for p in batch]
             for answer, sharing in zip(waiting, sharers, strict=True):
-                _resolve(answer, sharing, moment.date, "disk")
+                _resolve(answer, sharing, slot.date, "disk")
             await asyncio.sleep(0.05)
             applied = await self._apply(batch)
 """,

@@ -76,7 +76,7 @@ async def test_a_redis_behind_tls_needs_to_let_its_user_do_only_what_tally_asks(
     async with serving(settings(guarded_redis.url, tmp_path)) as tally, tally.client() as client:
         first = await client.post("/event/a", headers={"Idempotency-Key": "k"})
         again = await client.post("/event/a", headers={"Idempotency-Key": "k"})
-        assert (first.json()["ack"], again.json()["count"], again.headers["Idempotency-Replayed"]) == (
+        assert (first.json()["ack"], again.json()["count"], again.headers["Idempotent-Replayed"]) == (
             "redis",
             1,
             "true",
@@ -138,7 +138,7 @@ async def test_two_nodes_agree_on_every_kind_of_redis(
             answer = await node.post("/events", json=counts, headers=key)
             assert (answer.json()["ack"], answer.json()["accepted"]) == ("redis", sum(counts.values()))
             replayed = await again.post("/events", json=counts, headers=key)
-            assert (replayed.json(), replayed.headers["Idempotency-Replayed"]) == (answer.json(), "true")
+            assert (replayed.json(), replayed.headers["Idempotent-Replayed"]) == (answer.json(), "true")
         both = Counter(first) + Counter(second)
         await eventually(lambda: all(page.counts == both for page in pages))
         for node in (client, other):
@@ -231,8 +231,8 @@ async def shown_by_all(pages: list[Watcher], counts: dict[str, int], lives: int)
 @pytest.mark.catches(
     "larger numbers always win",
     "app/live/peers.py",
-    "            feed.replace(moment, counts, before, generation)",
-    "            feed.merge(moment.day, counts)",
+    "            feed.replace(slot, counts, before, generation)",
+    "            feed.merge(slot.day, counts)",
 )
 @pytest.mark.parametrize("how", ["flushed", "restarted"])
 async def test_all_pages_follow_a_redis_that_has_lost_everything(

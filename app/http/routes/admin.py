@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
 from app import corrections as changes
-from app.events import COUNT_MAX, Changes, Clock, Moment
+from app.domain.calendar import Clock, TimeSlot
+from app.domain.counting import COUNT_MAX, DayChange
 from app.export_import import TransferError, export, pieces, restore
-from app.group_commit import Recorder
+from app.group_commit import GroupCommitter
 from app.http.errors import Problem
-from app.http.rate_limits import Limits
+from app.http.rate_limits import RateLimits
 from app.http.routes.count import HIT_BYTES_MAX, REFUSED, decode, path_name, path_visitor, read_body
 from app.http.routes.counts import CorrectedRow, corrected_row
 from app.stores.base import CounterStore
@@ -25,7 +26,7 @@ from app.stores.base import CounterStore
 PathEvent = Annotated[str, Depends(path_name)]
 PathVisitor = Annotated[str, Depends(path_visitor)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
-Plan = Callable[[Moment, int], Awaitable[tuple[Changes, changes.Logged]]]
+Plan = Callable[[TimeSlot, int], Awaitable[tuple[DayChange, changes.Logged]]]
 
 Erased = TypedDict("Erased", {"user": str, "uniquesKeep": bool})
 Imported = TypedDict("Imported", {"lines": int})
@@ -40,7 +41,7 @@ class NumbersBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def add_routes(
-    app: FastAPI, recorder: Recorder, store: CounterStore, clock: Clock, limits: Limits, names_max: int
+    app: FastAPI, recorder: GroupCommitter, store: CounterStore, clock: Clock, limits: RateLimits, names_max: int
 ) -> None:
     async def charge(request: Request) -> None:
         limits.charge(request, "write")
@@ -49,8 +50,8 @@ def add_routes(
 
     async def change(plan: Plan) -> CorrectedRow:
         try:
-            logged = await recorder.change(lambda moment: plan(moment, int(clock.at())))
-        except changes.ChangeRefused as refusal:
+            logged = await recorder.change(lambda slot: plan(slot, int(clock.at())))
+        except changes.ChangeRejected as refusal:
             raise Problem(*REFUSED[str(refusal)]) from None
         return corrected_row(clock.calendar, logged)
 
@@ -65,22 +66,22 @@ def add_routes(
         if body.count is None and body.total is None:
             raise Problem(422, "a correction has a count, a total, or both")
         values = body.count, body.total
-        return await change(lambda moment, at: changes.correct(store, moment, at, event, *values, names_max))
+        return await change(lambda slot, at: changes.correct(store, slot, at, event, *values, names_max))
 
     @app.delete("/event/{name}", **every)
     async def delete_event(event: PathEvent) -> CorrectedRow:
         """Forget an event: its count and total, its minutes, hours and days, and who came to it."""
-        return await change(lambda moment, at: changes.delete(store, moment, at, event))
+        return await change(lambda slot, at: changes.delete(store, slot, at, event))
 
     @app.post("/reset", **every)
     async def reset() -> CorrectedRow:
         """Let all counts of the day restart at 0. What was counted is a part of the day's history; totals go on."""
-        return await change(lambda moment, at: changes.reset(store, moment, at))
+        return await change(lambda slot, at: changes.reset(store, slot, at))
 
     @app.delete("/user/{id:path}", **every)
     async def erase_user(visitor: PathVisitor) -> Erased:
         """Forget a user. Where uniques are estimated they keep a shadow, which names nobody."""
-        await recorder.change(lambda moment: changes.erase(store, moment, visitor))
+        await recorder.change(lambda slot: changes.erase(store, slot, visitor))
         return Erased(user=visitor, uniquesKeep=store.kind == "redis")
 
     _add_transfer(app, store, clock, every)

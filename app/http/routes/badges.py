@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, Query, Request, Response
 from typing_extensions import TypedDict
 
-from app.events import TOTAL, Clock
+from app.domain.buckets import TOTAL
+from app.domain.calendar import Clock
 from app.http.routes.count import name_under
 from app.http.routes.counts import Charge, PathEvent
 from app.stores.base import CounterStore
@@ -48,7 +49,7 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) 
     async def words(event: str, label: str | None, value: Value) -> tuple[str, str, str]:
         """What a badge says: its label, its message, and both in full."""
         today = value == "count"
-        found = await store.read(clock.moment().counted if today else [TOTAL], [event])
+        found = await store.read(clock.slot().day_buckets if today else [TOTAL], [event])
         number = sum(counts.get(event, 0) for counts in found)
         label, when = event if label is None else label, " today" * today
         return label, f"{abbreviated(number)}{when}", f"{label}: {number:,}{when}"

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -14,13 +14,14 @@ from fastapi import Depends, FastAPI, Path, Request, Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from app.events import BY_MAX, NAME_MAX, By, Hit, InvalidName, Key, Visit, event_name, fold, visitor_name
-from app.group_commit import Recorded, Recorder
+from app.domain.counting import AMOUNT_MAX, Amount, Hit, IdempotencyKey, Visit, sum_hits
+from app.domain.names import NAME_LENGTH_MAX, InvalidName, event_name, visitor_id
+from app.group_commit import GroupCommitter, Outcome
 from app.http.errors import REFUSALS, Answer, Problem, told
-from app.http.permissions import Access, Headers
-from app.http.rate_limits import Limits, client
+from app.http.permissions import Headers, Permissions
+from app.http.rate_limits import RateLimits, client
 from app.kafka.consumer import Kafka
-from app.stores.base import Ack, Refused, Value
+from app.stores.results import Ack, Value
 
 EVENT_ROUTE = "/event/{name}"
 HIT_BYTES_MAX = 16 * 1024
@@ -32,14 +33,14 @@ T = TypeVar("T")
 EventRoute = Callable[[Request, str], Awaitable[Response]]
 _ITEM_DECODER = msgspec.json.Decoder(Hit)
 _EVENT_PATH = re.compile("/event/[^/]+")
-_REPLAYED = (b"idempotency-replayed", b"true")
+_REPLAYED = (b"idempotent-replayed", b"true")
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 
 log = logging.getLogger("tally.ingest")
 
 
 class HitBody(msgspec.Struct, forbid_unknown_fields=True):
-    by: By = 1
+    by: Amount = 1
     user: str | None = None
     session: str | None = None
 
@@ -54,8 +55,8 @@ LoggedHit = TypedDict("LoggedHit", {"eventName": str, "countSeen": int, "day": s
 LoggedBatch = TypedDict("LoggedBatch", {"accepted": int, "countsSeen": dict[str, int], "day": str, "ack": Ack})
 
 # The bodies are decoded by msgspec, so OpenAPI is told of them here.
-_BY = {"type": "integer", "minimum": 1, "maximum": BY_MAX, "default": 1}
-_WHO = {"type": ["string", "null"], "maxLength": NAME_MAX}
+_BY = {"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX, "default": 1}
+_WHO = {"type": ["string", "null"], "maxLength": NAME_LENGTH_MAX}
 _VISIT = {"by": _BY, "user": _WHO, "session": _WHO}
 _ITEM = {"type": "object", "properties": {"event": {"type": "string"}} | _VISIT, "required": ["event"]}
 _HIT = {"type": "object", "properties": _VISIT, "additionalProperties": False}
@@ -71,12 +72,12 @@ def _documented(answer: type, schemas: dict[str, dict[str, Any]]) -> dict[str, A
     body = {"content": {media: {"schema": schema} for media, schema in schemas.items()}}
     logged = {"model": answer, "description": "In Kafka"}
     return {
-        "responses": {200: told("Idempotency-Replayed"), 202: logged},
+        "responses": {200: told("Idempotent-Replayed"), 202: logged},
         "openapi_extra": {"requestBody": body, "parameters": [_KEYED]},
     }
 
 
-def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access: Access) -> EventRoute:
+def add_routes(app: FastAPI, recorder: GroupCommitter | Kafka, limits: RateLimits, access: Permissions) -> EventRoute:
     @app.post(EVENT_ROUTE, response_model=CountedHit, **_documented(LoggedHit, {"application/json": _HIT}))
     async def count_event(request: Request, event: Annotated[str, Depends(path_name)]) -> Response:
         """Count one hit."""
@@ -84,16 +85,16 @@ def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access:
         body = await read_body(request, HIT_BYTES_MAX)
         hit = decode(body, HitBody) if body.strip() else _BARE
         if hit.by > 1:
-            _bound([hit.by], access.by_max(request.scope), "by")
+            _bound([hit.by], access.amount_max(request.scope), "by")
         counts, visits = {event: hit.by}, _visit(event, hit)
         key = _key(request, access, f"/event/{event}", counts, visits)
-        recorded = await recorder.record(counts, key, visits)
+        recorded = await recorder.submit(counts, key, visits)
         value = values(recorded)[event]
         count, day, ack = value.count, recorded.date, recorded.ack
-        if ack == "log":
-            return Json(LoggedHit(eventName=event, countSeen=count, day=day, ack=ack), [], 202)
+        if ack == "kafka":
+            return FastJSONResponse(LoggedHit(eventName=event, countSeen=count, day=day, ack=ack), [], 202)
         counted: CountedHit = {"eventName": event, "count": count, "total": value.total, "day": day, "ack": ack}
-        return Json(counted, [_REPLAYED] if recorded.replayed else [])
+        return FastJSONResponse(counted, [_REPLAYED] if recorded.result.replayed_on else [])
 
     @app.post(
         "/events",
@@ -106,30 +107,30 @@ def add_routes(app: FastAPI, recorder: Recorder | Kafka, limits: Limits, access:
         hits = parse_batch(await read_body(request, BATCH_BYTES_MAX))
         if len(hits) > ITEMS_PER_COST:
             limits.charge(request, "write", cost=math.ceil(len(hits) / ITEMS_PER_COST), paid=1)
-        _bound([hit.by for hit in hits], access.by_max(request.scope), "item {}")
+        _bound([hit.by for hit in hits], access.amount_max(request.scope), "item {}")
         amounts, visits = fold_names(hits), fold_visits(hits)
         key = _key(request, access, "/events", amounts, visits)
         if key:  # which is of the same hits in any order, and so is its answer
             amounts = dict(sorted(amounts.items()))
-        recorded = await recorder.record(amounts, key, visits)
+        recorded = await recorder.submit(amounts, key, visits)
         counts = {event: value.count for event, value in values(recorded).items()}
         accepted = sum(amounts.values())
-        if recorded.ack == "log":
-            logged = LoggedBatch(accepted=accepted, countsSeen=counts, day=recorded.date, ack="log")
-            return Json(logged, [], 202)
+        if recorded.ack == "kafka":
+            logged = LoggedBatch(accepted=accepted, countsSeen=counts, day=recorded.date, ack="kafka")
+            return FastJSONResponse(logged, [], 202)
         counted = CountedBatch(accepted=accepted, counts=counts, day=recorded.date, ack=recorded.ack)
-        return Json(counted, [_REPLAYED] if recorded.replayed else [])
+        return FastJSONResponse(counted, [_REPLAYED] if recorded.result.replayed_on else [])
 
     return count_event
 
 
-class Shortcut:
+class FastPath:
     """To the routes of one event, by method, past the router: FastAPI's own way costs more than all the rest of a hit.
 
     The router has the same routes, for the documentation; a test holds the two ways to the same answers.
     """
 
-    def __init__(self, routes: dict[str, EventRoute], access: Access, refuse: Answer, headers: Headers) -> None:
+    def __init__(self, routes: dict[str, EventRoute], access: Permissions, refuse: Answer, headers: Headers) -> None:
         self._routes, self._access, self._refuse = routes, access, refuse
         self._headers = headers  # that every answer has
 
@@ -167,7 +168,7 @@ path_name = name_under(b"event")
 async def path_visitor(request: Request, id: Annotated[str, Path()]) -> str:  # noqa: A002, ARG001 # likewise
     """A user or session in a path; the rest of it, for such an id may have a slash."""
     try:
-        return visitor_name(unquote_to_bytes(request.scope["raw_path"].split(b"/", 2)[2]).decode())
+        return visitor_id(unquote_to_bytes(request.scope["raw_path"].split(b"/", 2)[2]).decode())
     except (UnicodeDecodeError, InvalidName) as error:
         raise Problem(422, str(error) if isinstance(error, InvalidName) else "an id is UTF-8") from None
 
@@ -206,7 +207,7 @@ def parse_batch(body: bytes) -> list[Hit]:
 def fold_names(hits: list[Hit]) -> dict[str, int]:
     """How much each event is counted. A name is looked at once, however often it comes; the first bad one is told."""
     amounts: dict[str, int] = {}
-    for text, by in fold(hits).items():
+    for text, by in sum_hits(hits).items():
         try:
             event = event_name(text)
         except InvalidName as error:
@@ -238,7 +239,7 @@ def _visit(event: str, hit: Hit | HitBody) -> tuple[Visit, ...]:
 
 def _visitor(what: str, text: str | None) -> str | None:
     try:
-        return None if text is None else visitor_name(text)
+        return None if text is None else visitor_id(text)
     except InvalidName as error:
         raise Problem(422, f"{what}: {error}") from None
 
@@ -251,8 +252,8 @@ def _objects(text: str) -> list[Hit]:
     if not all(type(by) is int for _, by in pairs):
         return [decode(text, Hit, 0)]
     for index, (_, by) in enumerate(pairs):
-        if not 1 <= by <= BY_MAX:
-            raise Problem(422, f"item {index}: an amount is 1 to {BY_MAX}")
+        if not 1 <= by <= AMOUNT_MAX:
+            raise Problem(422, f"item {index}: an amount is 1 to {AMOUNT_MAX}")
     return [Hit(name, by) for name, by in pairs]
 
 
@@ -285,7 +286,9 @@ def _bound(amounts: list[int], most: int, where: str) -> None:
         raise Problem(422, f"{where.format(index)}: at most {most} without a key to write (TALLY_PUBLIC_BY_MAX)")
 
 
-def _key(request: Request, access: Access, route: str, amounts: dict[str, int], visits: Sequence[Visit]) -> Key | None:
+def _key(
+    request: Request, access: Permissions, route: str, amounts: dict[str, int], visits: Sequence[Visit]
+) -> IdempotencyKey | None:
     """The request's Idempotency-Key, which belongs to its client's key and route; also as a quoted string."""
     texts = [value.decode("latin-1") for header, value in request.scope["headers"] if header == b"idempotency-key"]
     if not texts:
@@ -295,7 +298,7 @@ def _key(request: Request, access: Access, route: str, amounts: dict[str, int], 
         raise Problem(422, "an Idempotency-Key is one header of 1 to 255 visible ASCII characters")
     same = json.dumps([sorted(amounts.items()), sorted(visits, key=str)])
     owner = f"{access.caller(request.scope)} {route}"
-    return Key(_hash(f"{owner} {match[1] or match[2]}"), _hash(same), _hash(client(request)))
+    return IdempotencyKey(_hash(f"{owner} {match[1] or match[2]}"), _hash(same), _hash(client(request)))
 
 
 def _hash(text: str) -> str:
@@ -315,11 +318,11 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-def values(recorded: Recorded) -> dict[str, Value]:
-    """What was counted, or the Problem that says why not."""
-    if isinstance(recorded.answer, Refused):
-        raise Problem(*REFUSED[recorded.answer.reason])
-    return recorded.answer  # type: ignore[return-value] # the recorder has unwrapped replays
+def values(outcome: Outcome) -> Mapping[str, Value]:
+    """Return the values of accepted hits. Raises a problem for rejected ones."""
+    if outcome.result.reason:
+        raise Problem(*REFUSED[outcome.result.reason])
+    return outcome.result.values
 
 
 REFUSED: dict[str, tuple[int, str, dict[str, str]]] = {
@@ -330,7 +333,7 @@ REFUSED: dict[str, tuple[int, str, dict[str, str]]] = {
 }
 
 
-class Json(Response):
+class FastJSONResponse(Response):
     """What is told; Response's own way to these few headers costs more than the encoding."""
 
     def __init__(self, content: object, headers: Headers, status: int = 200) -> None:

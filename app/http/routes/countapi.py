@@ -9,10 +9,11 @@ import msgspec
 from fastapi import Depends, FastAPI, Query, Request, Response
 from typing_extensions import TypedDict
 
-from app.events import TOTAL, InvalidName, event_name
-from app.group_commit import Recorder
+from app.domain.buckets import TOTAL
+from app.domain.names import InvalidName, event_name
+from app.group_commit import GroupCommitter
 from app.http.errors import Problem, documented
-from app.http.rate_limits import Limits
+from app.http.rate_limits import RateLimits
 from app.http.routes.count import values
 from app.http.routes.counts import Charge
 from app.stores.base import CounterStore
@@ -56,7 +57,7 @@ class Call(NamedTuple):
         return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
 
 
-def add_routes(app: FastAPI, store: CounterStore, recorder: Recorder, limits: Limits, charge: Charge) -> None:
+def add_routes(app: FastAPI, store: CounterStore, recorder: GroupCommitter, limits: RateLimits, charge: Charge) -> None:
     async def read(call: Call, **about: object) -> Response:
         (totals,) = await store.read([TOTAL], [call.event])
         value = totals.get(call.event)
@@ -72,7 +73,7 @@ def add_routes(app: FastAPI, store: CounterStore, recorder: Recorder, limits: Li
         async def count_hit(request: Request, call: Called) -> Response:
             """Count one hit of the event `namespace:key`; the value is its total."""
             limits.charge(request, "write")
-            recorded = await recorder.record({call.event: 1})
+            recorded = await recorder.submit({call.event: 1})
             return call.answer({"value": values(recorded)[call.event].total})
 
         @app.get(f"/get/{path}", response_model=Found, **known)

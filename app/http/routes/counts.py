@@ -19,12 +19,15 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from typing_extensions import TypedDict
 
 from app.corrections import Logged, history
-from app.events import EVERYTHING, PART, TOTAL, Bucket, Calendar, Clock, InvalidName, Kind, Step, day_start, event_name
+from app.domain.buckets import ALL_EVENTS, BEFORE_RESET, TOTAL, Bucket, Step, VisitorKind
+from app.domain.calendar import Calendar, Clock, day_start
+from app.domain.names import InvalidName, event_name
 from app.http.errors import Problem, told
 from app.http.permissions import Headers
-from app.http.rate_limits import Limits
-from app.http.routes.count import EVENT_ROUTE, EventRoute, Json, path_name, path_visitor
-from app.stores.base import RANKED_MAX, CounterStore
+from app.http.rate_limits import RateLimits
+from app.http.routes.count import EVENT_ROUTE, EventRoute, FastJSONResponse, path_name, path_visitor
+from app.stores.base import CounterStore
+from app.stores.rules import RANKED_VISITORS_MAX
 
 POINTS_MAX = 1440  # the minutes of a day
 _WINDOWS: dict[str, tuple[Step, int]] = {"1h": ("minute", 60), "7d": ("day", 7)}
@@ -78,7 +81,7 @@ class Reads:
 
     async def today(self) -> Mapping[str, int]:
         """All counts of the current day, and their sum under EVERYTHING."""
-        return await self.store.counts(self.clock.moment().day)
+        return await self.store.counts(self.clock.slot().day)
 
     async def sums(self, buckets: Sequence[Bucket]) -> Mapping[str, int]:
         """The sum of these buckets for every event and EVERYTHING, or for every visitor."""
@@ -101,7 +104,9 @@ class Reads:
         """Who came to an event, or to any."""
         minutes, dates = self.buckets("minute", ACTIVE_MINUTES), self.buckets("day", days)
         asked = (("user", dates), ("session", dates), ("session", minutes))
-        found = [await self.store.distinct([b._replace(of=f"{kind}:{event}") for b in of]) for kind, of in asked]
+        found = [
+            await self.store.count_distinct([b._replace(dimension=f"{kind}:{event}") for b in of]) for kind, of in asked
+        ]
         users, sessions, active = (distinct.number for distinct in found)
         error = max(distinct.error for distinct in found)
         return Audience(users=users, sessions=sessions, activeSessions=active, days=days, exact=not error, error=error)
@@ -120,11 +125,11 @@ class Reads:
 
 
 def add_routes(
-    app: FastAPI, store: CounterStore, clock: Clock, limits: Limits, days_kept: int
+    app: FastAPI, store: CounterStore, clock: Clock, limits: RateLimits, days_kept: int
 ) -> tuple[Charge, EventRoute]:
     def pay(request: Request) -> Headers:
         limits.charge(request, "read")
-        stale = store.condition().stale_seconds
+        stale = store.status().stale_seconds
         return [] if stale is None else [(b"tally-stale", b"%d" % round(stale))]
 
     async def charge(request: Request, response: Response) -> None:
@@ -133,9 +138,9 @@ def add_routes(
     @app.get(EVENT_ROUTE, response_model=EventValue)
     async def read_event(request: Request, event: PathEvent) -> Response:
         """One event's count of the current day, and its total; 0 for an unknown one."""
-        headers, moment = pay(request), clock.moment()
-        hits, offset, total = (counts.get(event, 0) for counts in await store.read([*moment.counted, TOTAL], [event]))
-        return Json(EventValue(eventName=event, count=hits + offset, total=total, day=moment.date), headers)
+        headers, slot = pay(request), clock.slot()
+        hits, offset, total = (counts.get(event, 0) for counts in await store.read([*slot.day_buckets, TOTAL], [event]))
+        return FastJSONResponse(EventValue(eventName=event, count=hits + offset, total=total, day=slot.date), headers)
 
     reads = Reads(store, clock)
     every: dict[str, Any] = {"dependencies": [Depends(charge)]}
@@ -185,7 +190,7 @@ def _add_counts(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         if event is None:
             counts = await (reads.today() if window == "today" else reads.sums(buckets))
             return [Ranked(rank=r, eventName=name, count=n) for r, name, n in await reads.ranked(counts, limit)]
-        buckets = [bucket._replace(of=f"user:{_named(event)}") for bucket in buckets]
+        buckets = [bucket._replace(dimension=f"user:{_named(event)}") for bucket in buckets]
         counts = await reads.sums(buckets)
         _tell_partial(response, max(await reads.store.sizes(buckets)))
         return [RankedUser(rank=r, user=user, count=n) for r, user, n in await reads.ranked(counts, limit)]
@@ -200,7 +205,7 @@ def _add_audience(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
     @app.get("/audience", **every)
     async def read_audience(days: Days = 1) -> Audience:
         """The same of all events together."""
-        return await reads.audience(EVERYTHING, days)
+        return await reads.audience(ALL_EVENTS, days)
 
     @app.get("/user/{id:path}", responses={200: told("Tally-Partial")}, **every)
     async def read_user(response: Response, visitor: PathVisitor, days: Days = 1) -> UserCounts:
@@ -212,9 +217,9 @@ def _add_audience(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         """What a session did in these days."""
         return SessionCounts(session=visitor, days=days, counts=await visited("session", visitor, days, response))
 
-    async def visited(kind: Kind, visitor: str, days: int, response: Response) -> dict[str, int]:
+    async def visited(kind: VisitorKind, visitor: str, days: int, response: Response) -> dict[str, int]:
         buckets = reads.buckets("day", days)
-        everyone = [await reads.store.distinct([bucket._replace(of=f"{kind}:")]) for bucket in buckets]
+        everyone = [await reads.store.count_distinct([bucket._replace(dimension=f"{kind}:")]) for bucket in buckets]
         _tell_partial(response, max(distinct.number for distinct in everyone))
         counts: dict[str, int] = {}
         for found in await reads.store.visits(kind, visitor, [bucket.start for bucket in buckets]):
@@ -237,8 +242,8 @@ def _add_series(app: FastAPI, reads: Reads, every: dict[str, Any]) -> None:
         points: Points = 60,
     ) -> Response:
         """All events together; or, with ?event=a&event=b, a list of those."""
-        found = await reads.series([_named(text) for text in event or ()] or [EVERYTHING], step, points)
-        return Json(found if event else found[0], response.raw_headers)
+        found = await reads.series([_named(text) for text in event or ()] or [ALL_EVENTS], step, points)
+        return FastJSONResponse(found if event else found[0], response.raw_headers)
 
 
 def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: int) -> None:
@@ -248,14 +253,16 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
     async def read_days(response: Response, format: Format = "json") -> Any:  # noqa: A002 # the API's word
         """The closed days on which something was counted, newest first; a day that was reset has several parts."""
         buckets = reads.buckets("day", days_kept)[-2::-1]
-        sums = await reads.store.read(buckets, [EVERYTHING])
-        hits = {bucket: n for bucket, counts in zip(buckets, sums, strict=True) if (n := counts.get(EVERYTHING))}
+        sums = await reads.store.read(buckets, [ALL_EVENTS])
+        hits = {bucket: n for bucket, counts in zip(buckets, sums, strict=True) if (n := counts.get(ALL_EVENTS))}
         sizes = await reads.store.sizes(list(hits))
         resets = Counter(
-            b.start for b in await reads.store.buckets([day.start for day in hits]) if b.of.startswith(PART)
+            b.start
+            for b in await reads.store.list_buckets([day.start for day in hits])
+            if b.dimension.startswith(BEFORE_RESET)
         )
         rows = [
-            DayRow(day=reads.calendar.moment(day.start).date, hits=n, events=size, parts=1 + resets[day.start])
+            DayRow(day=reads.calendar.slot(day.start).date, hits=n, events=size, parts=1 + resets[day.start])
             for (day, n), size in zip(hits.items(), sizes, strict=True)
         ]
         if format == "csv":
@@ -269,12 +276,14 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
             begun = date.fromisoformat(day)
         except ValueError:
             raise Problem(422, "day: not a date") from None
-        if not "1970-01-02" <= day < reads.clock.moment().date:
+        if not "1970-01-02" <= day < reads.clock.slot().date:
             raise Problem(404, "no day that is over")
         start, end = (day_start(reads.calendar.zone, begun + timedelta(days=n)) for n in (0, 1))
-        ended = sorted(bucket for bucket in await reads.store.buckets([start]) if bucket.of.startswith(PART))
+        ended = sorted(
+            bucket for bucket in await reads.store.list_buckets([start]) if bucket.dimension.startswith(BEFORE_RESET)
+        )
         found = [*await reads.store.read(ended), await reads.store.counts(start)]
-        until = [*(int(bucket.of.removeprefix(PART)) for bucket in ended), end]
+        until = [*(int(bucket.dimension.removeprefix(BEFORE_RESET)) for bucket in ended), end]
         parts = []
         for at, counts in zip(until, found, strict=True):
             events = {event: n for event, n in sorted(counts.items()) if event}
@@ -303,8 +312,8 @@ def _named(text: str) -> str:
 
 
 def _tell_partial(response: Response, visitors: int) -> None:
-    if visitors >= RANKED_MAX:
-        response.headers["Tally-Partial"] = f"of an event and day only the first {RANKED_MAX} ids are ranked"
+    if visitors >= RANKED_VISITORS_MAX:
+        response.headers["Tally-Partial"] = f"of an event and day only the first {RANKED_VISITORS_MAX} ids are ranked"
 
 
 async def _slices(items: Iterable[T]) -> AsyncIterator[list[T]]:

@@ -8,13 +8,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from typing_extensions import TypedDict
 
 from app import __version__
-from app.events import Clock
-from app.http.rate_limits import Limits
-from app.kafka.consumer import SURVIVES, Kafka, KafkaHealth
-from app.live.broadcaster import Live
-from app.live.peers import Nodes
+from app.domain.calendar import Clock
+from app.http.rate_limits import RateLimits
+from app.kafka.consumer import DURABILITY, Kafka, KafkaHealth
+from app.live.broadcaster import Broadcaster
+from app.live.peers import PeerSync
 from app.metrics import Metrics
-from app.stores.base import Ack, CounterStore
+from app.stores.base import CounterStore
+from app.stores.results import Ack
 
 LATE_SECONDS = 10.0  # since pages were last looked after, which is done each second
 
@@ -35,7 +36,7 @@ Health = TypedDict(
         "reasons": list[str],
         "store": str,
         "ack": Ack,
-        "survives": str,
+        "durability": str,
         "staleSeconds": float | None,
         "spoolBytes": int,
         "lostBatches": int,
@@ -48,30 +49,28 @@ Health = TypedDict(
 )
 
 
-def state(store: CounterStore, nodes: Nodes, live: Live, kafka: Kafka | None) -> State:
-    condition = store.condition()
+def state(store: CounterStore, nodes: PeerSync, live: Broadcaster, kafka: Kafka | None) -> State:
+    condition = store.status()
     reasons = [*condition.reasons, *nodes.reasons(), *(kafka.reasons() if kafka else [])]
     if live.tick_seconds() > LATE_SECONDS:
         reasons.append("pages are not told what changes")
-    accepts = kafka.accepts() if kafka and kafka.buffers else condition.accepts
+    accepts = kafka.accepts() if kafka and kafka.buffers else condition.accepting
     return State("down" if not accepts else "degraded" if reasons else "ok", reasons)
 
 
 def add_routes(
     app: FastAPI,
     store: CounterStore,
-    nodes: Nodes,
-    live: Live,
+    nodes: PeerSync,
+    live: Broadcaster,
     kafka: Kafka | None,
     clock: Clock,
-    limits: Limits,
+    limits: RateLimits,
     metrics: Metrics,
 ) -> None:
-    metrics.watch("tally_spool_bytes", "What waits to be applied.", lambda: store.condition().spool_bytes)
-    metrics.watch(
-        "tally_store_stale_seconds", "How long the store is away.", lambda: store.condition().stale_seconds or 0
-    )
-    metrics.watch("tally_lost_batches", "Acknowledged, then lost by the store.", lambda: store.condition().lost_batches)
+    metrics.watch("tally_spool_bytes", "What waits to be applied.", lambda: store.status().spool_bytes)
+    metrics.watch("tally_store_stale_seconds", "How long the store is away.", lambda: store.status().stale_seconds or 0)
+    metrics.watch("tally_lost_batches", "Acknowledged, then lost by the store.", lambda: store.status().lost_commits)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics(request: Request) -> Response:
@@ -82,18 +81,18 @@ def add_routes(
     @app.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
         """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
-        condition, (status, reasons) = store.condition(), state(store, nodes, live, kafka)
+        condition, (status, reasons) = store.status(), state(store, nodes, live, kafka)
         stale = condition.stale_seconds
         response.status_code = 503 if status == "down" else 200
         return Health(
             status=status,
             reasons=reasons,
             store=store.kind,
-            ack="log" if kafka and kafka.buffers else condition.ack,
-            survives=SURVIVES if kafka and kafka.buffers else store.survives,
+            ack="kafka" if kafka and kafka.buffers else condition.ack,
+            durability=DURABILITY if kafka and kafka.buffers else store.durability,
             staleSeconds=stale and round(stale, 1),
             spoolBytes=condition.spool_bytes,
-            lostBatches=condition.lost_batches,
+            lostBatches=condition.lost_commits,
             kafka=kafka.health() if kafka else None,
             nodes=nodes.count(),
             liveTickSeconds=round(live.tick_seconds(), 1),

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Query, Response
 from starlette.types import Receive, Scope, Send
 
-from app.events import InvalidName, event_name
+from app.domain.names import InvalidName, event_name
 from app.http.errors import Problem
 from app.http.routes.count import name_under
 from app.http.routes.counts import LINES_MAX, Charge
-from app.live.broadcaster import Live, at_once
+from app.live.broadcaster import Broadcaster, send_nowait
 
 BEAT_SECONDS = 15.0  # between two signs of life, so that nobody on the way takes the stream for dead
 RETRY_MS = 3000  # after which a client that lost it comes again
@@ -24,7 +24,7 @@ LastId = Annotated[str, Header(alias="Last-Event-ID")]
 class EventStream(Response):
     media_type = "text/event-stream"
 
-    def __init__(self, live: Live, events: Collection[str], last_id: str) -> None:
+    def __init__(self, live: Broadcaster, events: Collection[str], last_id: str) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
         self._live, self._events, self._last_id = live, events, last_id
@@ -42,14 +42,14 @@ class EventStream(Response):
             over = [asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(ended.wait())]
             try:
                 while not (await asyncio.wait(over, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
-                    at_once(send(piece(":")))
+                    send_nowait(send(piece(":")))
             finally:
                 for waiting in over:
                     waiting.cancel()
-        at_once(send({"type": "http.response.body"}))
+        send_nowait(send({"type": "http.response.body"}))
 
 
-def add_routes(app: FastAPI, live: Live, charge: Charge) -> None:
+def add_routes(app: FastAPI, live: Broadcaster, charge: Charge) -> None:
     every: dict[str, Any] = {"response_class": EventStream, "status_code": 200, "dependencies": [Depends(charge)]}
 
     @app.get("/stream", **every)

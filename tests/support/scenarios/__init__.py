@@ -111,7 +111,7 @@ def places(directory: Path) -> Callable[[str], Path]:
 
 
 @asynccontextmanager
-async def at_once(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
+async def send_nowait(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
     """Run it beside the block, and let it not outlive a block that fails."""
     running = asyncio.create_task(work)
     try:
@@ -124,7 +124,7 @@ async def at_once(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Ta
 @asynccontextmanager
 async def loaded(load: Load | Offer) -> AsyncIterator[Callable[..., Coroutine[None, None, None]]]:
     """Under this load; what it gives waits for as many more 200s. In the end those under way are waited for."""
-    async with at_once(load.run()) as running:
+    async with send_nowait(load.run()) as running:
 
         async def go_on(more: int) -> None:
             enough = load.acknowledged + more

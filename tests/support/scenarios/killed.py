@@ -61,7 +61,7 @@ async def redis_killed(directory: Path, options: tuple[str, ...], kills: int, an
     counted twice. Some 20 hits have a name of their own, so that a loss can hide no double that was made elsewhere.
     """
     with redis(directory, *options) as server, node(directory, server.url) as app:
-        load = Load(app.url, apart=True)
+        load = Load(app.url, atomic=False)
         times: list[tuple[float, int]] = []
         load.on_ack = lambda *_: times.append((time.monotonic(), load.history.tick()))
         forgettable: list[tuple[int, int]] = []  # from this tick to that

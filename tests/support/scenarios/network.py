@@ -18,7 +18,6 @@ from tests.support.scenarios import (
     ALWAYS,
     NEVER,
     Figures,
-    at_once,
     compared,
     exact,
     healthy,
@@ -30,6 +29,7 @@ from tests.support.scenarios import (
     nodes,
     read_rightly,
     redis,
+    send_nowait,
 )
 from tests.support.servers import Process, eventually
 
@@ -86,7 +86,7 @@ async def scene(directory: Path) -> AsyncIterator[Scene]:
         async with FaultProxy(server.socket) as proxy:
             with node(directory, proxy.url) as app:
                 load = Load(app.url, REST_SECONDS)
-                async with at_once(load.run()) as running:
+                async with send_nowait(load.run()) as running:
                     yield Scene(proxy, app, load, server, running)
 
 

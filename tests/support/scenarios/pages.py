@@ -17,7 +17,6 @@ from tests.support.nginx import Proxy
 from tests.support.scenarios import (
     NEVER,
     Figures,
-    at_once,
     compared,
     exact,
     in_redis,
@@ -27,6 +26,7 @@ from tests.support.scenarios import (
     node,
     nodes,
     redis,
+    send_nowait,
 )
 from tests.support.servers import Process, eventually
 from tests.support.watchers import watching
@@ -120,7 +120,7 @@ async def deaf_pages(directory: Path, pages: int, rate: int, stuck_seconds: floa
         connection.close()
 
     with node(directory, "memory://", *(["-c", sooner] if stuck_seconds else [])) as app:
-        async with watching(app.url, live=5, plain=5) as watchers, at_once(write(app)) as writing:
+        async with watching(app.url, live=5, plain=5) as watchers, send_nowait(write(app)) as writing:
             await eventually(lambda: all(len(watcher.counts) == 300 for watcher in watchers))
             await eventually(lambda: writing.done() or least.total() > 2 * rate)
             Path(f"/proc/{app.pid}/clear_refs").write_text("5")  # VmHWM begins anew

@@ -1,0 +1,115 @@
+"""Hits, hit groups, commits and administrative changes: what a store is asked to write."""
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from app.domain.buckets import ALL_EVENTS, Bucket
+from app.domain.calendar import TimeSlot
+
+AMOUNT_MAX = 1_000_000
+COUNT_MAX = 2**53 - 1  # the largest integer that every JSON client reads exactly
+
+Amount = Annotated[int, msgspec.Meta(ge=1, le=AMOUNT_MAX)]
+
+
+class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One occurrence of an event, counted `by` times."""
+
+    event: str
+    by: Amount = 1
+    user: str | None = None
+    session: str | None = None
+
+
+class Visit(NamedTuple):
+    """The user and session of a hit."""
+
+    event: str
+    by: int
+    user: str | None
+    session: str | None
+
+
+def sum_hits(hits: Iterable[Hit]) -> dict[str, int]:
+    """Return the total amount of each event."""
+    amounts: dict[str, int] = {}
+    for hit in hits:
+        amounts[hit.event] = amounts.get(hit.event, 0) + hit.by
+    return amounts
+
+
+def visitor_buckets(slot: TimeSlot, visit: Visit) -> Iterator[tuple[Bucket, str]]:
+    """Yield each bucket that a visit adds to, with the id to add under: per event, and over all events."""
+    users, sessions = _visitor_buckets(slot, visit.event)
+    if visit.user is not None:
+        yield from ((bucket, visit.user) for bucket in users)
+    if visit.session is not None:
+        yield from ((bucket, visit.session) for bucket in sessions)
+
+
+@lru_cache(maxsize=8192)  # the same events recur within a minute
+def _visitor_buckets(slot: TimeSlot, event: str) -> tuple[list[Bucket], list[Bucket]]:
+    minute, _, day, total = slot.buckets
+    users = ((minute, event), (day, event), (total, event), (day, ALL_EVENTS))
+    sessions = ((minute, event), (day, event), (minute, ALL_EVENTS), (day, ALL_EVENTS))
+    return (
+        [bucket._replace(dimension=f"user:{name}") for bucket, name in users],
+        [bucket._replace(dimension=f"session:{name}") for bucket, name in sessions],
+    )
+
+
+class IdempotencyKey(NamedTuple):
+    """An Idempotency-Key as hashes: of the key within its scope, of the request, and of the client that sent it."""
+
+    id: str
+    request: str
+    client: str
+
+
+class HitGroup(msgspec.Struct, frozen=True):
+    """Hits that are accepted or rejected together, or event by event where `atomic` is false.
+
+    `amounts` maps event names to what is added. A group that is not `limited` was acknowledged before the store saw
+    it, so the limits on event names and idempotency keys do not apply. Only an atomic group may have a key.
+    """
+
+    slot: TimeSlot
+    amounts: Mapping[str, int]
+    key: IdempotencyKey | None = None
+    limited: bool = True
+    visits: Sequence[Visit] = ()
+    atomic: bool = True
+
+    def only(self, events: Container[str]) -> "HitGroup":
+        """Return the part of this group that belongs to these events, without limits and without its key."""
+        amounts = {event: by for event, by in self.amounts.items() if event in events}
+        visits = [visit for visit in self.visits if visit.event in events]
+        return HitGroup(self.slot, amounts, None, False, visits, self.atomic)
+
+
+Commit = Sequence[HitGroup]  # what a store writes in one atomic step
+
+
+class BucketWrite(NamedTuple):
+    """One operation on a bucket. Where the members are events, the store keeps ALL_EVENTS in step by itself.
+
+    `op`: "add" to counts, "mark" visitors, "merge" a HyperLogLog, "take" members out, or "drop" the bucket.
+    """
+
+    op: Literal["add", "mark", "merge", "take", "drop"]
+    bucket: Bucket
+    counts: Mapping[str, int] = {}
+
+
+class DayChange(NamedTuple):
+    """An administrative change: bucket writes that the store does in one atomic step.
+
+    With `expected_corrections`, only if the day has had exactly that many corrections so far (an optimistic lock).
+    """
+
+    slot: TimeSlot
+    writes: Sequence[BucketWrite]
+    expected_corrections: int | None = None

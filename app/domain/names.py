@@ -1,0 +1,39 @@
+"""Which event names, user ids and session ids are valid, and their stored form."""
+
+import unicodedata
+
+NAME_LENGTH_MAX = 128  # characters, of an event name, a user id or a session id
+
+_FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
+# The explicit bidirectional formatting characters of Unicode's UAX #9, which can make a name look like another one.
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class InvalidName(ValueError):
+    """The text is not a valid name. The message says why and never repeats the text."""
+
+
+def event_name(text: str) -> str:
+    """Return the stored form (NFC) of an event name. Raises InvalidName."""
+    name = visitor_id(text)
+    if "/" in name:
+        raise InvalidName("a name has no '/'")
+    return name
+
+
+def visitor_id(text: str) -> str:
+    """Return the stored form (NFC) of a user or session id, in which "/" is allowed. Raises InvalidName."""
+    # Normalising takes quadratic time for combining marks in the wrong order, so a far too long text is not normalised.
+    name = unicodedata.normalize("NFC", text) if len(text) <= 4 * NAME_LENGTH_MAX else text
+    if not 1 <= len(name) <= NAME_LENGTH_MAX:
+        raise InvalidName(f"a name has 1 to {NAME_LENGTH_MAX} characters")
+    if name in {".", ".."}:
+        raise InvalidName("a name is not '.' or '..'")
+    if name != name.strip():
+        raise InvalidName("a name has no space at its beginning or end")
+    # isprintable() is a fast path: a printable text has no forbidden character, an unprintable one may still be valid.
+    if not name.isprintable() and any(
+        unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in name
+    ):
+        raise InvalidName("a name has no control, unassigned or private characters")
+    return name
