@@ -10,16 +10,10 @@ from operator import attrgetter
 from app.domain.buckets import ALL_EVENTS, CORRECTION, CORRECTION_LOG, GENERATION, TOTAL, Bucket, is_event_bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, visitor_buckets
+from app.stores import rules
 from app.stores.base import CounterStore, OffsetMismatch, StoreLimits, StoreOpenError, WriteConflict
 from app.stores.results import Ack, ApplyResult, GroupResult, Value
-from app.stores.rules import (
-    IDEMPOTENCY_TTL_SECONDS,
-    RANKED_VISITORS_MAX,
-    IdempotencyRecord,
-    check_idempotency,
-    decide,
-    visitor_cutoffs,
-)
+from app.stores.rules import IDEMPOTENCY_TTL_SECONDS, IdempotencyRecord, check_idempotency, decide, visitor_cutoffs
 
 
 class MemoryStore(CounterStore):
@@ -115,7 +109,7 @@ class MemoryStore(CounterStore):
         """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""
         marks = self._buckets[bucket]
         known = marks.setdefault(visitor, 0)
-        if by and (known or self._ranked[bucket] < RANKED_VISITORS_MAX):
+        if by and (known or self._ranked[bucket] < rules.RANKED_VISITORS_MAX):
             self._ranked[bucket] += not known
             marks[visitor] += by
 

@@ -36,7 +36,7 @@ from app.domain.buckets import (
 )
 from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange, visitor_buckets
-from app.stores import hyperloglog
+from app.stores import hyperloglog, rules
 from app.stores.base import (
     Cardinality,
     CounterStore,
@@ -51,7 +51,6 @@ from app.stores.results import Ack, ApplyResult, GroupResult, Reason, decode_res
 from app.stores.rules import (
     IDEMPOTENCY_TTL_SECONDS,
     PERMANENT_SOURCE_PREFIX,
-    RANKED_VISITORS_MAX,
     SOURCE_TTL_SECONDS,
     VISITOR_MINUTES_TTL_SECONDS,
 )
@@ -243,7 +242,7 @@ class RedisStore(CounterStore):
     ) -> tuple[str, str]:
         source_kept = 0 if source.startswith(PERMANENT_SOURCE_PREFIX) else SOURCE_TTL_SECONDS
         kept = source_kept, IDEMPOTENCY_TTL_SECONDS, VISITOR_MINUTES_TTL_SECONDS
-        arguments = (self._prefix, expected_offset, new_offset, *self._limits, *kept, RANKED_VISITORS_MAX, work)
+        arguments = (self._prefix, expected_offset, new_offset, *self._limits, *kept, rules.RANKED_VISITORS_MAX, work)
         all_keys = [f"{self._prefix}source:{source}", *(self._prefix + key for key in keys)]
         call: tuple[Any, ...] = (len(all_keys), *all_keys, *arguments)
         try:

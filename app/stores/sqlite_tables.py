@@ -15,7 +15,7 @@ import msgspec
 
 from app.domain.buckets import ALL_EVENTS, GENERATION, TOTAL, Bucket
 from app.domain.calendar import TimeSlot
-from app.stores.rules import RANKED_VISITORS_MAX
+from app.stores import rules
 
 TABLES = ("minute", "hour", "day", "total")  # as Moment.buckets names them
 PAGE_ROWS = 2000  # read at once, which takes about a millisecond; a commit may come between
@@ -250,7 +250,7 @@ class Crowds:
             (self._ranked[bucket],) = self._db.execute(sql, (self._number(bucket),)).fetchone()
         known = self.some(bucket, ids)
         fresh = [visitor for visitor, by in ids.items() if by and not known.get(visitor)]
-        late = fresh[max(0, RANKED_VISITORS_MAX - self._ranked[bucket]) :]
+        late = fresh[max(0, rules.RANKED_VISITORS_MAX - self._ranked[bucket]) :]
         self._ranked[bucket] += len(fresh) - len(late)
         self.add(bucket, {**ids, **dict.fromkeys(late, 0)})
 

@@ -58,7 +58,7 @@ FAILED_COMMIT = (
     "acknowledges what was not committed",
     "app/stores/sqlite.py",
     'raise failure(f"SQLite: {error}") from error',
-    "return applied",
+    "return result",
 )
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 
@@ -138,7 +138,7 @@ LOG = "app/stores/sqlite_tables.py"
 
 @pytest.mark.catches("drops the log too early", LOG, "event in self._unflushed]", "not self._unflushed]")
 @pytest.mark.catches("forgets a late hit", LOG, " - self._touched", "")
-@pytest.mark.catches("the log is never flushed", LOG, "moment.buckets, True", "moment.buckets, False")
+@pytest.mark.catches("the log is never flushed", LOG, "slot.buckets, True", "slot.buckets, False")
 async def test_whenever_it_dies_the_file_has_what_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
