@@ -1,0 +1,31 @@
+"""docker-compose.yml: only the proxy is published, and each service reaches only what it needs."""
+
+import pytest
+import yaml
+
+from tests.support.servers import ROOT
+
+PUBLISHED = '- "127.0.0.1:8000:8080"'
+
+
+@pytest.mark.catches("all networks reach it", "docker-compose.yml", PUBLISHED, '- "8000:8080"')
+@pytest.mark.catches("nodes reach the world", "docker-compose.yml", "[inside, counts]", "[inside, counts, outside]")
+@pytest.mark.catches("the proxy reaches Redis", "docker-compose.yml", "[inside, outside]", "[inside, outside, counts]")
+@pytest.mark.catches(
+    "Redis reaches the world", "docker-compose.yml", "Redis\n    internal: true", "Redis\n    internal: false"
+)
+def test_only_the_proxy_is_published_and_only_nodes_reach_redis() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    services = compose["services"]
+    assert {name: service["ports"] for name, service in services.items() if "ports" in service} == {
+        "proxy": ["127.0.0.1:8000:8080"]
+    }
+    internal = {name for name, network in compose["networks"].items() if network.get("internal")}
+    assert internal == {"inside", "counts"}
+    assert {name: set(service["networks"]) for name, service in services.items()} == {
+        "proxy": {"inside", "outside"}, "app": {"inside", "counts"}, "redis": {"counts"}, "kafka": {"counts"},
+    }  # fmt: skip
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service.get("read_only") or name == "kafka", name

@@ -1,0 +1,51 @@
+"""The documents: settings, links and named tests are what they claim; mutants still have their place."""
+
+import re
+import subprocess
+
+import pytest
+
+from app.settings import Settings
+from tests.support.servers import ROOT
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = re.findall(r"^\| `TALLY_(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
+    documented = {name.lower(): (default, text) for name, default, text in rows}
+    actual = {
+        name: (f"`{field.default}`" if field.default not in {"", ()} else "none", field.description)
+        for name, field in Settings.model_fields.items()
+    }
+    assert documented == actual
+
+
+def test_every_test_named_in_security_md_exists() -> None:
+    """Each row of the table names at least one."""
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) > 20
+    for row in rows:
+        if row.split("|")[-2].strip() != "shown by":
+            assert re.search(r"`test_\w+\.py::test_\w+`", row.split("|")[-2]), row
+    for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", text):
+        (path,) = (ROOT / "tests").rglob(file)
+        assert re.search(rf"^(async )?def {test}\(", path.read_text(), re.MULTILINE), test
+
+
+def test_links_between_documents_resolve() -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "README.md" in files
+    for name in files:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / name).read_text()):
+            if "://" not in target:
+                assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_every_mutant_matches_its_file_once(request: pytest.FixtureRequest) -> None:
+    for item in request.session.items:
+        for mark in item.iter_markers("catches"):
+            _, file, old, new = mark.args
+            assert (ROOT / file).read_text().count(old) == 1, f"{item.nodeid}: {old!r} in {file}"
+            assert old != new
