@@ -40,7 +40,7 @@ async def totals(store: ShardedRedisStore) -> dict[str, int]:
 
 
 @pytest.mark.catches(
-    "half refused", "app/stores/redis_sharded.py", "refused = await self._ask(source, next, batch)", "pass"
+    "half refused", "app/stores/redis_sharded.py", "rejected = await self._ask(source, new_offset, commit)", "pass"
 )
 async def test_a_request_that_one_tag_refuses_is_counted_by_none(store: ShardedRedisStore) -> None:
     await store.apply("s", 0, 1, [HitGroup(NOON, {"event 7": COUNT_MAX})])
@@ -57,27 +57,25 @@ async def test_the_cap_on_names_holds_in_each_tag(redis_cluster: Cluster) -> Non
     await store.open()
     applied = await store.apply("s", 0, 1, [HitGroup(NOON, {name: 1}) for name in MANY] + [HitGroup(NOON, MANY)])
     assert applied.groups[-1] == reject("full")
-    assert len(await totals(store)) - 1 == sum(isinstance(answer, dict) for answer in applied.groups) <= 2 * 16
+    assert len(await totals(store)) - 1 == sum(bool(result.values) for result in applied.groups) <= 2 * 16
     await store.close()
 
 
-@pytest.mark.catches("no cap", "app/stores/redis_sharded.py", "(limited or group.apart)", "limited")
+@pytest.mark.catches("no cap", "app/stores/redis_sharded.py", "(limited or not group.atomic)", "limited")
 async def test_the_cap_on_names_holds_in_each_tag_for_events_apart(redis_cluster: Cluster) -> None:
     store = tagged(redis_cluster, names=1)
     await store.open()
     names = [f"event {i}" for i in range(200)]
     applied = await store.apply("s", 0, 1, [HitGroup(NOON, dict.fromkeys(names, 1), atomic=False)])
-    (answer,) = applied.groups
-    assert isinstance(answer, Apart)
-    values, refused = answer
-    assert values == {event: Value(1, 1) for event in values}
-    assert refused == {event: reject("full") for event in names if event not in values}
-    assert await totals(store) == {**dict.fromkeys(values, 1), ALL_EVENTS: 16}
+    (result,) = applied.groups
+    assert result.values == {event: Value(1, 1) for event in result.values}
+    assert result.rejected == {event: "full" for event in names if event not in result.values}
+    assert await totals(store) == {**dict.fromkeys(result.values, 1), ALL_EVENTS: 16}
     await store.close()
 
 
 @pytest.mark.catches(
-    "no claim", "app/stores/redis_sharded.py", "                home.batch.append(", "                list().append("
+    "no claim", "app/stores/redis_sharded.py", "                home.groups.append(", "                list().append("
 )
 async def test_a_key_belongs_to_one_request_even_if_another_has_no_event_in_common(store: ShardedRedisStore) -> None:
     await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 1}, KEY)])
@@ -92,7 +90,7 @@ async def test_keys_are_bounded_where_they_are_claimed(redis_cluster: Cluster) -
     await store.open()
     keys = [IdempotencyKey(f"{i:032}", "r", "one client") for i in range(100)]
     applied = await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 1}, key) for key in keys])
-    counted = [answer for answer in applied.groups if isinstance(answer, dict)]
+    counted = [result for result in applied.groups if result.values]
     assert len(counted) == 16  # one of ten in each tag
     assert await totals(store) == {"a": 16, ALL_EVENTS: 16}
     await store.close()
@@ -106,7 +104,10 @@ async def test_a_batch_that_some_tags_have_taken_is_finished(
     batch = [HitGroup(NOON, MANY, key), HitGroup(NOON, {"a": 1})]
     await take_half(store, batch)
     answers = (await store.apply("s", 1, 2, batch)).groups
-    assert answers == [{event: Value(by, by) for event, by in MANY.items()}, {"a": Value(2, 2)}]
+    assert answers == [
+        GroupResult({event: Value(by, by) for event, by in MANY.items()}),
+        GroupResult({"a": Value(2, 2)}),
+    ]
     assert await totals(store) == MANY | {"a": 2, ALL_EVENTS: sum(MANY.values()) + 2}
 
 
@@ -122,12 +123,15 @@ async def test_a_keyed_retry_completes_what_a_crash_left_undone(store: ShardedRe
 
 async def take_half(store: ShardedRedisStore, batch: list[HitGroup]) -> None:
     await store._ask("s", 2, batch)
-    for inner, part in list(zip(store._stores, store._cut(batch), strict=True))[::2]:
-        await inner.apply("s", 1, 2, part.batch)
+    for inner, part in list(zip(store._stores, store._split(batch), strict=True))[::2]:
+        await inner.apply("s", 1, 2, part.groups)
 
 
 @pytest.mark.catches(
-    "a lost part stops all", "app/stores/base.py", "            stands = moved.offset  # a", "            raise  # a"
+    "a lost part stops all",
+    "app/stores/rules.py",
+    "            offset = mismatch.offset  # new",
+    "            raise  # new",
 )
 async def test_a_tag_that_went_back_takes_what_comes_and_the_loss_is_noted(
     store: ShardedRedisStore, redis_cluster: Cluster
@@ -142,7 +146,9 @@ async def test_a_tag_that_went_back_takes_what_comes_and_the_loss_is_noted(
     redis_cluster.masters()[0].flush()  # as if it had come back empty
     before = await totals(store)
     assert 0 < len(before) < len(MANY)
-    applied = await apply_despite_loss(store, record_data_loss, "s", 3, 4, [HitGroup(NOON, MANY)])
+    applied = await apply_despite_loss(
+        lambda offset: store.apply("s", offset, 4, [HitGroup(NOON, MANY)]), record_data_loss, 3, 4
+    )
     assert applied
     assert lost == [3]
     assert {e: n for e, n in (await totals(store)).items() if e} == {
@@ -150,7 +156,9 @@ async def test_a_tag_that_went_back_takes_what_comes_and_the_loss_is_noted(
     }
 
 
-@pytest.mark.catches("keys untold", "app/stores/redis.py", "(len(keys), *keys, *arguments)", "(1, keys[0], *arguments)")
+@pytest.mark.catches(
+    "keys untold", "app/stores/redis.py", "(len(all_keys), *all_keys, *arguments)", "(1, all_keys[0], *arguments)"
+)
 async def test_a_batch_that_meets_a_slot_on_the_move_is_not_half_counted(redis_cluster: Cluster) -> None:
     store = RedisStore(server(redis_cluster.url.replace("?tags=16", "")), StoreLimits(100))
     await store.open()
