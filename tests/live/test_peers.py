@@ -42,12 +42,12 @@ class Lossy(MemoryStore):
         (self.meanwhile if events is None else self.asked)()
         return found
 
-    async def tell(self, news: str) -> None:
+    async def publish(self, message: str) -> None:
         pass
 
-    async def hear(self, patience: float) -> AsyncIterator[str]:
+    async def subscribe(self, timeout_seconds: float) -> AsyncIterator[str]:
         yield msgspec.json.encode(CountsMessage("another", "", 0, {})).decode()
-        await asyncio.sleep(patience)
+        await asyncio.sleep(timeout_seconds)
 
 
 class Scene:
@@ -59,8 +59,8 @@ class Scene:
 
     def hit(self, event: str, by: int) -> None:
         slot = self.clock.slot()
-        (answer,) = self.store.count([HitGroup(slot, {event: by})])
-        self.nodes.publish(slot, {event: value.count for event, value in answer.items()}, 0)
+        (result,) = self.store.count([HitGroup(slot, {event: by})])
+        self.nodes.publish(slot, {event: value.count for event, value in result.counted.items()}, 0)
 
 
 @pytest.fixture

@@ -357,7 +357,7 @@ async def test_a_dashboard_misses_nothing_that_came_while_there_was_none(tally: 
         pytest.param(
             ['459999999999-/live,["x",{"_placeholder":true,"num":0}]', *([b"x" * 10_000] * 20)],
             marks=pytest.mark.catches(
-                "all is listened to", "app/live/broadcaster.py", "            serializer=Said,\n", ""
+                "all is listened to", "app/live/broadcaster.py", "            serializer=InboundPacket,\n", ""
             ),
         ),
         ['46/live,1["x"]', "44/live,{}", "42/live,", "42/live,{}", '43/live,7["x"]', "49", '42["resync"]'],
