@@ -1,15 +1,15 @@
 // A wall: one number at a time, as large as the screen, or the day's board; it looks after itself.
 
-import { getSeries, paced } from "./api.js";
-import { byId, h, s } from "./dom.js";
-import { clock, number } from "./format.js";
-import { createHero } from "./headline.js";
-import { createLock } from "./lock.js";
-import { createRanking } from "./ranking.js";
-import { Series } from "./series.js";
-import { openSession } from "./session.js";
-import { floorPath } from "./sparks.js";
-import { isOld, LABEL } from "./state.js";
+import { createHero } from "./components/headline.js";
+import { createLock } from "./components/key-form.js";
+import { createRanking } from "./components/ranking.js";
+import { floorPath } from "./components/sparklines.js";
+import { getSeries, paced } from "./data/api.js";
+import { isOld, LABEL } from "./data/connection-status.js";
+import { Series } from "./data/series.js";
+import { openSession } from "./data/session.js";
+import { byId, h, s } from "./lib/dom.js";
+import { clock, number } from "./lib/format.js";
 
 const SERIES_MS = 30_000;
 const REST_MS = 3000; // after which a pointer that rests is put away

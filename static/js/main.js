@@ -1,17 +1,17 @@
 // The dashboard: pages by the part of the address behind #, shortcuts, and what all pages share.
 
-import { createBoard } from "./board.js";
-import { byId, h } from "./dom.js";
-import { createEvent } from "./event.js";
-import { number, plural } from "./format.js";
-import { createHistory } from "./history.js";
-import { createLock } from "./lock.js";
-import { createOverview } from "./overview.js";
-import { choose, pref } from "./prefs.js";
-import { parse } from "./router.js";
-import { openSession } from "./session.js";
-import { createSettings } from "./settings.js";
-import { createStatus } from "./status.js";
+import { createLock } from "./components/key-form.js";
+import { createStatus } from "./components/status-banner.js";
+import { choose, pref } from "./data/prefs.js";
+import { openSession } from "./data/session.js";
+import { byId, h } from "./lib/dom.js";
+import { number, plural } from "./lib/format.js";
+import { parse } from "./lib/router.js";
+import { createEvent } from "./pages/event.js";
+import { createHistory } from "./pages/history.js";
+import { createBoard } from "./pages/leaderboard.js";
+import { createOverview } from "./pages/overview.js";
+import { createSettings } from "./pages/settings.js";
 
 const session = openSession({
   paint(dirty, remade, lively) {

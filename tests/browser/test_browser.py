@@ -174,7 +174,7 @@ def test_before_anything_is_known_a_page_says_so(shared: Process, browser) -> No
     page.context.close()
 
 
-@pytest.mark.catches("paints while paused", "static/js/session.js", "if (!paused) draw();", "draw();")
+@pytest.mark.catches("paints while paused", "static/js/data/session.js", "if (!paused) draw();", "draw();")
 def test_a_paused_page_stands_still_and_then_catches_up(shared: Process, open_page, said: list[str]) -> None:
     shared.post("/event/paused")
     page = open_page(shared.url)
@@ -216,7 +216,7 @@ def test_a_page_that_slept_catches_up(shared: Process, open_page, said: list[str
     assert said == []
 
 
-@pytest.mark.catches("takes silence for life", "static/js/live.js", 'if (silent) return "stale";', "")
+@pytest.mark.catches("takes silence for life", "static/js/data/socket.js", 'if (silent) return "stale";', "")
 def test_a_server_that_has_gone_quiet_is_not_taken_for_live(shared: Process, open_page) -> None:
     shared.post("/event/quiet")
     page = open_page("about:blank")
@@ -257,7 +257,7 @@ def test_what_could_not_be_loaded_is_asked_for_again(tally: Process, open_page) 
 
 
 @pytest.mark.catches(
-    "sees no new version", "static/js/session.js", "health.version !== version", "health.version === 'another'"
+    "sees no new version", "static/js/data/session.js", "health.version !== version", "health.version === 'another'"
 )
 def test_a_new_version_is_offered_to_a_page_and_taken_by_a_kiosk(tally: Process, open_page) -> None:
     page, kiosk = open_page(tally.url), open_page(f"{tally.url}/kiosk")

@@ -155,16 +155,19 @@ def test_axe_finds_nothing_on_any_screen(tally: Process, open_page, said: list[s
 
 @pytest.mark.catches(
     "an image without a name until its numbers are there",
-    "static/js/chart.js",
+    "static/js/components/bar-chart.js",
     ', "aria-label": title.textContent ?? ""',
     "",
 )
 @pytest.mark.catches(
-    "the table of one event under the name of another", "static/js/chart.js", "return sheet.replaceChildren()", "return"
+    "the table of one event under the name of another",
+    "static/js/components/bar-chart.js",
+    "return sheet.replaceChildren()",
+    "return",
 )
 @pytest.mark.catches(
     "the bars of one event under the name of another",
-    "static/js/chart.js",
+    "static/js/components/bar-chart.js",
     'svg.style.visibility = points.length ? "" : "hidden";',
     "",
 )
@@ -326,7 +329,7 @@ def test_people_are_counted_and_ranked(tally: Process, open_page, said: list[str
 
 @pytest.mark.catches(
     "asks for no name",
-    "static/js/confirm.js",
+    "static/js/components/confirm-dialog.js",
     "go.disabled = typed.value.normalize() !== word;",
     "go.disabled = false;",
 )
@@ -372,8 +375,10 @@ def test_what_is_pinned_stands_first_and_stays_there(tally: Process, open_page, 
     assert said == []
 
 
-@pytest.mark.catches("forgets the view", "static/js/overview.js", "view = Object.fromEntries(query);", "view = {};")
-@pytest.mark.catches("forgets the last letter", "static/js/overview.js", ' filter: byId("filter").value,', "")
+@pytest.mark.catches(
+    "forgets the view", "static/js/pages/overview.js", "view = Object.fromEntries(query);", "view = {};"
+)
+@pytest.mark.catches("forgets the last letter", "static/js/pages/overview.js", ' filter: byId("filter").value,', "")
 def test_a_view_can_be_sent_and_gone_back_to(tally: Process, open_page, said: list[str]) -> None:
     page = settled(open_page(tally.url))
     page.locator("#sort").select_option("count")
@@ -418,7 +423,10 @@ def test_the_share_drawer_shows_the_badge_as_others_see_it(tally: Process, open_
 
 
 @pytest.mark.catches(
-    "moves cards under the pointer", "static/js/cards.js", '!list.matches(":hover, :focus-within")', "true"
+    "moves cards under the pointer",
+    "static/js/components/card-grid.js",
+    '!list.matches(":hover, :focus-within")',
+    "true",
 )
 def test_cards_do_not_move_under_the_pointer(tally: Process, open_page) -> None:
     page = open_page(tally.url)
@@ -508,7 +516,7 @@ def walk_with_tab(page: Page) -> list[str]:
 
 @pytest.mark.catches(
     "moves rows under the pointer",
-    "static/js/ranking.js",
+    "static/js/components/ranking.js",
     'rows.size && list.matches(":hover, :focus-within")',
     "false",
 )

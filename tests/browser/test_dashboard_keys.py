@@ -19,7 +19,7 @@ def unlock(page: Page, key: str) -> None:
     page.get_by_role("button", name="Use", exact=True).click()
 
 
-@pytest.mark.catches("keeps the key for good", "static/js/prefs.js", "() => sessionStorage", "() => localStorage")
+@pytest.mark.catches("keeps the key for good", "static/js/data/prefs.js", "() => sessionStorage", "() => localStorage")
 @pytest.mark.parametrize("path", ["/", "/kiosk"])
 def test_a_page_asks_for_a_key_and_goes_on_with_it(tally: Process, open_page, path: str) -> None:
     tally.post("/event/a", b'{"by": 7}')

@@ -2,14 +2,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Counters } from "../../static/js/counters.js";
-import { csv } from "../../static/js/csv.js";
-import { sideBySide, sumOf } from "../../static/js/days.js";
-import { comparison, countdown, day, dayEnd, plural, size } from "../../static/js/format.js";
-import { link, parse } from "../../static/js/router.js";
-import { Series, ticks } from "../../static/js/series.js";
-import { floorPath } from "../../static/js/sparks.js";
-import { isOld, LABEL, resolve, sentence } from "../../static/js/state.js";
+import { floorPath } from "../../static/js/components/sparklines.js";
+import { sideBySide, sumOf } from "../../static/js/data/compare-days.js";
+import { isOld, LABEL, resolve, sentence } from "../../static/js/data/connection-status.js";
+import { Counters } from "../../static/js/data/counters.js";
+import { Series, ticks } from "../../static/js/data/series.js";
+import { csv } from "../../static/js/lib/csv.js";
+import { comparison, countdown, day, dayEnd, plural, size } from "../../static/js/lib/format.js";
+import { link, parse } from "../../static/js/lib/router.js";
 
 const HOSTILE = ["a/b?c=d#e", "50% off", "<img src=x>", "ورود", "👩‍💻", "..%2f", "a&b=c", "+", "'"];
 

@@ -77,8 +77,8 @@ type Question = {
   run: (values: Record<string, number>) => Promise<unknown>;
   done: () => void;
 };
-type Card = import("../../static/js/cards.js").Card;
-type Session = ReturnType<typeof import("../../static/js/session.js").openSession>;
+type Card = import("../../static/js/components/card-grid.js").Card;
+type Session = ReturnType<typeof import("../../static/js/data/session.js").openSession>;
 /** A page of the dashboard: `show` what the address asks for, `paint` what was counted, and each second a `tick`. */
 type Page = {
   title: () => string;

@@ -1,14 +1,14 @@
 // The first page: the headline, one chart, the top ten, and a card for each event.
 
-import { createCards } from "./cards.js";
-import { csv } from "./csv.js";
-import { byId, download } from "./dom.js";
-import { createEmpty } from "./empty.js";
-import { countdown, dayEnd, number } from "./format.js";
-import { createHeadline } from "./headline.js";
-import { createHits } from "./hits.js";
-import { createRanking } from "./ranking.js";
-import { go, link } from "./router.js";
+import { createCards } from "../components/card-grid.js";
+import { createEmpty } from "../components/empty-state.js";
+import { createHeadline } from "../components/headline.js";
+import { createHits } from "../components/hits-chart.js";
+import { createRanking } from "../components/ranking.js";
+import { csv } from "../lib/csv.js";
+import { byId, download } from "../lib/dom.js";
+import { countdown, dayEnd, number } from "../lib/format.js";
+import { go, link } from "../lib/router.js";
 
 const TOP = 10;
 

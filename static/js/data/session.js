@@ -1,10 +1,10 @@
 // What every page of Tally runs on: the model, the socket, the service's health, and one clock for it all.
 
 import { get, limitedFor, serverNow } from "./api.js";
+import { resolve } from "./connection-status.js";
 import { Counters } from "./counters.js";
-import { openLive } from "./live.js";
 import { key } from "./prefs.js";
-import { resolve } from "./state.js";
+import { openLive } from "./socket.js";
 
 const PAINT_MS = 250; // four paints of data a second: readable, and cheap on phones
 const CALM_ABOVE = 50; // events that change at once: then digits change, and nothing glides or glows

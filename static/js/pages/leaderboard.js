@@ -1,10 +1,10 @@
 // The leaderboard: events, or the users of one, within a time that the reader chooses.
 
-import { getLeaderboard, paced } from "./api.js";
-import { byId, h, say, segments } from "./dom.js";
-import { number } from "./format.js";
-import { createRanking } from "./ranking.js";
-import { go, link } from "./router.js";
+import { createRanking } from "../components/ranking.js";
+import { getLeaderboard, paced } from "../data/api.js";
+import { byId, h, say, segments } from "../lib/dom.js";
+import { number } from "../lib/format.js";
+import { go, link } from "../lib/router.js";
 
 const SIZE = 100;
 const ASK_MS = 5000;

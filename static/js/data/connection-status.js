@@ -1,6 +1,6 @@
 // One name for how things stand, and its sentence. Pure.
 
-import { clock, size } from "./format.js";
+import { clock, size } from "../lib/format.js";
 
 export const LABEL = {
   loading: "Connecting", live: "Live", paused: "Paused", reconnecting: "Reconnecting", offline: "Offline", stale: "No word",

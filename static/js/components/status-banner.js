@@ -1,8 +1,8 @@
 // The pill (at once), the banner (only when trouble lasts), and what a screen reader hears.
 
-import { byId } from "./dom.js";
-import { clock, number } from "./format.js";
-import { isOld, LABEL, sentence } from "./state.js";
+import { isOld, LABEL, sentence } from "../data/connection-status.js";
+import { byId } from "../lib/dom.js";
+import { clock, number } from "../lib/format.js";
 
 const PATIENCE_MS = 2000; // most reconnects are over by then and need no banner
 

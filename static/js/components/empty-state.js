@@ -1,8 +1,8 @@
 // Before the first event: a line to paste, a button to try, and what it is about.
 
-import { send } from "./api.js";
-import { byId, copies } from "./dom.js";
-import { createMarks } from "./marks.js";
+import { send } from "../data/api.js";
+import { byId, copies } from "../lib/dom.js";
+import { createMarks } from "./tally-marks.js";
 
 const STROKES = 8; // one whole gate and the beginning of the next
 

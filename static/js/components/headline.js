@@ -1,9 +1,9 @@
 // On top of a page: one large number with its marks, and the smaller ones beside it.
 
-import { get, paced, pathOf } from "./api.js";
-import { h, say } from "./dom.js";
-import { number, percent } from "./format.js";
-import { createMarks } from "./marks.js";
+import { get, paced, pathOf } from "../data/api.js";
+import { h, say } from "../lib/dom.js";
+import { number, percent } from "../lib/format.js";
+import { createMarks } from "./tally-marks.js";
 
 const PEOPLE_MS = 15_000; // unique people are counted by asking, not live
 

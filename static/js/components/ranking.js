@@ -1,8 +1,8 @@
 // Names in the order of their counts; rows glide to their new places and say how far they came.
 
-import { h, reducedMotion } from "./dom.js";
-import { clock, number, percent } from "./format.js";
-import { link } from "./router.js";
+import { h, reducedMotion } from "../lib/dom.js";
+import { clock, number, percent } from "../lib/format.js";
+import { link } from "../lib/router.js";
 
 const GLIDE_MS = 300; // long enough to follow a row with the eye
 const BASELINE_MS = 300_000; // a change of rank is one since at most five minutes ago

@@ -1,13 +1,13 @@
 // The grid: a card for each event, of which those near the screen are in the document.
 
-import { getLeaderboard, paced } from "./api.js";
-import { byId, h, s, say } from "./dom.js";
-import { number, plural } from "./format.js";
-import { createMarks } from "./marks.js";
-import { choose as prefer, pins } from "./prefs.js";
-import { link } from "./router.js";
-import { Series } from "./series.js";
-import { createSparks } from "./sparks.js";
+import { getLeaderboard, paced } from "../data/api.js";
+import { choose as prefer, pins } from "../data/prefs.js";
+import { Series } from "../data/series.js";
+import { byId, h, s, say } from "../lib/dom.js";
+import { number, plural } from "../lib/format.js";
+import { link } from "../lib/router.js";
+import { createSparks } from "./sparklines.js";
+import { createMarks } from "./tally-marks.js";
 
 const AROUND = 120; // cards before and after the screen: a small board is there whole, and the browser's search finds all of it
 const HOT_MS = 400; // how long a changed card stays lit; keeps it under three flashes a second

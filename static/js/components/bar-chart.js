@@ -1,8 +1,8 @@
 // Numbers to SVG: counts as bars, those of the period before as a line, and a table of the same numbers.
 
-import { h, s, table } from "./dom.js";
-import { compact, day as dayName, dayOfMonth, minute, moment, number, plural } from "./format.js";
-import { ticks } from "./series.js";
+import { ticks } from "../data/series.js";
+import { h, s, table } from "../lib/dom.js";
+import { compact, day as dayName, dayOfMonth, minute, moment, number, plural } from "../lib/format.js";
 
 const [GUTTER, FOOT, HEAD] = [40, 22, 10]; // px around the bars: axis numbers, times, room for the top number
 const LABEL_PX = 64; // room one time label wants

@@ -1,12 +1,12 @@
 // One event: its number, its hours and days beside those before, its people, how to share it and how to correct it.
 
-import { get, paced, pathOf, send } from "./api.js";
-import { confirmTyped } from "./confirm.js";
-import { byId, copies, h } from "./dom.js";
-import { percent, number } from "./format.js";
-import { createHeadline } from "./headline.js";
-import { createHits } from "./hits.js";
-import { go, link } from "./router.js";
+import { confirmTyped } from "../components/confirm-dialog.js";
+import { createHeadline } from "../components/headline.js";
+import { createHits } from "../components/hits-chart.js";
+import { get, paced, pathOf, send } from "../data/api.js";
+import { byId, copies, h } from "../lib/dom.js";
+import { percent, number } from "../lib/format.js";
+import { go, link } from "../lib/router.js";
 
 const TOTAL_MS = 30_000; // the total moves with the live count; asking corrects it after a reset
 

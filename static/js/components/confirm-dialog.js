@@ -1,6 +1,6 @@
 // What cannot be taken back is asked for by typing a name.
 
-import { byId, h } from "./dom.js";
+import { byId, h } from "../lib/dom.js";
 
 /** @param {Question} question */
 export function confirmTyped({ title, text, word, action, fields = [], run, done }) {

@@ -1,11 +1,11 @@
 // The days that are over: a bar each, what each was made of, and two of them side by side.
 
-import { get, getText } from "./api.js";
-import { createChart } from "./chart.js";
-import { sideBySide, sumOf } from "./days.js";
-import { bdi, byId, download, h, table } from "./dom.js";
-import { clock, comparison, day as dayName, dayOfMonth, moment, number, plural, signed } from "./format.js";
-import { link } from "./router.js";
+import { createChart } from "../components/bar-chart.js";
+import { get, getText } from "../data/api.js";
+import { sideBySide, sumOf } from "../data/compare-days.js";
+import { bdi, byId, download, h, table } from "../lib/dom.js";
+import { clock, comparison, day as dayName, dayOfMonth, moment, number, plural, signed } from "../lib/format.js";
+import { link } from "../lib/router.js";
 
 const ROWS = 200; // of a day that are shown at once; the file has them all
 const DAYS = 90; // bars that can be told apart

@@ -1,10 +1,10 @@
 // Hits over a time that the reader chooses, beside the time before; and how many there are in a minute.
 
-import { getSeries, paced } from "./api.js";
-import { createChart } from "./chart.js";
-import { segments } from "./dom.js";
-import { comparison, number } from "./format.js";
-import { Series } from "./series.js";
+import { getSeries, paced } from "../data/api.js";
+import { Series } from "../data/series.js";
+import { segments } from "../lib/dom.js";
+import { comparison, number } from "../lib/format.js";
+import { createChart } from "./bar-chart.js";
 
 const ASK_MS = 10_000; // live hits carry the bars on; asking corrects any drift
 /** @type {Record<string, {step: Step, size: number, label: string, words: string}>} */

@@ -1,7 +1,7 @@
 // The one form for a key: in the settings, and in place of a page that may not read.
 
-import { h, say } from "./dom.js";
-import { key, useKey } from "./prefs.js";
+import { key, useKey } from "../data/prefs.js";
+import { h, say } from "../lib/dom.js";
 
 /** @param {HTMLElement} host @param {() => void} changed @returns {() => void} shows whether there is one */
 export function createKeyForm(host, changed) {

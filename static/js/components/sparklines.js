@@ -1,8 +1,8 @@
 // The last hour of the events whose cards are in sight: asked for together, then carried on by the live counts.
 
-import { get } from "./api.js";
-import { say } from "./dom.js";
-import { number } from "./format.js";
+import { get } from "../data/api.js";
+import { say } from "../lib/dom.js";
+import { number } from "../lib/format.js";
 
 const RENEW_MS = 60_000; // live counts carry a floor on; a reload corrects it
 const ASK_MS = 1500; // between two questions, so that scrolling through thousands of cards is no flood
@@ -44,7 +44,7 @@ export function createSparks({ counters, now }) {
   return { draw, load };
 }
 
-/** The last hour as a floor of posts, a minute each, in a 240 x 24 drawing. @param {import("./series.js").Series} series */
+/** The last hour as a floor of posts, a minute each, in a 240 x 24 drawing. @param {import("../data/series.js").Series} series */
 export function floorPath({ points }) {
   const most = Math.max(1, ...points.map(({ count }) => count));
   return points.map(({ count }, i) => (count ? `M${i * 4 + 2} 26V${(23 - 21 * (count / most)).toFixed(1)}` : "")).join("");

@@ -1,11 +1,11 @@
 // What the reader chooses, the key, and how the service is.
 
-import { send } from "./api.js";
-import { confirmTyped } from "./confirm.js";
-import { byId, h, segments } from "./dom.js";
-import { dayEnd, number, size } from "./format.js";
-import { createKeyForm } from "./lock.js";
-import { choose, pref } from "./prefs.js";
+import { confirmTyped } from "../components/confirm-dialog.js";
+import { createKeyForm } from "../components/key-form.js";
+import { send } from "../data/api.js";
+import { choose, pref } from "../data/prefs.js";
+import { byId, h, segments } from "../lib/dom.js";
+import { dayEnd, number, size } from "../lib/format.js";
 
 /** @type {Record<string, [string, Record<string, string>]>} */
 const CHOICES = {

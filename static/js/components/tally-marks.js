@@ -1,6 +1,6 @@
 // Tally marks: a count on sheets of five five-bar gates, in a handwriting that belongs to the name.
 
-import { reducedMotion, s } from "./dom.js";
+import { reducedMotion, s } from "../lib/dom.js";
 
 const SHEET = 25; // five gates of five; the hit after a full sheet starts a fresh one
 const GATE = 29; // units from one gate to the next, in a 148 x 29 drawing
