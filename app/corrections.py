@@ -1,9 +1,11 @@
-"""What administrators change, as writes that every store knows how to do at once.
+"""Administrative changes: correct, delete, reset and erase, as bucket writes that a store applies in one step.
 
-They are worked out from what the store says a moment before. A hit that comes in between is a hit after the change:
-nothing here sets a number, but adds the difference. Another change in between is noticed: this one is worked out anew.
+A change is planned from counts that were read a moment before, so it adds differences instead of setting numbers: a
+hit in between is a hit after the change. If another change was applied in between, the store rejects this one with
+WriteConflict, and it is planned again.
 """
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -22,19 +24,23 @@ from app.domain.buckets import (
 from app.domain.calendar import TimeSlot
 from app.domain.counting import COUNT_MAX, BucketWrite, DayChange
 from app.stores.base import CounterStore
-from app.stores.results import Value
+from app.stores.results import Reason, Value
 
 Action = Literal["correct", "delete", "reset"]
 
 
 class ChangeRejected(Exception):
-    """The change would pass a cap; the message is the reason's name."""
+    """The change would exceed a limit."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-class Logged(NamedTuple):
-    """A correction as history remembers it: when, of which event or of EVERYTHING, from and to what."""
+class CorrectionRecord(NamedTuple):
+    """A correction as the day's history keeps it: the counts before and after, of an event or of ALL_EVENTS."""
 
-    generation: int  # that it began
+    generation: int  # the day's generation after it
     at: int  # UTC second
     action: Action
     event: str
@@ -44,9 +50,12 @@ class Logged(NamedTuple):
 
 async def correct(
     store: CounterStore, slot: TimeSlot, at: int, event: str, count: int | None, total: int | None, names_max: int
-) -> tuple[DayChange, Logged]:
-    """Set an event's count of the day, its total, or both. Raises ChangeRefused."""
-    earlier = len(await history(store, slot.day))
+) -> tuple[DayChange, CorrectionRecord]:
+    """Plan to set an event's count of the day, its total, or both; None leaves a number as it is.
+
+    `at` is the present UTC second, `names_max` the limit on event names. Raises ChangeRejected and StoreError.
+    """
+    generation = await _next_generation(store, slot)
     counts = await store.counts(slot.day, [event, ALL_EVENTS])
     (totals,) = await store.read([TOTAL], [event, ALL_EVENTS])
     before = Value(counts.get(event, 0), totals.get(event, 0))
@@ -56,59 +65,72 @@ async def correct(
         raise ChangeRejected("full")
     if max(counts.get(ALL_EVENTS, 0) + added.count, totals.get(ALL_EVENTS, 0) + added.total) > COUNT_MAX:
         raise ChangeRejected("overflow")
-    writes = [
-        BucketWrite("add", slot.day_buckets[1], {event: added.count}),
-        BucketWrite("add", TOTAL, {event: added.total}),
-    ]
-    return _logged(slot, writes, Logged(earlier + 1, at, "correct", event, before, after))
+    _, correction = slot.day_buckets
+    writes = [BucketWrite("add", correction, {event: added.count}), BucketWrite("add", TOTAL, {event: added.total})]
+    return _with_record(slot, writes, CorrectionRecord(generation, at, "correct", event, before, after))
 
 
-async def delete(store: CounterStore, slot: TimeSlot, at: int, event: str) -> tuple[DayChange, Logged]:
-    """Forget an event everywhere, and who came to it."""
-    earlier = len(await history(store, slot.day))
+async def delete(store: CounterStore, slot: TimeSlot, at: int, event: str) -> tuple[DayChange, CorrectionRecord]:
+    """Plan to delete an event from all buckets, with its visitors. Raises StoreError."""
+    generation = await _next_generation(store, slot)
     counts = await store.counts(slot.day, [event])
     (totals,) = await store.read([TOTAL], [event])
     before = Value(counts.get(event, 0), totals.get(event, 0))
     buckets = await store.list_buckets()
-    of_events = list(filter(is_event_bucket, buckets))
-    found = await store.read(of_events, [event])
-    writes = [BucketWrite("take", bucket, counts) for bucket, counts in zip(of_events, found, strict=True) if counts]
+    writes = await _take_member(store, filter(is_event_bucket, buckets), event)
     writes += [BucketWrite("drop", bucket) for bucket in buckets if bucket.dimension in visitor_dimensions(event)]
-    return _logged(slot, writes, Logged(earlier + 1, at, "delete", event, before, Value(0, 0)))
+    return _with_record(slot, writes, CorrectionRecord(generation, at, "delete", event, before, Value(0, 0)))
 
 
-async def reset(store: CounterStore, slot: TimeSlot, at: int) -> tuple[DayChange, Logged]:
-    """Let the day's counts restart at 0: what was counted becomes a part of its own, and is taken off from now on."""
-    earlier = len(await history(store, slot.day))
+async def reset(store: CounterStore, slot: TimeSlot, at: int) -> tuple[DayChange, CorrectionRecord]:
+    """Plan to restart the day's counts at 0.
+
+    The counts so far become a part of their own, and are subtracted from the day's hits. Raises StoreError.
+    """
+    generation = await _next_generation(store, slot)
     counts = dict(await store.counts(slot.day))
     (totals,) = await store.read([TOTAL], [ALL_EVENTS])
     before = Value(counts.pop(ALL_EVENTS, 0), totals.get(ALL_EVENTS, 0))
-    day, offset = slot.day_buckets
+    day, correction = slot.day_buckets
     writes = [
         BucketWrite("add", day._replace(dimension=f"{BEFORE_RESET}{at}"), counts),
-        BucketWrite("add", offset, {event: -count for event, count in counts.items()}),
+        BucketWrite("add", correction, {event: -count for event, count in counts.items()}),
     ]
-    return _logged(slot, writes, Logged(earlier + 1, at, "reset", ALL_EVENTS, before, Value(0, before.total)))
+    after = Value(0, before.total)
+    return _with_record(slot, writes, CorrectionRecord(generation, at, "reset", ALL_EVENTS, before, after))
 
 
 async def erase(store: CounterStore, slot: TimeSlot, user: str) -> tuple[DayChange, None]:
-    """Forget a user; no log says whom."""
-    users = [bucket for bucket in await store.list_buckets() if bucket.dimension.startswith(VISITOR_DIMENSIONS[0])]
-    found = await store.read(users, [user])
-    writes = [BucketWrite("take", bucket, counts) for bucket, counts in zip(users, found, strict=True) if counts]
-    return DayChange(slot, writes), None
+    """Plan to erase a user. No record is kept, because it would contain the user's id. Raises StoreError."""
+    user_prefix, _ = VISITOR_DIMENSIONS
+    users = [bucket for bucket in await store.list_buckets() if bucket.dimension.startswith(user_prefix)]
+    return DayChange(slot, await _take_member(store, users, user)), None
 
 
-async def history(store: CounterStore, day: int) -> list[Logged]:
-    """How a day's numbers were corrected, oldest first."""
-    (log,) = await store.read([Bucket("day", day, CORRECTION_LOG)])
-    return sorted(msgspec.json.decode(entry, type=Logged) for entry in log)
+async def history(store: CounterStore, day: int) -> list[CorrectionRecord]:
+    """Return the corrections of the day that starts at this UTC second, oldest first. Raises StoreError."""
+    (records,) = await store.read([Bucket("day", day, CORRECTION_LOG)])
+    return sorted(msgspec.json.decode(record, type=CorrectionRecord) for record in records)
 
 
-def _logged(slot: TimeSlot, writes: list[BucketWrite], logged: Logged) -> tuple[DayChange, Logged]:
+async def _next_generation(store: CounterStore, slot: TimeSlot) -> int:
+    return len(await history(store, slot.day)) + 1
+
+
+async def _take_member(store: CounterStore, buckets: Iterable[Bucket], member: str) -> list[BucketWrite]:
+    """Return the writes that take a member out of these buckets."""
+    buckets = list(buckets)
+    found = await store.read(buckets, [member])
+    return [BucketWrite("take", bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
+
+
+def _with_record(
+    slot: TimeSlot, writes: list[BucketWrite], record: CorrectionRecord
+) -> tuple[DayChange, CorrectionRecord]:
+    """Return the change that does these writes, adds the record and begins the record's generation."""
     day = Bucket("day", slot.day)
     writes += [
-        BucketWrite("add", day._replace(dimension=CORRECTION_LOG), {msgspec.json.encode(logged).decode(): 1}),
+        BucketWrite("add", day._replace(dimension=CORRECTION_LOG), {msgspec.json.encode(record).decode(): 1}),
         BucketWrite("add", day._replace(dimension=GENERATION), {ALL_EVENTS: 1}),
     ]
-    return DayChange(slot, writes, expected_corrections=logged.generation - 1), logged
+    return DayChange(slot, writes, expected_corrections=record.generation - 1), record

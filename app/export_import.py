@@ -1,13 +1,13 @@
-"""All of a store as NDJSON, and back: lines of a bucket's counts, each of which is applied exactly once."""
+"""Export and import of a whole store as NDJSON: one line per bucket or part of it, each imported exactly once."""
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 import msgspec
 
-from app.corrections import Logged
+from app.corrections import CorrectionRecord
 from app.domain.buckets import (
     ALL_EVENTS,
     BEFORE_RESET,
@@ -26,25 +26,19 @@ from app.domain.names import InvalidName, event_name, visitor_id
 from app.stores import hyperloglog
 from app.stores.base import CounterStore, OffsetMismatch
 
-STEPS = ("minute", "hour", "day", "total")
-LINE_MEMBERS = 1000
+LINE_MEMBERS_MAX = 1000
 LINE_BYTES_MAX = 4 * 1024 * 1024
-LATEST = 2**35  # the UTC second after which nothing is believed, in the year 3058
-ESTIMATE_TOLERANCE = (
-    5 * hyperloglog.ERROR,
-    3,
-)  # by which an estimate may differ from what it was made of: a share, and ids
-_OF_DAY = re.compile(rf"{CORRECTION}|{GENERATION}|{CORRECTION_LOG}|{BEFORE_RESET}\d{{1,10}}")
-_OF_VISITS = re.compile(rf"({SKETCH})?(user|session):(?P<event>.*)", re.DOTALL)
-_REGISTER = re.compile(r"0|[1-9][0-9]{0,4}")
+TIME_MAX = 2**35  # UTC second in the year 3058; later times are rejected
+# An estimate may differ from its exact number by this fraction of it, plus so many ids.
+ESTIMATE_TOLERANCE = (5 * hyperloglog.ERROR, 3)
 
 
 class TransferError(ValueError):
-    """A file that is no whole export, or that does not fit; the message says which line."""
+    """The file is not a complete export, or does not fit this store. The message names the line."""
 
 
 class _Head(msgspec.Struct):
-    tally: Literal[1]  # the format
+    tally: Literal[1]  # version of the format
     export: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     timezone: str
 
@@ -56,7 +50,7 @@ class _Line(msgspec.Struct):
 
 
 class ExportLine(NamedTuple):
-    """A line of an export: its number, and what it has."""
+    """A line of an export: its number in the file, the id of the export, and counts of a bucket."""
 
     number: int
     export: str
@@ -65,28 +59,32 @@ class ExportLine(NamedTuple):
 
 
 async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
-    """The lines of an export. Hits that come meanwhile may be in some of them."""
+    """Yield the lines of an export. Hits that arrive meanwhile may be in some of them. Raises StoreError."""
     lines = 1
-    yield _json(_Head(1, uuid.uuid4().hex, str(clock.calendar.zone)))
+    yield _encode(_Head(1, uuid.uuid4().hex, str(clock.calendar.zone)))
     (totals,) = await store.read([TOTAL])
-    for bucket in sorted(filter(_lasts, await store.list_buckets()), key=_order):
+    for bucket in sorted(filter(_is_exported, await store.list_buckets()), key=_sort_key):
         (counts,) = [totals] if bucket == TOTAL else await store.read([bucket])
-        if is_event_bucket(bucket):  # without their sum, and what has only come since
+        if is_event_bucket(bucket):  # leave out their sum, and events that are newer than the totals
             counts = {event: n for event, n in counts.items() if event != ALL_EVENTS and event in totals}
         items = list(counts.items())
-        for i in range(0, len(items), LINE_MEMBERS):
+        for i in range(0, len(items), LINE_MEMBERS_MAX):
             lines += 1
-            yield _json({"bucket": bucket, "counts": dict(items[i : i + LINE_MEMBERS])})
-    yield _json({"end": lines})
+            yield _encode({"bucket": bucket, "counts": dict(items[i : i + LINE_MEMBERS_MAX])})
+    yield _encode({"end": lines})
 
 
-def pieces(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
-    """What an export has, line by line; raises TransferError where it is none, or of another zone's days."""
+def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
+    """Yield the lines of an export. Raises TransferError if a line is invalid or the time zone is not the clock's."""
     number, ended = 1, False
     try:
         head = msgspec.json.decode(file.readline(LINE_BYTES_MAX), type=_Head)
-        if head.timezone != str(clock.calendar.zone):
-            raise TransferError(f"these days are those of {head.timezone}: set TALLY_TIMEZONE to that")
+        zone = str(clock.calendar.zone)
+        if head.timezone != zone:
+            raise TransferError(
+                f"the export has the time zone {head.timezone} and this service {zone}: set"
+                f" TALLY_TIMEZONE={head.timezone}"
+            )
         while not ended and (text := file.readline(LINE_BYTES_MAX)):
             number += 1
             line = msgspec.json.decode(text, type=_Line)
@@ -95,118 +93,178 @@ def pieces(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
                 _check(line.bucket, line.counts, clock.calendar)
                 yield ExportLine(number, head.export, line.bucket, line.counts)
             elif not ended:
-                raise TransferError(f"line {number}: nothing that an export has")
+                raise TransferError(f"line {number}: not a line of an export")
     except (msgspec.DecodeError, InvalidName, RecursionError, UnicodeDecodeError) as error:
         raise TransferError(f"line {number}: {error}") from None
-    if not ended or file.read(1):
-        raise TransferError(f"line {number}: the export ends here {'and goes on' if ended else 'before its end'}")
+    if not ended:
+        raise TransferError(f"line {number}: the file is truncated")
+    if file.read(1):
+        raise TransferError(f"line {number}: there is more data after the end of the export")
 
 
-async def restore(store: CounterStore, clock: Clock, piece: ExportLine) -> None:
-    """Add a line to the store, unless this file's was added before. Raises TransferError and StoreError."""
-    bucket, at = piece.bucket, piece.number - 2  # after the head
-    how: Literal["merge", "mark", "add"] = "mark" if bucket.dimension.startswith(VISITOR_DIMENSIONS) else "add"
+def check_file(file: BinaryIO, clock: Clock) -> None:
+    """Read every line, then rewind, so that nothing is imported from an invalid file. Raises TransferError."""
+    for _ in read_lines(file, clock):
+        pass
+    file.seek(0)
+
+
+async def import_line(store: CounterStore, clock: Clock, line: ExportLine) -> None:
+    """Add a line to the store, unless this line of this export was added before.
+
+    Raises TransferError if it does not fit, or if the store has lost earlier lines; and StoreError.
+    """
+    bucket, offset = line.bucket, line.number - 2  # the head has number 1
     if is_event_bucket(bucket):
-        (known,) = await store.read([bucket], [ALL_EVENTS])
-        if known.get(ALL_EVENTS, 0) + sum(piece.counts.values()) > COUNT_MAX:
-            raise TransferError(f"line {piece.number}: the sum of all events would pass {COUNT_MAX}")
-    write = BucketWrite("merge" if bucket.dimension.startswith(SKETCH) else how, bucket, piece.counts)
+        (counts,) = await store.read([bucket], [ALL_EVENTS])
+        if counts.get(ALL_EVENTS, 0) + sum(line.counts.values()) > COUNT_MAX:
+            raise TransferError(f"line {line.number}: the sum of all events would exceed {COUNT_MAX}")
+    change = DayChange(clock.slot(), [BucketWrite(_operation(bucket), bucket, line.counts)])
     try:
-        await store.apply_change(f"import {piece.export}", at, at + 1, DayChange(clock.slot(), [write]))
-    except OffsetMismatch as moved:
-        if moved.offset < at:
-            raise TransferError(f"line {piece.number}: earlier ones are not in the store any more") from None
+        await store.apply_change(f"import {line.export}", offset, offset + 1, change)
+    except OffsetMismatch as mismatch:
+        if mismatch.offset < offset:
+            text = "the store has lost earlier lines of this import: import into an empty store"
+            raise TransferError(f"line {line.number}: {text}") from None
+
+
+def _operation(bucket: Bucket) -> Literal["merge", "mark", "add"]:
+    if bucket.dimension.startswith(SKETCH):
+        return "merge"
+    return "mark" if bucket.dimension.startswith(VISITOR_DIMENSIONS) else "add"
 
 
 class Comparison:
-    """Whether a store has what an export says, and nothing else."""
+    """Compares a store with an export: give it every line of the export, then ask for what only the store has."""
 
     def __init__(self, store: CounterStore) -> None:
         self._store = store
         self._sizes: dict[Bucket, int] = {}
 
-    async def differences(self, piece: ExportLine) -> list[str]:
-        """How the store differs from a line of it."""
-        bucket, counts = piece.bucket, piece.counts
+    async def differences(self, line: ExportLine) -> list[str]:
+        """Return a sentence for each count of the line that differs in the store. Raises StoreError."""
+        bucket, counts = line.bucket, line.counts
         self._sizes[bucket] = self._sizes.get(bucket, 0) + len(counts)
-        estimated = bucket.dimension.startswith(SKETCH)
-        (found,) = await self._store.read([bucket], None if estimated else list(counts))
-        known = {name: n for name, n in counts.items() if n or not bucket.dimension}  # the rest is counted by its size
-        # the registers of a sketch may be of ids, too, that the file has beside it
-        wrong = [n for n in known if (found.get(n, 0) < known[n] if estimated else found.get(n) != known[n])]
-        return [f"{_words(bucket)}: {name!r} is {found.get(name)}, not {known[name]}" for name in wrong]
+        is_sketch = bucket.dimension.startswith(SKETCH)
+        (found,) = await self._store.read([bucket], None if is_sketch else list(counts))
+        # A visitor without a count of its own is compared by the size of the bucket.
+        expected = {name: n for name, n in counts.items() if n or not bucket.dimension}
+        # A register may be larger than in the file, because the store also adds the ids that the file lists.
+        wrong = [n for n in expected if (found.get(n, 0) < expected[n] if is_sketch else found.get(n) != expected[n])]
+        return [
+            f"{_describe(bucket)}: {name!r} is {found.get(name)} in the store, {expected[name]} in the file"
+            for name in wrong
+        ]
 
-    async def surplus(self) -> list[str]:
-        """What the store has beyond all of the lines."""
-        told = []
-        for bucket in sorted(filter(_lasts, await self._store.list_buckets()), key=_order):
+    async def extra_in_store(self) -> list[str]:
+        """Return a sentence for each bucket of which the store has more than all lines. Raises StoreError."""
+        extra = []
+        for bucket in sorted(filter(_is_exported, await self._store.list_buckets()), key=_sort_key):
             size = self._sizes.get(bucket, 0)
             if bucket.dimension.startswith(VISITOR_DIMENSIONS):
-                estimated = bucket._replace(dimension=SKETCH + bucket.dimension) in self._sizes
+                in_sketch = bucket._replace(dimension=SKETCH + bucket.dimension) in self._sizes
                 found = await self._store.count_distinct([bucket])
-                share, ids = ESTIMATE_TOLERANCE if found.error else (0, 0)
-                if not estimated and abs(found.number - size) > size * share + ids:
-                    told.append(f"{_words(bucket)}: {found.number} came, not {size}")
+                fraction, ids = ESTIMATE_TOLERANCE if found.error else (0, 0)
+                if not in_sketch and abs(found.number - size) > size * fraction + ids:
+                    extra.append(f"{_describe(bucket)}: {found.number} visitors in the store, {size} in the file")
             elif (
                 bucket.dimension != GENERATION
                 and not bucket.dimension.startswith(SKETCH)
                 and (await self._store.sizes([bucket]))[0] != size
             ):
-                told.append(f"{_words(bucket)}: there is more")
-        return told
+                extra.append(f"{_describe(bucket)}: the store has members that the file lacks")
+        return extra
+
+
+class _Dimension(NamedTuple):
+    """Which dimensions a pattern matches, in which steps they exist, and which counts their members may have."""
+
+    pattern: re.Pattern[str]
+    steps: tuple[str, ...]
+    is_valid: Callable[[str, int], bool]
+
+
+def _is_count(member: str, count: int) -> bool:
+    return event_name(member) == member and 0 <= count <= COUNT_MAX
+
+
+def _is_correction(member: str, count: int) -> bool:
+    return event_name(member) == member and abs(count) <= COUNT_MAX
+
+
+def _is_visitor(member: str, count: int) -> bool:
+    return visitor_id(member) == member and 0 <= count <= COUNT_MAX
+
+
+def _is_register(member: str, count: int) -> bool:
+    number = re.fullmatch(r"0|[1-9][0-9]{0,4}", member)
+    return bool(number) and int(member) < hyperloglog.REGISTERS and 0 < count <= hyperloglog.MAX
+
+
+def _is_generation(member: str, count: int) -> bool:
+    return member == ALL_EVENTS and 0 < count < COUNT_MAX
+
+
+def _is_correction_record(member: str, count: int) -> bool:
+    """Return whether Tally could have written this record. Encoding it again finds any other form of it."""
+    record = msgspec.json.decode(member, type=CorrectionRecord)
+    before, after = record.before, record.after
+    numbers = record.generation, before.count, before.total, after.count, after.total
+    in_range = 0 <= record.at < TIME_MAX and all(abs(n) <= COUNT_MAX for n in numbers)
+    named = record.event == ALL_EVENTS or event_name(record.event) == record.event
+    return in_range and named and msgspec.json.encode(record).decode() == member and 0 < count < COUNT_MAX
+
+
+_DIMENSIONS = [
+    _Dimension(re.compile(""), ("minute", "hour", "day", "total"), _is_count),
+    _Dimension(re.compile(rf"{CORRECTION}|{BEFORE_RESET}\d{{1,10}}"), ("day",), _is_correction),
+    _Dimension(re.compile(GENERATION), ("day",), _is_generation),
+    _Dimension(re.compile(CORRECTION_LOG), ("day",), _is_correction_record),
+    _Dimension(re.compile(r"(user|session):(?P<event>.*)", re.DOTALL), ("day", "total"), _is_visitor),
+    _Dimension(re.compile(rf"{SKETCH}(user|session):(?P<event>.*)", re.DOTALL), ("day", "total"), _is_register),
+]
 
 
 def _check(bucket: Bucket, counts: dict[str, int], calendar: Calendar) -> None:
-    step, start, dimension = bucket
-    visits = _OF_VISITS.fullmatch(dimension)
-    steps = STEPS if not dimension else ("day", "total") if visits else ("day",) if _OF_DAY.fullmatch(dimension) else ()
-    begins = step in steps and 0 <= start < LATEST
-    if not begins or start != (0 if step == "total" else getattr(calendar.slot(start), step)):
-        raise msgspec.DecodeError("no such bucket")
-    if visits and visits["event"] and event_name(visits["event"]) != visits["event"]:
-        raise msgspec.DecodeError("an event is not in its stored form")
-    for member, count in counts.items():
-        if not _is_valid(dimension, member, count):
-            raise msgspec.DecodeError("no such count")
+    """Raise DecodeError or InvalidName if Tally would not have exported these counts of this bucket."""
+    for dimension in _DIMENSIONS:
+        if match := dimension.pattern.fullmatch(bucket.dimension):
+            break
+    else:
+        raise msgspec.DecodeError("invalid bucket")
+    in_range = bucket.step in dimension.steps and 0 <= bucket.start < TIME_MAX
+    if not in_range or bucket.start != _start_of_step(bucket, calendar):
+        raise msgspec.DecodeError("invalid bucket")
+    event = match.groupdict().get("event")
+    if event and event_name(event) != event:
+        raise msgspec.DecodeError("the event name is not in Unicode form NFC")
+    if not all(dimension.is_valid(member, count) for member, count in counts.items()):
+        raise msgspec.DecodeError("invalid count")
 
 
-def _is_valid(dimension: str, member: str, count: int) -> bool:
-    if dimension.startswith(SKETCH):
-        return (
-            bool(_REGISTER.fullmatch(member)) and int(member) < hyperloglog.REGISTERS and 0 < count <= hyperloglog.MAX
-        )
-    if dimension == GENERATION:
-        return not member and 0 < count < COUNT_MAX
-    if dimension == CORRECTION_LOG:
-        return _is_logged(msgspec.json.decode(member, type=Logged), member) and 0 < count < COUNT_MAX
-    least = -COUNT_MAX if dimension == CORRECTION or dimension.startswith(BEFORE_RESET) else 0
-    return (visitor_id if dimension.startswith(VISITOR_DIMENSIONS) else event_name)(
-        member
-    ) == member and least <= count <= COUNT_MAX
+def _start_of_step(bucket: Bucket, calendar: Calendar) -> int:
+    if bucket.step == TOTAL.step:
+        return TOTAL.start
+    start: int = getattr(calendar.slot(bucket.start), bucket.step)
+    return start
 
 
-def _is_logged(logged: Logged, text: str) -> bool:
-    """Whether Tally would have written this; only what is looked at first can be written in a form of its own."""
-    before, after = logged.before, logged.after
-    numbers = logged.generation, before.count, before.total, after.count, after.total
-    right = 0 <= logged.at < LATEST and all(abs(n) <= COUNT_MAX for n in numbers)
-    named = not logged.event or event_name(logged.event) == logged.event
-    return right and named and msgspec.json.encode(logged).decode() == text
-
-
-def _lasts(bucket: Bucket) -> bool:
-    """Who came in which minute is forgotten soon, and does not travel."""
+def _is_exported(bucket: Bucket) -> bool:
+    """Return false for the visitors of a minute, which expire after two hours."""
     return not (bucket.dimension and bucket.step == "minute")
 
 
-def _order(bucket: Bucket) -> tuple[bool, bool, bool, Bucket]:
-    """Totals first, since what has none is no event; generations last, so that pages see all that they stand for."""
+def _sort_key(bucket: Bucket) -> tuple[bool, bool, bool, Bucket]:
+    """Sort totals first and generations last.
+
+    An event without a total does not exist. Dashboards reload when a generation changes, so all else must be there.
+    """
     return bucket != TOTAL, bool(bucket.dimension), bucket.dimension == GENERATION, bucket
 
 
-def _words(bucket: Bucket) -> str:
+def _describe(bucket: Bucket) -> str:
     return " ".join(map(str, bucket)).strip()
 
 
-def _json(line: object) -> bytes:
+def _encode(line: object) -> bytes:
     return msgspec.json.encode(line) + b"\n"

@@ -1,13 +1,13 @@
-"""The composition root: create_app(settings) builds the parts, one lifespan starts and stops them."""
+"""The composition root: create_app(settings) builds all parts, and one lifespan starts and stops them."""
 
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
@@ -21,23 +21,18 @@ from app.http import errors as problems
 from app.http.errors import Answer, Problem
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
-from app.http.routes import admin, badges, countapi, stream
+from app.http.routes import admin, badges, countapi, operations, stream
 from app.http.routes import count as ingest
 from app.http.routes import counts as query
-from app.http.routes import operations as health
 from app.kafka.consumer import Kafka
 from app.live.broadcaster import Broadcaster
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
 from app.metrics import Metrics
-from app.scheduler import schedule
+from app.scheduler import create_scheduler
 from app.settings import Settings
-from app.stores.base import CounterStore, StoreLimits
-from app.stores.memory import MemoryStore
-from app.stores.offline import OfflineStore
-from app.stores.redis import RedisStore, server
-from app.stores.redis_sharded import ShardedRedisStore
-from app.stores.sqlite import SqliteStore
+from app.stores import create_store
+from app.stores.base import CounterStore
 
 # inside the package in a wheel, beside it in a checkout and in the image
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
@@ -60,25 +55,66 @@ _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-
 
 
 def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
+    """Build the application: create every part, wire them together, and add the routes.
+
+    `now` returns the present UTC time in seconds. The app's lifespan opens and closes the store. Raises
+    StoreOpenError if a URL in the settings is invalid.
+    """
     clock = Clock(Calendar(settings.timezone), now)
-    limits = RateLimits(settings)
-    access = Permissions(settings, limits)
+    rate_limits = RateLimits(settings)
+    permissions = Permissions(settings, rate_limits)
     store = create_store(settings)
     metrics = Metrics()
-    feed = LiveDay(clock)
-    live = Broadcaster(feed, metrics, settings.live_interval_ms / 1000, access.admit_page)
-    nodes = PeerSync(store, feed, clock, metrics)
-    recorder = GroupCommitter(store, clock, nodes.publish, metrics)
-    kafka = Kafka(settings, store, clock, feed, nodes, metrics) if settings.kafka or settings.kafka_inputs else None
-    jobs = schedule(feed, live, nodes, kafka, store, clock, settings)
+    live_day = LiveDay(clock)
+    broadcaster = Broadcaster(live_day, metrics, settings.live_interval_ms / 1000, permissions.admit_page)
+    peers = PeerSync(store, live_day, clock, metrics)
+    committer = GroupCommitter(store, clock, peers.publish, metrics)
+    uses_kafka = settings.kafka or settings.kafka_inputs
+    kafka = Kafka(settings, store, clock, live_day, peers, metrics) if uses_kafka else None
+    jobs = create_scheduler(live_day, broadcaster, peers, kafka, store, clock, settings)
+    app = TallyApp(
+        title="Tally",
+        version=__version__,
+        lifespan=_lifespan(store, broadcaster, peers, committer, kafka, jobs),
+        dependencies=[Depends(permissions.guard)],
+        docs_url=None,  # FastAPI's page loads its files from another site
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.access = permissions
+    app.state.jobs, app.state.live, app.state.store, app.state.kafka = jobs, broadcaster, store, kafka
+    refuse = problems.install(app, metrics)
+    count_event = ingest.add_routes(app, kafka if kafka and settings.kafka else committer, rate_limits, permissions)
+    charge, read_event = query.add_routes(app, store, clock, rate_limits, settings.days_kept)
+    badges.add_routes(app, store, clock, charge)
+    stream.add_routes(app, broadcaster, charge)
+    admin.add_routes(app, committer, store, clock, rate_limits, settings.events_max)
+    if settings.countapi:
+        countapi.add_routes(app, store, committer, rate_limits, charge)
+    operations.add_routes(app, store, peers, broadcaster, kafka, clock, rate_limits, metrics)
+    _add_pages(app, permissions, broadcaster, settings.embed_origins)
+    app.middleware_stack = SecurityMiddleware(app.build_middleware_stack(), permissions, refuse)
+    app.shortcut = ingest.FastPath({"POST": count_event, "GET": read_event}, permissions, refuse, _HEADERS)
+    return app
+
+
+def _lifespan(
+    store: CounterStore,
+    broadcaster: Broadcaster,
+    peers: PeerSync,
+    committer: GroupCommitter,
+    kafka: Kafka | None,
+    jobs: AsyncIOScheduler,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return the lifespan: each part starts after the parts that it uses, and stops before them."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await store.open()
-            live.start()
-            await nodes.start()
-            recorder.start()
+            broadcaster.start()
+            await peers.start()
+            committer.start()
             if kafka:
                 kafka.start()
             jobs.start()
@@ -86,36 +122,13 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
             jobs.shutdown()
             if kafka:
                 await kafka.close()
-            await recorder.close()
-            await nodes.close()
-            await live.close()
+            await committer.close()
+            await peers.close()
+            await broadcaster.close()
         finally:
             await store.close()
 
-    app = TallyApp(
-        title="Tally",
-        version=__version__,
-        lifespan=lifespan,
-        dependencies=[Depends(access.guard)],
-        docs_url=None,  # /docs is ours: FastAPI's loads its files from elsewhere
-        redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},
-    )
-    app.access = access
-    app.state.jobs, app.state.live, app.state.store, app.state.kafka = jobs, live, store, kafka
-    refuse = problems.install(app, metrics)
-    count_event = ingest.add_routes(app, kafka if kafka and settings.kafka else recorder, limits, access)
-    charge, read_event = query.add_routes(app, store, clock, limits, settings.days_kept)
-    badges.add_routes(app, store, clock, charge)
-    stream.add_routes(app, live, charge)
-    admin.add_routes(app, recorder, store, clock, limits, settings.events_max)
-    if settings.countapi:
-        countapi.add_routes(app, store, recorder, limits, charge)
-    health.add_routes(app, store, nodes, live, kafka, clock, limits, metrics)
-    _add_pages(app, access, live, settings.embed_origins)
-    app.middleware_stack = SecurityMiddleware(app.build_middleware_stack(), access, refuse)
-    app.shortcut = ingest.FastPath({"POST": count_event, "GET": read_event}, access, refuse, _HEADERS)
-    return app
+    return lifespan
 
 
 def _add_pages(app: FastAPI, access: Permissions, live: Broadcaster, embed_origins: Sequence[str]) -> None:
@@ -140,19 +153,6 @@ def _add_page(
 ) -> None:
     headers = {"content-security-policy": f"{_PAGE}; frame-ancestors {framers}{scripts}"}
     app.add_api_route(path, lambda: FileResponse(STATIC / file, headers=headers), include_in_schema=False, **options)
-
-
-def create_store(settings: Settings) -> CounterStore:
-    caps = StoreLimits(settings.events_max, settings.keys_max)
-    if settings.store_kind == "redis":
-        redis = server(settings.store)
-        share = StoreLimits(math.ceil(caps.names / redis.tags), math.ceil(caps.keys / redis.tags))
-        tags = [RedisStore(redis, share, tag) for tag in range(redis.tags)]
-        store = tags[0] if len(tags) == 1 else ShardedRedisStore(tags)
-        return OfflineStore(store, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
-    if settings.store_kind == "sqlite":
-        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), caps)
-    return MemoryStore(caps)
 
 
 class TallyApp(FastAPI):
@@ -200,7 +200,7 @@ class SecurityMiddleware:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """`uvicorn app.main:app`: the app is made when asked for, so that importing this module reads no environment."""
+    """Create `app` for `uvicorn app.main:app` on first use, so that importing this module reads no environment."""
     if name == "app":
         return create_app(Settings())
     raise AttributeError(name)

@@ -1,4 +1,4 @@
-"""The table of periodic jobs. Counts would be right if none ever ran: a day is a key, not a job."""
+"""The periodic jobs. Counts are correct even if none of them runs, because a day is a key and not a job."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -9,19 +9,19 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from app.domain.calendar import Calendar, Clock
-from app.http.routes import operations as health
 from app.kafka.consumer import Kafka
 from app.live.broadcaster import STUCK_SECONDS, Broadcaster
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
 from app.settings import Settings
+from app.status import service_status
 from app.stores.base import CounterStore, StoreError
 
-log = logging.getLogger("tally.schedule")
+log = logging.getLogger("tally.scheduler")
 
 
 class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
-    """Fires when the zone's next day begins; APScheduler's own triggers miss a midnight that the zone skips."""
+    """Fires when the time zone's next day begins. APScheduler's triggers miss a midnight that the zone skips."""
 
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
@@ -30,51 +30,52 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
         return self._calendar.local(self._calendar.next_day(now.timestamp()))
 
 
-def schedule(
-    feed: LiveDay,
-    live: Broadcaster,
-    nodes: PeerSync,
+def create_scheduler(
+    live_day: LiveDay,
+    broadcaster: Broadcaster,
+    peers: PeerSync,
     kafka: Kafka | None,
     store: CounterStore,
     clock: Clock,
     settings: Settings,
 ) -> AsyncIOScheduler:
-    """The jobs, not yet started."""
-    kept = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
+    """Return a scheduler with all jobs, not yet started."""
+    retention_seconds = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
 
     async def close_day() -> None:
-        """From now on the day is history: pages are told, what is too old is forgotten; as often as you like."""
+        """Close the day: announce the new one to clients and apply retention. Idempotent."""
         slot = clock.slot()
-        feed.turn(slot)
-        before = {step: slot.minute - seconds for step, seconds in kept.items()}
-        before["day"] = clock.calendar.starts("day", slot.day, settings.days_kept)[0]
+        live_day.turn(slot)
+        cutoffs = {step: slot.minute - seconds for step, seconds in retention_seconds.items()}
+        cutoffs["day"] = clock.calendar.starts("day", slot.day, settings.days_kept)[0]
         try:
-            await store.prune(before, slot)
+            await store.prune(cutoffs, slot)
         except StoreError as error:
-            log.warning("nothing was pruned this time: %s", error)
+            log.warning("retention was skipped and will be retried: %s", error)
 
-    async def tell_state() -> None:
-        feed.tell_state(*health.state(store, nodes, live, kafka))
+    async def publish_status() -> None:
+        live_day.tell_state(*service_status(store, peers, broadcaster, kafka))
 
-    # A late job is still wanted, and one that was missed several times is wanted once.
+    # A job that is late or was missed still runs, once.
     jobs = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults={"misfire_grace_time": None, "coalesce": True})
     jobs.add_job(close_day, Midnight(clock.calendar), id="close_day")
-    jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, where it was missed")
-    jobs.add_job(tell_state, IntervalTrigger(seconds=1), id="tell_state")
-    jobs.add_job(live.cut_strangers, IntervalTrigger(seconds=STUCK_SECONDS), id="cut_strangers")
-    jobs.add_job(_tried(nodes.resync), IntervalTrigger(seconds=2), id="resync")
+    jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, if it was missed")
+    jobs.add_job(publish_status, IntervalTrigger(seconds=1), id="publish_status")
+    jobs.add_job(broadcaster.cut_strangers, IntervalTrigger(seconds=STUCK_SECONDS), id="cut_strangers")
+    jobs.add_job(_log_store_errors(peers.resync), IntervalTrigger(seconds=2), id="resync")
     if store.shared:
-        jobs.add_job(_tried(store.recover_orphans), IntervalTrigger(seconds=10), id="adopt")
+        recover_orphans = _log_store_errors(store.recover_orphans)
+        jobs.add_job(recover_orphans, IntervalTrigger(seconds=10), id="recover_orphans")
     return jobs
 
 
-def _tried(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    """The job, which the store may refuse this time."""
+def _log_store_errors(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Return the job with store errors logged instead of raised; it runs again soon."""
 
-    async def tried() -> None:
+    async def run() -> None:
         try:
             await job()
         except StoreError as error:
-            log.warning("%s: not this time: %s", job.__name__, error)
+            log.warning("%s was skipped and will be retried: %s", job.__name__, error)
 
-    return tried
+    return run

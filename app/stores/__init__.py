@@ -1,0 +1,33 @@
+"""Stores: where counts are kept. One module per back end behind the contract in `base`; create_store chooses one.
+
+Imports `app.domain` and `app.settings`.
+"""
+
+import math
+from pathlib import Path
+
+from app.settings import Settings
+from app.stores.base import CounterStore, StoreLimits
+from app.stores.memory import MemoryStore
+from app.stores.offline import OfflineStore
+from app.stores.redis import RedisStore, server
+from app.stores.redis_sharded import ShardedRedisStore
+from app.stores.sqlite import SqliteStore
+
+
+def create_store(settings: Settings) -> CounterStore:
+    """Return the store that TALLY_STORE names, not yet opened. Raises StoreOpenError if a Redis URL is invalid."""
+    limits = StoreLimits(settings.events_max, settings.keys_max)
+    if settings.store_kind == "redis":
+        return _create_redis_store(settings, limits)
+    if settings.store_kind == "sqlite":
+        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), limits)
+    return MemoryStore(limits)
+
+
+def _create_redis_store(settings: Settings, limits: StoreLimits) -> CounterStore:
+    redis = server(settings.store)
+    shard_limits = StoreLimits(math.ceil(limits.names / redis.tags), math.ceil(limits.keys / redis.tags))
+    shards = [RedisStore(redis, shard_limits, shard) for shard in range(redis.tags)]
+    store = shards[0] if len(shards) == 1 else ShardedRedisStore(shards)
+    return OfflineStore(store, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)

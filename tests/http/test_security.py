@@ -123,7 +123,7 @@ FORWARDED += [
 
 
 @pytest.mark.catches(
-    "anybody is believed", "app/__main__.py", "forwarded_allow_ips=settings.trusted_proxies", 'forwarded_allow_ips="*"'
+    "anybody is believed", "app/server/server.py", "forwarded_allow_ips=trusted_proxies", 'forwarded_allow_ips="*"'
 )
 @pytest.mark.catches(
     "a client has many addresses", "app/http/rate_limits.py", "ipaddress.IPv6Network((ip, 64), strict=False)", "ip"

@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, BinaryIO
 
@@ -15,7 +14,7 @@ from typing_extensions import TypedDict
 from app import corrections as changes
 from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import COUNT_MAX, DayChange
-from app.export_import import TransferError, export, pieces, restore
+from app.export_import import TransferError, check_file, export, import_line, read_lines
 from app.group_commit import GroupCommitter
 from app.http.errors import Problem
 from app.http.rate_limits import RateLimits
@@ -26,7 +25,7 @@ from app.stores.base import CounterStore
 PathEvent = Annotated[str, Depends(path_name)]
 PathVisitor = Annotated[str, Depends(path_visitor)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
-Plan = Callable[[TimeSlot, int], Awaitable[tuple[DayChange, changes.Logged]]]
+Plan = Callable[[TimeSlot, int], Awaitable[tuple[DayChange, changes.CorrectionRecord]]]
 
 Erased = TypedDict("Erased", {"user": str, "uniquesKeep": bool})
 Imported = TypedDict("Imported", {"lines": int})
@@ -52,7 +51,7 @@ def add_routes(
         try:
             logged = await recorder.change(lambda slot: plan(slot, int(clock.at())))
         except changes.ChangeRejected as refusal:
-            raise Problem(*REFUSED[str(refusal)]) from None
+            raise Problem(*REFUSED[refusal.reason]) from None
         return corrected_row(clock.calendar, logged)
 
     @app.put(
@@ -117,10 +116,9 @@ def _add_transfer(app: FastAPI, store: CounterStore, clock: Clock, every: dict[s
 
     async def import_file(file: BinaryIO) -> Imported:
         file.seek(0)
-        await asyncio.to_thread(deque, pieces(file, clock), maxlen=0)  # whether all of it can be read
-        file.seek(0)
+        await asyncio.to_thread(check_file, file, clock)
         lines = 0
-        for piece in pieces(file, clock):
-            await restore(store, clock, piece)
+        for line in read_lines(file, clock):
+            await import_line(store, clock, line)
             lines += 1
         return Imported(lines=lines)

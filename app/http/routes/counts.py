@@ -18,7 +18,7 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from typing_extensions import TypedDict
 
-from app.corrections import Logged, history
+from app.corrections import CorrectionRecord, history
 from app.domain.buckets import ALL_EVENTS, BEFORE_RESET, TOTAL, Bucket, Step, VisitorKind
 from app.domain.calendar import Calendar, Clock, day_start
 from app.domain.names import InvalidName, event_name
@@ -295,7 +295,7 @@ def _add_history(app: FastAPI, reads: Reads, every: dict[str, Any], days_kept: i
         return ClosedDay(day=day, parts=parts, corrections=corrections)
 
 
-def corrected_row(calendar: Calendar, logged: Logged) -> CorrectedRow:
+def corrected_row(calendar: Calendar, logged: CorrectionRecord) -> CorrectedRow:
     _, at, action, event, *values = logged
     before, after = (Numbers(count=value.count, total=value.total) for value in values)
     return CorrectedRow(

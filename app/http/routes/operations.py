@@ -1,7 +1,5 @@
 """What an operator asks: how it is, and figures for Prometheus."""
 
-from typing import Literal, NamedTuple
-
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -14,20 +12,9 @@ from app.kafka.consumer import DURABILITY, Kafka, KafkaHealth
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
 from app.metrics import Metrics
+from app.status import Status, service_status
 from app.stores.base import CounterStore
 from app.stores.results import Ack
-
-LATE_SECONDS = 10.0  # since pages were last looked after, which is done each second
-
-Status = Literal["ok", "degraded", "down"]
-
-
-class State(NamedTuple):
-    """Whether hits are accepted and all is well, and if not, why."""
-
-    status: Status
-    reasons: list[str]
-
 
 Health = TypedDict(
     "Health",
@@ -47,15 +34,6 @@ Health = TypedDict(
         "version": str,
     },
 )
-
-
-def state(store: CounterStore, nodes: PeerSync, live: Broadcaster, kafka: Kafka | None) -> State:
-    condition = store.status()
-    reasons = [*condition.reasons, *nodes.reasons(), *(kafka.reasons() if kafka else [])]
-    if live.tick_seconds() > LATE_SECONDS:
-        reasons.append("pages are not told what changes")
-    accepts = kafka.accepts() if kafka and kafka.buffers else condition.accepting
-    return State("down" if not accepts else "degraded" if reasons else "ok", reasons)
 
 
 def add_routes(
@@ -81,7 +59,7 @@ def add_routes(
     @app.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
         """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
-        condition, (status, reasons) = store.status(), state(store, nodes, live, kafka)
+        condition, (status, reasons) = store.status(), service_status(store, nodes, live, kafka)
         stale = condition.stale_seconds
         response.status_code = 503 if status == "down" else 200
         return Health(

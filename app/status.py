@@ -1,0 +1,31 @@
+"""The overall status of the service: ok, degraded or down, with reasons."""
+
+from typing import Literal, NamedTuple
+
+from app.kafka.consumer import Kafka
+from app.live.broadcaster import Broadcaster
+from app.live.peers import PeerSync
+from app.stores.base import CounterStore
+
+LATE_SECONDS = 10.0  # live updates are stalled if the broadcaster, which runs every second, has not run for so long
+
+Status = Literal["ok", "degraded", "down"]
+
+
+class ServiceStatus(NamedTuple):
+    """`down` if hits cannot be accepted, `degraded` if there are other reasons for concern, else `ok`."""
+
+    status: Status
+    reasons: list[str]
+
+
+def service_status(
+    store: CounterStore, peers: PeerSync, broadcaster: Broadcaster, kafka: Kafka | None
+) -> ServiceStatus:
+    """Return the present status, without I/O; `kafka` is None if it is not configured."""
+    store_status = store.status()
+    reasons = [*store_status.reasons, *peers.reasons(), *(kafka.reasons() if kafka else [])]
+    if broadcaster.tick_seconds() > LATE_SECONDS:
+        reasons.append("live updates are stalled")
+    accepts_hits = kafka.accepts() if kafka and kafka.buffers else store_status.accepting
+    return ServiceStatus("down" if not accepts_hits else "degraded" if reasons else "ok", reasons)
