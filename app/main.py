@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
@@ -29,7 +28,7 @@ from app.live.broadcaster import Broadcaster
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
 from app.metrics import Metrics
-from app.scheduler import create_scheduler
+from app.scheduler import Jobs
 from app.settings import Settings
 from app.stores import create_store
 from app.stores.base import CounterStore
@@ -54,12 +53,45 @@ _FOR_ANY_ORIGIN = ("/badge/", "/hit/", "/get/", "/info/", "/static/tally-")
 _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
 
 
-def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
-    """Build the application: create every part, wire them together, and add the routes.
+class Services(NamedTuple):
+    """The parts of one application. Each receives those that it uses as arguments."""
 
-    `now` returns the present UTC time in seconds. The app's lifespan opens and closes the store. Raises
-    StoreOpenError if a URL in the settings is invalid.
+    settings: Settings
+    clock: Clock
+    store: CounterStore
+    metrics: Metrics
+    live_day: LiveDay
+    broadcaster: Broadcaster
+    peers: PeerSync
+    committer: GroupCommitter
+    kafka: Kafka | None
+    jobs: Jobs
+    rate_limits: RateLimits
+    permissions: Permissions
+
+
+def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
+    """Build the application; its lifespan opens and closes the store.
+
+    `now` returns the present UTC time in seconds. Raises StoreOpenError if a URL in the settings is invalid.
     """
+    services = _create_services(settings, now)
+    app = TallyApp(
+        title="Tally",
+        version=__version__,
+        lifespan=_lifespan(services),
+        dependencies=[Depends(services.permissions.guard)],
+        docs_url=None,  # FastAPI's page loads its files from another site
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.live, app.state.store, app.state.kafka = services.broadcaster, services.store, services.kafka
+    app.state.jobs = services.jobs.scheduler
+    _add_routes(app, services)
+    return app
+
+
+def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     clock = Clock(Calendar(settings.timezone), now)
     rate_limits = RateLimits(settings)
     permissions = Permissions(settings, rate_limits)
@@ -71,20 +103,55 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     committer = GroupCommitter(store, clock, peers.publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs
     kafka = Kafka(settings, store, clock, live_day, peers, metrics) if uses_kafka else None
-    jobs = create_scheduler(live_day, broadcaster, peers, kafka, store, clock, settings)
-    app = TallyApp(
-        title="Tally",
-        version=__version__,
-        lifespan=_lifespan(store, broadcaster, peers, committer, kafka, jobs),
-        dependencies=[Depends(permissions.guard)],
-        docs_url=None,  # FastAPI's page loads its files from another site
-        redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+    return Services(
+        settings=settings,
+        clock=clock,
+        store=store,
+        metrics=metrics,
+        live_day=live_day,
+        broadcaster=broadcaster,
+        peers=peers,
+        committer=committer,
+        kafka=kafka,
+        jobs=Jobs(live_day, broadcaster, peers, kafka, store, clock, settings),
+        rate_limits=rate_limits,
+        permissions=permissions,
     )
+
+
+def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return the lifespan: each part starts after the parts that it uses, and stops before them."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        kafka, scheduler = services.kafka, services.jobs.scheduler
+        try:
+            await services.store.open()
+            services.broadcaster.start()
+            await services.peers.start()
+            services.committer.start()
+            if kafka:
+                kafka.start()
+            scheduler.start()
+            yield
+            scheduler.shutdown()
+            if kafka:
+                await kafka.close()
+            await services.committer.close()
+            await services.peers.close()
+            await services.broadcaster.close()
+        finally:
+            await services.store.close()
+
+    return lifespan
+
+
+def _add_routes(app: "TallyApp", services: Services) -> None:
+    settings, clock, store, metrics, _, broadcaster, peers, committer, kafka, _, rate_limits, permissions = services
     app.access = permissions
-    app.state.jobs, app.state.live, app.state.store, app.state.kafka = jobs, broadcaster, store, kafka
     refuse = problems.install(app, metrics)
-    count_event = ingest.add_routes(app, kafka if kafka and settings.kafka else committer, rate_limits, permissions)
+    hits = kafka if kafka and settings.kafka else committer
+    count_event = ingest.add_routes(app, hits, rate_limits, permissions)
     charge, read_event = query.add_routes(app, store, clock, rate_limits, settings.days_kept)
     badges.add_routes(app, store, clock, charge)
     stream.add_routes(app, broadcaster, charge)
@@ -95,40 +162,6 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     _add_pages(app, permissions, broadcaster, settings.embed_origins)
     app.middleware_stack = SecurityMiddleware(app.build_middleware_stack(), permissions, refuse)
     app.shortcut = ingest.FastPath({"POST": count_event, "GET": read_event}, permissions, refuse, _HEADERS)
-    return app
-
-
-def _lifespan(
-    store: CounterStore,
-    broadcaster: Broadcaster,
-    peers: PeerSync,
-    committer: GroupCommitter,
-    kafka: Kafka | None,
-    jobs: AsyncIOScheduler,
-) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return the lifespan: each part starts after the parts that it uses, and stops before them."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            await store.open()
-            broadcaster.start()
-            await peers.start()
-            committer.start()
-            if kafka:
-                kafka.start()
-            jobs.start()
-            yield
-            jobs.shutdown()
-            if kafka:
-                await kafka.close()
-            await committer.close()
-            await peers.close()
-            await broadcaster.close()
-        finally:
-            await store.close()
-
-    return lifespan
 
 
 def _add_pages(app: FastAPI, access: Permissions, live: Broadcaster, embed_origins: Sequence[str]) -> None:

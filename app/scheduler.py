@@ -30,43 +30,56 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
         return self._calendar.local(self._calendar.next_day(now.timestamp()))
 
 
-def create_scheduler(
-    live_day: LiveDay,
-    broadcaster: Broadcaster,
-    peers: PeerSync,
-    kafka: Kafka | None,
-    store: CounterStore,
-    clock: Clock,
-    settings: Settings,
-) -> AsyncIOScheduler:
-    """Return a scheduler with all jobs, not yet started."""
-    retention_seconds = {"minute": settings.minutes_kept_hours * 3600, "hour": settings.hours_kept_days * 86_400}
+class Jobs:
+    """The periodic jobs of a node, in an APScheduler `scheduler` that the caller starts and shuts down."""
 
-    async def close_day() -> None:
-        """Close the day: announce the new one to clients and apply retention. Idempotent."""
-        slot = clock.slot()
-        live_day.turn(slot)
-        cutoffs = {step: slot.minute - seconds for step, seconds in retention_seconds.items()}
-        cutoffs["day"] = clock.calendar.starts("day", slot.day, settings.days_kept)[0]
+    def __init__(
+        self,
+        live_day: LiveDay,
+        broadcaster: Broadcaster,
+        peers: PeerSync,
+        kafka: Kafka | None,
+        store: CounterStore,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self._live_day, self._broadcaster, self._peers, self._kafka = live_day, broadcaster, peers, kafka
+        self._store, self._clock = store, clock
+        self._retention_seconds = {
+            "minute": settings.minutes_kept_hours * 3600,
+            "hour": settings.hours_kept_days * 86_400,
+        }
+        self._days_kept = settings.days_kept
+        # A job that is late or was missed still runs, once.
+        defaults = {"misfire_grace_time": None, "coalesce": True}
+        self.scheduler = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults=defaults)
+        self._add_jobs()
+
+    def _add_jobs(self) -> None:
+        add = self.scheduler.add_job
+        add(self.close_day, Midnight(self._clock.calendar), id="close_day")
+        add(self.close_day, IntervalTrigger(seconds=30), id="close_day, if it was missed")
+        add(self.publish_status, IntervalTrigger(seconds=1), id="publish_status")
+        add(self._broadcaster.cut_strangers, IntervalTrigger(seconds=STUCK_SECONDS), id="cut_strangers")
+        add(_log_store_errors(self._peers.resync), IntervalTrigger(seconds=2), id="resync")
+        if self._store.shared:
+            recover_orphans = _log_store_errors(self._store.recover_orphans)
+            add(recover_orphans, IntervalTrigger(seconds=10), id="recover_orphans")
+
+    async def close_day(self) -> None:
+        """Announce a new day to clients if one has begun, and apply retention. Idempotent."""
+        slot = self._clock.slot()
+        self._live_day.turn(slot)
+        cutoffs = {step: slot.minute - seconds for step, seconds in self._retention_seconds.items()}
+        cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]
         try:
-            await store.prune(cutoffs, slot)
+            await self._store.prune(cutoffs, slot)
         except StoreError as error:
             log.warning("retention was skipped and will be retried: %s", error)
 
-    async def publish_status() -> None:
-        live_day.tell_state(*service_status(store, peers, broadcaster, kafka))
-
-    # A job that is late or was missed still runs, once.
-    jobs = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults={"misfire_grace_time": None, "coalesce": True})
-    jobs.add_job(close_day, Midnight(clock.calendar), id="close_day")
-    jobs.add_job(close_day, IntervalTrigger(seconds=30), id="close_day, if it was missed")
-    jobs.add_job(publish_status, IntervalTrigger(seconds=1), id="publish_status")
-    jobs.add_job(broadcaster.cut_strangers, IntervalTrigger(seconds=STUCK_SECONDS), id="cut_strangers")
-    jobs.add_job(_log_store_errors(peers.resync), IntervalTrigger(seconds=2), id="resync")
-    if store.shared:
-        recover_orphans = _log_store_errors(store.recover_orphans)
-        jobs.add_job(recover_orphans, IntervalTrigger(seconds=10), id="recover_orphans")
-    return jobs
+    async def publish_status(self) -> None:
+        """Send the overall status to dashboards if it has changed."""
+        self._live_day.tell_state(*service_status(self._store, self._peers, self._broadcaster, self._kafka))
 
 
 def _log_store_errors(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

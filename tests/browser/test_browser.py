@@ -266,7 +266,7 @@ def test_a_new_version_is_offered_to_a_page_and_taken_by_a_kiosk(tally: Process,
         one.wait_for_load_state("networkidle")  # by then it knows the version
         one.evaluate("document.documentElement.dataset.same = ''")
     tally.kill()
-    tally._command = ("-c", "import app; app.__version__ = '99.0'; from app.__main__ import main; main()")
+    tally._command = ("-c", "import app; app.__version__ = '99.0'; from app.cli import main; main()")
     tally.start()
     expect(page.locator("#banner")).to_contain_text("Tally has been updated", timeout=20_000)
     expect(page.locator("html[data-same]")).to_have_count(1)

@@ -1,16 +1,12 @@
-"""The shortcut of a single hit past the router: whatever is asked, both ways give the same answer; and one write."""
+"""The shortcut of a single hit past the router: whatever is asked, both ways give the same answer."""
 
-import asyncio
 import re
-import socket
 from pathlib import Path
 
 import httpx
 import pytest
-from uvicorn.protocols.http.flow_control import FlowControl
 
 from app import group_commit as recorder
-from app.__main__ import LingeringTransport, SingleWriteCycle
 from app.http.routes import count as ingest
 from app.main import create_app
 from app.stores.base import OutcomeUnknown, StoreUnavailable
@@ -111,82 +107,3 @@ async def test_both_ways_to_a_hit_give_the_same_answers(
         assert one == other
     assert {seen[2] for seen in short[:-2]} == {200, 401, 404, 405, 413, 422, 429, 500, 503}
     assert all(seen[3]["x-content-type-options"] == "nosniff" for seen in short[:-2])
-
-
-class Noted(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self.writes.append(data)
-
-    def close(self) -> None:
-        self.writes.append(b"closed")
-
-
-async def written(
-    kind: type[SingleWriteCycle], method: str, keep_alive: bool, headers: list[tuple[bytes, bytes]], *pieces: bytes
-) -> list[bytes]:
-    """Each write of an answer in these pieces, and what is wrong with it."""
-    noted = Noted()
-    default, ended = [(b"date", b"today")], asyncio.Event()
-    about = (None, None, False, default, ended, False, keep_alive, lambda: noted.writes.append(b"answered"))
-    cycle = kind({"method": method}, noted, FlowControl(noted), *about)
-    try:
-        await cycle.send({"type": "http.response.start", "status": 200, "headers": headers})
-        for i, piece in enumerate(pieces):
-            await cycle.send({"type": "http.response.body", "body": piece, "more_body": i + 1 < len(pieces)})
-    except RuntimeError as error:
-        noted.writes.append(str(error).encode())
-    return [*noted.writes, b"%d" % cycle.response_complete, b"%d" % ended.is_set()]
-
-
-@pytest.mark.catches("a body lost", "app/__main__.py", "write(head + body)", "write(head)")
-@pytest.mark.catches("a head lost", "app/__main__.py", "            await super().send(start)\n", "")
-@pytest.mark.catches("headers that nobody has looked at", "app/__main__.py", "    wrong = any", "    wrong = not any")
-@pytest.mark.catches("an answer that says it is longer", "app/__main__.py", 'b"%d" % length)) != 1', 'b"4")) != 1')
-@pytest.mark.catches("connections that are not closed", "app/__main__.py", "self.keep_alive and not", "not")
-@pytest.mark.catches("a body for HEAD", "app/__main__.py", 'self.scope["method"] != "HEAD" and', "")
-async def test_an_answer_is_what_uvicorn_would_send_in_one_write() -> None:
-    length = (b"content-length", b"4")
-    for headers, pieces, whole in (
-        ([length, (b"a", b"b")], [b"body"], True),
-        ([(b"a", b"b"), (b"a", b"c"), length], [b"body"], True),
-        ([length], [b"bo", b"dy"], False),
-        ([length], [b"bodies"], False),
-        ([(b"a", b"b")], [b"body"], False),
-        ([(b"connection", b"close"), length], [b"body"], False),
-        ([length, (b"a", b"b\r\nc: d")], [b"body"], False),
-        ([length, (b"a: b\r\nc", b"d"), (b"a", b"b")], [b"body"], False),
-    ):
-        for method, keep_alive in (("POST", True), ("HEAD", True), ("POST", False)):
-            ours = await written(SingleWriteCycle, method, keep_alive, headers, *pieces)
-            theirs = await written(SingleWriteCycle.__base__, method, keep_alive, headers, *pieces)
-            assert b"".join(ours) == b"".join(theirs), (method, keep_alive, headers)
-            assert len(ours) == len(theirs) - (whole and method == "POST" and keep_alive)
-
-
-@pytest.mark.catches(
-    "closed, and kept for good", "app/__main__.py", "self._loop.call_later(LINGER_SECONDS", "(lambda *_: 0)(0"
-)
-async def test_a_closed_connection_whose_client_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.__main__.LINGER_SECONDS", 0.05)
-    lost = asyncio.Event()
-
-    class Closing(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            wrapped = LingeringTransport(transport, asyncio.get_running_loop())
-            wrapped.write(b"x" * 20_000_000)
-            wrapped.close()
-
-        def connection_lost(self, _: Exception | None) -> None:
-            lost.set()
-
-    server = await asyncio.get_running_loop().create_server(Closing, "127.0.0.1", 0)
-    async with server:
-        with socket.create_connection(server.sockets[0].getsockname()):
-            async with asyncio.timeout(20):
-                await lost.wait()

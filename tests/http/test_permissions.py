@@ -16,7 +16,7 @@ import socketio
 import websockets
 from starlette.routing import Mount
 
-from app import __main__
+from app.cli import print_greeting
 from app.http.errors import Problem
 from app.http.permissions import ROLES, Permissions
 from app.http.rate_limits import RateLimits
@@ -85,7 +85,7 @@ async def statuses(tally: Served, role: str) -> dict[str, int]:
     return seen
 
 
-@pytest.mark.catches("the table is not asked", "app/main.py", "dependencies=[Depends(access.guard)],", "")
+@pytest.mark.catches("the table is not asked", "app/main.py", "dependencies=[Depends(services.permissions.guard)],", "")
 @pytest.mark.catches(
     "the shortcut asks nobody",
     "app/http/routes/count.py",
@@ -454,9 +454,9 @@ def test_keys_come_from_a_file_or_from_the_environment(
 @pytest.mark.parametrize(
     ("host", "chosen", "words"),
     [
-        ("0.0.0.0", {}, "may count and read"),  # noqa: S104 # it is only said
-        ("192.0.2.1", {"write_keys": KEYS["write"]}, "may read"),
-        ("::", {"read_keys": KEYS["read"]}, "may count"),
+        ("0.0.0.0", {}, "can count and read"),  # noqa: S104 # it is only said
+        ("192.0.2.1", {"write_keys": KEYS["write"]}, "can read"),
+        ("::", {"read_keys": KEYS["read"]}, "can count"),
         ("::", CLOSED, None),
         ("127.0.0.1", {}, None),
         ("localhost", {}, None),
@@ -466,13 +466,13 @@ def test_keys_come_from_a_file_or_from_the_environment(
 def test_the_first_lines_warn_where_others_reach_what_is_open(
     capsys: pytest.CaptureFixture, host: str, chosen: dict, words: str | None
 ) -> None:
-    __main__.greet(Settings(TALLY_STORE="memory://", host=host, **chosen), "", False)
+    print_greeting(Settings(TALLY_STORE="memory://", host=host, **chosen), "", consume=False)
     said = capsys.readouterr().out
     warnings = [line for line in said.splitlines() if line.startswith("Warning")]
     assert ("Authorization: Bearer" in said) == ("write_keys" in chosen)
     assert not [key for key in KEYS.values() if key in said]
     assert len(warnings) == (words is not None)
-    assert not words or f"{words};" in warnings[0]
+    assert not words or f"{words}." in warnings[0]
 
 
 @pytest.mark.catches(

@@ -58,7 +58,7 @@ ANSWERS += [
 @pytest.mark.catches("a stranger's frame of data", "app/main.py", "'none'; frame-ancestors 'none'\"", "'none'\"")
 @pytest.mark.catches("types are guessed", "app/main.py", '    (b"x-content-type-options", b"nosniff"),\n', "")
 @pytest.mark.catches(
-    "only where all is well", "app/main.py", "build_middleware_stack(), access, refuse)", "router, access, refuse)"
+    "only where all is well", "app/main.py", "build_middleware_stack(), permissions, refuse)", "router, permissions, refuse)"
 )
 @pytest.mark.catches("hits go past it", "app/http/routes/count.py", "        answer.raw_headers += headers\n", "")
 async def test_every_answer_says_what_a_browser_may_do_with_it(

@@ -19,8 +19,9 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from app.__main__ import SharedFrameProtocol, SingleWriteProtocol
 from app.main import create_app
+from app.server.http_protocol import SingleWriteProtocol
+from app.server.websocket_protocol import SharedFrameProtocol
 from app.settings import Settings
 from tests.support.nginx import Proxy
 from tests.support.redis_servers import ComposedRedis, RedisServer, free_port, wait_until

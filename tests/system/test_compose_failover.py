@@ -29,10 +29,10 @@ async def test_no_request_fails_while_each_node_is_restarted_in_turn(tmp_path: P
 
 
 @pytest.mark.catches(
-    "connections are closed under requests", "app/__main__.py", "if self.config.proxy_headers:", "if False:"
+    "connections are closed under requests", "app/server/server.py", "if self.config.proxy_headers:", "if False:"
 )
 @pytest.mark.catches(
-    "a proxy is not told to go", "app/__main__.py", "default_headers.append((b", "default_headers.count((b"
+    "a proxy is not told to go", "app/server/server.py", "default_headers.append((b", "default_headers.count((b"
 )
 def test_a_node_that_ends_answers_what_its_proxy_still_sends_on_a_connection(process) -> None:
     node: Process = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1")

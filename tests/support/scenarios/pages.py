@@ -105,7 +105,7 @@ async def deaf_pages(directory: Path, pages: int, rate: int, stuck_seconds: floa
     """
     names = [f"name {i}" for i in range(300)]
     least: Counter[str] = Counter()
-    sooner = f"import app.live.broadcaster as b, app.__main__ as m; b.STUCK_SECONDS = {stuck_seconds}; m.main()"
+    sooner = f"import app.live.broadcaster as b; from app.cli import main; b.STUCK_SECONDS = {stuck_seconds}; main()"
     stop = asyncio.Event()
 
     async def write(app: Process) -> None:
