@@ -1,6 +1,6 @@
-"""Group commit: every hit that arrives while a batch is being written goes into the next one.
+"""Group commit: all hits that arrive while a commit is being written go into the next one.
 
-No timer: an idle service commits at once, a busy one gathers by itself.
+There is no timer: an idle service commits each hit at once, a busy one commits many together.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from app.stores.base import CounterStore, OutcomeUnknown, StoreError, StoreUnava
 from app.stores.results import Ack, ApplyResult, GroupResult, Value, reject
 from app.stores.rules import apply_despite_loss
 
-WAITING_MAX = 50_000  # events; more would only wait longer for the same disk
-BATCH_EVENTS_MAX = 10_000  # events in a commit, so that one is never long
+WAITING_EVENTS_MAX = 50_000  # further hits are rejected, because they would only wait longer for the same disk
+COMMIT_EVENTS_MAX = 10_000  # keeps every commit short
 
 T = TypeVar("T")
 W = TypeVar("W")
 
-log = logging.getLogger("tally.recorder")
+log = logging.getLogger("tally.group_commit")
 
 
 class Overloaded(Exception):
-    """More hits wait than will be counted soon; this one was not taken."""
+    """Too many hits are waiting to be written. This one was not counted."""
 
     def __init__(self) -> None:
-        super().__init__("too many hits are waiting")
+        super().__init__(f"overloaded: more than {WAITING_EVENTS_MAX} hits are waiting to be written")
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of the hits of one request: their result, the date of their day, and how durable they are."""
+    """The result for the hits of one request, the date (ISO 8601) of their day, and how durable they are."""
 
     result: GroupResult
     date: str
@@ -53,6 +53,12 @@ class _Waiter(msgspec.Struct):
 
 
 class GroupCommitter:
+    """Collects hits into commits and writes them to the store, one commit at a time.
+
+    After each commit it calls `publish` with the commit's time slot, the new counts by event, and the day's
+    generation.
+    """
+
     def __init__(
         self,
         store: CounterStore,
@@ -65,17 +71,18 @@ class GroupCommitter:
         self._clock = clock
         self._publish = publish
         self._waiting: deque[_Waiter] = deque()
-        self._events = 0  # that wait
+        self._waiting_events = 0
         self._arrived = asyncio.Event()
-        self._lock = asyncio.Lock()  # to commit
+        self._commit_lock = asyncio.Lock()
         self._closing = False
-        self._source, self._offset = uuid.uuid4().hex, 0
+        self._use_new_source()
 
     def start(self) -> None:
+        """Start the task that commits. Call it once, in the event loop."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Commit what waits, then stop."""
+        """Commit all waiting hits, then stop."""
         self._closing = True
         self._arrived.set()
         await self._task
@@ -83,27 +90,30 @@ class GroupCommitter:
     async def submit(
         self, amounts: Mapping[str, int], key: IdempotencyKey | None = None, visits: Sequence[Visit] = ()
     ) -> Outcome:
-        """Count these hits, all or none, once for a key, and wait until that is certain.
+        """Count hits, all or none, and return when they are acknowledged or rejected.
 
-        Raises Overloaded, StoreUnavailable (not counted), or OutcomeUnknown.
+        `amounts` maps event names to what is added; `visits` are the users and sessions of these hits. With a `key`,
+        a repetition is not counted and gets the first result. Raises Overloaded and StoreUnavailable (not counted),
+        or OutcomeUnknown.
         """
-        if self._events >= WAITING_MAX:
+        if self._waiting_events >= WAITING_EVENTS_MAX:
             raise Overloaded
         waiter = _Waiter(amounts, key, visits, asyncio.get_running_loop().create_future())
-        self._events += _size(waiter)
+        self._waiting_events += _size(waiter)
         self._waiting.append(waiter)
         self._arrived.set()
         return await waiter.outcome
 
-    async def change(self, plan: Callable[[TimeSlot], Awaitable[tuple[DayChange, T]]]) -> T:
-        """Plan an administrative change and apply it, between two commits; plan again if the day was changed meanwhile.
+    async def apply_change(self, plan: Callable[[TimeSlot], Awaitable[tuple[DayChange, T]]]) -> T:
+        """Plan an administrative change and apply it between two commits; return the second result of `plan`.
 
-        Raises what `plan` raises, StoreUnavailable, or OutcomeUnknown.
+        If another node has changed the day since, it is planned again. Raises the errors of `plan`, StoreUnavailable,
+        or OutcomeUnknown.
         """
-        async with self._lock:
+        async with self._commit_lock:
             while True:
                 if self._store.status().stale_seconds is not None:
-                    raise StoreUnavailable("the store is unreachable, so its present counts are not known")
+                    raise StoreUnavailable("the store is unreachable, and a change needs its present counts")
                 change, result = await plan(self._clock.slot())
                 with contextlib.suppress(WriteConflict):
                     applied = await self._apply(self._store.apply_change, change)
@@ -114,29 +124,29 @@ class GroupCommitter:
     async def _run(self) -> None:
         while self._waiting or not self._closing:
             await self._arrived.wait()
-            waiters = self._take()
+            waiters = self._take_waiters()
             if waiters:
-                async with self._lock:
+                async with self._commit_lock:
                     await self._commit(waiters)
             if not self._waiting and not self._closing:
                 self._arrived.clear()
 
-    def _take(self) -> list[_Waiter]:
-        """All that wait, or as many as a commit may have."""
-        if self._events <= BATCH_EVENTS_MAX:
-            all_waiting, self._waiting, self._events = list(self._waiting), deque(), 0
+    def _take_waiters(self) -> list[_Waiter]:
+        """Remove and return all waiters, or as many as fit into a commit."""
+        if self._waiting_events <= COMMIT_EVENTS_MAX:
+            all_waiting, self._waiting, self._waiting_events = list(self._waiting), deque(), 0
             return all_waiting
         waiters: list[_Waiter] = []
         events = 0
-        while self._waiting and (not waiters or events + _size(self._waiting[0]) <= BATCH_EVENTS_MAX):
+        while self._waiting and (not waiters or events + _size(self._waiting[0]) <= COMMIT_EVENTS_MAX):
             waiters.append(self._waiting.popleft())
             events += _size(waiters[-1])
-        self._events -= events
+        self._waiting_events -= events
         return waiters
 
     async def _commit(self, waiters: list[_Waiter]) -> None:
-        slot = self._clock.slot()
-        commit, bare, others = _gather(slot, waiters)
+        slot = self._clock.slot()  # every hit of a commit belongs to the day on which it is committed
+        commit, unkeyed, others = _build_commit(slot, waiters)
         began = time.perf_counter()
         try:
             applied = await self._apply(self._store.apply, commit)
@@ -148,6 +158,21 @@ class GroupCommitter:
         self._metrics.commits.inc()
         self._metrics.batch_posts.observe(len(waiters))
         self._metrics.commit_seconds.observe(time.perf_counter() - began)
+        counts = self._resolve_waiters(slot, commit, applied, unkeyed, others)
+        try:
+            self._publish(slot, counts, applied.generations.get(slot.day, 0))
+        except Exception:  # the hits are counted and acknowledged, and later commits must go on
+            log.exception("counts could not be published")
+
+    def _resolve_waiters(
+        self,
+        slot: TimeSlot,
+        commit: Commit,
+        applied: ApplyResult,
+        unkeyed: Mapping[str, list[_Waiter]],
+        others: deque[_Waiter],
+    ) -> dict[str, int]:
+        """Give every waiter its outcome, add to the metrics, and return the new counts by event."""
         counts: dict[str, int] = {}
         accepted = hits = 0
         for group, result in zip(commit, applied.groups, strict=True):
@@ -155,17 +180,14 @@ class GroupCommitter:
                 _resolve(others.popleft(), result, slot.date, applied.ack)
                 accepted += not (result.rejected or result.replayed_on)
             else:
-                _resolve_bare(bare, result, slot.date, applied.ack)
-                accepted += sum(len(bare[event]) for event in result.values)
+                _resolve_unkeyed(unkeyed, result, slot.date, applied.ack)
+                accepted += sum(len(unkeyed[event]) for event in result.values)
             for event, value in result.counted.items():
                 hits += group.amounts[event]
                 counts[event] = value.count
         self._metrics.accepted.inc(accepted)
         self._metrics.hits.inc(hits)
-        try:
-            self._publish(slot, counts, applied.generations.get(slot.day, 0))
-        except Exception:  # the hits are counted and acknowledged, and the next ones must be as well
-            log.exception("counts could not be published")
+        return counts
 
     async def _apply(self, apply: Callable[[str, int, int, W], Awaitable[ApplyResult]], work: W) -> ApplyResult:
         """Apply a commit or a change. Raises only StoreUnavailable, OutcomeUnknown or WriteConflict."""
@@ -177,32 +199,35 @@ class GroupCommitter:
                 offset,
                 offset + 1,
             )
-        except Exception as error:  # every waiter must get an answer, whatever went wrong
-            self._source, self._offset = uuid.uuid4().hex, 0  # this offset is not used again
+        except Exception as error:  # every waiter must get an outcome
+            self._use_new_source()  # an offset must never be used for two commits
             if isinstance(error, (StoreUnavailable, OutcomeUnknown, WriteConflict)):
                 raise
-            log.exception("a commit failed")
-            raise OutcomeUnknown("an unexpected error") from error
+            log.exception("unexpected error while writing")
+            raise OutcomeUnknown("unexpected error while writing") from error
         if applied is None:
-            self._source, self._offset = uuid.uuid4().hex, 0
-            raise OutcomeUnknown("the store is ahead of this process")
+            self._use_new_source()
+            raise OutcomeUnknown("the store has a higher offset than this process")
         self._offset += 1
         return applied
 
+    def _use_new_source(self) -> None:
+        self._source, self._offset = uuid.uuid4().hex, 0
+
 
 def _size(waiter: _Waiter) -> int:
-    """How much it adds to a commit, in events."""
+    """Return how many events it adds to a commit."""
     return len(waiter.amounts) + len(waiter.visits) or 1
 
 
-def _gather(slot: TimeSlot, waiters: list[_Waiter]) -> tuple[Commit, dict[str, list[_Waiter]], deque[_Waiter]]:
-    """Return a commit, and whose hits it has: one group for all bare hits (by event), then one per other request.
+def _build_commit(slot: TimeSlot, waiters: list[_Waiter]) -> tuple[Commit, dict[str, list[_Waiter]], deque[_Waiter]]:
+    """Return a commit, the waiters of its unkeyed single hits by event, and the other waiters.
 
-    A bare hit is a single one without an idempotency key.
+    All unkeyed single hits share the first group; each other waiter has a group of its own, in the same order.
     """
     sums: dict[str, int] = {}
     visits: list[Visit] = []
-    bare: dict[str, list[_Waiter]] = {}
+    unkeyed: dict[str, list[_Waiter]] = {}
     others: deque[_Waiter] = deque()
     for waiter in waiters:
         if waiter.key or len(waiter.amounts) != 1:
@@ -211,15 +236,15 @@ def _gather(slot: TimeSlot, waiters: list[_Waiter]) -> tuple[Commit, dict[str, l
         ((event, by),) = waiter.amounts.items()
         sums[event] = sums.get(event, 0) + by
         visits += waiter.visits
-        bare.setdefault(event, []).append(waiter)
-    groups = [HitGroup(slot, sums, None, True, visits, False)] if bare else []
-    groups += [HitGroup(slot, waiter.amounts, waiter.key, True, waiter.visits) for waiter in others]
-    return groups, bare, others
+        unkeyed.setdefault(event, []).append(waiter)
+    groups = [HitGroup(slot, sums, visits=visits, atomic=False)] if unkeyed else []
+    groups += [HitGroup(slot, waiter.amounts, waiter.key, visits=waiter.visits) for waiter in others]
+    return groups, unkeyed, others
 
 
-def _resolve_bare(bare: Mapping[str, list[_Waiter]], result: GroupResult, date: str, ack: Ack) -> None:
-    """Give each waiter the values right after its own hit; the last one of an event has those of the result."""
-    for event, waiters in bare.items():
+def _resolve_unkeyed(unkeyed: Mapping[str, list[_Waiter]], result: GroupResult, date: str, ack: Ack) -> None:
+    """Give each waiter the values right after its own hit; the last waiter of an event has the result's values."""
+    for event, waiters in unkeyed.items():
         value, later = result.values.get(event), 0
         for waiter in reversed(waiters):
             if later and value:

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import HitGroup, IdempotencyKey, Visit
-from app.group_commit import BATCH_EVENTS_MAX, Outcome, Overloaded
+from app.group_commit import COMMIT_EVENTS_MAX, Outcome, Overloaded
 from app.http.errors import Problem
 from app.kafka.decoding import BufferedPost, Read, RecordRejected, connection, read_own, topics
 from app.live.day import LiveDay
@@ -389,7 +389,7 @@ class Kafka:
                     summed[event] = summed.get(event, 0) + by
                 came.setdefault(slot, []).extend(visits)
             events += len(visits)
-            if events >= BATCH_EVENTS_MAX:
+            if events >= COMMIT_EVENTS_MAX:
                 break
         bare = [HitGroup(slot, summed, None, limited, came[slot], False) for slot, summed in sums.items() if summed]
         return bare + keyed, dead, taken

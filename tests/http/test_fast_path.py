@@ -73,7 +73,7 @@ async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyP
             await ask(b"a")
         monkeypatch.setattr(FailingStore, "failure", None)
         with monkeypatch.context() as overloaded:
-            overloaded.setattr(recorder, "WAITING_MAX", 0)
+            overloaded.setattr(recorder, "WAITING_EVENTS_MAX", 0)
             await ask(b"a")
         with monkeypatch.context() as broken:
             broken.delattr(recorder.Recorder, "record")

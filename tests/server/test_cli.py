@@ -1,4 +1,4 @@
-"""Starting: both commands serve, what cannot work is refused in a sentence, and the first lines are true."""
+"""The command line: both ways to serve, the greeting, and one line for whatever prevents a start."""
 
 import os
 import sqlite3
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from app import __version__
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import ROOT, Process
 
 
-def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m app` until it ends."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
     command = [sys.executable, "-m", "app", *arguments]
     return subprocess.run(
@@ -20,16 +22,22 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_python_m_app_says_where_it_is_and_its_curl_line_works(process, tmp_path: Path) -> None:
-    app: Process = process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
+def test_the_version_is_printed() -> None:
+    done = run("--version", TALLY_PORT="invalid")
+    assert (done.returncode, done.stdout) == (0, f"tally {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"]])
+def test_the_greeting_has_the_address_and_a_curl_line_that_works(process, tmp_path: Path, arguments: list[str]) -> None:
+    app: Process = process("-m", "app", *arguments, TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
     lines = app.log.read_text().splitlines()
-    assert lines[0] == f"Tally is at {app.url}, its API at {app.url}/docs"
+    assert lines[0] == f"Tally is running at {app.url} (API docs: {app.url}/docs)"
     assert "survives kill -9 and power loss" in lines[1]
     curl = lines[2].removeprefix("Count something:").split()
-    answer = subprocess.run([*curl, "-sS"], capture_output=True, text=True, check=True).stdout
-    assert '"count":1' in answer
+    body = subprocess.run([*curl, "-sS"], capture_output=True, text=True, check=True).stdout
+    assert '"count":1' in body
     assert app.terminate() == 0
-    assert app.log.read_text().splitlines() == lines  # nothing else was said
+    assert app.log.read_text().splitlines() == lines  # nothing else was printed
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis", "memory"])
@@ -57,50 +65,50 @@ def test_uvicorn_serves_app_main_app(store: str, process, tmp_path: Path, redis_
         ({"TALLY_STORE": "sqlite:////proc/nothing/tally.db"}, ["/proc/nothing/tally.db", "make it writable"]),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(environment: dict[str, str], words: list[str]) -> None:
-    ended = start(**environment)
-    assert ended.returncode != 0
-    (line,) = ended.stderr.splitlines()
+def test_an_invalid_setting_is_one_line(environment: dict[str, str], words: list[str]) -> None:
+    done = run(**environment)
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
     assert line.startswith("tally: ")
     assert all(word in line for word in words), line
 
 
 @pytest.mark.parametrize("environment", [{"TALLY_KAFKA": "k:9092"}, {"TALLY_STORE": "redis://127.0.0.1:1"}])
-def test_who_cannot_consume_is_told_what_it_takes(environment: dict[str, str]) -> None:
-    ended = start("consume", **environment)
-    assert ended.returncode != 0
-    (line,) = ended.stderr.splitlines()
-    assert "consume needs TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis" in line
+def test_consume_names_the_settings_that_it_needs(environment: dict[str, str]) -> None:
+    done = run("consume", **environment)
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "consume needs TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis URL" in line
 
 
-def test_a_second_process_on_the_same_file_is_refused_and_told_what_to_do(process, tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_file_exits_with_advice(process, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/tally.db"
     app = process(TALLY_STORE=url)
-    ended = start(TALLY_STORE=url, TALLY_PORT="1")
-    assert ended.returncode != 0
-    (line,) = ended.stderr.splitlines()
+    done = run(TALLY_STORE=url, TALLY_PORT="1")
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
     assert "in use by another process" in line
     assert "Redis" in line
     assert app.post("/event/a")["count"] == 1
 
 
 @pytest.mark.parametrize("store", ["memory://", "sqlite:///{}/tally.db"])
-def test_several_workers_on_a_store_of_one_process_are_refused(store: str, tmp_path: Path) -> None:
+def test_several_workers_on_a_store_for_one_process_exit(store: str, tmp_path: Path) -> None:
     environment = os.environ | {"TALLY_STORE": store.format(tmp_path)}
     command = [sys.executable, "-m", "uvicorn", "app.main:app", "--workers", "2", "--port", "0"]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=40, check=False)
-    assert "serves one" in ended.stderr
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=40, check=False)
+    assert "serves one" in done.stderr
 
 
-def test_a_file_of_a_newer_tally_is_refused(process, tmp_path: Path) -> None:
+def test_a_file_of_a_newer_tally_is_not_opened(process, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "tally.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    ended = start(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
-    assert "written by a newer Tally" in ended.stderr
+    done = run(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
+    assert "written by a newer Tally" in done.stderr
 
 
-def test_redis_may_be_away_at_the_start(process, own_redis: RedisServer) -> None:
+def test_tally_starts_while_redis_is_unreachable(process, own_redis: RedisServer) -> None:
     app: Process = process(TALLY_STORE=own_redis.url)
     assert [app.post("/event/a")["count"] for _ in range(3)] == [1, 2, 3]
     assert app.get("/event/a")["count"] == 3

@@ -116,7 +116,7 @@ async def test_hits_are_counted_once_on_a_network_that_fails(kind: Kind, times: 
 
 
 @pytest.mark.catches(
-    "a commit for every hit", "app/group_commit.py", "BATCH_EVENTS_MAX = 10_000", "BATCH_EVENTS_MAX = 1"
+    "a commit for every hit", "app/group_commit.py", "COMMIT_EVENTS_MAX = 10_000", "COMMIT_EVENTS_MAX = 1"
 )
 async def test_a_slow_redis_costs_one_wait_for_many_hits(tmp_path: Path) -> None:
     async with scene(tmp_path) as now:

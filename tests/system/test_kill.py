@@ -14,13 +14,12 @@ from tests.support.servers import eventually
 @pytest.mark.catches(
     "the answer before the commit",
     "app/group_commit.py",
-    "            applied = await self._apply(batch)\n",
-    """            from app.stores.base import Value
-            waiting = [{e: Value(0, 0) for e in p.counts} for p in batch]
-            for answer, sharing in zip(waiting, sharers, strict=True):
-                _resolve(answer, sharing, slot.date, "disk")
+    "            applied = await self._apply(self._store.apply, commit)\n",
+    """            for waiter in waiters:
+                values = {event: Value(0, 0) for event in waiter.amounts}
+                _resolve(waiter, GroupResult(values), slot.date, "disk")
             await asyncio.sleep(0.05)
-            applied = await self._apply(batch)
+            applied = await self._apply(self._store.apply, commit)
 """,
 )
 @pytest.mark.catches("missing dedup", "app/http/routes/count.py", "    if not texts:\n", "    if texts:\n")

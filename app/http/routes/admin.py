@@ -49,7 +49,7 @@ def add_routes(
 
     async def change(plan: Plan) -> CorrectedRow:
         try:
-            logged = await recorder.change(lambda slot: plan(slot, int(clock.at())))
+            logged = await recorder.apply_change(lambda slot: plan(slot, int(clock.at())))
         except changes.ChangeRejected as refusal:
             raise Problem(*REFUSED[refusal.reason]) from None
         return corrected_row(clock.calendar, logged)
@@ -80,7 +80,7 @@ def add_routes(
     @app.delete("/user/{id:path}", **every)
     async def erase_user(visitor: PathVisitor) -> Erased:
         """Forget a user. Where uniques are estimated they keep a shadow, which names nobody."""
-        await recorder.change(lambda slot: changes.erase(store, slot, visitor))
+        await recorder.apply_change(lambda slot: changes.erase(store, slot, visitor))
         return Erased(user=visitor, uniquesKeep=store.kind == "redis")
 
     _add_transfer(app, store, clock, every)
