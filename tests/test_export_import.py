@@ -1,4 +1,4 @@
-"""All data of one store in another: what arrives is the same, also after the import was killed half-way."""
+"""Export and import: a store copied into another one is the same, also if the import was killed half-way."""
 
 import io
 import json
@@ -13,12 +13,12 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from app import export_import as transfer
+from app import export_import
 from app.domain.buckets import TOTAL
 from app.domain.calendar import Calendar, Clock
 from app.domain.counting import HitGroup
 from app.main import create_app
-from app.stores import base
+from app.stores import rules
 from app.stores.base import StoreLimits
 from app.stores.memory import MemoryStore
 from app.stores.results import GroupResult, Value
@@ -26,12 +26,12 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import AS_ADMIN, ROOT, ChosenClock, settings_for
 
 EVENTS, USERS = 300, 40
-RANKED = 25  # of which so many have counts of their own
+RANKED = 25  # users of a bucket that have a count of their own
 CLOCK = Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0)
 NOON = CLOCK.slot()
 
 
-def tally(*words: str, store: str, **popen: object) -> subprocess.Popen[str]:
+def start(*words: str, store: str) -> subprocess.Popen[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, "-m", "app", *words]
@@ -39,15 +39,15 @@ def tally(*words: str, store: str, **popen: object) -> subprocess.Popen[str]:
 
 
 def run(*words: str, store: str) -> tuple[int, str]:
-    process = tally(*words, store=store)
-    said, _ = process.communicate(timeout=60)
-    return process.returncode, said
+    process = start(*words, store=store)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
 
 
 @pytest.fixture
 async def filled(tmp_path: Path, redis_server: RedisServer, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A SQLite store with something of everything."""
-    monkeypatch.setattr(base, "RANKED_MAX", RANKED)
+    """The URL of a SQLite store with buckets of every kind."""
+    monkeypatch.setattr(rules, "RANKED_VISITORS_MAX", RANKED)
     settings = settings_for("sqlite", tmp_path, redis_server, write_limit="100000/second")
     clock.go_to("2026-03-27T12:00:00+00:00")
     app = create_app(settings, clock)
@@ -69,9 +69,9 @@ async def filled(tmp_path: Path, redis_server: RedisServer, clock: ChosenClock, 
 
 
 @pytest.mark.catches(
-    "an import adds what it has added",
+    "a repeated import adds its lines again",
     "app/export_import.py",
-    'f"import {piece.export}", at, at + 1',
+    'f"import {line.export}", offset, offset + 1',
     "uuid.uuid4().hex, 0, 1",
 )
 async def test_an_import_that_is_killed_and_repeated_ends_the_same(
@@ -79,11 +79,11 @@ async def test_an_import_that_is_killed_and_repeated_ends_the_same(
 ) -> None:
     file = str(tmp_path / "all.ndjson")
     assert run("export", file, store=filled)[0] == 0
-    assert run("verify", file, store=filled) == (0, f"the store has what {file} has, and nothing else\n")
+    assert run("verify", file, store=filled) == (0, f"OK: the store matches {file}\n")
     killed = 0
-    for delay in (0.05, 0.2):  # after the import's first line is there
-        half = tally("import", file, store=redis_server.url)
-        wait_until(lambda half=half: half.poll() is not None or begun(redis_server))
+    for delay in (0.05, 0.2):  # seconds after the first line was imported
+        half = start("import", file, store=redis_server.url)
+        wait_until(lambda half=half: half.poll() is not None or import_has_begun(redis_server))
         time.sleep(delay)
         half.kill()
         half.communicate()
@@ -91,10 +91,10 @@ async def test_an_import_that_is_killed_and_repeated_ends_the_same(
     assert killed
     for _ in range(2):
         assert run("import", file, store=redis_server.url)[0] == 0
-    assert run("verify", file, store=redis_server.url)[1] == f"the store has what {file} has, and nothing else\n"
+    assert run("verify", file, store=redis_server.url)[1] == f"OK: the store matches {file}\n"
 
 
-async def test_estimates_stay_estimates_wherever_they_go(
+async def test_estimated_visitors_survive_an_export_and_two_imports(
     filled: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
 ) -> None:
     there, back = str(tmp_path / "there.ndjson"), str(tmp_path / "back.ndjson")
@@ -107,8 +107,8 @@ async def test_estimates_stay_estimates_wherever_they_go(
         (("verify", there), home),
         (("verify", back), home),
     ):
-        code, said = run(*words, store=store)
-        assert code == 0, said
+        code, output = run(*words, store=store)
+        assert code == 0, output
     app = create_app(settings_for("sqlite", tmp_path, redis_server).model_copy(update={"store": home}), clock)
     async with (
         app.router.lifespan_context(app),
@@ -118,7 +118,7 @@ async def test_estimates_stay_estimates_wherever_they_go(
         assert (found["exact"], found["error"], abs(found["users"] - USERS) <= 1) == (False, 0.0081, True)
 
 
-async def test_over_http_a_file_is_added_whole_and_once_or_not_at_all(
+async def test_import_over_http_adds_a_valid_file_once_and_an_invalid_one_not_at_all(
     filled: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
 ) -> None:
     file = tmp_path / "all.ndjson"
@@ -141,8 +141,8 @@ async def test_over_http_a_file_is_added_whole_and_once_or_not_at_all(
             [b"\xff\n"],
             [],
         ):
-            answer = await client.post("/import", content=b"".join(bad))
-            assert answer.status_code == 422, bad[1:3]
+            response = await client.post("/import", content=b"".join(bad))
+            assert response.status_code == 422, bad[1:3]
             assert (await client.get("/leaderboard?window=total")).json() == []
         for _ in range(2):
             assert (await client.post("/import", content=b"".join(lines))).status_code == 200
@@ -150,7 +150,7 @@ async def test_over_http_a_file_is_added_whole_and_once_or_not_at_all(
         assert sorted(map(shape, exported[1:-1])) == sorted(map(shape, lines[1:-1]))
 
 
-BAD_PIECES = [  # each after a head, as a whole line or as a bucket with its counts
+INVALID_LINES = [  # as bytes, or as a bucket with its counts
     (["total", 60, ""], {"a": 1}),
     (["day", NOON.day + 60, ""], {"a": 1}),
     (["day", 2**60, ""], {"a": 1}),
@@ -180,55 +180,60 @@ BAD_PIECES = [  # each after a head, as a whole line or as a bucket with its cou
     (["total", 0, ""], {"a": 1.5}),
     b'{"end":7}',
     b'{"bucket":["total",0,""],"counts":{"a":1}',
-    b'{"bucket":["total",0,""],"counts":{"%b":1}}' % (b"a" * transfer.LINE_BYTES_MAX),
+    b'{"bucket":["total",0,""],"counts":{"%b":1}}' % (b"a" * export_import.LINE_BYTES_MAX),
     b"",
     b"[" * 100_000,
     b"\xff",
 ]
 
 
-@pytest.mark.catches("a bucket of any time", "app/export_import.py", "getattr(calendar.moment(start), step)", "start")
-def test_what_tally_never_wrote_is_refused_and_its_line_told() -> None:
-    for bad in BAD_PIECES:
+@pytest.mark.catches(
+    "a bucket may start at any second",
+    "app/export_import.py",
+    "getattr(calendar.slot(bucket.start), bucket.step)",
+    "bucket.start",
+)
+def test_an_invalid_line_is_named_by_its_number() -> None:
+    for bad in INVALID_LINES:
         line = bad if isinstance(bad, bytes) else json.dumps({"bucket": bad[0], "counts": bad[1]}).encode()
         good = json.dumps({"bucket": ["total", 0, ""], "counts": {"a": 1}}).encode()
         file = io.BytesIO(b"\n".join([head(), good, line, b'{"end":3}', b""]))
-        with pytest.raises(transfer.TransferError, match=r"^line 3: "):
-            print(bad, list(transfer.pieces(file, CLOCK)))  # noqa: T201 # which one was taken
+        with pytest.raises(export_import.TransferError, match=r"^line 3: "):
+            print(bad, list(export_import.read_lines(file, CLOCK)))  # noqa: T201 # shows the line that was accepted
 
 
 @pytest.mark.parametrize(
     "tail", [b"", b'{"end":1}\n' + b"{}", b'{"end":1}\n\n', b'{"end":0}\n', b'{"end":1}\n{"end":1}\n']
 )
-def test_a_file_that_goes_on_or_stops_early_is_refused(tail: bytes) -> None:
-    with pytest.raises(transfer.TransferError, match=r"^line \d: "):
-        list(transfer.pieces(io.BytesIO(head() + b"\n" + tail), CLOCK))
-    assert list(transfer.pieces(io.BytesIO(head() + b'\n{"end":1}\n'), CLOCK)) == []
+def test_a_file_that_is_truncated_or_too_long_is_invalid(tail: bytes) -> None:
+    with pytest.raises(export_import.TransferError, match=r"^line \d: "):
+        list(export_import.read_lines(io.BytesIO(head() + b"\n" + tail), CLOCK))
+    assert list(export_import.read_lines(io.BytesIO(head() + b'\n{"end":1}\n'), CLOCK)) == []
 
 
 @pytest.mark.parametrize("wrong", [{"tally": 2}, {"export": "x"}, {"export": "a" * 10**6}, {"timezone": 1}])
-def test_a_head_of_another_kind_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(transfer.TransferError, match=r"^line 1: "):
-        list(transfer.pieces(io.BytesIO(head(**wrong) + b'\n{"end":1}\n'), CLOCK))
+def test_an_invalid_head_is_named_as_line_1(wrong: dict[str, object]) -> None:
+    with pytest.raises(export_import.TransferError, match=r"^line 1: "):
+        list(export_import.read_lines(io.BytesIO(head(**wrong) + b'\n{"end":1}\n'), CLOCK))
 
 
 @pytest.mark.catches(
-    "a name without a total",
+    "an event without a total is exported",
     "app/export_import.py",
     "if event != ALL_EVENTS and event in totals}",
     "if event != ALL_EVENTS}",
 )
-async def test_hits_that_come_during_an_export_leave_it_whole() -> None:
+async def test_hits_during_an_export_leave_it_consistent() -> None:
     store, copy, file = MemoryStore(StoreLimits(100)), MemoryStore(StoreLimits(100)), io.BytesIO()
     await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 5, "b": 1})])
-    at = 1
-    async for line in transfer.export(store, CLOCK):
+    offset = 1
+    async for line in export_import.export(store, CLOCK):
         file.write(line)
-        await store.apply("s", at, at + 1, [HitGroup(NOON, {"a": 1, f"new {at}": 1})])
-        at += 1
+        await store.apply("s", offset, offset + 1, [HitGroup(NOON, {"a": 1, f"new {offset}": 1})])
+        offset += 1
     file.seek(0)
-    for piece in transfer.pieces(file, CLOCK):
-        await transfer.restore(copy, CLOCK, piece)
+    for line in export_import.read_lines(file, CLOCK):
+        await export_import.import_line(copy, CLOCK, line)
     (totals,) = await copy.read([TOTAL])
     for bucket in await copy.list_buckets():
         (counts,) = await copy.read([bucket])
@@ -237,30 +242,30 @@ async def test_hits_that_come_during_an_export_leave_it_whole() -> None:
     assert applied.groups == [GroupResult({"new 2": Value(1, 1)})]
 
 
-async def test_a_file_adds_to_what_there_is_and_hits_go_on(clock: ChosenClock) -> None:
-    store, there, file = MemoryStore(StoreLimits(100)), MemoryStore(StoreLimits(1)), io.BytesIO()
+async def test_an_import_adds_to_existing_counts_while_hits_arrive(clock: ChosenClock) -> None:
+    store, target, file = MemoryStore(StoreLimits(100)), MemoryStore(StoreLimits(1)), io.BytesIO()
     await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 5, "b": 1})])
-    await there.apply("s", 0, 1, [HitGroup(NOON, {"a": 100})])
-    async for line in transfer.export(store, CLOCK):
+    await target.apply("s", 0, 1, [HitGroup(NOON, {"a": 100})])
+    async for line in export_import.export(store, CLOCK):
         file.write(line)
     for _ in range(2):
         file.seek(0)
-        for piece in transfer.pieces(file, CLOCK):
-            await transfer.restore(there, CLOCK, piece)
-            await there.apply(uuid.uuid4().hex, 0, 1, [HitGroup(NOON, {"a": 1})])
+        for line in export_import.read_lines(file, CLOCK):
+            await export_import.import_line(target, CLOCK, line)
+            await target.apply(uuid.uuid4().hex, 0, 1, [HitGroup(NOON, {"a": 1})])
     hits = 2 * 4  # minute, hour, day and total
-    assert await there.read(NOON.buckets) == [{"a": 105 + hits, "b": 1, "": 106 + hits}] * 4
+    assert await target.read(NOON.buckets) == [{"a": 105 + hits, "b": 1, "": 106 + hits}] * 4
 
 
-def head(**wrong: object) -> bytes:
-    return json.dumps({"tally": 1, "export": "0" * 32, "timezone": "UTC"} | wrong).encode()
+def head(**replaced: object) -> bytes:
+    return json.dumps({"tally": 1, "export": "0" * 32, "timezone": "UTC"} | replaced).encode()
 
 
-def begun(redis_server: RedisServer) -> bool:
+def import_has_begun(redis_server: RedisServer) -> bool:
     with redis_server.client() as client:
         return bool(client.keys("tally:{0}:source:import*"))
 
 
 def shape(line: bytes) -> str:
-    """A line, whatever the order of what is in it."""
+    """Return a line in a form that does not depend on the order of its members."""
     return json.dumps(json.loads(line), sort_keys=True)

@@ -1,1 +1,4 @@
-"""The domain: names, calendar, buckets and hits. Pure: no I/O, time is an argument. Imports nothing of `app`."""
+"""The domain: names, calendar, buckets and hits, as pure code without I/O; time is an argument.
+
+Imports nothing else of `app`.
+"""

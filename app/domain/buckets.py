@@ -2,18 +2,18 @@
 
 from typing import Literal, NamedTuple
 
-ALL_EVENTS = ""  # the member under which a bucket keeps the sum of all events; no event can have this name
+ALL_EVENTS = ""  # the member with the sum of all events of a bucket; no event can have this name
 
 Step = Literal["minute", "hour", "day"]
 VisitorKind = Literal["user", "session"]
 
 
 class Bucket(NamedTuple):
-    """A map of members to counts, for one time step that begins at the UTC second `start`.
+    """The key of a map of members to counts, for one time step that starts at the UTC second `start`.
 
-    `dimension` says what the members are: "" for events; "user:<event>" or "session:<event>" for visitor ids;
-    "sketch:" before one of those for the registers of a HyperLogLog; or one of the constants below, which
-    administrative changes write.
+    `step` is a Step or "total". `dimension` defines the members: "" for events; "user:<event>" or "session:<event>"
+    for visitor ids; "sketch:" and one of these for the registers of a HyperLogLog; or one of the dimensions below,
+    which only administrative changes write.
     """
 
     step: str
@@ -22,19 +22,19 @@ class Bucket(NamedTuple):
 
 
 TOTAL = Bucket("total", 0)  # all-time totals
-CORRECTION = "offset"  # dimension: amounts to add to a day's hits to get its counts
-BEFORE_RESET = "part:"  # begins a dimension; the UTC second of a reset follows: the counts before that reset
-GENERATION = "generation"  # dimension: how often the day's counts were changed, under ALL_EVENTS
-CORRECTION_LOG = "log"  # dimension: those changes, each as JSON
-SKETCH = "sketch:"  # begins a dimension: the HyperLogLog of the visitors that follow
-VISITOR_DIMENSIONS = ("user:", "session:")
+CORRECTION = "offset"  # amounts to add to a day's hits to get its counts
+GENERATION = "generation"  # the number of administrative changes of a day, under ALL_EVENTS
+CORRECTION_LOG = "log"  # the corrections of a day: each member is a CorrectionRecord as JSON
+BEFORE_RESET = "part:"  # a prefix, followed by the UTC second of a reset: the counts before that reset
+SKETCH = "sketch:"  # a prefix, followed by a dimension of visitors: their HyperLogLog
+VISITOR_DIMENSIONS = ("user:", "session:")  # prefixes, followed by an event or by nothing for all events
 
 
 def is_event_bucket(bucket: Bucket) -> bool:
-    """Return whether the members are events, so that ALL_EVENTS holds their sum."""
+    """Return whether the members are events, so that the count of ALL_EVENTS is their sum."""
     return bucket.dimension in {"", CORRECTION} or bucket.dimension.startswith(BEFORE_RESET)
 
 
 def visitor_dimensions(event: str) -> set[str]:
-    """Return every dimension that holds an event's visitors."""
+    """Return every dimension with visitors of an event."""
     return {f"{prefix}{kind}:{event}" for prefix in ("", SKETCH) for kind in ("user", "session")}

@@ -29,36 +29,38 @@ class TimeSlot(NamedTuple):
         return Bucket("day", self.day), Bucket("day", self.day, CORRECTION)
 
 
-@lru_cache(maxsize=256)  # nearly every call asks for the current minute
+@lru_cache(maxsize=256)  # nearly every call is for the current minute
 def _buckets(slot: TimeSlot) -> tuple[Bucket, Bucket, Bucket, Bucket]:
     return Bucket("minute", slot.minute), Bucket("hour", slot.hour), Bucket("day", slot.day), TOTAL
 
 
 class Calendar:
-    """Where minutes, hours and days begin on a zone's clock, also where that clock is put forward or back."""
+    """The minutes, hours and days of a time zone, also on days on which its clock is put forward or back."""
 
     def __init__(self, zone: ZoneInfo) -> None:
         self.zone = zone
 
     def local(self, at: float) -> datetime:
+        """Return the local time at this UTC second."""
         return datetime.fromtimestamp(at, self.zone)
 
     def slot(self, at: float) -> TimeSlot:
+        """Return the time slot that contains this UTC second."""
         return _slot(self.zone, int(at) // 60 * 60)
 
     def next_day(self, at: float) -> int:
-        """The UTC second at which the day after this instant's begins."""
+        """Return the UTC second at which the next day begins after this UTC second."""
         return day_start(self.zone, self.local(at).date() + timedelta(days=1))
 
     def starts(self, step: Step, at: float, points: int) -> list[int]:
-        """The beginnings of the last `points` buckets, oldest first; the last one is running at `at`."""
+        """Return the start of each of the last `points` buckets, oldest first; the last one contains `at`."""
         starts: list[int] = [getattr(self.slot(at), step)]
         while len(starts) < points:
             starts.append(getattr(self.slot(starts[-1] - 1), step))
         return starts[::-1]
 
 
-@lru_cache(maxsize=4096)  # every commit asks, and no zone moves its clock within a minute
+@lru_cache(maxsize=4096)  # called for every commit; no time zone changes its offset within a minute
 def _slot(zone: ZoneInfo, minute: int) -> TimeSlot:
     local = datetime.fromtimestamp(minute, zone)
     return TimeSlot(local.date().isoformat(), minute, _hour_start(local), day_start(zone, local.date()))
@@ -69,36 +71,39 @@ def _hour_start(local: datetime) -> int:
     start = second - local.minute * 60 - local.second
     if datetime.fromtimestamp(start, zone).utcoffset() == local.utcoffset():
         return start
-    # The clock was moved within this hour, which so begins with the move: where it moves by
-    # half an hour, the full hour's beginning would lie inside another bucket.
-    moved = range(start, second + 1)
+    # The zone's offset changed within this hour, so the hour starts at that change. If the clock is moved by half an
+    # hour, the start of the full hour would be inside another bucket.
+    seconds = range(start, second + 1)
 
-    def has_moved(second: int) -> bool:
+    def has_new_offset(second: int) -> bool:
         return datetime.fromtimestamp(second, zone).utcoffset() == local.utcoffset()
 
-    return moved[bisect.bisect_left(moved, True, key=has_moved)]
+    return seconds[bisect.bisect_left(seconds, True, key=has_new_offset)]
 
 
 @lru_cache(maxsize=4096)
 def day_start(zone: ZoneInfo, day: date) -> int:
-    """The first UTC second that bears this date: not always 00:00, since some zones skip their midnight."""
+    """Return the first UTC second of a local date. It is not always 00:00, because some zones skip midnight."""
     noon = int(datetime.combine(day, time(12), UTC).timestamp())
     minutes = range(noon - 36 * 3600, noon + 36 * 3600, 60)
     return minutes[bisect.bisect_left(minutes, day, key=lambda s: datetime.fromtimestamp(s, zone).date())]
 
 
 class Clock:
-    """The current moment. Its day never goes back, even when the machine's clock does."""
+    """The present time. Its day never goes back, even if the machine's clock does."""
 
     def __init__(self, calendar: Calendar, now: Callable[[], float]) -> None:
+        """Use `now`, which returns the present UTC time in seconds."""
         self.calendar = calendar
         self._now = now
         self._earliest = 0
 
     def at(self) -> float:
+        """Return the present UTC time in seconds, or the start of the latest day if the clock went back further."""
         at = max(self._now(), self._earliest)
         self._earliest = self.calendar.slot(at).day
         return at
 
     def slot(self) -> TimeSlot:
+        """Return the present time slot."""
         return self.calendar.slot(self.at())

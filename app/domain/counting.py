@@ -1,4 +1,4 @@
-"""Hits, hit groups, commits and administrative changes: what a store is asked to write."""
+"""Hits, hit groups, commits and administrative changes: the input of a store."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -62,7 +62,7 @@ def _visitor_buckets(slot: TimeSlot, event: str) -> tuple[list[Bucket], list[Buc
 
 
 class IdempotencyKey(NamedTuple):
-    """An Idempotency-Key as hashes: of the key within its scope, of the request, and of the client that sent it."""
+    """An idempotency key as hashes: of the key within its scope, of the request, and of the client."""
 
     id: str
     request: str
@@ -70,10 +70,10 @@ class IdempotencyKey(NamedTuple):
 
 
 class HitGroup(msgspec.Struct, frozen=True):
-    """Hits that are accepted or rejected together, or event by event where `atomic` is false.
+    """Hits that are accepted or rejected together, or event by event if `atomic` is false.
 
-    `amounts` maps event names to what is added. A group that is not `limited` was acknowledged before the store saw
-    it, so the limits on event names and idempotency keys do not apply. Only an atomic group may have a key.
+    `amounts` is the amount to add by event name. If `limited` is false, the group was acknowledged before it reached
+    the store, so the limits on event names and idempotency keys do not apply. Only an atomic group may have a key.
     """
 
     slot: TimeSlot
@@ -90,11 +90,11 @@ class HitGroup(msgspec.Struct, frozen=True):
         return HitGroup(self.slot, amounts, None, False, visits, self.atomic)
 
 
-Commit = Sequence[HitGroup]  # what a store writes in one atomic step
+Commit = Sequence[HitGroup]  # a store writes it in one atomic step
 
 
 class BucketWrite(NamedTuple):
-    """One operation on a bucket. Where the members are events, the store keeps ALL_EVENTS in step by itself.
+    """One operation on a bucket. If the members are events, the store also updates ALL_EVENTS.
 
     `op`: "add" to counts, "mark" visitors, "merge" a HyperLogLog, "take" members out, or "drop" the bucket.
     """
@@ -105,9 +105,9 @@ class BucketWrite(NamedTuple):
 
 
 class DayChange(NamedTuple):
-    """An administrative change: bucket writes that the store does in one atomic step.
+    """An administrative change: bucket writes in one atomic step.
 
-    With `expected_corrections`, only if the day has had exactly that many corrections so far (an optimistic lock).
+    If `expected_corrections` is set, the day must have had exactly that many corrections so far (an optimistic lock).
     """
 
     slot: TimeSlot

@@ -1,135 +1,74 @@
-"""Days in zones whose midnight is skipped or doubled, over restarts, and with a clock that jumps."""
+"""Time slots, series and days of time zones, as properties that hold at every instant."""
 
-import asyncio
-import json
-from collections import Counter
-from datetime import date, timedelta
-from pathlib import Path
+import itertools
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
-from app.domain.calendar import Calendar, Clock, TimeSlot, day_start
-from app.group_commit import GroupCommitter
-from app.live import broadcaster as live_module
-from app.live.broadcaster import Broadcaster
-from app.live.day import LiveDay
-from app.main import create_app
-from app.metrics import Metrics
-from app.stores.base import StoreLimits
-from app.stores.memory import MemoryStore
-from tests.support.redis_servers import RedisServer
-from tests.support.scenarios.days import clock_jumps
-from tests.support.servers import ChosenClock, settings_for
+from app.domain.calendar import Calendar, Clock, day_start
 
-DAYS = 400
-ZONES = ["Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo", "Atlantic/Azores"]
-ZONES += ["Asia/Kolkata", "Australia/Lord_Howe"]
-
-
-class Heard(Broadcaster):
-    """A live view with one plain client, which notes what it is told."""
-
-    def __init__(self, feed: LiveDay) -> None:
-        super().__init__(feed, Metrics(), 0.0, lambda _: None)
-        self.resets: list[str] = []
-        self.updates = 0
-        self._clients["page"] = live_module._Client(
-            "page", dashboard=False, send=self._note, direct=True, place=feed.told
-        )
-
-    async def _note(self, frame: dict[str, str]) -> None:
-        event, data = json.loads(frame["text"][2:])
-        if event == "reset":
-            self.resets.append(data["day"])
-        else:
-            self.updates += 1
-
-
-@pytest.mark.catches(
-    "days of 24 hours",
-    "app/domain/names.py",
-    "_hour_start(local), day_start(zone, local.date()))",
-    "_hour_start(local), minute - minute % 86_400)",
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo"]
+ZONES += ["Atlantic/Azores", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Kiritimati", "Pacific/Apia"]
+zones = st.sampled_from(ZONES).map(ZoneInfo)
+instants = st.integers(
+    int(datetime(2010, 1, 1, tzinfo=UTC).timestamp()), int(datetime(2037, 1, 1, tzinfo=UTC).timestamp())
 )
-@pytest.mark.catches(
-    "a reset twice", "app/live/day.py", "if slot.day > self._moment.day:", "if slot.day >= self._moment.day:"
-)
-@pytest.mark.parametrize("name", ZONES)
-async def test_400_days_with_hits_in_every_hour_are_one_closed_day_each(name: str) -> None:
-    zone = ZoneInfo(name)
-    calendar, first = Calendar(zone), date(2026, 1, 1)
-    begin, end = day_start(zone, first), day_start(zone, first + timedelta(days=DAYS))
-    now = float(begin)
-    clock = Clock(calendar, lambda: now)
-    store = MemoryStore(StoreLimits(10))
-    feed = LiveDay(clock)
-    live = Heard(feed)
-
-    def publish(slot: TimeSlot, counts: dict[str, int], _: int) -> None:
-        feed.turn(slot)
-        feed.merge(slot.day, counts)
-
-    recorder = GroupCommitter(store, clock, publish, Metrics())
-    recorder.start()
-    expected: Counter[str] = Counter()
-    for now in range(begin, end, 1800):
-        if now % 5400 == 0:
-            feed.turn(clock.slot())  # the job, before the hit or after it
-        await recorder.submit({"a": 1})
-        feed.turn(clock.slot())
-        await live._round()
-        expected[calendar.local(now).date().isoformat()] += 1
-    await recorder.close()
-    dates = [(first + timedelta(days=i)).isoformat() for i in range(DAYS)]
-    assert list(expected) == dates
-    assert live.resets == dates[1:]
-    days = await store.read([Bucket("day", start) for start in calendar.starts("day", end - 1, DAYS)])
-    assert [counts["a"] for counts in days] == list(expected.values())
-    assert set(expected.values()) <= {46, 47, 48, 49, 50}  # half hours: a day has 23 to 25 hours
-    hours = calendar.starts("hour", end - 1, (end - begin) // 1800)
-    found = await store.read([Bucket("hour", start) for start in hours if start >= begin], [ALL_EVENTS])
-    assert sum(counts[ALL_EVENTS] for counts in found) == (end - begin) // 1800
-    assert await store.read([TOTAL], ["a"]) == [{"a": (end - begin) // 1800}]
 
 
-async def days_of(client: httpx.AsyncClient) -> dict[str, int]:
-    days = (await client.get("/event/a/series?step=day&points=7")).json()["points"]
-    return {point["start"][:10]: point["count"] for point in days if point["count"]}
+@given(zones, instants)
+def test_time_slots_start_on_local_time_and_contain_their_instant(zone: ZoneInfo, at: int) -> None:
+    calendar = Calendar(zone)
+    slot = calendar.slot(at)
+    assert slot.day <= slot.hour <= slot.minute <= at < slot.minute + 60
+    assert slot.date == calendar.local(at).date().isoformat()
+    assert calendar.local(slot.day).date() == calendar.local(at).date()
+    assert calendar.local(slot.day - 1).date() < calendar.local(at).date()
+    for start in slot[1:]:  # the start of a bucket is also the start of the bucket that contains it
+        assert start in calendar.slot(start)[1:]
+    assert calendar.slot(slot.hour).hour == slot.hour
+    assert calendar.slot(slot.day).hour == slot.day
 
 
-@pytest.mark.catches(
-    "a day that goes back", "app/domain/names.py", "at = max(self._now(), self._earliest)", "at = self._now()"
-)
-@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
-async def test_jumps_of_the_clock_lose_nothing_and_no_day_goes_back(kind: str, tmp_path: Path) -> None:
-    assert (await clock_jumps(tmp_path, kind, jumps=8)).broken == []
+@given(zones, instants, st.sampled_from(["minute", "hour", "day"]))
+def test_a_series_of_buckets_has_no_gap_and_no_overlap(zone: ZoneInfo, at: int, step: str) -> None:
+    calendar = Calendar(zone)
+    starts = calendar.starts(step, at, 40)
+    assert starts[-1] == getattr(calendar.slot(at), step)
+    assert len(set(starts)) == 40
+    for earlier, later in itertools.pairwise(starts):
+        assert earlier < later
+        assert getattr(calendar.slot(later - 1), step) == earlier
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "redis"])
-async def test_a_restart_over_midnight_misses_nothing(
-    kind: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
-) -> None:
-    settings = settings_for(kind, tmp_path, redis_server)
+def test_a_skipped_or_doubled_midnight_starts_one_day() -> None:
+    havana = ZoneInfo("America/Havana")
+    skipped = datetime.fromtimestamp(day_start(havana, date(2026, 3, 8)), havana)
+    assert (skipped.hour, skipped.date()) == (1, date(2026, 3, 8))  # 00:00 does not exist there
+    doubled = datetime.fromtimestamp(day_start(havana, date(2026, 11, 1)), havana)
+    assert (doubled.hour, doubled.fold) == (0, 0)  # the first of two
 
-    async def at(instant: str, hits: int) -> dict[str, object]:
-        clock.go_to(instant)
-        app = create_app(settings, clock)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tally") as client,
-        ):
-            before = (await client.get("/events")).json()
-            await asyncio.gather(*(client.post("/event/a") for _ in range(hits)))
-            return {"before": before, "days": await days_of(client), "history": (await client.get("/history")).json()}
 
-    assert (await at("2026-05-01T23:59:58+00:00", 5))["days"] == {"2026-05-01": 5}
-    after = await at("2026-05-02T00:00:01+00:00", 2)
-    assert after["before"] == {}
-    assert after["days"] == {"2026-05-01": 5, "2026-05-02": 2}
-    assert after["history"] == [{"day": "2026-05-01", "hits": 5, "events": 1, "parts": 1}]
-    much_later = await at("2026-05-06T10:00:00+00:00", 1)
-    assert much_later["days"] == {"2026-05-01": 5, "2026-05-02": 2, "2026-05-06": 1}
-    assert [day["day"] for day in much_later["history"]] == ["2026-05-02", "2026-05-01"]
+@pytest.mark.parametrize("zone", ZONES)
+def test_400_days_have_consecutive_dates(zone: str) -> None:
+    calendar = Calendar(ZoneInfo(zone))
+    at, dates = day_start(calendar.zone, date(2026, 1, 1)), []
+    for _ in range(400):
+        dates.append(calendar.slot(at).date)
+        at = calendar.next_day(at)
+    assert dates == [(date(2026, 1, 1) + timedelta(days=i)).isoformat() for i in range(400)]
+
+
+def test_the_day_does_not_go_back_with_the_clock() -> None:
+    now = datetime(2026, 5, 2, 0, 0, 30, tzinfo=UTC).timestamp()
+    clock = Clock(Calendar(ZoneInfo("UTC")), lambda: now)
+    assert clock.slot().date == "2026-05-02"
+    now -= 7200
+    assert clock.slot().date == "2026-05-02"
+    assert clock.slot().minute == clock.slot().day
+    now += 86_400
+    assert clock.slot().date == "2026-05-02"
+    now += 7200
+    assert clock.slot().date == "2026-05-03"
