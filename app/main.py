@@ -33,7 +33,7 @@ from app.settings import Settings
 from app.stores import create_store
 from app.stores.base import CounterStore
 
-# inside the package in a wheel, beside it in a checkout and in the image
+# In a wheel, it is inside the package; in a checkout and in the image, it is next to the package.
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
 
 _HEADERS = [
@@ -165,7 +165,7 @@ def _add_routes(app: "TallyApp", services: Services) -> None:
 
 
 def _add_pages(app: FastAPI, access: Permissions, live: Broadcaster, embed_origins: Sequence[str]) -> None:
-    """What browsers ask for beside the API: pages, their files, and Socket.IO."""
+    """Add everything for browsers apart from the API: pages, their files, and Socket.IO."""
     _add_page(app, "/", "index.html")
     _add_page(app, "/kiosk", "kiosk.html")
     _add_page(app, "/docs", "docs.html", scripts="")  # which are not ours

@@ -1,4 +1,4 @@
-"""What /metrics tells Prometheus. Never an event's name: names come from outside, and labels must not."""
+"""The metrics for Prometheus. Event names are never labels, because clients choose them and may send any number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,26 +7,31 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class Metrics:
+    """The metrics of one application, in a registry of its own."""
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kept: dict[str, Any] = {"registry": self.registry}
-        self.hits = Counter("tally_hits", "Hits that were counted, by their amounts.", **kept)
-        self.posts = Counter("tally_posts", "POSTs, by what became of them.", ["outcome"], **kept)
+        in_registry: dict[str, Any] = {"registry": self.registry}
+        self.hits = Counter("tally_hits", "Hits counted, by amount.", **in_registry)
+        self.posts = Counter("tally_posts", "Write requests, by outcome.", ["outcome"], **in_registry)
         self.accepted, self.refused, self.unknown = (
             self.posts.labels(outcome) for outcome in ("accepted", "refused", "unknown")
         )
-        self.commits = Counter("tally_commits", "Batches that the store took.", **kept)
+        self.commits = Counter("tally_commits", "Commits written to the store.", **in_registry)
         self.batch_posts = Histogram(
-            "tally_batch_posts", "POSTs in a batch.", buckets=[1, 3, 10, 30, 100, 300, 1000, 3000, 10_000], **kept
+            "tally_batch_posts",
+            "Write requests per commit.",
+            buckets=[1, 3, 10, 30, 100, 300, 1000, 3000, 10_000],
+            **in_registry,
         )
         self.commit_seconds = Histogram(
             "tally_commit_seconds",
-            "How long a commit took.",
+            "Duration of a commit.",
             buckets=[0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3],
-            **kept,
+            **in_registry,
         )
-        self.sends = Counter("tally_live_sends", "Messages queued for pages.", **kept)
+        self.sends = Counter("tally_live_sends", "Messages sent to live clients.", **in_registry)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Ask for this value whenever Prometheus asks."""
+        """Add a gauge with this help text; `value` is called at each scrape."""
         Gauge(name, text, registry=self.registry).set_function(value)

@@ -1,4 +1,4 @@
-"""Every setting, read once from the environment (prefix TALLY_) and then frozen."""
+"""All settings: read once from environment variables with the prefix TALLY_, then frozen."""
 
 import ipaddress
 import re
@@ -25,13 +25,16 @@ TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 Rate = Annotated[str, AfterValidator(lambda notation: parse_many(notation) and notation)]
 
 
-def _listed(form: str, otherwise: str) -> BeforeValidator:
-    """Makes a list of a text with commas, each item in this form; what is wrong is said without the text."""
+def _list_of(pattern: str, expected: str) -> BeforeValidator:
+    """Return a validator that splits a comma-separated text into items that match `pattern`.
 
-    def split(given: str | Iterable[str]) -> list[str]:
-        items = re.findall(r"[^,\s]+", given) if isinstance(given, str) else list(given)
-        if not all(re.fullmatch(form, item) for item in items):
-            raise ValueError(otherwise)
+    The error is `expected` and never contains the text, which may be a secret.
+    """
+
+    def split(value: str | Iterable[str]) -> list[str]:
+        items = re.findall(r"[^,\s]+", value) if isinstance(value, str) else list(value)
+        if not all(re.fullmatch(pattern, item) for item in items):
+            raise ValueError(expected)
         return items
 
     return BeforeValidator(split)
@@ -41,20 +44,22 @@ _ORIGIN = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?|\*"
 Keys = Annotated[
     tuple[SecretStr, ...],
     NoDecode,
-    _listed(r"[!-~]{16,256}", "a key has 16 to 256 visible ASCII characters, without a comma"),
+    _list_of(r"[!-~]{16,256}", "each key must be 16 to 256 visible ASCII characters without commas"),
 ]
 Origins = Annotated[
     tuple[str, ...],
     NoDecode,
-    _listed(_ORIGIN, "an origin is like https://example.com, in small letters and without a path; or *"),
+    _list_of(_ORIGIN, "each origin must be like https://example.com, in lower case and without a path, or be *"),
 ]
 Hosts = Annotated[
-    tuple[str, ...], NoDecode, _listed(r"[a-z0-9._-]+|\*", "a host is a name in small letters, without a port; or *")
+    tuple[str, ...],
+    NoDecode,
+    _list_of(r"[a-z0-9._-]+|\*", "each host must be a name in lower case without a port, or be *"),
 ]
 
 
 class _KeyFiles(EnvSettingsSource):
-    """TALLY_..._KEYS_FILE names a file with the keys, which then stand in no environment."""
+    """Reads API keys from the files that TALLY_..._KEYS_FILE name, so that no key has to be in the environment."""
 
     def __call__(self) -> dict[str, str]:
         names = ("admin_keys", "write_keys", "read_keys")
@@ -63,102 +68,136 @@ class _KeyFiles(EnvSettingsSource):
     def _read(self, name: str, path: str) -> str:
         variable = f"TALLY_{name.upper()}"
         if self.env_vars.get(variable.lower()):
-            raise SettingsError(f"{variable} and {variable}_FILE: set one of them")
+            raise SettingsError(f"set only one of {variable} and {variable}_FILE")
         try:
             text = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{variable}_FILE: {error}") from None
-        if not text:  # which would open what was to be closed
-            raise SettingsError(f"{variable}_FILE: there is no key in {path}")
+        if not text:
+            # No key would mean that the role is open to everybody.
+            raise SettingsError(f"{variable}_FILE: {path} contains no key")
         return text
 
 
 class Settings(BaseSettings):
+    """The settings, by field name; the environment variable is the name in upper case after TALLY_."""
+
     model_config = SettingsConfigDict(
         env_prefix="TALLY_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
     )
 
-    host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 for every one.")
-    port: int = Field(default=8000, ge=1, le=65535, description="The port to listen on.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on. `0.0.0.0` listens on all interfaces.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
     store: str = Field(
         default="sqlite:///data/tally.db",
         pattern=STORES,
         validation_alias=AliasChoices("TALLY_STORE", "REDIS_URL"),
-        description="Where counts live: `sqlite:///path`, `memory://`, or `redis://host:port/db` (also `rediss://`, "
-        "`unix://path`, `redis+sentinel://`, `redis+cluster://`). `REDIS_URL` is read where this is not set.",
+        description="Where counts are stored: `sqlite:///path`, `memory://`, or `redis://host:port/db` (also "
+        "`rediss://`, `unix://path`, `redis+sentinel://`, `redis+cluster://`). Falls back to "
+        "`REDIS_URL`.",
     )
-    timezone: ZoneInfo = Field(default=ZoneInfo("UTC"), description="The zone whose midnight ends a day.")
-    write_limit: Rate = Field(default="1000/second", description="Hits from one client address.")
-    read_limit: Rate = Field(default="200/second", description="Reads from one client address.")
-    events_max: int = Field(default=100_000, ge=1, le=10_000_000, description="Event names; a further one gets a 429.")
+    timezone: ZoneInfo = Field(
+        default=ZoneInfo("UTC"), description="Time zone that defines when a day ends, e.g. `Europe/Berlin`."
+    )
+    write_limit: Rate = Field(
+        default="1000/second",
+        description="Maximum rate of hits per client address, e.g. `1000/second` or `100/second;5000/minute`. A "
+        "batch costs one per 100 items.",
+    )
+    read_limit: Rate = Field(default="200/second", description="Maximum rate of reads per client address.")
+    events_max: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Maximum number of distinct event names. New names beyond it get a 429.",
+    )
     keys_max: int = Field(
         default=1_000_000,
         ge=10,
         le=100_000_000,
-        description="Idempotency-Keys kept for 24 h; a further one gets a 503.",
+        description="Maximum number of idempotency keys that are remembered, each for 24 hours; a tenth of them per "
+        "client. New keys beyond it get a 503.",
     )
     public_by_max: int = Field(
-        default=1_000_000, ge=1, le=1_000_000, description="The largest `by` of a hit from who has no key to write."
+        default=1_000_000, ge=1, le=1_000_000, description="Largest `by` that a client may send without a write key."
     )
-    admin_keys: Keys = Field(default=(), description="Keys that may do everything; without one, nobody administers.")
-    write_keys: Keys = Field(default=(), description="Keys that may count; without one, everybody may.")
-    read_keys: Keys = Field(default=(), description="Keys that may read and watch; without one, everybody may.")
+    admin_keys: Keys = Field(
+        default=(),
+        description="API keys with the admin role, which includes write and read. If empty, admin routes are disabled.",
+    )
+    write_keys: Keys = Field(default=(), description="API keys with the write role. If empty, anyone can count.")
+    read_keys: Keys = Field(default=(), description="API keys with the read role. If empty, anyone can read.")
     allowed_origins: Origins = Field(
-        default=(), description="Origins whose pages may count and watch, beside Tally's own; `*` for any."
+        default=(),
+        description="Web origins whose pages may count and read, in addition to Tally's own. `*` allows any.",
     )
     allowed_hosts: Hosts = Field(
         default=(),
-        description="Names by which Tally is asked, beside IP addresses and names without a dot; `*` for any, "
-        "as is the default where `TALLY_HOST` is no loopback address.",
+        description="Host names that Tally answers to, in addition to IP addresses and names without a dot. `*` "
+        "allows any, and is the default if `TALLY_HOST` is not a loopback address.",
     )
-    public_badges: bool = Field(default=False, description="Whether badges need no key.")
+    public_badges: bool = Field(default=False, description="Serve badges without an API key.")
     embed_origins: Origins = Field(
-        default=(), description="Origins whose pages may embed counters, which then need no key; `*` for any."
+        default=(), description="Web origins whose pages may embed counters, without an API key. `*` allows any."
     )
     live_interval_ms: int = Field(
         default=10,
         ge=0,
         le=10_000,
-        description="The shortest time between two messages to a page, in ms, while changes come faster than that.",
+        description="Minimum interval between two live updates to a client under load, in ms.",
     )
-    minutes_kept_hours: int = Field(default=48, ge=24, le=8760, description="How long minutes are kept, in hours.")
-    hours_kept_days: int = Field(default=90, ge=1, le=3660, description="How long hours are kept, in days.")
-    days_kept: int = Field(default=400, ge=8, le=36_600, description="How many days are kept; totals are for good.")
-    trusted_proxies: str = Field(default="", description="Addresses whose X-Forwarded-For counts, comma-separated.")
-    countapi: bool = Field(default=False, description="Whether CountAPI's routes are served: /hit, /get and /info.")
-    spool: str = Field(default="data/spool", description="The directory that keeps hits while Redis is away.")
-    spool_max_mb: int = Field(default=512, ge=1, le=1_000_000, description="Its bound in MB; over it hits get a 503.")
+    minutes_kept_hours: int = Field(default=48, ge=24, le=8760, description="Retention of counts per minute, in hours.")
+    hours_kept_days: int = Field(default=90, ge=1, le=3660, description="Retention of counts per hour, in days.")
+    days_kept: int = Field(
+        default=400, ge=8, le=36_600, description="Retention of counts per day, in days. Totals never expire."
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Proxies, as comma-separated addresses or networks, whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` headers are trusted.",
+    )
+    countapi: bool = Field(
+        default=False, description="Enable the CountAPI-compatible routes `/hit`, `/get` and `/info`."
+    )
+    spool: str = Field(
+        default="data/spool", description="Directory of the spool, which keeps hits while Redis is unreachable."
+    )
+    spool_max_mb: int = Field(
+        default=512, ge=1, le=1_000_000, description="Maximum size of the spool, in MB. Hits beyond it get a 503."
+    )
 
     kafka: str = Field(
         default="",
         pattern=SERVERS,
-        description="`host:port` of a Kafka, several comma-separated: POSTs wait in its topic, answered with 202.",
+        description="Kafka bootstrap servers, as comma-separated `host:port`. If set, hits are written to "
+        "`TALLY_KAFKA_TOPIC`, acknowledged with 202, and counted from there.",
     )
-    kafka_topic: str = Field(default="tally.events", pattern=TOPIC, description="The topic in which POSTs wait.")
+    kafka_topic: str = Field(
+        default="tally.events", pattern=TOPIC, description="Topic that buffers hits until they are counted."
+    )
     kafka_inputs: str = Field(
-        default="",
-        description="Topics of others whose records are counted, each as `host:port/topic?event=field`, with spaces "
-        "between them.",
+        default="", description="Existing topics to count, separated by spaces, each as `host:port/topic?event=field`."
     )
-    kafka_group: str = Field(default="tally", min_length=1, description="The consumer group of all nodes on one store.")
+    kafka_group: str = Field(default="tally", min_length=1, description="Consumer group of all nodes on one store.")
     kafka_dead_letters: str = Field(
-        default="tally.dead", pattern=TOPIC, description="The topic for records that cannot be counted."
+        default="tally.dead", pattern=TOPIC, description="Topic for records that cannot be counted."
     )
     kafka_options: str = Field(
         default="",
         repr=False,
-        description="TLS and SASL as `name=value&…`: `security_protocol`, `sasl_mechanism`, `sasl_plain_username`, "
-        "`sasl_plain_password`, `ssl_cafile`, `ssl_certfile`, `ssl_keyfile`.",
+        description="TLS and SASL options as `name=value&…`: `security_protocol`, `sasl_mechanism`, "
+        "`sasl_plain_username`, `sasl_plain_password`, `ssl_cafile`, `ssl_certfile`, `ssl_keyfile`.",
     )
 
     @property
     def store_kind(self) -> Literal["memory", "sqlite", "redis"]:
+        """The kind of store that TALLY_STORE names."""
         scheme = self.store.partition(":")[0]
-        return scheme if scheme in {"memory", "sqlite"} else "redis"  # type: ignore[return-value] # as STORES says
+        return scheme if scheme in {"memory", "sqlite"} else "redis"  # type: ignore[return-value] # the pattern STORES allows no other scheme
 
     @property
     def loopback(self) -> bool:
-        """Whether nobody but this machine reaches the address."""
+        """Whether only this machine can reach the address."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

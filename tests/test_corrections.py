@@ -1,4 +1,4 @@
-"""Own your number: corrections, deletions and resets, what history keeps of them, and what pages are shown."""
+"""Corrections, deletions and resets: their effect on counts, on history, and on connected clients."""
 
 import asyncio
 import contextlib
@@ -36,21 +36,21 @@ async def numbers(client: httpx.AsyncClient, event: str) -> tuple[int, int]:
     return found["count"], found["total"]
 
 
-async def test_a_correction_sets_what_it_gives_and_nothing_else(client: httpx.AsyncClient) -> None:
+async def test_a_correction_sets_only_the_numbers_that_it_contains(client: httpx.AsyncClient) -> None:
     await client.post("/event/a", json={"by": 10})
-    answer = (await client.put("/event/a", json={"count": 7})).json()
-    assert (answer["before"], answer["after"]) == ({"count": 10, "total": 10}, {"count": 7, "total": 10})
+    row = (await client.put("/event/a", json={"count": 7})).json()
+    assert (row["before"], row["after"]) == ({"count": 10, "total": 10}, {"count": 7, "total": 10})
     assert (await client.post("/event/a")).json()["count"] == 8
     await client.put("/event/a", json={"total": 100})
     assert await numbers(client, "a") == (8, 100)
-    await client.put("/event/new", json={"count": 3, "total": 1234})  # a number that moves in
+    await client.put("/event/new", json={"count": 3, "total": 1234})  # a count from another service
     assert await numbers(client, "new") == (3, 1234)
     assert (await client.get("/events")).json() == {"a": 8, "new": 3}
     points = (await client.get("/event/a/series?step=day&points=1")).json()["points"]
-    assert [point["count"] for point in points] == [11]  # the series keeps what was hit
+    assert [point["count"] for point in points] == [11]  # the series keeps the hits
 
 
-async def test_a_reset_ends_a_part_of_the_day_and_keeps_the_rest(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_a_reset_keeps_earlier_counts_as_a_part_of_the_day(client: httpx.AsyncClient, clock: ChosenClock) -> None:
     await client.post("/events", json={"a": 5, "b": 1})
     await client.put("/event/b", json={"count": 3})
     assert (await client.post("/reset")).json()["before"] == {"count": 8, "total": 6}
@@ -67,15 +67,15 @@ async def test_a_reset_ends_a_part_of_the_day_and_keeps_the_rest(client: httpx.A
     day = (await client.get("/history/2026-03-28")).json()
     assert [part["counts"] for part in day["parts"]] == [{"a": 5, "b": 3}, {"a": 1}, {"b": 2}]
     assert [part["until"][:16] for part in day["parts"]] == ["2026-03-28T12:00", "2026-03-28T12:01", "2026-03-29T00:00"]
-    told = [(row["action"], row["eventName"], row["before"], row["after"]) for row in day["corrections"]]
-    assert told == [
+    corrections = [(row["action"], row["eventName"], row["before"], row["after"]) for row in day["corrections"]]
+    assert corrections == [
         ("correct", "b", {"count": 1, "total": 1}, {"count": 3, "total": 1}),
         ("reset", None, {"count": 8, "total": 6}, {"count": 0, "total": 6}),
         ("reset", None, {"count": 1, "total": 7}, {"count": 0, "total": 7}),
     ]
 
 
-async def test_a_deleted_event_is_gone_and_may_begin_again(client: httpx.AsyncClient) -> None:
+async def test_a_deleted_event_is_forgotten_and_may_be_counted_again(client: httpx.AsyncClient) -> None:
     await client.post("/events", json=[{"event": "a", "by": 5, "user": "ann"}, {"event": "b"}])
     await client.post("/reset")
     await client.post("/event/a")
@@ -83,82 +83,87 @@ async def test_a_deleted_event_is_gone_and_may_begin_again(client: httpx.AsyncCl
     assert await numbers(client, "a") == (0, 0)
     assert (await client.get("/leaderboard?event=a&window=total")).json() == []
     points = (await client.get("/series?step=day&points=1")).json()["points"]
-    assert [point["count"] for point in points] == [1]  # of all together, it is gone as well
+    assert [point["count"] for point in points] == [1]  # it is also gone from the series of all events
     assert (await client.post("/event/a")).json() | {"ack": ""} == {
         "eventName": "a", "count": 1, "total": 1, "day": "2026-03-28", "ack": ""
     }  # fmt: skip
 
 
-async def test_what_cannot_be_is_refused_and_changes_nothing(client: httpx.AsyncClient) -> None:
+async def test_an_invalid_correction_is_rejected_and_changes_nothing(client: httpx.AsyncClient) -> None:
     await client.post("/events", json={f"e{i}": 1 for i in range(5)})
     for body in BAD_BODIES:
         assert (await client.put("/event/e0", content=body)).status_code == 422, body
     assert (await client.put("/event/a%2Fb", json={"count": 1})).status_code == 404
     assert (await client.put("/event/one-too-many", json={"count": 1})).status_code == 429
-    assert (await client.put("/event/e0", json={"total": 2**53 - 1})).status_code == 422  # with the others' it is more
+    # The sum of all events would exceed the limit.
+    assert (await client.put("/event/e0", json={"total": 2**53 - 1})).status_code == 422
     assert (await client.get("/events")).json() == {f"e{i}": 1 for i in range(5)}
     assert (await client.get("/leaderboard?window=total")).json()[0]["count"] == 1
 
 
-async def load(node: httpx.AsyncClient, until: asyncio.Event) -> None:
-    while not until.is_set():
+def nonzero(counts: dict[str, int]) -> dict[str, int]:
+    return {event: count for event, count in counts.items() if count}
+
+
+async def load(node: httpx.AsyncClient, stop: asyncio.Event) -> None:
+    while not stop.is_set():
         await node.post("/events", json={"a": 1, "b": 2, "c": 3})
 
 
-async def correct_under_load(nodes: list[Served], pages_on: Served) -> None:
-    """Reset, correct and delete on the first of these while pages look on, until all of them show what there is."""
+async def correct_under_load(nodes: list[Served], watched: Served) -> None:
+    """Reset, correct and delete on the first node under load, until all clients show the final counts."""
     async with contextlib.AsyncExitStack() as stack:
         first, *_, last = [await stack.enter_async_context(node.client()) for node in nodes]
-        pages = await stack.enter_async_context(watching(pages_on.url, live=50, plain=50))
+        watchers = await stack.enter_async_context(watching(watched.url, live=50, plain=50))
         await first.post("/events", json={"a": 1_000_000, "b": 1_000_000, "gone": 5})
-        over = asyncio.Event()
-        writers = [asyncio.create_task(load(node, over)) for node in (first, last)]
-        for ask in (
+        stop = asyncio.Event()
+        writers = [asyncio.create_task(load(node, stop)) for node in (first, last)]
+        for request in (
             first.post("/reset", headers=AS_ADMIN),
             first.put("/event/a", json={"count": 7}, headers=AS_ADMIN),
             first.delete("/event/gone", headers=AS_ADMIN),
             first.put("/event/b", json={"count": 500_000}, headers=AS_ADMIN),
             first.post("/reset", headers=AS_ADMIN),
         ):
-            assert (await ask).status_code == 200
-        over.set()
+            assert (await request).status_code == 200
+        stop.set()
         await asyncio.gather(*writers)
         counts = (await last.get("/events")).json()
         assert max(counts.values()) < 500_000
-        await eventually(lambda: all({e: n for e, n in page.counts.items() if n} == counts for page in pages))
-        dashboards = [page for page in pages if page.epochs]
-        assert [page.wrong for page in dashboards] == [[]] * 50  # within a generation nothing runs backwards
+        await eventually(lambda: all(nonzero(watcher.counts) == counts for watcher in watchers))
+        dashboards = [watcher for watcher in watchers if watcher.epochs]
+        assert [watcher.wrong for watcher in dashboards] == [[]] * 50  # no count went backwards within a generation
 
 
 @pytest.mark.catches(
-    "larger numbers always win",
+    "a smaller count of a new generation is ignored",
     "app/live/peers.py",
     "            feed.replace(slot, counts, before, generation)",
     "            feed.merge(slot.day, counts)",
 )
-async def test_pages_of_another_node_keep_no_old_number(tmp_path: Path, redis_server: RedisServer) -> None:
+async def test_clients_of_another_node_show_the_corrected_counts(tmp_path: Path, redis_server: RedisServer) -> None:
     chosen = settings_for("redis", tmp_path, redis_server, write_limit="100000/second")
     async with serving(chosen) as one, serving(chosen) as other:
         await correct_under_load([one, other], other)
 
 
-async def test_pages_of_one_node_keep_no_old_number(tmp_path: Path, redis_server: RedisServer) -> None:
+async def test_clients_of_the_same_node_show_the_corrected_counts(tmp_path: Path, redis_server: RedisServer) -> None:
     async with serving(settings_for("sqlite", tmp_path, redis_server, write_limit="100000/second")) as node:
         await correct_under_load([node, node], node)
 
 
-async def test_nothing_is_changed_while_the_store_is_away(tmp_path: Path, own_redis: RedisServer) -> None:
+async def test_corrections_are_rejected_while_the_store_is_unreachable(tmp_path: Path, own_redis: RedisServer) -> None:
     own_redis.start("--appendonly", "yes")
     async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
         await client.post("/event/a", json={"by": 5})
         await client.post("/reset", headers=AS_ADMIN)
         own_redis.stop()
-        assert (await client.post("/event/a")).json()["count"] == 1  # spooled, in the day's generation
-        for ask in (
+        assert (await client.post("/event/a")).json()["count"] == 1  # spooled, after the reset
+        for request in (
             client.put("/event/a", json={"count": 9}, headers=AS_ADMIN),
             client.post("/reset", headers=AS_ADMIN),
         ):
-            answer = await ask
+            answer = await request
             assert (answer.status_code, json.loads(answer.content).get("counted", "no")) == (503, "no")
         own_redis.start("--appendonly", "yes")
         await eventually(lambda: not_stale(client))
@@ -167,38 +172,39 @@ async def test_nothing_is_changed_while_the_store_is_away(tmp_path: Path, own_re
 
 
 @pytest.mark.catches(
-    "what a change did is unknown when the store goes away",
+    "counts while offline lack the last change",
     "app/stores/offline.py",
-    "                self._known.write(work.writes)",
+    "                self._known.write(change.writes)",
     "                pass",
 )
-async def test_a_reset_just_before_redis_goes_away_holds_on_every_node(tmp_path: Path, own_redis: RedisServer) -> None:
-    keeping = ("--appendonly", "yes", "--appendfsync", "always")
-    own_redis.start(*keeping)
+async def test_a_reset_just_before_an_outage_holds_on_every_node(tmp_path: Path, own_redis: RedisServer) -> None:
+    persistent = ("--appendonly", "yes", "--appendfsync", "always")
+    own_redis.start(*persistent)
     chosen = settings_for("redis", tmp_path, own_redis)
     async with contextlib.AsyncExitStack() as stack:
         served = [await stack.enter_async_context(serving(chosen)) for _ in range(2)]
         one, other = [await stack.enter_async_context(node.client()) for node in served]
-        pages = await stack.enter_async_context(watching(*(node.url for node in served), live=2, plain=2))
+        watchers = await stack.enter_async_context(watching(*(node.url for node in served), live=2, plain=2))
         await one.post("/events", json={"a": 50, "b": 7})
-        await eventually(lambda: all(page.counts == {"a": 50, "b": 7} for page in pages))
+        await eventually(lambda: all(watcher.counts == {"a": 50, "b": 7} for watcher in watchers))
         await one.post("/reset", headers=AS_ADMIN)
         own_redis.stop()
         answer = (await one.post("/event/a")).json()
         assert (answer["count"], answer["total"], answer["ack"]) == (1, 51, "spooled")
         assert (await one.get("/events")).json() == {"a": 1}
-        assert (await other.post("/event/a")).json()["ack"] == "spooled"  # though it may not have heard of the reset
-        own_redis.start(*keeping)
+        # The other node may not have received the reset yet.
+        assert (await other.post("/event/a")).json()["ack"] == "spooled"
+        own_redis.start(*persistent)
         await eventually(lambda: not_stale(one))
         await eventually(lambda: not_stale(other))
         await other.post("/event/b")
         for node in (one, other):
             assert (await node.get("/events")).json() == {"a": 2, "b": 1}
-        await eventually(lambda: all({e: n for e, n in page.counts.items() if n} == {"a": 2, "b": 1} for page in pages))
-        assert [page.wrong for page in pages if page.epochs and page.wrong] == []
+        await eventually(lambda: all(nonzero(watcher.counts) == {"a": 2, "b": 1} for watcher in watchers))
+        assert [watcher.wrong for watcher in watchers if watcher.epochs and watcher.wrong] == []
 
 
-async def test_nodes_that_reset_a_day_at_once_take_nothing_off_twice(tmp_path: Path, redis_server: RedisServer) -> None:
+async def test_concurrent_resets_subtract_each_count_once(tmp_path: Path, redis_server: RedisServer) -> None:
     chosen = settings_for("redis", tmp_path, redis_server)
     async with serving(chosen) as one, serving(chosen) as two, one.client() as client, two.client() as other:
         for by in range(1, 6):

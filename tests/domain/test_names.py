@@ -26,7 +26,7 @@ from app.domain.names import InvalidName, event_name
         "C++",
         "%2F",
         "<b>",
-    ],  # on purpose
+    ],
 )
 def test_names_of_every_script_are_valid(name: str) -> None:
     assert event_name(name) == unicodedata.normalize("NFC", name)

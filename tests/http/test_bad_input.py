@@ -399,8 +399,12 @@ async def test_bad_upgrades_and_bytes_that_are_no_http(process: Callable[..., Pr
     assert tally.get("/events") == {}
 
 
-@pytest.mark.catches("a head without end", "app/server/http_protocol.py", "self._bytes_since_progress > HEAD_BYTES_MAX", "False")
-@pytest.mark.catches("headers without number", "app/server/http_protocol.py", "if len(self.headers) > HEADERS_MAX:", "if False:")
+@pytest.mark.catches(
+    "a head without end", "app/server/http_protocol.py", "self._bytes_since_progress > HEAD_BYTES_MAX", "False"
+)
+@pytest.mark.catches(
+    "headers without number", "app/server/http_protocol.py", "if len(self.headers) > HEADERS_MAX:", "if False:"
+)
 @pytest.mark.catches("and without end", "app/server/http_protocol.py", "len(self.headers or ()) > HEADERS_MAX", "False")
 def test_a_head_has_bounds(process: Callable[..., Process]) -> None:
     tally = process(TALLY_STORE="memory://")

@@ -22,7 +22,7 @@ from app.http.permissions import ROLES, Permissions
 from app.http.rate_limits import RateLimits
 from app.main import create_app
 from app.settings import Settings
-from tests.server.test_cli import start
+from tests.server.test_cli import run_tally
 from tests.support.nginx import Proxy
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import Process, Served, eventually, serving, settings_for
@@ -420,7 +420,7 @@ async def test_a_key_is_neither_shown_nor_logged(serve, caplog: pytest.LogCaptur
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_without_its_value(variable: str, value: str, words: str) -> None:
-    ended = start(**{"TALLY_STORE": "memory://", variable: value})
+    ended = run_tally(**{"TALLY_STORE": "memory://", variable: value})
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"tally: {variable}")

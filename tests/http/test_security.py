@@ -14,7 +14,7 @@ from fastapi import Response
 from app.http.routes.counts import _csv
 from app.stores.memory import MemoryStore
 from tests.http.test_permissions import bearer
-from tests.server.test_cli import start
+from tests.server.test_cli import run_tally
 from tests.support.redis_servers import RedisServer, free_port
 from tests.support.servers import ADMIN_KEY, AS_ADMIN, ChosenClock, Process, eventually, serving, settings_for
 
@@ -58,7 +58,10 @@ ANSWERS += [
 @pytest.mark.catches("a stranger's frame of data", "app/main.py", "'none'; frame-ancestors 'none'\"", "'none'\"")
 @pytest.mark.catches("types are guessed", "app/main.py", '    (b"x-content-type-options", b"nosniff"),\n', "")
 @pytest.mark.catches(
-    "only where all is well", "app/main.py", "build_middleware_stack(), permissions, refuse)", "router, permissions, refuse)"
+    "only where all is well",
+    "app/main.py",
+    "build_middleware_stack(), permissions, refuse)",
+    "router, permissions, refuse)",
 )
 @pytest.mark.catches("hits go past it", "app/http/routes/count.py", "        answer.raw_headers += headers\n", "")
 async def test_every_answer_says_what_a_browser_may_do_with_it(
@@ -256,7 +259,7 @@ SHARED = "between-us-alone"
     ],
 )
 def test_a_setting_that_is_refused_keeps_the_password_in_it(variable: str, value: str) -> None:
-    ended = start(**{"TALLY_STORE": "memory://", "TALLY_KAFKA": "127.0.0.1:1", variable: value.format(SHARED)})
+    ended = run_tally(**{"TALLY_STORE": "memory://", "TALLY_KAFKA": "127.0.0.1:1", variable: value.format(SHARED)})
     assert ended.returncode == 1
     assert ended.stderr.startswith("tally: ")
     assert SHARED not in ended.stdout + ended.stderr

@@ -13,7 +13,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import ROOT, Process
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_tally(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m app` until it ends."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
     command = [sys.executable, "-m", "app", *arguments]
@@ -23,7 +23,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_the_version_is_printed() -> None:
-    done = run("--version", TALLY_PORT="invalid")
+    done = run_tally("--version", TALLY_PORT="invalid")
     assert (done.returncode, done.stdout) == (0, f"tally {__version__}\n")
 
 
@@ -66,7 +66,7 @@ def test_uvicorn_serves_app_main_app(store: str, process, tmp_path: Path, redis_
     ],
 )
 def test_an_invalid_setting_is_one_line(environment: dict[str, str], words: list[str]) -> None:
-    done = run(**environment)
+    done = run_tally(**environment)
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert line.startswith("tally: ")
@@ -75,7 +75,7 @@ def test_an_invalid_setting_is_one_line(environment: dict[str, str], words: list
 
 @pytest.mark.parametrize("environment", [{"TALLY_KAFKA": "k:9092"}, {"TALLY_STORE": "redis://127.0.0.1:1"}])
 def test_consume_names_the_settings_that_it_needs(environment: dict[str, str]) -> None:
-    done = run("consume", **environment)
+    done = run_tally("consume", **environment)
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert "consume needs TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis URL" in line
@@ -84,7 +84,7 @@ def test_consume_names_the_settings_that_it_needs(environment: dict[str, str]) -
 def test_a_second_process_on_the_same_file_exits_with_advice(process, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/tally.db"
     app = process(TALLY_STORE=url)
-    done = run(TALLY_STORE=url, TALLY_PORT="1")
+    done = run_tally(TALLY_STORE=url, TALLY_PORT="1")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert "in use by another process" in line
@@ -104,7 +104,7 @@ def test_a_file_of_a_newer_tally_is_not_opened(process, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "tally.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    done = run(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
+    done = run_tally(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
     assert "written by a newer Tally" in done.stderr
 
 
