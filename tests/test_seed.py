@@ -28,19 +28,19 @@ async def tally(
 
 
 class Watcher:
-    """A default Socket.IO client that notes what it hears."""
+    """A default Socket.IO client that keeps the messages it receives."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, object]] = []
+        self.received: list[tuple[str, object]] = []
         self.client = socketio.AsyncClient()
         for event in ("update", "reset"):
             self.client.on(event, self._note(event))
 
     def _note(self, event: str):
-        return lambda data: self.heard.append((event, data))
+        return lambda data: self.received.append((event, data))
 
     def updates(self) -> list[object]:
-        return [data for event, data in self.heard if event == "update"]
+        return [data for event, data in self.received if event == "update"]
 
 
 @pytest.fixture
@@ -113,10 +113,10 @@ test_over_the_limit_is_429_for_that_address_alone.limits = {"write_limit": "20/m
 @pytest.mark.catches(
     "destructive reset",
     "app/scheduler.py",
-    'before["day"] = clock.calendar.starts("day", slot.day, settings.days_kept)[0]',
-    'before["day"] = slot.day',
+    'cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]',
+    'cutoffs["day"] = slot.day',
 )
-@pytest.mark.catches("no reset is told", "app/live/day.py", "told.epoch, [self._reset()]", "told.epoch, []")
+@pytest.mark.catches("no reset is sent", "app/live/day.py", "told.epoch, [self._reset()]", "told.epoch, []")
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
     tally: Served, watchers: list[Watcher], clock: ChosenClock
 ) -> None:
@@ -126,13 +126,13 @@ async def test_midnight_empties_the_counters_and_reaches_the_clients(
         clock.go_to(tomorrow.isoformat())
         tally.app.state.jobs.get_job("close_day").modify(next_run_time=datetime.now(UTC))
         for watcher in watchers:
-            await eventually(lambda w=watcher: ("reset", {"day": str(tomorrow.date())}) in w.heard)
+            await eventually(lambda w=watcher: ("reset", {"day": str(tomorrow.date())}) in w.received)
         assert (await client.get("/events")).json() == {}
         assert (await client.get(f"/history/{today}")).json()["parts"][0]["counts"] == {"signup": 1}
         assert (await client.post("/event/signup")).json()["count"] == 1
     for watcher in watchers:
         await eventually(lambda w=watcher: len(w.updates()) == 2)
-        assert [event for event, _ in watcher.heard] == ["update", "reset", "update"]
+        assert [event for event, _ in watcher.received] == ["update", "reset", "update"]
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from app import corrections as changes
-from app.corrections import Logged
+from app.corrections import CorrectionRecord
 from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
 from app.domain.calendar import Calendar, TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, Visit, visitor_buckets
@@ -74,7 +74,7 @@ class Machine(RuleBasedStateMachine):
         self.counts: dict[Bucket, Counter[str]] = {}
         self.seen: dict[Bucket, set[str]] = {}
         self.keys: dict[str, tuple[str, int, GroupResult]] = {}
-        self.logs: dict[int, list[Logged]] = {}
+        self.logs: dict[int, list[CorrectionRecord]] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
     def check_generation(self, result: ApplyResult) -> None:
         assert result.generations.get(CALENDAR.slot(self.now).day, 0) == self.generation()
 
-    def correct(self, planned: Awaitable[tuple[DayChange, Logged]], after: Value) -> None:
+    def correct(self, planned: Awaitable[tuple[DayChange, CorrectionRecord]], after: Value) -> None:
         work, logged = self.run(planned)
         slot = CALENDAR.slot(self.now)
         assert logged[4:] == (self.value(slot, logged.event), after)
