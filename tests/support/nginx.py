@@ -9,6 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import httpx
+
 from tests.support.redis_servers import free_port, wait_until
 
 CONF = Path(__file__).parents[2] / "deploy/nginx.conf"
@@ -54,6 +56,29 @@ class Proxy:
         assert self._process.poll() is None, f"nginx ended: {self.log.read_text()}"
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def client_from(proxy: Proxy, address: str = "127.0.0.1") -> httpx.AsyncClient:
+    """A client of the proxy with this address."""
+    transport = httpx.AsyncHTTPTransport(local_address=address)
+    return httpx.AsyncClient(base_url=proxy.url, transport=transport, timeout=20)
+
+
+def problem_of(response: httpx.Response) -> dict[str, object]:
+    """The problem document of a response, which must have every header and member that errors have."""
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Cache-Control"] == "no-cache"
+    policy = response.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "frame-ancestors 'none'" in policy
+    assert "Strict-Transport-Security" not in response.headers
+    problem = response.json()
+    assert (problem["type"], problem["status"]) == ("about:blank", response.status_code)
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
 
 
 def _binary() -> str:
