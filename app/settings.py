@@ -75,7 +75,7 @@ class _KeyFiles(EnvSettingsSource):
             raise SettingsError(f"{variable}_FILE: {error}") from None
         if not text:
             # No key would mean that the role is open to everybody.
-            raise SettingsError(f"{variable}_FILE: {path} contains no key")
+            raise SettingsError(f"{variable}_FILE: there is no key in {path}")
         return text
 
 

@@ -49,8 +49,11 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            # A package's __init__ may import its modules, so importing one of those is no import of the package.
+            if not names <= set(modules()):
+                found.add(node.module or "")
+            found |= names
     return found
 
 
