@@ -1,4 +1,4 @@
-"""The command line: `tally serve | consume | export | import | verify`, and what it prints."""
+"""The command line: `tally serve | consume | export | import | verify`, and the texts that it prints."""
 
 import argparse
 import asyncio

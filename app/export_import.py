@@ -135,7 +135,7 @@ def _operation(bucket: Bucket) -> Literal["merge", "mark", "add"]:
 
 
 class Comparison:
-    """Compares a store with an export: give it every line of the export, then ask for what only the store has."""
+    """Compares a store with an export: call `differences` for every line, then `extra_in_store`."""
 
     def __init__(self, store: CounterStore) -> None:
         self._store = store

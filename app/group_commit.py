@@ -92,7 +92,7 @@ class GroupCommitter:
     ) -> Outcome:
         """Count hits, all or none, and return when they are acknowledged or rejected.
 
-        `amounts` maps event names to what is added; `visits` are the users and sessions of these hits. With a `key`,
+        `amounts` is the amount to add by event name; `visits` are the users and sessions of these hits. With a `key`,
         a repetition is not counted and gets the first result. Raises Overloaded and StoreUnavailable (not counted),
         or OutcomeUnknown.
         """

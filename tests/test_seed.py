@@ -96,18 +96,18 @@ async def test_the_leaderboard_ranks_the_top_n(tally: Served) -> None:
     "    address = client(request)\n",
     "    address = client(request) + request.url.path\n",
 )
-async def test_over_the_limit_is_429_for_that_address_alone(tally: Served) -> None:
+async def test_over_the_limit_is_429_only_for_that_address(tally: Served) -> None:
     async with tally.client("127.0.0.1") as greedy, tally.client("127.0.0.2") as other:
         answers = await asyncio.gather(*(greedy.post(f"/event/name{i % 5}") for i in range(40)))
         statuses = [answer.status_code for answer in answers]
         assert statuses.count(200) == 20
         assert statuses.count(429) == 20
-        refused = next(answer for answer in answers if answer.status_code == 429)
-        assert int(refused.headers["Retry-After"]) >= 1
+        rejected = next(answer for answer in answers if answer.status_code == 429)
+        assert int(rejected.headers["Retry-After"]) >= 1
         assert (await other.post("/event/name0")).status_code == 200
 
 
-test_over_the_limit_is_429_for_that_address_alone.limits = {"write_limit": "20/minute"}
+test_over_the_limit_is_429_only_for_that_address.limits = {"write_limit": "20/minute"}
 
 
 @pytest.mark.catches(

@@ -10,7 +10,7 @@ _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u20
 
 
 class InvalidName(ValueError):
-    """The text is not a valid name. The message says why and never repeats the text."""
+    """The text is not a valid name. The message is the reason and never contains the text."""
 
 
 def event_name(text: str) -> str:

@@ -21,28 +21,27 @@ class SingleWriteProtocol(httptools_impl.HttpToolsProtocol):
     costs as much as counting a hit.
     """
 
-    _bytes_since_progress = 0  # received since the end of a head or the last piece of a body
+    _pending_bytes = 0  # received since the end of a head or the last piece of a body
 
     def connection_made(self, transport: Any) -> None:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type] # same methods
 
     def data_received(self, data: bytes) -> None:
-        self._bytes_since_progress += len(data)
+        self._pending_bytes += len(data)
         super().data_received(data)
-        unfinished = self._bytes_since_progress > 0
-        if self._bytes_since_progress > HEAD_BYTES_MAX or (unfinished and len(self.headers or ()) > HEADERS_MAX):
+        if self._pending_bytes > HEAD_BYTES_MAX or (self._pending_bytes and len(self.headers or ()) > HEADERS_MAX):
             self.send_400_response("The head of this request is too large.")
 
     def on_headers_complete(self) -> None:
         """Start the request. Raises ValueError, which the parser turns into a 400 response."""
         if len(self.headers) > HEADERS_MAX:
             raise ValueError("too many headers")
-        self._bytes_since_progress = 0
+        self._pending_bytes = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._bytes_since_progress = 0
+        self._pending_bytes = 0
         super().on_body(body)
 
     def _start_asgi_task(self, cycle: httptools_impl.RequestResponseCycle, app: Any) -> None:

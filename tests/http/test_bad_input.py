@@ -400,7 +400,7 @@ async def test_bad_upgrades_and_bytes_that_are_no_http(process: Callable[..., Pr
 
 
 @pytest.mark.catches(
-    "a head without end", "app/server/http_protocol.py", "self._bytes_since_progress > HEAD_BYTES_MAX", "False"
+    "a head without end", "app/server/http_protocol.py", "self._pending_bytes > HEAD_BYTES_MAX", "False"
 )
 @pytest.mark.catches(
     "headers without number", "app/server/http_protocol.py", "if len(self.headers) > HEADERS_MAX:", "if False:"
