@@ -1,4 +1,4 @@
-"""Counters in dicts: the shortest thing that keeps the contract, gone with the process."""
+"""Counters in dictionaries. They are lost when the process ends."""
 
 import math
 import multiprocessing
@@ -9,14 +9,23 @@ from operator import attrgetter
 
 from app.domain.buckets import ALL_EVENTS, CORRECTION, CORRECTION_LOG, GENERATION, TOTAL, Bucket, is_event_bucket
 from app.domain.calendar import TimeSlot
-from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, visitor_buckets
+from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey
 from app.stores import rules
 from app.stores.base import CounterStore, OffsetMismatch, StoreLimits, StoreOpenError, WriteConflict
 from app.stores.results import Ack, ApplyResult, GroupResult, Value
-from app.stores.rules import IDEMPOTENCY_TTL_SECONDS, IdempotencyRecord, check_idempotency, decide, visitor_cutoffs
+from app.stores.rules import (
+    IDEMPOTENCY_TTL_SECONDS,
+    IdempotencyRecord,
+    check_idempotency,
+    counted_visits,
+    decide,
+    visitor_cutoffs,
+)
 
 
 class MemoryStore(CounterStore):
+    """The store for demos and tests, and the shortest one that keeps the contract."""
+
     kind = "memory"
     ack: Ack = "memory"
     durability = "nothing: counts live as long as this process"
@@ -27,7 +36,7 @@ class MemoryStore(CounterStore):
         self._sources: dict[str, tuple[int, ApplyResult]] = {}
         self._keys: dict[str, IdempotencyRecord] = {}  # oldest first
         self._client_keys: Counter[str] = Counter()
-        self._ranked: Counter[Bucket] = Counter()  # ids that have a count of their own
+        self._ranked: Counter[Bucket] = Counter()  # visitors that have a count
 
     async def open(self) -> None:
         if multiprocessing.parent_process():
@@ -37,7 +46,7 @@ class MemoryStore(CounterStore):
 
     async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
         days = {group.slot.day for group in commit}
-        return self._once(source, expected_offset, new_offset, days, lambda: self.count(commit))
+        return self._apply_once(source, expected_offset, new_offset, days, lambda: self.count(commit))
 
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
         def write() -> list[GroupResult]:
@@ -47,15 +56,15 @@ class MemoryStore(CounterStore):
             self.write(change.writes)
             return []
 
-        return self._once(source, expected_offset, new_offset, {change.slot.day}, write)
+        return self._apply_once(source, expected_offset, new_offset, {change.slot.day}, write)
 
     async def get_offset(self, source: str) -> int:
         return self._sources[source][0] if source in self._sources else 0
 
-    def _once(
+    def _apply_once(
         self, source: str, expected_offset: int, new_offset: int, days: set[int], write: Callable[[], list[GroupResult]]
     ) -> ApplyResult:
-        """Compare and set: write, unless the source is at the new offset already."""
+        """Write and move the source, or return the saved result if it is at the new offset."""
         offset, result = self._sources.get(source, (0, ApplyResult([], self.ack)))
         if offset == new_offset:
             return result
@@ -66,34 +75,33 @@ class MemoryStore(CounterStore):
         return result
 
     def count(self, commit: Commit) -> list[GroupResult]:
-        """Count hit groups without an offset."""
+        """Count hit groups without an offset, and return their results."""
         return [result for slot, groups in groupby(commit, attrgetter("slot")) for result in self._count(slot, groups)]
 
     def _count(self, slot: TimeSlot, groups: Iterable[HitGroup]) -> Iterator[GroupResult]:
         buckets = [self._buckets[bucket] for bucket in slot.buckets]
-        correction = self._buckets.get(Bucket("day", slot.day, CORRECTION), {})
+        corrections = self._buckets.get(Bucket("day", slot.day, CORRECTION), {})
         _, _, day, total = buckets
-        names_max, amount = self._limits.names + (ALL_EVENTS in total), 0
+        names_max, sum_of_all = self._limits.names + (ALL_EVENTS in total), 0
 
         def value_of(event: str) -> tuple[int, int] | None:
-            return (day.get(event, 0) + correction.get(event, 0), total[event]) if event in total else None
+            return (day.get(event, 0) + corrections.get(event, 0), total[event]) if event in total else None
 
         for group in groups:
             names_left = names_max - len(total) if group.limited else math.inf
             result = (group.key and self._check_key(group, group.key)) or decide(group, value_of, names_left)
             for event in result.counted:
                 by = group.amounts[event]
-                amount += by
+                sum_of_all += by
                 for counts in buckets:
                     counts[event] = counts.get(event, 0) + by
-            for visit in group.visits:
-                for bucket, visitor in visitor_buckets(slot, visit) if visit.event in result.counted else ():
-                    self._mark(bucket, visitor, visit.by)
-            if group.key and not (result.rejected or result.replayed_on):
+            for bucket, visitor, by in counted_visits(group, result):
+                self._count_visitor(bucket, visitor, by)
+            if group.key and result.is_counted:
                 self._save_key(group.key, slot, result)
             yield result
-        for counts in buckets if amount else ():
-            counts[ALL_EVENTS] = counts.get(ALL_EVENTS, 0) + amount
+        for counts in buckets if sum_of_all else ():
+            counts[ALL_EVENTS] = counts.get(ALL_EVENTS, 0) + sum_of_all
 
     def _save_key(self, key: IdempotencyKey, slot: TimeSlot, result: GroupResult) -> None:
         replay = GroupResult(result.values, {}, slot.date)
@@ -105,37 +113,37 @@ class MemoryStore(CounterStore):
         record, limits = self._keys.get(key.id), self._limits if group.limited else None
         return check_idempotency(key, group.slot.minute, record, len(self._keys), self._client_keys[key.client], limits)
 
-    def _mark(self, bucket: Bucket, visitor: str, by: int) -> None:
-        """Count a user or a session; who comes after the first RANKED_MAX is only known to have come."""
-        marks = self._buckets[bucket]
-        known = marks.setdefault(visitor, 0)
-        if by and (known or self._ranked[bucket] < rules.RANKED_VISITORS_MAX):
-            self._ranked[bucket] += not known
-            marks[visitor] += by
-
     def _expire_keys(self, slot: TimeSlot) -> None:
         while self._keys:
             oldest = next(iter(self._keys))
             if self._keys[oldest].minute > slot.minute - IDEMPOTENCY_TTL_SECONDS:
                 return
-            owner = self._keys.pop(oldest).client
-            self._client_keys[owner] -= 1
-            if not self._client_keys[owner]:
-                del self._client_keys[owner]
+            client = self._keys.pop(oldest).client
+            self._client_keys[client] -= 1
+            if not self._client_keys[client]:
+                del self._client_keys[client]
+
+    def _count_visitor(self, bucket: Bucket, visitor: str, by: int) -> None:
+        """Add to a user's or session's count, which stays 0 for those after the first RANKED_VISITORS_MAX."""
+        counts = self._buckets[bucket]
+        count = counts.setdefault(visitor, 0)
+        if by and (count or self._ranked[bucket] < rules.RANKED_VISITORS_MAX):
+            self._ranked[bucket] += not count
+            counts[visitor] += by
 
     def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
-        """Take over what another store says of a bucket. Hits only grow, so the larger number is the newer."""
+        """Merge counts that were read from another store. The larger count of an event is the newer one."""
         known = self._buckets[bucket]
         known.update(
             counts if bucket.dimension else {event: n for event, n in counts.items() if n > known.get(event, 0)}
         )
 
     def learn_values(self, start: int, values: Mapping[str, Value]) -> None:
-        """The same of what events came to, on the day that begins then and in total."""
+        """Merge values that another store returned for the day that starts at this UTC second."""
         day, total = self._buckets[Bucket("day", start)], self._buckets[TOTAL]
-        offset = self._buckets.get(Bucket("day", start, CORRECTION), {})
+        corrections = self._buckets.get(Bucket("day", start, CORRECTION), {})
         for event, value in values.items():
-            day[event] = max(day.get(event, 0), value.count - offset.get(event, 0))
+            day[event] = max(day.get(event, 0), value.count - corrections.get(event, 0))
             total[event] = max(total.get(event, 0), value.total)
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
@@ -154,9 +162,9 @@ class MemoryStore(CounterStore):
         self._expire_keys(slot)
         cutoffs_by_kind = cutoffs, visitor_cutoffs(cutoffs, slot)
         for bucket in [b for b in self._buckets if b.start < cutoffs_by_kind[bool(b.dimension)].get(b.step, 0)]:
-            self._forget(bucket)
+            self._drop(bucket)
 
-    def _forget(self, bucket: Bucket) -> None:
+    def _drop(self, bucket: Bucket) -> None:
         self._buckets.pop(bucket, None)
         self._ranked.pop(bucket, None)
 
@@ -164,23 +172,24 @@ class MemoryStore(CounterStore):
         return self._buckets.get(Bucket("day", day, GENERATION), {}).get(ALL_EVENTS, 0)
 
     def write(self, writes: Iterable[BucketWrite]) -> None:
-        for how, bucket, given in writes:
-            if how == "drop":
-                self._forget(bucket)
+        """Do bucket writes without an offset."""
+        for op, bucket, amounts in writes:
+            if op == "drop":
+                self._drop(bucket)
             else:
-                self._write(how, bucket, given)
+                self._write(op, bucket, amounts)
 
-    def _write(self, how: str, bucket: Bucket, given: Mapping[str, int]) -> None:
-        counts, everything = self._buckets[bucket], 0
-        for member, n in given.items():
-            known = counts.get(member, 0)
-            if how == "mark":
-                self._mark(bucket, member, n)
-            elif how == "take":
+    def _write(self, op: str, bucket: Bucket, amounts: Mapping[str, int]) -> None:
+        counts, added = self._buckets[bucket], 0
+        for member, by in amounts.items():
+            count = counts.get(member, 0)
+            if op == "mark":
+                self._count_visitor(bucket, member, by)
+            elif op == "take":
                 self._ranked[bucket] -= counts.pop(member, 0) > 0
-                everything -= known
+                added -= count
             else:
-                counts[member] = max(n, known) if how == "merge" else known + n
-                everything += n
-        if is_event_bucket(bucket) and given:
-            counts[ALL_EVENTS] = counts.get(ALL_EVENTS, 0) + everything
+                counts[member] = max(by, count) if op == "merge" else count + by
+                added += by
+        if is_event_bucket(bucket) and amounts:
+            counts[ALL_EVENTS] = counts.get(ALL_EVENTS, 0) + added

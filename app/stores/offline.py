@@ -38,7 +38,7 @@ from app.stores.base import (
 from app.stores.memory import MemoryStore
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason
 from app.stores.rules import PERMANENT_SOURCE_PREFIX, SOURCE_TTL_SECONDS, apply_despite_loss
-from app.stores.sqlite import connect
+from app.stores.sqlite_connection import connect
 
 LINES_AT_ONCE = 20  # applied, then dropped in one commit of the file
 SLICE_SECONDS = 0.4  # with an answer that does not come, hits wait 2.4 s

@@ -1,4 +1,4 @@
-"""What a store answers to a commit: values, rejections and replays, and how Redis and SQLite save them."""
+"""Results of a commit: values, rejections and replays, and the form in which Redis and SQLite save them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -10,8 +10,8 @@ from app.domain.counting import Commit, HitGroup
 
 # How durable an acknowledged hit is.
 Ack = Literal["memory", "disk", "redis", "spooled", "kafka"]
-# Why hits were rejected: no new event name or no new idempotency key is allowed, a count or total would pass
-# COUNT_MAX, or the idempotency key was used for another request.
+# Why hits were rejected: the limit on event names ("full") or on idempotency keys ("keys") is reached, a count or total
+# would exceed COUNT_MAX, or the idempotency key belongs to another request ("mismatch").
 Reason = Literal["full", "keys", "overflow", "mismatch"]
 
 
@@ -23,11 +23,12 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class GroupResult(msgspec.Struct, frozen=True, gc=False):
-    """What became of one hit group.
+    """The result of one hit group.
 
-    `values` are those right after the group was counted, by accepted event. `rejected` gives the reason by rejected
-    event, or under ALL_EVENTS if the whole group was rejected. `replayed_on` is the date of the first request with the
-    same idempotency key: `values` are its result then, and nothing was counted now.
+    `values` maps each accepted event to its values right after the group was counted. `rejected` maps each rejected
+    event to the reason, or ALL_EVENTS if the whole group was rejected. `replayed_on` is the date (ISO 8601) of the
+    first request with the same idempotency key, or "" if there was none. After a replay `values` are those of the first
+    request, and nothing was counted now.
     """
 
     values: Mapping[str, Value] = {}
@@ -36,7 +37,7 @@ class GroupResult(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def reason(self) -> Reason | None:
-        """Why the whole group was rejected."""
+        """The reason why the whole group was rejected, or None."""
         return self.rejected.get(ALL_EVENTS)
 
     @property
@@ -44,16 +45,22 @@ class GroupResult(msgspec.Struct, frozen=True, gc=False):
         """The values of the events that this commit counted."""
         return {} if self.replayed_on else self.values
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether this commit counted every event of the group."""
+        return not (self.rejected or self.replayed_on)
+
 
 def reject(reason: Reason) -> GroupResult:
-    """Return the result of a group that was rejected as a whole."""
+    """Return the result of a group of which no event is counted."""
     return GroupResult({}, {ALL_EVENTS: reason})
 
 
 class ApplyResult(NamedTuple):
     """One result per hit group, in the order of the commit, and how durable the commit is.
 
-    The values belong to these generations of their days (UTC second of the day's start); a day not listed has 0.
+    `generations` maps a day's start (UTC second) to the generation that the values of that day belong to. A day that is
+    missing has generation 0.
     """
 
     groups: Sequence[GroupResult]

@@ -1,23 +1,27 @@
-"""The decisions that all stores share: limits, overflow, idempotency, and what to do after a loss."""
+"""The decisions that all stores share: limits, overflow, idempotency, expiry, and commits after a data loss."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from app.domain.buckets import Bucket
 from app.domain.calendar import TimeSlot
-from app.domain.counting import COUNT_MAX, HitGroup, IdempotencyKey
+from app.domain.counting import COUNT_MAX, HitGroup, IdempotencyKey, visitor_buckets
 from app.stores.base import OffsetMismatch, OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.results import ApplyResult, GroupResult, Reason, Value, reject
 
 IDEMPOTENCY_TTL_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
 VISITOR_MINUTES_TTL_SECONDS = 2 * 3600  # how long the visitors of a minute are kept
-RANKED_VISITORS_MAX = 10_000  # users, or sessions, with a count of their own in a bucket: the first to appear
+RANKED_VISITORS_MAX = 10_000  # visitors of a bucket that get a count; later ones are only known to have been there
 SOURCE_TTL_SECONDS = 30 * 86_400  # how long a process's offset is kept after its last use
-# Begins the name of a source whose offset never expires: a partition of Kafka.
+# The names of sources that never expire, which are partitions of Kafka, begin with this.
 PERMANENT_SOURCE_PREFIX = "kafka "
 
 
 class IdempotencyRecord(NamedTuple):
-    """What a store keeps for an idempotency key: hash of the request, minute of use, replayed result, client hash."""
+    """What a store saves for an idempotency key: the replay of the first result, and when (UTC second) it was used.
+
+    `request` and `client` are hashes.
+    """
 
     request: str
     minute: int
@@ -26,9 +30,9 @@ class IdempotencyRecord(NamedTuple):
 
 
 def decide(group: HitGroup, value_of: Callable[[str], tuple[int, int] | None], names_left: float) -> GroupResult:
-    """Decide whether to count a group: return its values afterwards, or the reasons for rejecting it.
+    """Return the result of counting a group: the new values, or the reasons for rejecting it or some of its events.
 
-    `value_of` returns an event's count and total, or None for a new name; `names_left` new names are allowed.
+    `value_of` returns an event's count and total, or None if its name is new. `names_left` new names are allowed.
     """
     values: dict[str, Value] = {}
     rejected: dict[str, Reason] = {}
@@ -56,10 +60,11 @@ def check_idempotency(
     client_keys: int,
     limits: StoreLimits | None,
 ) -> GroupResult | None:
-    """Decide by a group's key: return its first result or a rejection, or None if the group is to be counted.
+    """Return the result of a group with a key: its first result, or a rejection, or None if it has to be counted.
 
-    `record` is what the store has under this key; `keys` are live, `client_keys` of them from this client. A client
-    may have a tenth of `limits.keys`; without limits any number is allowed.
+    `minute` is the current one (UTC second), `record` is saved under the key. `keys` is the number of live keys,
+    `client_keys` the number of those of this client, which may have a tenth of `limits.keys`. Without limits any number
+    is allowed.
     """
     if record and record.minute > minute - IDEMPOTENCY_TTL_SECONDS:
         return record.result if record.request == key.request else reject("mismatch")
@@ -68,16 +73,29 @@ def check_idempotency(
     return None
 
 
+def counted_visits(group: HitGroup, result: GroupResult) -> Sequence[tuple[Bucket, str, int]]:
+    """Return the bucket, the visitor and the amount for each visit to an event that the commit counted."""
+    if not group.visits:
+        return ()
+    counted = result.counted
+    return [
+        (bucket, visitor, visit.by)
+        for visit in group.visits
+        if visit.event in counted
+        for bucket, visitor in visitor_buckets(group.slot, visit)
+    ]
+
+
 async def apply_despite_loss(
     apply: Callable[[int], Awaitable[ApplyResult]],
     record_data_loss: Callable[[int], Awaitable[None]],
     expected_offset: int,
     new_offset: int,
 ) -> ApplyResult | None:
-    """Apply a commit even if the store has lost earlier commits of the source, which it reports.
+    """Apply a commit even if the store has lost earlier commits of its source.
 
-    `apply` takes the expected offset. Returns None if the store is past `new_offset` already. Raises StoreUnavailable,
-    OutcomeUnknown, WriteConflict.
+    `apply` takes the expected offset. `record_data_loss` is called with the number of lost commits. Returns None if the
+    source is past `new_offset` already. Raises StoreUnavailable, OutcomeUnknown, or WriteConflict.
     """
     offset = expected_offset
     while True:
@@ -86,16 +104,17 @@ async def apply_despite_loss(
         except StoreUnavailable as error:
             if offset == expected_offset:
                 raise
-            # One shard may have applied the commit in the first attempt.
+            # A shard of the store may have applied its part in the first attempt.
             raise OutcomeUnknown(str(error)) from error
         except OffsetMismatch as mismatch:
             if mismatch.offset >= new_offset:
                 return None
             if mismatch.offset < expected_offset == offset:
                 await record_data_loss(expected_offset - mismatch.offset)
-            offset = mismatch.offset  # new_offset alone identifies the commit, so a retry still finds its result
+            # A retry finds the result all the same, because new_offset identifies the commit.
+            offset = mismatch.offset
 
 
 def visitor_cutoffs(cutoffs: Mapping[str, int], slot: TimeSlot) -> dict[str, int]:
-    """Return the cutoffs of `prune` for visitor buckets, whose minutes expire earlier."""
+    """Return the cutoffs of `prune` (UTC seconds by step) for buckets of visitors, whose minutes expire earlier."""
     return {**cutoffs, "minute": max(cutoffs.get("minute", 0), slot.minute - VISITOR_MINUTES_TTL_SECONDS)}

@@ -16,9 +16,11 @@ import pytest
 from app.domain.buckets import TOTAL, Bucket
 from app.domain.calendar import Calendar
 from app.domain.counting import HitGroup
-from app.stores import sqlite_tables as buckets
+from app.stores import sqlite_tables
 from app.stores.base import StoreLimits
-from app.stores.sqlite import SqliteStore, connect
+from app.stores.sqlite import SqliteStore
+from app.stores.sqlite_connection import connect
+from app.stores.sqlite_tables import EventTables
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.scenarios.disks import disk_full, limit_files, sync_fails, synced_first
 from tests.support.servers import Process
@@ -29,12 +31,7 @@ def log_salts(file: Path) -> bytes:
     return Path(f"{file}-wal").read_bytes()[16:24]
 
 
-@pytest.mark.catches(
-    "goes on with the same log",
-    "app/stores/sqlite.py",
-    "if not self._sound:\n            self._renew()",
-    "if False:\n            self._renew()",
-)
+@pytest.mark.catches("goes on with the same log", "app/stores/sqlite.py", "if not self._writer.healthy:", "if False:")
 def test_after_a_write_that_failed_the_file_is_opened_again(tmp_path: Path, process: Callable[..., Process]) -> None:
     file = tmp_path / "tally.db"
     app = process(TALLY_STORE=f"sqlite:///{file}")
@@ -56,7 +53,7 @@ def test_after_a_write_that_failed_the_file_is_opened_again(tmp_path: Path, proc
 
 FAILED_COMMIT = (
     "acknowledges what was not committed",
-    "app/stores/sqlite.py",
+    "app/stores/sqlite_writer.py",
     'raise failure(f"SQLite: {error}") from error',
     "return result",
 )
@@ -77,7 +74,9 @@ async def test_a_sync_that_fails_is_not_acknowledged(tmp_path: Path) -> None:
 
 
 @needs_strace
-@pytest.mark.catches("answers are not synced", "app/stores/sqlite.py", '"synchronous = FULL"', '"synchronous = NORMAL"')
+@pytest.mark.catches(
+    "answers are not synced", "app/stores/sqlite_connection.py", '"synchronous = FULL"', '"synchronous = NORMAL"'
+)
 async def test_no_hit_is_answered_before_it_is_synced(tmp_path: Path) -> None:
     assert (await synced_first(tmp_path, answers=100)).broken == []
 
@@ -105,12 +104,7 @@ PRAGMA user_version = 1;
 """  # as the first version that had a file made it, with what it had counted on one day
 
 
-@pytest.mark.catches(
-    "no way from there",
-    "app/stores/sqlite.py",
-    "(_SCHEMA, _SINCE_1, _SINCE_2)[version:]",
-    "(_SCHEMA, _SINCE_1, _SINCE_2)[3:]",
-)
+@pytest.mark.catches("no way from there", "app/stores/sqlite_connection.py", "_MIGRATIONS[version:]", "_MIGRATIONS[3:]")
 def test_a_file_of_the_previous_version_is_upgraded_with_its_counts(
     tmp_path: Path, process: Callable[..., Process]
 ) -> None:
@@ -137,14 +131,14 @@ LOG = "app/stores/sqlite_tables.py"
 
 
 @pytest.mark.catches("drops the log too early", LOG, "event in self._unflushed]", "not self._unflushed]")
-@pytest.mark.catches("forgets a late hit", LOG, " - self._touched", "")
+@pytest.mark.catches("forgets a late hit", LOG, " - self._changed", "")
 @pytest.mark.catches("the log is never flushed", LOG, "slot.buckets, True", "slot.buckets, False")
 async def test_whenever_it_dies_the_file_has_what_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counts are flushed from the log into the tables while others arrive, each minute anew."""
-    monkeypatch.setattr(buckets, "FLUSH_NAMES", 2)
-    monkeypatch.setattr(buckets, "FLUSH_LINES", 1)
+    monkeypatch.setattr(sqlite_tables, "FLUSH_NAMES", 2)
+    monkeypatch.setattr(sqlite_tables, "FLUSH_LINES", 1)
     file, copy, calendar = tmp_path / "tally.db", tmp_path / "copy.db", Calendar(ZoneInfo("UTC"))
     wanted: dict[Bucket, Counter[str]] = defaultdict(Counter)
     store, caps = SqliteStore(file, StoreLimits(100)), StoreLimits(100)
@@ -170,46 +164,46 @@ async def test_whenever_it_dies_the_file_has_what_was_acknowledged(
     assert min(lengths[20:]) < max(lengths) < 60
 
 
-@pytest.mark.catches("numbers of the log come again", LOG, "(self._lines, line.decode())", "(None, line.decode())")
+@pytest.mark.catches("numbers of the log come again", LOG, "(self._last_line, line.decode())", "(None, line.decode())")
 async def test_no_commit_between_two_parts_of_a_flush_is_lost(tmp_path: Path) -> None:
     file, copy, now = tmp_path / "tally.db", tmp_path / "copy.db", Calendar(ZoneInfo("UTC")).slot(1_800_000_000)
     store, total = SqliteStore(file, StoreLimits(100)), 0
     await store.open()
     await store.close()
     with contextlib.closing(connect(file)) as db:
-        events = buckets.Events(db)
+        events = EventTables(db)
         for between in itertools.product([False, True], repeat=4):  # each finds what the one before has left
             steps = events.flush()
             for committed in (True, *between):
                 if committed:
-                    events.come_to(now)
-                    events.keep(events.count({now: {"a": 1}}))
+                    events.advance_to(now)
+                    events.commit_to_cache(events.count({now: {"a": 1}}))
                     total += 1
                 next(steps, None)
                 shutil.copy(file, copy)
                 shutil.copy(f"{file}-wal", f"{copy}-wal")
                 with contextlib.closing(connect(copy)) as revived:
-                    assert buckets.Events(revived).some(TOTAL, ["a"]) == {"a": total}
+                    assert EventTables(revived).get_many(TOTAL, ["a"]) == {"a": total}
 
 
 @pytest.mark.catches("takes all for flushed at once", LOG, "self._unflushed -= ids.keys()", "self._unflushed.clear()")
 async def test_a_flush_that_was_given_up_is_made_good_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "FLUSH_NAMES", 1)
+    monkeypatch.setattr(sqlite_tables, "FLUSH_NAMES", 1)
     file, now = tmp_path / "tally.db", Calendar(ZoneInfo("UTC")).slot(1_800_000_000)
     store = SqliteStore(file, StoreLimits(100))
     await store.open()
     await store.close()
     with contextlib.closing(connect(file)) as db:
-        events = buckets.Events(db)
-        events.come_to(now)
-        events.keep(events.count({now: {"a": 1, "b": 2, "c": 3}}))
+        events = EventTables(db)
+        events.advance_to(now)
+        events.commit_to_cache(events.count({now: {"a": 1, "b": 2, "c": 3}}))
         next(events.flush())
         for _ in events.flush():
             pass
     with contextlib.closing(connect(file)) as db:
-        assert buckets.Events(db).some(TOTAL, ["a", "b", "c"]) == {"a": 1, "b": 2, "c": 3}
+        assert EventTables(db).get_many(TOTAL, ["a", "b", "c"]) == {"a": 1, "b": 2, "c": 3}
 
 
 def test_a_backup_of_sqlite_brings_back_what_it_had(tmp_path: Path, process: Callable[..., Process]) -> None:

@@ -334,10 +334,7 @@ def test_memory_is_the_model() -> None:
 
 
 @pytest.mark.catches(
-    "a key that is not remembered",
-    "app/stores/sqlite.py",
-    "            if group.key and not (result.rejected or result.replayed_on):\n                self._save_key",
-    "            if False:\n                self._save_key",
+    "a key that is not remembered", "app/stores/sqlite_writer.py", "if group.key and result.is_counted:", "if False:"
 )
 def test_sqlite_is_the_model(directory: Path) -> None:
     class OnSqlite(Machine):
