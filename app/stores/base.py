@@ -1,4 +1,4 @@
-"""The contract that every store keeps."""
+"""The contract of a store, with its errors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,7 +16,7 @@ class StoreError(Exception):
 
 
 class StoreOpenError(StoreError):
-    """The store cannot be opened or its URL is invalid. The message says what to do."""
+    """The store cannot be opened or its URL is invalid. The message contains the remedy."""
 
 
 class StoreUnavailable(StoreError):
@@ -32,7 +32,7 @@ class WriteConflict(StoreError):
 
 
 class OffsetMismatch(StoreError):
-    """The source is at another offset than expected. Nothing was written."""
+    """The source is at `offset`, which is not the expected one. Nothing was written."""
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"the store has this source at offset {offset}")
@@ -40,24 +40,25 @@ class OffsetMismatch(StoreError):
 
 
 class StoreLimits(NamedTuple):
-    """How many event names, and how many live idempotency keys, a store accepts."""
+    """The largest number of event names, and of live idempotency keys, that a store accepts."""
 
     names: int
     keys: int = 1_000_000
 
 
 class Cardinality(NamedTuple):
-    """A number of different visitors. `error` is the standard error as a fraction of it; 0 if it is exact."""
+    """A number of different visitors. `error` is its relative standard error, 0 if the number is exact."""
 
     number: int
     error: float
 
 
 class StoreStatus(NamedTuple):
-    """The present state of a store, from memory.
+    """The present state of a store.
 
-    `stale_seconds` is the age of the counts that reads return, or None if they are current. `spool_bytes` wait on this
-    node to be replayed. `lost_commits` were acknowledged and then lost by the store.
+    `ack` is what a hit would get now. `accepting` is false if hits are rejected. `reasons` are sentences for operators.
+    `stale_seconds` is the age of the counts that reads return, or None if they are current. `spool_bytes` is the size
+    of this node's spool. `lost_commits` is the number of acknowledged commits that the store lost.
     """
 
     ack: Ack
@@ -69,10 +70,11 @@ class StoreStatus(NamedTuple):
 
 
 class CounterStore(ABC):
-    """A map of buckets, each of which maps members (events, visitors) to counts.
+    """A map from buckets to their members (events or visitors) and counts.
 
-    Every method may raise StoreUnavailable. `durability` says in words what an acknowledged hit survives; `shared`
-    whether other nodes write to the same store.
+    Every asynchronous method except `open` may raise StoreUnavailable. `kind` is the store's name in messages. `ack` is
+    how durable its commits are, and `durability` describes what they survive. `shared` is true if other nodes may write
+    to the same store.
     """
 
     kind: str
@@ -82,7 +84,7 @@ class CounterStore(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Connect. Raises StoreOpenError."""
+        """Connect, before any other method is called. Raises StoreOpenError."""
 
     async def close(self) -> None:  # noqa: B027 # MemoryStore has nothing to close
         """Close connections and files."""
@@ -91,44 +93,44 @@ class CounterStore(ABC):
     async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
         """Write a commit and move its source from `expected_offset` to `new_offset`, in one atomic step.
 
-        A source that the store does not know is at offset 0. If it is at `new_offset` already, this is a retry: return
-        the saved results. An offset must never be used for two commits. Raises OffsetMismatch if the source is
-        anywhere else, StoreUnavailable, or OutcomeUnknown.
+        A new source is at offset 0. If the source is at `new_offset` already, this is a retry: return the saved results
+        and write nothing. Never use an offset for two commits. Raises OffsetMismatch if the source is at any other
+        offset, StoreUnavailable, or OutcomeUnknown.
         """
 
     @abstractmethod
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
-        """Do the bucket writes of an administrative change, with the same rule as `apply`; the result has no groups.
+        """Do the bucket writes of an administrative change in one atomic step, with the rule of `apply` for offsets.
 
-        Raises WriteConflict if `change.expected_corrections` is not the day's number of corrections, and what `apply`
-        raises.
+        The result has no groups. Raises WriteConflict if `change.expected_corrections` is not the number of corrections
+        of that day, and the errors of `apply`.
         """
 
     @abstractmethod
     async def get_offset(self, source: str) -> int:
-        """Return the offset of a source, 0 if it is unknown; if it differs between shards, the lowest."""
+        """Return the offset of a source: 0 if it is new, the lowest one if its offset differs between shards."""
 
     @abstractmethod
     async def read(
         self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
     ) -> Sequence[Mapping[str, int]]:
-        """Return each bucket's counts, of these members or of all. A member that was never counted is missing.
+        """Return the counts of each bucket, in the same order, for these members or for all.
 
-        In a bucket of visitors, those after the first RANKED_VISITORS_MAX have the count 0. An administrative change
-        shows in all of the buckets or in none.
+        A member that was never counted is missing. In a bucket of visitors, those after the first RANKED_VISITORS_MAX
+        have the count 0. The result includes an administrative change in all of the buckets or in none.
         """
 
     @abstractmethod
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        """Return the number of members of each bucket, ALL_EVENTS not included."""
+        """Return the number of members of each bucket, without ALL_EVENTS."""
 
     @abstractmethod
     async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
-        """Return all buckets, or those with the step "day" that start at these UTC seconds."""
+        """Return all buckets, or those with the step "day" that start at these UTC seconds, in any order."""
 
     @abstractmethod
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
-        """Delete the buckets of a step that start before its cutoff (UTC second), and what has expired in `slot`."""
+        """Delete the buckets of a step that start before its cutoff (UTC second), and everything that has expired."""
 
     async def counts(self, day: int, events: Sequence[str] | None = None) -> Mapping[str, int]:
         """Return the counts of the day that starts at this UTC second, corrections included, of these events or all.
@@ -141,19 +143,19 @@ class CounterStore(ABC):
         return {e: n for e in {**hits, **corrections} if (n := hits.get(e, 0) + corrections.get(e, 0))}
 
     async def count_distinct(self, buckets: Sequence[Bucket]) -> Cardinality:
-        """Return how many different visitors these buckets have together."""
+        """Return the number of different visitors in these buckets, exact or estimated."""
         sketches = await self.read([bucket._replace(dimension=SKETCH + bucket.dimension) for bucket in buckets])
         if len(buckets) == 1 and not any(sketches):
             return Cardinality((await self.sizes(buckets))[0], 0.0)
         ids = set[str]()
-        for bucket in buckets:  # one read per bucket, because each may be large
+        for bucket in buckets:  # one at a time, because each may be large
             ids.update(*await self.read([bucket]))
         if not any(sketches):
             return Cardinality(len(ids), 0.0)
         return Cardinality(hyperloglog.estimate(*sketches, hyperloglog.sketch(ids)), hyperloglog.ERROR)
 
     async def visits(self, kind: VisitorKind, visitor: str, days: Sequence[int]) -> list[dict[str, int]]:
-        """Return a visitor's count by event, for each day that starts at one of these UTC seconds."""
+        """Return a visitor's count by event, for each day (UTC second of its start) in the order of `days`."""
         prefix = f"{kind}:"
         buckets = [bucket for bucket in await self.list_buckets(days) if bucket.dimension.startswith(prefix)]
         counts: dict[int, dict[str, int]] = {day: {} for day in days}
@@ -171,18 +173,18 @@ class CounterStore(ABC):
         return ""
 
     async def record_data_loss(self, commits: int) -> None:  # noqa: B027 # only Redis can lose acknowledged data
-        """Begin a new epoch on all nodes: a source's offset is this many commits lower than expected."""
+        """Start a new epoch on all nodes, because a source's offset is this many commits lower than expected."""
 
     async def recover_orphans(self) -> None:  # noqa: B027 # only the offline store leaves files behind
-        """Replay the spool files that dead processes have left."""
+        """Replay the spool files of processes that have died."""
 
     async def publish(self, message: str) -> None:
-        """Send a message to every node on this store, including this one. It may get lost. Shared stores only."""
+        """Send a message to every node on this store, including this one. It may get lost. Only for shared stores."""
         raise NotImplementedError
 
     def subscribe(self, timeout_seconds: float) -> AsyncIterator[str]:
-        """Yield the messages that nodes publish. Shared stores only.
+        """Yield the messages that nodes publish. Only for shared stores.
 
-        Raises StoreUnavailable if none arrives for `timeout_seconds` or the connection breaks.
+        Raises StoreUnavailable if no message arrives for `timeout_seconds`, or if the connection breaks.
         """
         raise NotImplementedError

@@ -18,9 +18,9 @@ PERMANENT_SOURCE_PREFIX = "kafka "
 
 
 class IdempotencyRecord(NamedTuple):
-    """What a store saves for an idempotency key: the replay of the first result, and when (UTC second) it was used.
+    """The data that a store saves under an idempotency key.
 
-    `request` and `client` are hashes.
+    `request` and `client` are hashes, `minute` is that of the first request (UTC second), `result` is the replay.
     """
 
     request: str
