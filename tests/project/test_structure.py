@@ -17,7 +17,8 @@ ORDER += ["live", "kafka", "status", "http", "scheduler", "main", "cli", "__main
 # The modules that may import a library whose details the rest of the code should not know.
 OWNERS = {
     "redis": {"app.stores.redis", "app.stores.redis_url"},
-    "sqlite3": {"app.stores.offline", "app.stores.spool_file", "app.stores.sqlite", "app.stores.sqlite_tables"},
+    "sqlite3": {f"app.stores.{name}" for name in ("offline", "spool_file", "sqlite", "sqlite_connection")}
+    | {f"app.stores.{name}" for name in ("sqlite_keys", "sqlite_tables", "sqlite_writer")},
     "apscheduler": {"app.scheduler"},
     "aiokafka": {"app.kafka"},
     "engineio": {"app.live.socketio"},
