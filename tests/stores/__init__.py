@@ -1,0 +1,1 @@
+"""Tests of the stores: the contract on every store, then what is particular to one."""

@@ -1,0 +1,76 @@
+"""A restored backup has the counts of the time it was made, as docs/operating.md describes."""
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.servers import Process
+
+
+def test_a_restored_sqlite_file_has_the_counts_of_its_backup(tmp_path: Path, process: Callable[..., Process]) -> None:
+    """After a clean stop there is one file; after a crash the WAL belongs to it."""
+    file, wal, backups = tmp_path / "tally.db", tmp_path / "tally.db-wal", tmp_path / "backups"
+    backups.mkdir()
+    app = process(TALLY_STORE=f"sqlite:///{file}")
+    app.post("/events", b'{"a": 3}')
+    other, locked = sqlite3.connect(file, timeout=0), pytest.raises(sqlite3.OperationalError, match="locked")
+    with contextlib.closing(other), locked:
+        other.execute("SELECT * FROM event")
+    assert app.terminate() == 0
+    assert not wal.exists()
+    shutil.copy(file, backups)
+    app.start()
+    app.post("/events", b'{"a": 4}')
+    app.kill()
+    shutil.copy(file, backups / "crashed.db")
+    shutil.copy(wal, backups / "crashed.db-wal")
+    app.start()
+    app.post("/events", b'{"a": 5}')
+    for backup, count in (("tally.db", 3), ("crashed.db", 7)):
+        app.terminate()
+        shutil.copy(backups / backup, file)
+        if (backups / f"{backup}-wal").exists():
+            shutil.copy(backups / f"{backup}-wal", wal)
+        app.start()
+        assert app.get("/events") == {"a": count}
+        assert app.post("/event/a")["total"] == count + 1
+
+
+def test_a_restored_redis_has_the_counts_of_its_backup_and_the_spooled_hits(
+    tmp_path: Path, own_redis: RedisServer, process: Callable[..., Process]
+) -> None:
+    """Nodes run on during the restore, and report the commits that the restored Redis lacks."""
+    aof, backup = tmp_path / "appendonlydir", tmp_path / "backup"
+    always = ("--appendonly", "yes", "--appendfsync", "always")
+    own_redis.start(*always)
+    app = process(TALLY_STORE=own_redis.url)
+
+    def is_reconnected() -> bool:
+        health = app.get("/health")
+        return health["staleSeconds"] is None and health["spoolBytes"] == 0
+
+    def while_stopped(copy: Callable[[], object]) -> None:
+        own_redis.stop()
+        assert app.post("/event/a")["ack"] == "spooled"
+        copy()
+        own_redis.start(*always)
+        wait_until(is_reconnected)
+
+    app.post("/events", b'{"a": 3}')
+    while_stopped(lambda: shutil.copytree(aof, backup))
+    assert app.get("/events") == {"a": 4}
+    assert app.post("/event/a")["count"] == 5
+
+    def restore() -> None:
+        shutil.rmtree(aof)
+        shutil.copytree(backup, aof)
+
+    while_stopped(restore)
+    assert app.get("/health")["lostBatches"] > 0
+    wait_until(lambda: app.get("/events") == {"a": 4})  # three from the backup, one from the spool
+    assert app.post("/event/a")["count"] == 5
