@@ -1,8 +1,8 @@
-"""One store cut into tags, for a cluster: each event lives in one tag, and each tag in one slot.
+"""A store in Redis Cluster: each event belongs to one shard, and all keys of a shard to one hash slot.
 
-A batch goes to every tag, so that a source stands at the same offset in all of them, and each tag takes
-its part exactly once. Where a request has several events, or a key, all its tags are asked before any
-counts, so that none of them refuses what another has counted.
+Every commit goes to every shard, so that a source is at the same offset in all of them, and each shard counts its part
+exactly once. If a group has several events or an idempotency key, all of its shards prepare it first, so that none of
+them rejects what another one counts. A crash between two shards is completed by a retry of the commit or of the key.
 """
 
 import asyncio
@@ -15,125 +15,126 @@ from typing import NamedTuple
 from app.domain.buckets import ALL_EVENTS, GENERATION, SKETCH, Bucket, is_event_bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, Visit
-from app.stores import hyperloglog
+from app.stores import hyperloglog, redis_url
 from app.stores.base import Cardinality, CounterStore, OffsetMismatch, OutcomeUnknown, StoreError, StoreUnavailable
-from app.stores.redis import ANSWER_SECONDS, RedisStore
+from app.stores.redis import RedisStore
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, reject
 
 
-class _Part(NamedTuple):
-    """What one tag gets of a batch, and each posting's place in the whole."""
+class _ShardPart(NamedTuple):
+    """One shard's part of a commit: the groups, and their indices in the commit."""
 
     groups: list[HitGroup]
     indices: list[int]
 
 
 class ShardedRedisStore(CounterStore):
+    """All shards of a store. They share one client."""
+
     kind = "redis"
     ack: Ack = "redis"
     durability = RedisStore.durability
     shared = True
 
-    def __init__(self, stores: Sequence[RedisStore]) -> None:
-        self._stores = stores
+    def __init__(self, shards: Sequence[RedisStore]) -> None:
+        self._shards = shards
 
     async def open(self) -> None:
-        await self._stores[0].open()  # alone: it is where redis-py looks at the cluster for the first time
-        await asyncio.gather(*(store.open() for store in self._stores[1:]))
-        self.durability = self._stores[0].durability
+        # The first command makes redis-py read the cluster's slots, which would otherwise happen once per shard.
+        await self._shards[0].open()
+        await asyncio.gather(*(shard.open() for shard in self._shards[1:]))
+        self.durability = self._shards[0].durability
 
     async def close(self) -> None:
-        await self._stores[0].close()  # they share one client
+        await self._shards[0].close()
 
     async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
-        async with self._deadline():
+        async with _deadline():
             return await self._apply(source, expected_offset, new_offset, commit)
 
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
-        async with self._deadline():
+        async with _deadline():
             return await self._apply_change(source, expected_offset, new_offset, change)
 
-    @contextlib.asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
-        """Bound all steps of a commit together."""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                yield
-        except TimeoutError:
-            raise OutcomeUnknown("Redis: no answer in time") from None
-
     async def get_offset(self, source: str) -> int:
-        return min(await asyncio.gather(*(store.get_offset(source) for store in self._stores)))
+        return min(await asyncio.gather(*(shard.get_offset(source) for shard in self._shards)))
 
     async def _apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
         parts = [
-            change._replace(writes=[write._replace(counts=self._share(shard, write)) for write in change.writes])
-            for shard in range(len(self._stores))
+            change._replace(writes=[write._replace(counts=self._shard_part(shard, write)) for write in change.writes])
+            for shard in range(len(self._shards))
         ]
         # The shard of the correction log detects a conflicting change, so it goes first.
-        home = self._shard(ALL_EVENTS)
-        first = await self._stores[home].apply_change(source, expected_offset, new_offset, parts[home])
+        first_shard = self._shard(ALL_EVENTS)
+        first = await self._shards[first_shard].apply_change(source, expected_offset, new_offset, parts[first_shard])
         outcomes = await asyncio.gather(
             *(
-                store.apply_change(source, expected_offset, new_offset, part._replace(expected_corrections=None))
-                for shard, (store, part) in enumerate(zip(self._stores, parts, strict=True))
-                if shard != home
+                self._shards[shard].apply_change(
+                    source, expected_offset, new_offset, part._replace(expected_corrections=None)
+                )
+                for shard, part in enumerate(parts)
+                if shard != first_shard
             ),
             return_exceptions=True,
         )
-        return ApplyResult([], self.ack, _generations([*_all_applied([first, *outcomes])]))
+        return ApplyResult([], self.ack, _merge_generations(_require_all([first, *outcomes])))
 
-    def _share(self, tag: int, write: BucketWrite) -> dict[str, int]:
-        """What of it is this tag's."""
+    def _shard_part(self, shard: int, write: BucketWrite) -> dict[str, int]:
+        """Return the members that a bucket write changes in this shard. A visitor is taken out of every shard."""
         if is_event_bucket(write.bucket):
-            return {event: n for event, n in write.counts.items() if self._shard(event) == tag}
-        return dict(write.counts) if write.op == "take" or self._has(tag, write.bucket) else {}
+            return {event: n for event, n in write.counts.items() if self._shard(event) == shard}
+        return dict(write.counts) if write.op == "take" or self._has_bucket(shard, write.bucket) else {}
 
     async def _apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
         rejected: dict[int, Reason] = {}
         if any(group.key or (len(group.amounts) > 1 and group.atomic) for group in commit):
-            rejected = await self._ask(source, new_offset, commit)
+            rejected = await self._prepare(source, new_offset, commit)
         slots = list(dict.fromkeys(group.slot for group in commit))
         parts = self._split(commit)
         by_shard = [{i: rejected[index] for i, index in enumerate(part.indices) if index in rejected} for part in parts]
         outcomes = await asyncio.gather(
             *(
-                store.apply(source, expected_offset, new_offset, part.groups, reasons, slots)
-                for store, part, reasons in zip(self._stores, parts, by_shard, strict=True)
+                shard.apply(source, expected_offset, new_offset, part.groups, reasons, slots)
+                for shard, part, reasons in zip(self._shards, parts, by_shard, strict=True)
             ),
             return_exceptions=True,
         )
-        applied = _all_applied(outcomes)
+        shard_results = _require_all(outcomes)
         results = [reject(rejected[index]) if index in rejected else None for index in range(len(commit))]
-        for part, shard_result in zip(parts, applied, strict=True):
+        for part, shard_result in zip(parts, shard_results, strict=True):
             for index, result in zip(part.indices, shard_result.groups, strict=True):
-                results[index] = _merged(results[index], result)
-        return ApplyResult([result or GroupResult() for result in results], self.ack, _generations(applied))
+                results[index] = _merge_results(results[index], result)
+        merged = [result or GroupResult() for result in results]
+        return ApplyResult(merged, self.ack, _merge_generations(shard_results))
 
-    async def _ask(self, source: str, new_offset: int, commit: Commit) -> dict[int, Reason]:
-        """Return the groups that no shard may count. Claims each key in its own shard."""
-        parts = self._split(commit, limited=True)
+    async def _prepare(self, source: str, new_offset: int, commit: Commit) -> dict[int, Reason]:
+        """Return the reasons by index of the groups that no shard may count.
+
+        Each idempotency key is claimed in the shard of the key, so that only one request gets it, whatever its events.
+        """
+        parts = self._split(commit, preparing=True)
         for index, group in enumerate(commit):
             if key := group.key:
-                home = parts[self._shard(key.id)]
-                home.groups.append(HitGroup(group.slot, {}, key._replace(id=f"{key.id}@"), group.limited))
-                home.indices.append(index)
-        asked = await asyncio.gather(
-            *(store.ask(source, new_offset, part.groups) for store, part in zip(self._stores, parts, strict=True))
+                claims = parts[self._shard(key.id)]
+                claims.groups.append(HitGroup(group.slot, {}, key._replace(id=f"{key.id}@"), group.limited))
+                claims.indices.append(index)
+        prepared = await asyncio.gather(
+            *(shard.prepare(source, new_offset, part.groups) for shard, part in zip(self._shards, parts, strict=True))
         )
         rejected: dict[int, Reason] = {}
-        counted: set[int] = set()  # by shards that have applied this commit already
-        for part, (applied, results) in zip(parts, asked, strict=True):
+        counted: set[int] = set()
+        for part, (applied, results) in zip(parts, prepared, strict=True):
             for index, result in zip(part.indices, results, strict=False):  # an applied commit has no claims
                 if result and result.reason:
                     rejected[index] = result.reason
                 elif applied:
                     counted.add(index)
+        # A group that one shard has counted in an earlier attempt has to be counted by the others.
         return {index: reason for index, reason in rejected.items() if index not in counted}
 
-    def _split(self, commit: Commit, *, limited: bool = False) -> list[_Part]:
-        """Return each shard's part. Groups of several shards get `limited`."""
-        parts = [_Part([], []) for _ in self._stores]
+    def _split(self, commit: Commit, *, preparing: bool = False) -> list[_ShardPart]:
+        """Return each shard's part. The limits of a group that has to be prepared apply only when it is prepared."""
+        parts = [_ShardPart([], []) for _ in self._shards]
         for index, group in enumerate(commit):
             amounts: dict[int, dict[str, int]] = {}
             for event, by in group.amounts.items():
@@ -146,90 +147,103 @@ class ShardedRedisStore(CounterStore):
             for shard, shard_amounts in amounts.items():
                 part = group
                 if group.key or len(group.amounts) > 1:
-                    key = group.key and group.key._replace(client="")  # the claim counts for the client
-                    part_limited = group.limited and (limited or not group.atomic)
-                    part = HitGroup(group.slot, shard_amounts, key, part_limited, visits.get(shard, ()), group.atomic)
+                    # The claim of the key counts for the client, so its copies do not.
+                    key = group.key and group.key._replace(client="")
+                    limited = group.limited and (preparing or not group.atomic)
+                    part = HitGroup(group.slot, shard_amounts, key, limited, visits.get(shard, ()), group.atomic)
                 parts[shard].groups.append(part)
                 parts[shard].indices.append(index)
         return parts
 
     def _shard(self, name: str) -> int:
-        return zlib.crc32(name.encode()) % len(self._stores)
+        """Return the shard of an event name or of an idempotency key. It must never change for a store."""
+        return zlib.crc32(name.encode()) % len(self._shards)
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
-        found: dict[Bucket, list[dict[str, int]]] = {bucket: [] for bucket in buckets}
-        for of_events, theirs in itertools.groupby(found, is_event_bucket):
-            alike = list(theirs)
-            tags = await asyncio.gather(
-                *(self._read(tag, alike, members, of_events) for tag in range(len(self._stores)))
+        counts: dict[Bucket, list[dict[str, int]]] = {bucket: [] for bucket in buckets}
+        for has_events, group in itertools.groupby(counts, is_event_bucket):
+            alike = list(group)
+            shards = await asyncio.gather(
+                *(self._read_shard(shard, alike, members, has_events) for shard in range(len(self._shards)))
             )
-            for part in tags:
-                for bucket, counts in part.items():
-                    found[bucket].append(counts)
-        return [_together(bucket, found[bucket]) for bucket in buckets]
+            for shard_counts in shards:
+                for bucket, part in shard_counts.items():
+                    counts[bucket].append(part)
+        return [_merge_counts(bucket, counts[bucket]) for bucket in buckets]
 
-    async def _read(
-        self, tag: int, buckets: Sequence[Bucket], members: Sequence[str] | None, of_events: bool
+    async def _read_shard(
+        self, shard: int, buckets: Sequence[Bucket], members: Sequence[str] | None, has_events: bool
     ) -> dict[Bucket, dict[str, int]]:
-        """What this tag has of them."""
-        if of_events:
-            wanted = members and [event for event in members if event == ALL_EVENTS or self._shard(event) == tag]
-            return dict(zip(buckets, await self._stores[tag].read(buckets, wanted), strict=True))
-        own = [bucket for bucket in buckets if self._has(tag, bucket) or _event_of(bucket) == ALL_EVENTS]
-        return dict(zip(own, await self._stores[tag].read(own, members), strict=True)) if own else {}
+        """Return the counts that this shard has of buckets that all have events, or all have not."""
+        if has_events:
+            own_members = members and [event for event in members if event == ALL_EVENTS or self._shard(event) == shard]
+            return dict(zip(buckets, await self._shards[shard].read(buckets, own_members), strict=True))
+        own = [bucket for bucket in buckets if self._has_bucket(shard, bucket) or _visited_event(bucket) == ALL_EVENTS]
+        return dict(zip(own, await self._shards[shard].read(own, members), strict=True)) if own else {}
 
-    def _has(self, tag: int, bucket: Bucket) -> bool:
-        """Visits lie where their event does, and generations everywhere."""
-        return bucket.dimension == GENERATION or self._shard(_event_of(bucket)) == tag
+    def _has_bucket(self, shard: int, bucket: Bucket) -> bool:
+        """Return whether a shard has a bucket without events: visitors are where their event is, generations in all."""
+        return bucket.dimension == GENERATION or self._shard(_visited_event(bucket)) == shard
 
     async def count_distinct(self, buckets: Sequence[Bucket]) -> Cardinality:
-        event = _event_of(buckets[0])
+        event = _visited_event(buckets[0])
         if event != ALL_EVENTS:
-            return await self._stores[self._shard(event)].count_distinct(buckets)
-        return Cardinality(
-            hyperloglog.estimate(*await asyncio.gather(*(store.sketch(buckets) for store in self._stores))),
-            hyperloglog.ERROR,
-        )
+            return await self._shards[self._shard(event)].count_distinct(buckets)
+        sketches = await asyncio.gather(*(shard.read_sketch(buckets) for shard in self._shards))
+        return Cardinality(hyperloglog.estimate(*sketches), hyperloglog.ERROR)
 
     async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
-        found = await asyncio.gather(*(store.list_buckets(days) for store in self._stores))
-        return list(dict.fromkeys(itertools.chain(*found)))
+        buckets = await asyncio.gather(*(shard.list_buckets(days) for shard in self._shards))
+        return list(dict.fromkeys(itertools.chain(*buckets)))
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        found = await asyncio.gather(*(store.sizes(buckets) for store in self._stores))
-        return [sum(sizes) for sizes in zip(*found, strict=True)]
+        sizes = await asyncio.gather(*(shard.sizes(buckets) for shard in self._shards))
+        return [sum(of_bucket) for of_bucket in zip(*sizes, strict=True)]
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
-        await asyncio.gather(*(store.prune(cutoffs, slot) for store in self._stores))
+        await asyncio.gather(*(shard.prune(cutoffs, slot) for shard in self._shards))
 
     async def epoch(self) -> str:
-        return " ".join(await asyncio.gather(*(store.epoch() for store in self._stores)))
+        return " ".join(await asyncio.gather(*(shard.epoch() for shard in self._shards)))
 
     async def record_data_loss(self, commits: int) -> None:
-        await self._stores[0].record_data_loss(commits)
+        await self._shards[0].record_data_loss(commits)
 
     async def publish(self, message: str) -> None:
-        await self._stores[0].publish(message)
+        await self._shards[0].publish(message)
 
     def subscribe(self, timeout_seconds: float) -> AsyncIterator[str]:
-        return self._stores[0].subscribe(timeout_seconds)
+        return self._shards[0].subscribe(timeout_seconds)
 
 
-def _all_applied(outcomes: Sequence[ApplyResult | BaseException]) -> list[ApplyResult]:
-    """Every tag's answers, or the error that says most: what is unknown in one tag is unknown in all."""
-    applied = [outcome for outcome in outcomes if isinstance(outcome, ApplyResult)]
+@contextlib.asynccontextmanager
+async def _deadline() -> AsyncIterator[None]:
+    """Limit the time of all phases of a commit together."""
+    try:
+        async with asyncio.timeout(redis_url.COMMAND_TIMEOUT_SECONDS):
+            yield
+    except TimeoutError:
+        raise OutcomeUnknown("Redis: no reply in time") from None
+
+
+def _require_all(outcomes: Sequence[ApplyResult | BaseException]) -> list[ApplyResult]:
+    """Return the results of all shards, or raise the error for the whole commit.
+
+    If it is unknown whether one shard applied its part, or if only some did, the outcome of the commit is unknown.
+    """
+    results = [outcome for outcome in outcomes if isinstance(outcome, ApplyResult)]
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     for error in errors:
         if not isinstance(error, OffsetMismatch):
-            nothing = not applied and all(isinstance(e, StoreUnavailable) for e in errors)
-            raise error if nothing or not isinstance(error, StoreError) else OutcomeUnknown(str(error))
-    offsets = sorted(error.offset for error in errors if isinstance(error, OffsetMismatch))
-    if offsets:  # the lowest, since that tag still wants this batch; or else every tag is past it
-        raise OffsetMismatch(offsets[0])
-    return applied
+            nothing_written = not results and all(isinstance(e, StoreUnavailable) for e in errors)
+            raise error if nothing_written or not isinstance(error, StoreError) else OutcomeUnknown(str(error))
+    # A shard at the lowest offset may not have this commit yet; if even that one is past it, then all are.
+    if offsets := [error.offset for error in errors if isinstance(error, OffsetMismatch)]:
+        raise OffsetMismatch(min(offsets))
+    return results
 
 
-def _merged(one: GroupResult | None, other: GroupResult) -> GroupResult:
+def _merge_results(one: GroupResult | None, other: GroupResult) -> GroupResult:
     """Merge the results of a group that lies in several shards. A replay in one completes a first attempt."""
     if one is None or other.reason:
         return other
@@ -240,26 +254,27 @@ def _merged(one: GroupResult | None, other: GroupResult) -> GroupResult:
     )
 
 
-def _together(bucket: Bucket, parts: Sequence[dict[str, int]]) -> dict[str, int]:
-    """A bucket of several tags: they have different events, but know the same visitors, and each its own sum.
+def _merge_counts(bucket: Bucket, parts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Merge the counts of a bucket that lies in several shards.
 
-    A new generation has begun when it has in all of them.
+    Events differ between shards, but each shard has its own sum of all events, and the same visitor may be in several.
+    A generation has begun when it has begun in all shards.
     """
     if bucket.dimension == GENERATION:
         return {ALL_EVENTS: n} if (n := min(part.get(ALL_EVENTS, 0) for part in parts)) else {}
+    merge = max if bucket.dimension.startswith(SKETCH) else int.__add__
     counts: dict[str, int] = {}
     for part in parts:
         shared = part.keys() & counts.keys()
-        together = max if bucket.dimension.startswith(SKETCH) else int.__add__
-        counts |= part | {member: together(counts[member], part[member]) for member in shared}
+        counts |= part | {member: merge(counts[member], part[member]) for member in shared}
     return counts
 
 
-def _event_of(bucket: Bucket) -> str:
-    """Whose visits they are."""
+def _merge_generations(results: Sequence[ApplyResult]) -> dict[int, int]:
+    days = {day for result in results for day in result.generations}
+    return {day: min(result.generations.get(day, 0) for result in results) for day in days}
+
+
+def _visited_event(bucket: Bucket) -> str:
+    """Return the event of a bucket of visitors, or ALL_EVENTS."""
     return bucket.dimension.removeprefix(SKETCH).partition(":")[2]
-
-
-def _generations(applied: Sequence[ApplyResult]) -> dict[int, int]:
-    days = {day for part in applied for day in part.generations}
-    return {day: min(part.generations.get(day, 0) for part in applied) for day in days}

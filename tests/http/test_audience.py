@@ -14,7 +14,8 @@ from app.domain.counting import HitGroup, Visit
 from app.main import create_app
 from app.stores import base
 from app.stores.base import CounterStore, StoreLimits
-from app.stores.redis import RedisStore, server
+from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.sqlite import SqliteStore
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import AS_ADMIN, ChosenClock, settings_for
@@ -139,7 +140,7 @@ async def test_100_000_users_over_3_days(kind: str, tmp_path: Path, redis_server
     caps = StoreLimits(10)
     store: CounterStore = SqliteStore(tmp_path / "tally.db", caps)
     if kind == "redis":
-        store = RedisStore(server(redis_server.url), caps)
+        store = RedisStore(RedisTarget.from_url(redis_server.url), caps)
     await store.open()
     for i, first in enumerate(range(0, USERS, 5000)):
         for day in {i % 3, (i + 1) % 3}:  # each comes on two of the days

@@ -252,7 +252,7 @@ SHARED = "between-us-alone"
         pytest.param(
             *("TALLY_STORE", "redis://tally:{}@127.0.0.1:x/0"),
             marks=pytest.mark.catches(
-                "a URL is shown", "app/stores/redis.py", '"TALLY_STORE is no URL of a Redis; ', 'url + "'
+                "a URL is shown", "app/stores/redis_url.py", '"TALLY_STORE is not a valid Redis URL; ', 'url + "'
             ),
         ),
         ("TALLY_KAFKA_OPTIONS", "sasl_plain_password={}&x=1"),

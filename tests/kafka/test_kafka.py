@@ -27,7 +27,8 @@ from app.domain.names import InvalidName, event_name
 from app.kafka.decoding import RecordRejected, Ways, connection, read_foreign, read_own, topics
 from app.settings import Settings
 from app.stores.base import StoreLimits, StoreOpenError
-from app.stores.redis import RedisStore, server
+from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.results import ApplyResult
 from tests.support.fault_proxy import FaultProxy
 from tests.support.kafka_broker import Broker
@@ -179,8 +180,8 @@ async def test_a_store_in_tags_takes_each_record_once_in_each(
         store, source = served.app.state.store, f"kafka {named['kafka_topic']} 0"
         assert await store.get_offset(source) == 1
     # as after a crash between two tags, of which one had already taken the next batch, in another cut
-    way = server(redis_cluster.url)
-    tag = RedisStore(way, StoreLimits(1000), zlib.crc32(b"event 0") % way.tags)
+    way = RedisTarget.from_url(redis_cluster.url)
+    tag = RedisStore(way, StoreLimits(1000), zlib.crc32(b"event 0") % way.shards)
     now = Calendar(settings.timezone).slot(time.time())
     await tag.apply(source, 1, 3, [HitGroup(now, {"event 0": 2}, limited=False)])
     await tag.close()

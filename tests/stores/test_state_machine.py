@@ -18,12 +18,12 @@ from app import corrections
 from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
 from app.domain.calendar import Calendar, TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, Visit
-from app.stores import redis as redis_store
-from app.stores import redis_sharded, rules
+from app.stores import redis_url, rules
 from app.stores.base import CounterStore, OffsetMismatch, StoreLimits
 from app.stores.memory import MemoryStore
-from app.stores.redis import RedisStore, server
+from app.stores.redis import RedisStore
 from app.stores.redis_sharded import ShardedRedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.results import ApplyResult, GroupResult, Value
 from app.stores.sqlite import SqliteStore
 from tests.stores.store_model import StoreModel
@@ -225,8 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
 def store_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank few visitors, and wait for Redis as long as a busy machine needs."""
     monkeypatch.setattr(rules, "RANKED_VISITORS_MAX", RANKED_MAX)
-    for module in redis_store, redis_sharded:
-        monkeypatch.setattr(module, "ANSWER_SECONDS", 30)
+    monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
 
 
 @pytest.fixture
@@ -265,8 +264,8 @@ def test_sqlite_equals_the_model(directory: Path) -> None:
 @pytest.mark.catches(
     "idempotency keys are not saved",
     "app/stores/lua/count.lua",
-    "    if key then remember",
-    "    if false then remember",
+    "if key then save_idempotency",
+    "if false then save_idempotency",
 )
 def test_redis_equals_the_model(redis_server: RedisServer) -> None:
     class OnRedis(StoreMachine):
@@ -276,7 +275,7 @@ def test_redis_equals_the_model(redis_server: RedisServer) -> None:
             if not hasattr(self, "is_flushed"):
                 self.is_flushed = True
                 redis_server.flush()
-            return RedisStore(server(redis_server.url), StoreLimits(NAMES_MAX))
+            return RedisStore(RedisTarget.from_url(redis_server.url), StoreLimits(NAMES_MAX))
 
     run_state_machine_as_test(OnRedis, settings=LIMITS)
 
@@ -290,9 +289,9 @@ def test_a_cluster_equals_the_model(redis_cluster: Cluster, monkeypatch: pytest.
             if not hasattr(self, "is_flushed"):
                 self.is_flushed = True
                 redis_cluster.flush()
-            target = server(redis_cluster.url.replace("tags=16", "tags=3"))
+            target = RedisTarget.from_url(redis_cluster.url.replace("shards=16", "shards=3"))
             limits = StoreLimits(self.names_max)
-            return ShardedRedisStore([RedisStore(target, limits, shard) for shard in range(target.tags)])
+            return ShardedRedisStore([RedisStore(target, limits, shard) for shard in range(target.shards)])
 
     monkeypatch.setattr(rules, "RANKED_VISITORS_MAX", OnCluster.ranked_max)
     run_state_machine_as_test(OnCluster, settings=settings(LIMITS, max_examples=15, phases=[Phase.generate]))

@@ -65,7 +65,7 @@ def in_cluster(source: RedisServer, cluster: Cluster) -> str:
     with source.client() as client, redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port) as target:
         for key in client.scan_iter():
             target.restore(key, 0, client.dump(key))
-    return re.sub(r"\?.*", "?tags=4", cluster.url)
+    return re.sub(r"\?.*", "?shards=4", cluster.url)
 
 
 async def send(client: httpx.AsyncClient, request: dict[str, Any]) -> httpx.Response:

@@ -136,7 +136,7 @@ class Cluster:
             options += ["--repl-diskless-sync-delay", "0"]
             self.nodes.append(RedisServer(directory / str(port), *options, port=port))
         self.hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
-        self.url = f"redis+cluster://{self.hosts}?tags=16"
+        self.url = f"redis+cluster://{self.hosts}?shards=16"
 
     def start(self, *options: str) -> None:
         for node in self.nodes:

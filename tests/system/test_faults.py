@@ -58,10 +58,10 @@ async def count_plainly(proxy: FaultProxy, asked: int) -> tuple[int, int]:
 @pytest.mark.catches(
     "adds without looking where the source stands",
     "app/stores/lua/offset.lua",
-    """if offset == next_offset then
-  return {'counted', redis.call('HGET', KEYS[1], 'answers')}
-elseif not asked and tonumber(offset) ~= tonumber(ARGV[2]) then
-  return {'moved', offset}
+    """if offset == new_offset then
+  return {'applied', redis.call('HGET', KEYS[1], 'answers')}
+elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then
+  return {'mismatch', offset}
 end
 """,
     "",
@@ -105,7 +105,7 @@ async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twic
             marks=pytest.mark.catches(
                 "what comes late is added all the same",
                 "app/stores/lua/offset.lua",
-                "elseif not asked and tonumber(offset) ~= tonumber(ARGV[2]) then",
+                "elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then",
                 "elseif false then",
             ),
         ),
@@ -151,7 +151,10 @@ async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_serv
         pytest.param(
             "frozen",
             marks=pytest.mark.catches(
-                "waits as long as it takes", "app/stores/redis.py", "ANSWER_SECONDS = ", "ANSWER_SECONDS = 100 * "
+                "waits as long as it takes",
+                "app/stores/redis_url.py",
+                "COMMAND_TIMEOUT_SECONDS = ",
+                "COMMAND_TIMEOUT_SECONDS = 100 * ",
             ),
         ),
         pytest.param(

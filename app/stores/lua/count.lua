@@ -1,129 +1,140 @@
--- Count a batch of postings. It follows stand.lua.
--- The work   moments, each [[minute, hour, day and total bucket], date, minute], and postings, each [which moment,
---            [event, by, ...], [key, request, owner] or false, whether capped, why another tag has refused it, or false,
---            [event, bucket, user or session, by, ...], whether each event is decided by itself]
--- Asked, it counts nothing and says {'asked', rows}: why a posting would be refused or what its key
--- has as an answer, else null. A claim, which is a key with an owner and no counts, is remembered then.
-local AT_ONCE = 1000 -- fields in a call: Lua's stack has room for some thousands
+-- Count a commit. offset.lua is prepended: it documents KEYS and ARGV, and replies to a retry and to a wrong offset.
+--
+-- Work     [slots, groups]
+--   slot   [[minute, hour, day and total bucket], date, UTC second of the minute]
+--   group  [index of its slot from 0, [event, amount, ...], idempotency key or false, whether limits apply,
+--          reason of another shard that rejected it or false, [event, bucket, visitor, amount, ...], whether atomic]
+--   key    [id, hash of the request, hash of the client or '' for a shard's part of a group]
+-- Row      the saved form of a group's result, see app/stores/results.py
+-- Reply    {'applied', results} or {'mismatch', offset}, see offset.lua
+--          {'prepared', rows} if ARGV[2] is 'prepare': nothing was counted. A row is the rejection or the replayed result
+--          of a group, or null if it would be counted. A key with a client and no amounts is claimed: it is saved.
+local FIELDS_PER_CALL = 1000 -- unpack puts its values on Lua's stack, which has room for some thousands
 local live_keys = prefix .. 'keys'
-local moments, postings = unpack(work)
-local totals = {} -- of the events of the batch
-local days, offsets = {}, {} -- all of the batch; and of those that were corrected the key of what is added
-local left = nil -- how many more names there may be: asked for once, at the first new name
+local slots, groups = unpack(work)
+local totals = {} -- all-time total by event of this commit; a new event has none
+local days, corrections = {}, {} -- set of day buckets; key of the correction by each day bucket that has one
+local free_names = nil -- how many more event names are allowed; read once, at the first new name
 
-local function recalled(key, minute, capped)
-  local owned, expired = live_keys .. ':' .. key[3], minute - key_kept
-  local found = redis.call('GET', prefix .. 'key:' .. key[1])
-  if found then
-    local request, since, date, row = string.match(found, '^(%S+) (%S+) (%S+) %[(.*)%]$')
+-- Return the row for a group whose idempotency key was used before or is not allowed, or nil if it has to be counted.
+local function check_idempotency(key, minute, limited)
+  local client_keys, expired = live_keys .. ':' .. key[3], minute - key_ttl
+  local saved = redis.call('GET', prefix .. 'key:' .. key[1])
+  if saved then
+    local request, since, date, row = string.match(saved, '^(%S+) (%S+) (%S+) %[(.*)%]$')
     if tonumber(since) > expired then
       if request ~= key[2] then return '["mismatch"]' end
       return '["replayed","' .. date .. '"' .. (row ~= '' and ',' or '') .. row .. ']'
     end
   end
   redis.call('ZREMRANGEBYSCORE', live_keys, '-inf', expired)
-  redis.call('ZREMRANGEBYSCORE', owned, '-inf', expired)
-  if capped and key[3] ~= '' and (redis.call('ZCARD', live_keys) >= keys_max
-      or redis.call('ZCARD', owned) >= math.max(1, math.floor(keys_max / 10))) then
+  redis.call('ZREMRANGEBYSCORE', client_keys, '-inf', expired)
+  if limited and key[3] ~= '' and (redis.call('ZCARD', live_keys) >= keys_max
+      or redis.call('ZCARD', client_keys) >= math.max(1, math.floor(keys_max / 10))) then
     return '["keys"]'
   end
 end
 
-local function remember(key, minute, date, row)
-  redis.call('SET', prefix .. 'key:' .. key[1], table.concat({key[2], minute, date, row}, ' '), 'EX', 2 * key_kept)
-  if key[3] == '' then return end -- it belongs to another tag's bound
+-- Save the row of a group under its idempotency key. Redis keeps it twice as long as it is recognised, because its age
+-- is that of the time slot, which a late commit may have in the past.
+local function save_idempotency(key, minute, date, row)
+  redis.call('SET', prefix .. 'key:' .. key[1], table.concat({key[2], minute, date, row}, ' '), 'EX', 2 * key_ttl)
+  if key[3] == '' then return end -- the shard in which the key was claimed counts it for the client
   for _, set in ipairs({live_keys, live_keys .. ':' .. key[3]}) do
     redis.call('ZADD', set, minute, key[1])
-    redis.call('EXPIRE', set, 2 * key_kept)
+    redis.call('EXPIRE', set, 2 * key_ttl)
   end
 end
 
--- Why an event cannot be counted, after so many new ones in its posting.
-local function refusal(day, event, by, capped, new)
-  local known = totals[event]
-  if not known and capped then
-    left = left or names_left()
-    if left <= new then return '"full"' end
+-- Return why an event cannot be counted, as JSON, or nil. `new_names` of its group come before it.
+local function rejection(day, event, by, limited, new_names)
+  local total = totals[event]
+  if not total and limited then
+    free_names = free_names or count_free_names()
+    if free_names <= new_names then return '"full"' end
   end
-  -- a day's hits are never more than were counted in all, but a correction may set its count higher
-  local count = known or 0
-  if offsets[day] then
-    count = math.max(count, number(prefix .. day, event) + math.max(0, number(offsets[day], event)))
+  -- A day's hits never exceed the total, but a correction may raise its count above the total.
+  local count = total or 0
+  if corrections[day] then
+    count = math.max(count, get_count(prefix .. day, event) + math.max(0, get_count(corrections[day], event)))
   end
   if count + by > COUNT_MAX then return '"overflow"' end
 end
 
-local function refusal_of_all(day, counts, capped)
-  local new = 0
-  for i = 1, #counts, 2 do
-    local reason = refusal(day, counts[i], counts[i + 1], capped, new)
+-- Return the row for an atomic group of which one event cannot be counted, or nil.
+local function group_rejection(day, amounts, limited)
+  local new_names = 0
+  for i = 1, #amounts, 2 do
+    local reason = rejection(day, amounts[i], amounts[i + 1], limited, new_names)
     if reason then return '[' .. reason .. ']' end
-    if not totals[counts[i]] then new = new + 1 end
+    if not totals[amounts[i]] then new_names = new_names + 1 end
   end
 end
 
--- The row of what these come to, and the events that were refused apart.
-local function count(moment, counts, capped, apart)
-  local minute, hour, day = prefix .. moment[1][1], prefix .. moment[1][2], prefix .. moment[1][3]
-  local offset, row, out, sum = offsets[moment[1][3]], {}, {}, 0
-  for i = 1, #counts, 2 do
-    local event, by = counts[i], counts[i + 1]
-    local reason = apart and refusal(moment[1][3], event, by, capped, 0)
+-- Count a group. Return its row and the set of rejected events, which only a group that is not atomic may have.
+local function count_group(slot, amounts, limited, atomic)
+  local minute_key, hour_key, day_key = prefix .. slot[1][1], prefix .. slot[1][2], prefix .. slot[1][3]
+  local correction, row, rejected, sum = corrections[slot[1][3]], {}, {}, 0
+  for i = 1, #amounts, 2 do
+    local event, by = amounts[i], amounts[i + 1]
+    local reason = not atomic and rejection(slot[1][3], event, by, limited, 0)
     if reason then
-      row[i], row[i + 1], out[event] = reason, 0, true
+      row[i], row[i + 1], rejected[event] = reason, 0, true
     else
-      local more = whole(by) -- once, and not in each call
-      if left and not totals[event] then left = left - 1 end
-      redis.call('HINCRBY', minute, event, more)
-      redis.call('HINCRBY', hour, event, more)
-      local value = redis.call('HINCRBY', day, event, more)
-      if offset then value = value + number(offset, event) end
-      totals[event] = redis.call('HINCRBY', total, event, more)
-      row[i], row[i + 1] = whole(value), whole(totals[event])
+      local amount = to_integer(by) -- converted once for the four calls
+      if free_names and not totals[event] then free_names = free_names - 1 end
+      redis.call('HINCRBY', minute_key, event, amount)
+      redis.call('HINCRBY', hour_key, event, amount)
+      local count = redis.call('HINCRBY', day_key, event, amount)
+      if correction then count = count + get_count(correction, event) end
+      totals[event] = redis.call('HINCRBY', total_key, event, amount)
+      row[i], row[i + 1] = to_integer(count), to_integer(totals[event])
       sum = sum + by
     end
   end
-  moment.sum = moment.sum + sum
-  return '[' .. table.concat(row, ',') .. ']', out
+  slot.sum = slot.sum + sum
+  return '[' .. table.concat(row, ',') .. ']', rejected
 end
 
-for _, moment in ipairs(moments) do
-  local day = moment[1][3]
-  if redis.call('EXISTS', prefix .. day .. ':offset') == 1 then offsets[day] = prefix .. day .. ':offset' end
-  days[day], moment.sum = true, 0
+for _, slot in ipairs(slots) do
+  local day = slot[1][3]
+  if redis.call('EXISTS', prefix .. day .. ':offset') == 1 then corrections[day] = prefix .. day .. ':offset' end
+  days[day], slot.sum = true, 0
 end
 local events, rows = {}, {}
-for _, posting in ipairs(postings) do
-  for i = 1, #posting[2], 2 do events[#events + 1] = posting[2][i] end
+for _, group in ipairs(groups) do
+  for i = 1, #group[2], 2 do events[#events + 1] = group[2][i] end
 end
-for begin = 1, #events, AT_ONCE do
-  local values = redis.call('HMGET', total, unpack(events, begin, math.min(begin + AT_ONCE - 1, #events)))
-  for i, value in ipairs(values) do totals[events[begin + i - 1]] = tonumber(value or nil) end
+for first = 1, #events, FIELDS_PER_CALL do
+  local values = redis.call('HMGET', total_key, unpack(events, first, math.min(first + FIELDS_PER_CALL - 1, #events)))
+  for i, value in ipairs(values) do totals[events[first + i - 1]] = tonumber(value or nil) end
 end
-for i, posting in ipairs(postings) do
-  local place, counts, key, capped, refused, marks, apart = unpack(posting)
-  local moment = moments[place + 1]
-  local buckets, date, minute = unpack(moment)
-  local claim = key and key[3] ~= '' and #counts == 0
-  if refused then
-    rows[i] = '["' .. refused .. '"]'
+for index, group in ipairs(groups) do
+  local slot_index, amounts, key, limited, rejected_elsewhere, visits, atomic = unpack(group)
+  local slot = slots[slot_index + 1]
+  local buckets, date, minute = unpack(slot)
+  local claim = key and key[3] ~= '' and #amounts == 0
+  local row = nil
+  if rejected_elsewhere then
+    row = '["' .. rejected_elsewhere .. '"]'
   else
-    rows[i] = key and recalled(key, minute, capped) or not apart and refusal_of_all(buckets[3], counts, capped) or nil
+    row = key and check_idempotency(key, minute, limited) or atomic and group_rejection(buckets[3], amounts, limited)
   end
-  if not rows[i] and asked and not claim then
-    rows[i] = 'null'
-  elseif not rows[i] then
-    local out
-    rows[i], out = count(moment, counts, capped, apart)
-    for m = 1, #marks, 4 do
-      if not out[marks[m]] then mark(marks[m + 1], marks[m + 2], marks[m + 3]) end
+  if not row and preparing and not claim then
+    row = 'null'
+  elseif not row then
+    local rejected
+    row, rejected = count_group(slot, amounts, limited, atomic)
+    for i = 1, #visits, 4 do
+      if not rejected[visits[i]] then count_visitor(visits[i + 1], visits[i + 2], visits[i + 3]) end
     end
-    if key then remember(key, whole(minute), date, rows[i]) end
+    if key then save_idempotency(key, to_integer(minute), date, row) end
   end
+  rows[index] = row
 end
-for _, moment in ipairs(moments) do
-  for _, bucket in ipairs(moment.sum > 0 and moment[1] or {}) do add_to_all(bucket, moment.sum) end
+for _, slot in ipairs(slots) do
+  for _, bucket in ipairs(slot.sum > 0 and slot[1] or {}) do add_to_sum(bucket, slot.sum) end
 end
-if asked then return {'asked', '[' .. table.concat(rows, ',') .. ']'} end
-table.insert(rows, 1, generations(days))
-return stand('[' .. table.concat(rows, ',') .. ']')
+if preparing then return {'prepared', '[' .. table.concat(rows, ',') .. ']'} end
+table.insert(rows, 1, encode_generations(days))
+return save_offset('[' .. table.concat(rows, ',') .. ']')

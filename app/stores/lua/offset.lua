@@ -1,40 +1,55 @@
--- How every script begins: where the source stands says whether there is work to do. app/stores/base.py has the contract.
--- KEYS[1]  the source: a hash of its offset and of the answers given there
--- ARGV     prefix of every other key (same hash tag) | at, or 'ask' | next | most names | most keys
---          | seconds a source is kept, 0 for good | seconds a key is kept | seconds a minute's visits are kept
---          | most ids with a count of their own | the work, as JSON
--- Answers  {'counted', answers as JSON} when it is done, now or before, or {'moved', offset}.
--- A script runs alone, and checks all that may be refused before its first write, so that nothing is half done.
+-- The beginning of count.lua and write.lua: compare the source's offset and save it with the results.
+-- CounterStore.apply in app/stores/base.py states the rule, app/stores/redis_keys.py lists the keys.
+--
+-- KEYS[1]  the source's hash; the other KEYS are only declared, so that Redis Cluster can check them
+-- ARGV[1]  prefix of every other key, with the same hash tag as KEYS[1]
+-- ARGV[2]  expected offset, or 'prepare' (count.lua only)
+-- ARGV[3]  new offset
+-- ARGV[4]  largest number of event names
+-- ARGV[5]  largest number of live idempotency keys
+-- ARGV[6]  seconds to keep the source, 0 for ever
+-- ARGV[7]  seconds for which an idempotency key is recognised
+-- ARGV[8]  seconds to keep the visitors of a minute
+-- ARGV[9]  largest number of visitors with a count of their own in a bucket
+-- ARGV[10] the work, as JSON; each script documents its form
+--
+-- Reply    {'applied', results}  now or by an earlier call; results as JSON: [generations by day, row of a group, ...]
+--          {'mismatch', offset}  the source is at another offset; nothing was written
+--
+-- Redis does not undo the writes of a script that fails, so everything that may be rejected is checked before the first
+-- write.
 local COUNT_MAX = 9007199254740991
-local prefix, asked, next_offset = ARGV[1], ARGV[2] == 'ask', ARGV[3]
-local names_max, keys_max, key_kept = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
+local prefix, preparing, new_offset = ARGV[1], ARGV[2] == 'prepare', ARGV[3]
+local names_max, keys_max, key_ttl = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 local ranked_max = tonumber(ARGV[9])
-local total = prefix .. 'total:0'
+local total_key = prefix .. 'total:0'
 local work = cjson.decode(ARGV[10])
 
 local offset = redis.call('HGET', KEYS[1], 'offset') or '0'
-if offset == next_offset then
-  return {'counted', redis.call('HGET', KEYS[1], 'answers')}
-elseif not asked and tonumber(offset) ~= tonumber(ARGV[2]) then
-  return {'moved', offset}
+if offset == new_offset then
+  return {'applied', redis.call('HGET', KEYS[1], 'answers')}
+elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then
+  return {'mismatch', offset}
 end
 
-local function whole(number)
-  return string.format('%.0f', number + 0) -- or else there would be a -0, which is none
+-- Return a number as the text of an integer. The sum prevents '-0', which Redis rejects.
+local function to_integer(number)
+  return string.format('%.0f', number + 0)
 end
 
-local function number(key, field)
-  return tonumber(redis.call('HGET', key, field) or 0)
+local function get_count(key, member)
+  return tonumber(redis.call('HGET', key, member) or 0)
 end
 
-local function names_left() -- '' is no name
-  return names_max - redis.call('HLEN', total) + redis.call('HEXISTS', total, '')
+-- Return how many new event names are allowed. The empty name holds the sum of all events.
+local function count_free_names()
+  return names_max - redis.call('HLEN', total_key) + redis.call('HEXISTS', total_key, '')
 end
 
--- Say that there is something in a bucket of anything but events, which else nobody would find.
-local function list(bucket)
-  local step, start, of = string.match(bucket, '^(%a+):(%-?%d+):(.*)$')
-  redis.call('SADD', prefix .. 'ofs:' .. step .. ':' .. start, of)
+-- Register a bucket that has a dimension, so that list_buckets and prune find it.
+local function register_bucket(bucket)
+  local step, start, dimension = string.match(bucket, '^(%a+):(%-?%d+):(.*)$')
+  redis.call('SADD', prefix .. 'ofs:' .. step .. ':' .. start, dimension)
   if step ~= 'total' then redis.call('ZADD', prefix .. 'starts:' .. step, start, start) end
   if step == 'minute' then
     for _, key in ipairs({bucket, 'seen:' .. bucket, 'ofs:' .. step .. ':' .. start}) do
@@ -43,37 +58,37 @@ local function list(bucket)
   end
 end
 
--- Count a user or a session; who comes after the first so many is only known to have come.
-local function mark(bucket, id, by)
-  local ranked = prefix .. bucket
-  redis.call('PFADD', prefix .. 'seen:' .. bucket, id)
-  local size = redis.call('HLEN', ranked)
-  if by > 0 and (size < ranked_max or redis.call('HEXISTS', ranked, id) == 1) then
-    redis.call('HINCRBY', ranked, id, by)
+-- Count a user or a session. After the first `ranked_max`, a new visitor only adds to the HyperLogLog.
+local function count_visitor(bucket, visitor, by)
+  local key = prefix .. bucket
+  redis.call('PFADD', prefix .. 'seen:' .. bucket, visitor)
+  local size = redis.call('HLEN', key)
+  if by > 0 and (size < ranked_max or redis.call('HEXISTS', key, visitor) == 1) then
+    redis.call('HINCRBY', key, visitor, by)
   end
-  if size == 0 then list(bucket) end
+  if size == 0 then register_bucket(bucket) end
 end
 
--- As HLEN says it, '' included; a bucket that is new is listed, so that it can be pruned.
-local function add_to_all(bucket, sum)
-  local all = redis.call('HINCRBY', prefix .. bucket, '', whole(sum))
+-- Add to the sum of all events of a bucket, under the empty name. A new bucket is registered, so that prune finds it.
+local function add_to_sum(bucket, amount)
+  local sum = redis.call('HINCRBY', prefix .. bucket, '', to_integer(amount))
   local step, start = string.match(bucket, '^(%a+):(%-?%d+)$')
-  if all == sum and step and step ~= 'total' then redis.call('ZADD', prefix .. 'starts:' .. step, start, start) end
+  if sum == amount and step and step ~= 'total' then redis.call('ZADD', prefix .. 'starts:' .. step, start, start) end
 end
 
--- The generations of these days, of buckets such as day:0, as a map in JSON; 0 is left out.
-local function generations(days)
-  local known = {}
+-- Return the generations of these day buckets as a JSON object by UTC second; a day with generation 0 is left out.
+local function encode_generations(days)
+  local generations = {}
   for day in pairs(days) do
     local generation = redis.call('HGET', prefix .. day .. ':generation', '')
-    if generation then known[#known + 1] = '"' .. string.sub(day, 5) .. '":' .. generation end
+    if generation then generations[#generations + 1] = '"' .. string.sub(day, 5) .. '":' .. generation end
   end
-  return '{' .. table.concat(known, ',') .. '}'
+  return '{' .. table.concat(generations, ',') .. '}'
 end
 
-local function stand(answers)
-  redis.call('HSET', KEYS[1], 'offset', next_offset, 'answers', answers)
+local function save_offset(results)
+  redis.call('HSET', KEYS[1], 'offset', new_offset, 'answers', results)
   if ARGV[6] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
-  return {'counted', answers}
+  return {'applied', results}
 end
 

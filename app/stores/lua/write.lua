@@ -1,23 +1,27 @@
--- Do what was decided, other than to count hits. It follows stand.lua.
--- The work   the day whose generation is wanted, such as day:0, how many changes of it there were when this one was
---            worked out, or false, and writes, each [how, bucket, whether it is one of events, [member, count, ...]
---            or a sketch in hexadecimal]
-local does = {}
+-- Do the bucket writes of an administrative change. offset.lua is prepended: it documents KEYS and ARGV, and replies to
+-- a retry and to a wrong offset.
+--
+-- Work     [day bucket, expected number of corrections of that day or false, writes]
+--   write  [operation of app/domain/counting.py, bucket, whether its members are events, content]
+--   content  [member, count, ...]; for 'merge' a HyperLogLog of Redis, as hexadecimal text
+-- Reply    {'applied', '[generations]'} or {'mismatch', offset}, see offset.lua
+--          {'conflict', ''} if the day has another number of corrections; nothing was written
+local handlers = {}
 
-function does.add(bucket, of_events, counts)
+function handlers.add(bucket, has_events, counts)
   local sum = 0
   for i = 1, #counts, 2 do
-    redis.call('HINCRBY', prefix .. bucket, counts[i], whole(counts[i + 1]))
+    redis.call('HINCRBY', prefix .. bucket, counts[i], to_integer(counts[i + 1]))
     sum = sum + counts[i + 1]
   end
-  if of_events and #counts > 0 then add_to_all(bucket, sum) end
+  if has_events and #counts > 0 then add_to_sum(bucket, sum) end
 end
 
-function does.mark(bucket, _, ids)
-  for i = 1, #ids, 2 do mark(bucket, ids[i], ids[i + 1]) end
+function handlers.mark(bucket, _, counts)
+  for i = 1, #counts, 2 do count_visitor(bucket, counts[i], counts[i + 1]) end
 end
 
-function does.merge(bucket, _, sketch)
+function handlers.merge(bucket, _, sketch)
   local seen = prefix .. 'seen:' .. bucket
   local bytes = string.gsub(sketch, '..', function(hex) return string.char(tonumber(hex, 16)) end)
   redis.call('SET', seen .. ':other', bytes)
@@ -25,25 +29,29 @@ function does.merge(bucket, _, sketch)
   redis.call('DEL', seen .. ':other')
 end
 
-function does.take(bucket, of_events, members)
-  for i = 1, #members, 2 do
-    local count = number(prefix .. bucket, members[i])
-    redis.call('HDEL', prefix .. bucket, members[i])
-    if of_events then redis.call('HINCRBY', prefix .. bucket, '', whole(-count)) end
+function handlers.take(bucket, has_events, counts)
+  for i = 1, #counts, 2 do
+    local count = get_count(prefix .. bucket, counts[i])
+    redis.call('HDEL', prefix .. bucket, counts[i])
+    if has_events then redis.call('HINCRBY', prefix .. bucket, '', to_integer(-count)) end
   end
 end
 
-function does.drop(bucket)
-  local plain, of = string.match(bucket, '^(%a+:%-?%d+):(.*)$')
+function handlers.drop(bucket)
+  local plain, dimension = string.match(bucket, '^(%a+:%-?%d+):(.*)$')
   redis.call('UNLINK', prefix .. bucket, prefix .. 'seen:' .. bucket)
-  redis.call('SREM', prefix .. 'ofs:' .. plain, of)
+  redis.call('SREM', prefix .. 'ofs:' .. plain, dimension)
 end
 
-local day, after, writes = unpack(work)
-if after and redis.call('HLEN', prefix .. day .. ':log') ~= after then return {'overtaken', ''} end
-for _, write in ipairs(writes) do
-  local how, bucket, of_events, members = unpack(write)
-  does[how](bucket, of_events, members)
-  if (how == 'add' or how == 'merge') and #members > 0 and string.find(bucket, ':.*:') then list(bucket) end
+local day, expected_corrections, writes = unpack(work)
+if expected_corrections and redis.call('HLEN', prefix .. day .. ':log') ~= expected_corrections then
+  return {'conflict', ''}
 end
-return stand('[' .. generations({[day] = true}) .. ']')
+for _, write in ipairs(writes) do
+  local operation, bucket, has_events, content = unpack(write)
+  handlers[operation](bucket, has_events, content)
+  if (operation == 'add' or operation == 'merge') and #content > 0 and string.find(bucket, ':.*:') then
+    register_bucket(bucket)
+  end
+end
+return save_offset('[' .. encode_generations({[day] = true}) .. ']')

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from app.stores import redis as redis_store
-from app.stores import redis_sharded
+from app.stores import redis_url
 from app.stores.base import CounterStore, StoreLimits
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
-from app.stores.redis import RedisStore, server
+from app.stores.redis import RedisStore
 from app.stores.redis_sharded import ShardedRedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.sqlite import SqliteStore
 from tests.stores.contract.support import EVERY_STORE, StoreMaker
 from tests.support.redis_servers import Cluster, RedisServer
@@ -29,9 +29,9 @@ class Maker:
             return MemoryStore(limits)
         if self.kind == "sqlite":
             return SqliteStore(self.directory / "tally.db", limits)
-        target = server(self.servers.url)
+        target = RedisTarget.from_url(self.servers.url)
         if self.kind == "cluster":
-            return ShardedRedisStore([RedisStore(target, limits, shard) for shard in range(target.tags)])
+            return ShardedRedisStore([RedisStore(target, limits, shard) for shard in range(target.shards)])
         store = RedisStore(target, limits)
         return store if self.kind == "redis" else OfflineStore(store, "test", self.directory / "spool", 10**6)
 
@@ -51,8 +51,7 @@ class Maker:
 
 @pytest.fixture(params=EVERY_STORE)
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoreMaker:
-    for module in redis_store, redis_sharded:  # these tests do not depend on how busy the machine is
-        monkeypatch.setattr(module, "ANSWER_SECONDS", 30)
+    monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
     fixtures = {"redis": "redis_server", "spooled": "redis_server", "cluster": "redis_cluster"}
     fixture = fixtures.get(request.param)
     return Maker(request.param, tmp_path, request.getfixturevalue(fixture) if fixture else None)

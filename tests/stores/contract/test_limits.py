@@ -36,7 +36,10 @@ VISITS_OF_REJECTED_HITS = pytest.mark.catches(
         "    for event in {**result.values, **result.rejected}:\n",
     ),
     redis=pytest.mark.catches(
-        "visits of rejected hits are counted", "app/stores/lua/count.lua", "if not out[marks[m]] then", "if true then"
+        "visits of rejected hits are counted",
+        "app/stores/lua/count.lua",
+        "if not rejected[visits[i]] then",
+        "if true then",
     ),
 )
 async def test_events_of_a_group_that_is_not_atomic_are_rejected_one_by_one_with_their_visits(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from app.domain.buckets import ALL_EVENTS, TOTAL
 from app.domain.calendar import TimeSlot
 from app.stores.base import CounterStore, OffsetMismatch, StoreLimits
-from app.stores.redis import RedisStore, server
+from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.results import GroupResult, Value
 from app.stores.sqlite import SqliteStore
 from tests.stores.contract.support import (
@@ -52,7 +53,7 @@ async def test_sqlite_never_deletes_the_offset_of_a_partition(tmp_path: Path) ->
     "a partition's offset expires", "app/stores/lua/offset.lua", "if ARGV[6] ~= '0' then", "if ARGV[6] then"
 )
 async def test_redis_never_expires_the_offset_of_a_partition(redis_server: RedisServer) -> None:
-    store = RedisStore(server(redis_server.url), StoreLimits(1000))
+    store = RedisStore(RedisTarget.from_url(redis_server.url), StoreLimits(1000))
     await store.open()
     for source in ("process", "kafka t 0"):
         await store.apply(source, 0, 1, commit_of({"a": 1}))

@@ -1,0 +1,104 @@
+"""The Redis that TALLY_STORE names: a single server, one behind Sentinels, or a cluster."""
+
+import asyncio
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from redis import exceptions
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from app.stores.base import StoreOpenError
+
+# No request may wait longer than 2.5 s, the spool's fsync included.
+COMMAND_TIMEOUT_SECONDS = 1.5
+# A Sentinel that is down must leave time to ask another one.
+SENTINEL_TIMEOUT_SECONDS = 0.3
+# More commands at once would only wait for each other.
+CONCURRENT_COMMANDS_MAX = 64
+SHARDS_MAX = 1024
+
+_OPTIONS: dict[str, Any] = {
+    "decode_responses": True,
+    # A retry by redis-py could count a commit twice, because the reply may be lost after the commit was applied.
+    "retry": Retry(NoBackoff(), 0),
+    # With these notifications, redis-py 8.1 hands out connections that the server has closed.
+    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+}
+
+
+class RedisTarget(NamedTuple):
+    """A client that all shards of a store share.
+
+    `identity` is the same for every URL of the same data. At most as many commands run at once as `command_slots` has.
+    """
+
+    client: Any  # Redis or RedisCluster, which have no common type for the commands that both have
+    identity: str
+    shards: int
+    command_slots: asyncio.Semaphore
+
+    @classmethod
+    def from_url(cls, url: str) -> "RedisTarget":
+        """Return a client for a URL, not connected yet. Raises StoreOpenError if the URL is invalid."""
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise StoreOpenError("TALLY_STORE is not a URL") from error
+        scheme, _, kind = parts.scheme.partition("+")
+        query = dict(parse_qsl(parts.query))
+        shards = _pop_shards(query, kind)
+        sentinel = {
+            name.removeprefix("sentinel_"): query.pop(name) for name in [*query] if name.startswith("sentinel_")
+        }
+        service, path = parts.path.strip("/"), parts.path
+        if kind == "sentinel":
+            service, _, path = service.partition("/")
+        credentials, at, addresses = parts.netloc.rpartition("@")
+        single = f"{scheme}://{credentials}{at}{addresses.partition(',')[0]}/{path.lstrip('/')}?{urlencode(query)}"
+        try:
+            hosts = [_host_and_port(address) for address in addresses.split(",")]
+            client = _create_client(kind, hosts, service, {**parse_url(single)}, sentinel)
+        except (ValueError, exceptions.RedisClusterException) as error:
+            # The text of the error may contain a part of the password.
+            raise StoreOpenError(
+                "TALLY_STORE is not a valid Redis URL; percent-encode all but letters and digits in a password"
+            ) from error
+        identity = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts), parts.path])
+        return cls(client, identity, shards, asyncio.Semaphore(CONCURRENT_COMMANDS_MAX))
+
+
+def _pop_shards(query: dict[str, str], kind: str) -> int:
+    if "tags" in query:
+        raise StoreOpenError(f"TALLY_STORE: `tags` was renamed, write shards={query['tags']} instead")
+    shards = query.pop("shards", "1")
+    if not shards.isdecimal() or not 1 <= int(shards) <= SHARDS_MAX or (kind != "cluster" and shards != "1"):
+        raise StoreOpenError(f"TALLY_STORE: shards must be 1 to {SHARDS_MAX}, and needs redis+cluster:// if not 1")
+    return int(shards)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{address}")
+    return parts.hostname or "127.0.0.1", parts.port or 6379
+
+
+def _create_client(
+    kind: str, hosts: list[tuple[str, int]], service: str, from_url: dict[str, Any], from_sentinel_url: dict[str, str]
+) -> Any:
+    timeouts = {"socket_timeout": COMMAND_TIMEOUT_SECONDS, "socket_connect_timeout": 1, "health_check_interval": 15}
+    # Subscriptions and health checks need connections in addition to the commands.
+    options = _OPTIONS | timeouts | {"max_connections": CONCURRENT_COMMANDS_MAX + 8} | from_url
+    if not kind:
+        return Redis.from_pool(ConnectionPool(**options))
+    options |= {"ssl": options.pop("connection_class", None) is SSLConnection}
+    options = {name: value for name, value in options.items() if name not in {"host", "port"}}
+    if kind == "cluster":
+        return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in hosts], **options)
+    timeouts = {"socket_timeout": SENTINEL_TIMEOUT_SECONDS, "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS}
+    sentinel_options = _OPTIONS | timeouts | {"ssl": options["ssl"]} | from_sentinel_url
+    sentinels = Sentinel(hosts, sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call] # redis-py
+    return sentinels.master_for(service)
