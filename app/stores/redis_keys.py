@@ -33,12 +33,12 @@ starts:<step>                   zset     never                        count, wri
 key:<id>                        string   2 * IDEMPOTENCY_TTL_SECONDS  count             request, minute, date, result
 keys                            zset     2 * IDEMPOTENCY_TTL_SECONDS  count             live key ids by UTC minute
 keys:<client>                   zset     2 * IDEMPOTENCY_TTL_SECONDS  count             the same, of one client
-sketch                          string   never                        sketch            used only inside a script
+sketch                          string   never                        sketch, write     used only inside a script
 """
 
 from functools import lru_cache
 
-from app.domain.buckets import CORRECTION, CORRECTION_LOG, GENERATION, SKETCH, Bucket
+from app.domain.buckets import CORRECTION, CORRECTION_LOG, GENERATION, SKETCH, TOTAL, Bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange, visitor_buckets
 
@@ -106,5 +106,12 @@ def _slot_keys(slot: TimeSlot) -> dict[str, None]:
 
 def change_keys(change: DayChange) -> list[str]:
     """Return every key that write.lua may use for an administrative change."""
-    log = bucket_key(Bucket("day", change.slot.day, CORRECTION_LOG))
-    return [log, *(key for write in change.writes for key in member_keys(write.bucket))]
+    day = Bucket("day", change.slot.day)
+    keys = [bucket_key(day._replace(dimension=dimension)) for dimension in (CORRECTION_LOG, GENERATION)]
+    for write in change.writes:
+        keys += member_keys(write.bucket)
+        if write.bucket.step != TOTAL.step:
+            keys.append(starts_key(write.bucket.step))
+        if write.op == "merge":
+            keys.append(SCRATCH_SKETCH_KEY)
+    return keys

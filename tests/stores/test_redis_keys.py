@@ -10,14 +10,19 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.domain.buckets import SKETCH, Bucket
 from app.domain.calendar import Calendar
-from app.domain.counting import HitGroup
+from app.domain.counting import BucketWrite, DayChange, HitGroup, Visit
 from app.main import create_app
 from app.settings import Settings
-from app.stores import redis_keys, rules
+from app.stores import hyperloglog, redis_keys, rules
+from app.stores.base import StoreLimits
 from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
 from tests.support.redis_servers import Cluster, RedisServer
 from tests.support.servers import ADMIN_KEY, AS_ADMIN, ChosenClock, eventually
+
+NOON = Calendar(ZoneInfo("UTC")).slot(1_795_521_600)
 
 PLACEHOLDERS = {
     "<process>": r"(?!kafka ).+",
@@ -79,8 +84,7 @@ async def tally(request: pytest.FixtureRequest, masters: list[RedisServer], tmp_
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
         await use_everything(client)
-        kafka = HitGroup(Calendar(ZoneInfo("UTC")).slot(clock()), {"kafka": 1})
-        await app.state.store.apply("kafka topic 0", 0, 7, [kafka])
+        await app.state.store.apply("kafka topic 0", 0, 7, [HitGroup(NOON, {"kafka": 1})])
         await app.state.store.record_data_loss(1)
         yield app
 
@@ -143,6 +147,25 @@ async def test_nodes_subscribe_to_the_channel_of_the_table(tally: FastAPI, maste
 
     await eventually(lambda: len(channels()) == 1)
     assert channel.matches(channels()[0])
+
+
+@pytest.mark.catches(
+    "a scratch key that another event has",
+    "app/stores/lua/write.lua",
+    "prefix .. 'seen:' .. bucket, prefix .. 'sketch'",
+    "prefix .. 'seen:' .. bucket, prefix .. 'seen:' .. bucket .. ':other'",
+)
+async def test_a_merged_sketch_leaves_the_visitors_of_other_events(redis_server: RedisServer) -> None:
+    store = RedisStore(RedisTarget.from_url(redis_server.url), StoreLimits(10))
+    await store.open()
+    visits = [Visit("a:other", 1, "ann", None)]
+    await store.apply("s", 0, 1, [HitGroup(NOON, {"a:other": 1}, visits=visits)])
+    sketch = Bucket("day", NOON.day, f"{SKETCH}user:a")
+    merge = BucketWrite("merge", sketch, hyperloglog.sketch(["bob", "eve"]))
+    await store.apply_change("s", 1, 2, DayChange(NOON, [merge]))
+    visitors = [Bucket("day", NOON.day, f"user:{event}") for event in ("a", "a:other")]
+    assert [(await store.count_distinct([bucket])).number for bucket in visitors] == [2, 1]
+    await store.close()
 
 
 def test_each_expiry_and_writer_of_the_table_exists() -> None:

@@ -22,11 +22,11 @@ function handlers.mark(bucket, _, counts)
 end
 
 function handlers.merge(bucket, _, sketch)
-  local seen = prefix .. 'seen:' .. bucket
+  local seen, scratch = prefix .. 'seen:' .. bucket, prefix .. 'sketch'
   local bytes = string.gsub(sketch, '..', function(hex) return string.char(tonumber(hex, 16)) end)
-  redis.call('SET', seen .. ':other', bytes)
-  redis.call('PFMERGE', seen, seen .. ':other')
-  redis.call('DEL', seen .. ':other')
+  redis.call('SET', scratch, bytes)
+  redis.call('PFMERGE', seen, scratch)
+  redis.call('DEL', scratch)
 end
 
 function handlers.take(bucket, has_events, counts)
