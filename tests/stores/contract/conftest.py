@@ -51,6 +51,7 @@ class Maker:
 
 @pytest.fixture(params=EVERY_STORE)
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoreMaker:
+    # These tests do not depend on how busy the machine is.
     monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
     fixtures = {"redis": "redis_server", "spooled": "redis_server", "cluster": "redis_cluster"}
     fixture = fixtures.get(request.param)
