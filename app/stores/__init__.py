@@ -10,8 +10,9 @@ from app.settings import Settings
 from app.stores.base import CounterStore, StoreLimits
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
-from app.stores.redis import RedisStore, server
+from app.stores.redis import RedisStore
 from app.stores.redis_sharded import ShardedRedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.sqlite import SqliteStore
 
 
@@ -26,8 +27,8 @@ def create_store(settings: Settings) -> CounterStore:
 
 
 def _create_redis_store(settings: Settings, limits: StoreLimits) -> CounterStore:
-    redis = server(settings.store)
-    shard_limits = StoreLimits(math.ceil(limits.names / redis.tags), math.ceil(limits.keys / redis.tags))
-    shards = [RedisStore(redis, shard_limits, shard) for shard in range(redis.tags)]
+    redis = RedisTarget.from_url(settings.store)
+    shard_limits = StoreLimits(math.ceil(limits.names / redis.shards), math.ceil(limits.keys / redis.shards))
+    shards = [RedisStore(redis, shard_limits, shard) for shard in range(redis.shards)]
     store = shards[0] if len(shards) == 1 else ShardedRedisStore(shards)
     return OfflineStore(store, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
