@@ -173,9 +173,9 @@ async def test_corrections_are_rejected_while_the_store_is_unreachable(tmp_path:
 
 @pytest.mark.catches(
     "counts while offline lack the last change",
-    "app/stores/offline.py",
-    "                self._known.write(change.writes)",
-    "                pass",
+    "app/stores/last_known.py",
+    "            self.counts.write(change.writes)",
+    "            pass",
 )
 async def test_a_reset_just_before_an_outage_holds_on_every_node(tmp_path: Path, own_redis: RedisServer) -> None:
     persistent = ("--appendonly", "yes", "--appendfsync", "always")

@@ -99,7 +99,7 @@ class PeerSync:
     async def resync(self) -> None:
         """Look whether the store has more than is shown, or less, which its epoch or its generation must explain."""
         slot, feed, store = self._clock.slot(), self._feed, self._store
-        epoch = await store.epoch()
+        epoch = await store.refresh()
         (generations,) = await store.read([Bucket("day", slot.day, GENERATION)], [ALL_EVENTS])
         generation = generations.get(ALL_EVENTS, 0)
         same = (epoch, slot.day, generation) == (self._epoch, feed.day, feed.generation)

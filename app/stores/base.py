@@ -172,6 +172,10 @@ class CounterStore(ABC):
         """Return an id that changes when counts may have gone back, because the store lost data or was replaced."""
         return ""
 
+    async def refresh(self) -> str:
+        """Renew what this store keeps in case of an outage, if counts may have gone back, and return the epoch."""
+        return await self.epoch()
+
     async def record_data_loss(self, commits: int) -> None:  # noqa: B027 # only Redis can lose acknowledged data
         """Start a new epoch on all nodes, because a source's offset is this many commits lower than expected."""
 

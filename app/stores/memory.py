@@ -131,14 +131,14 @@ class MemoryStore(CounterStore):
             self._ranked[bucket] += not count
             counts[visitor] += by
 
-    def learn(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
+    def merge_counts(self, bucket: Bucket, counts: Mapping[str, int]) -> None:
         """Merge counts that were read from another store. The larger count of an event is the newer one."""
         known = self._buckets[bucket]
         known.update(
             counts if bucket.dimension else {event: n for event, n in counts.items() if n > known.get(event, 0)}
         )
 
-    def learn_values(self, start: int, values: Mapping[str, Value]) -> None:
+    def merge_values(self, start: int, values: Mapping[str, Value]) -> None:
         """Merge values that another store returned for the day that starts at this UTC second."""
         day, total = self._buckets[Bucket("day", start)], self._buckets[TOTAL]
         corrections = self._buckets.get(Bucket("day", start, CORRECTION), {})

@@ -271,5 +271,5 @@ def test_the_password_of_a_redis_is_neither_shown_nor_logged(process: Callable[.
         said = [client.get(path).text for path in ("/health", "/metrics", "/events", "/openapi.json", "/export")]
         said += [client.post(path).text for path in ("/event/a", "/reset")]
     said.append(tally.log.read_text())
-    assert "the store is away" in said[-1]
+    assert "Redis is unreachable" in said[-1]
     assert not [text for text in said if SHARED in text]

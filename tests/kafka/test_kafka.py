@@ -436,7 +436,7 @@ async def test_a_hit_is_of_the_day_on_which_it_was_acknowledged(
 
 
 @pytest.mark.catches(
-    "a spool beside the log", "app/stores/offline.py", "source.startswith(base.FOR_GOOD)", "source.startswith('never')"
+    "a spool beside the log", "app/stores/offline.py", "source.startswith(PERMANENT_SOURCE_PREFIX)", "False"
 )
 async def test_with_the_store_away_the_log_goes_on_and_nothing_is_spooled(
     tmp_path: Path, own_redis: RedisServer, broker: Broker, named

@@ -16,8 +16,8 @@ from tests.support.servers import Process
 @pytest.mark.catches(
     "spooled under another name",
     "app/stores/offline.py",
-    "await base.insist(self._store, self.note_loss, source, at, next_offset, batch)",
-    "await self._store.apply(uuid.uuid4().hex, 0, 1, batch)",
+    "lambda offset: self._store.apply(source, offset, new_offset, commit),",
+    "lambda _: self._store.apply(str(time.monotonic()), 0, 1, commit),",
 )
 @pytest.mark.catches("missing dedup", "app/http/routes/count.py", "    if not texts:\n", "    if texts:\n")
 async def test_nodes_and_redis_die_in_turn_and_every_acknowledged_hit_is_counted_once(tmp_path: Path) -> None:

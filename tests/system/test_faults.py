@@ -84,8 +84,8 @@ async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twic
             50,
             marks=pytest.mark.catches(
                 "acknowledged and not spooled",
-                "app/stores/offline.py",
-                "await asyncio.to_thread(self._files[-1].append, line)",
+                "app/stores/spool_file.py",
+                "await asyncio.to_thread(self.files[-1].append, line)",
                 "pass",
             ),
         ),
@@ -95,7 +95,7 @@ async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twic
             marks=pytest.mark.catches(
                 "the way back drops what it should send",
                 "app/stores/offline.py",
-                "await self._send_spooled(lines[applied])",
+                "await self._replay_line(lines[replayed])",
                 "pass",
             ),
         ),
@@ -130,8 +130,8 @@ async def test_a_slow_redis_costs_one_wait_for_many_hits(tmp_path: Path) -> None
 @pytest.mark.catches(
     "a read during a commit is believed",
     "app/stores/offline.py",
-    "if self._away_since is None and self._gate.locked():",
-    "if False:",
+    "commit_in_flight=self._gate.locked()",
+    "commit_in_flight=False",
 )
 async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_server: RedisServer) -> None:
     async with FaultProxy(redis_server.socket) as proxy:
@@ -162,7 +162,7 @@ async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_serv
             marks=pytest.mark.catches(
                 "drops more of the spool than it has applied",
                 "app/stores/offline.py",
-                "files[0].drop, lines[:applied])",
+                "files[0].drop, lines[:replayed])",
                 "files[0].drop, lines)",
             ),
         ),

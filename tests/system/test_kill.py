@@ -33,10 +33,10 @@ async def test_kill_9_loses_no_acknowledged_hit_and_counts_none_twice(store: str
 DROPPED = (
     "the way back drops what it should send",
     "app/stores/offline.py",
-    "await self._send_spooled(lines[applied])",
+    "await self._replay_line(lines[replayed])",
     "pass",
 )
-UNSAID = ("a loss is not said", "app/stores/offline.py", "self._lost += batches", "pass")
+UNSAID = ("a loss is not said", "app/stores/offline.py", "self._lost_commits += commits", "pass")
 
 
 @pytest.mark.parametrize(

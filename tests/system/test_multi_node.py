@@ -264,7 +264,9 @@ async def test_all_dashboards_follow_a_redis_that_has_lost_everything(
             assert await lost_commits(node) > 0
 
 
-@pytest.mark.catches("a loss that is not reported", "app/stores/offline.py", "self._lost += batches", "self._lost += 0")
+@pytest.mark.catches(
+    "a loss that is not reported", "app/stores/offline.py", "self._lost_commits += commits", "self._lost_commits += 0"
+)
 async def test_commits_lost_in_a_failover_are_reported_and_leave_all_dashboards(
     tmp_path: Path, sentinels: Sentinels
 ) -> None:
