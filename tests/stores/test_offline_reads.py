@@ -1,0 +1,164 @@
+"""Reads during an outage return the last known counts."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from app import corrections
+from app.domain.buckets import TOTAL, Bucket
+from app.domain.counting import Commit, HitGroup
+from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
+from app.stores.memory import MemoryStore
+from app.stores.offline import OfflineStore
+from app.stores.results import ApplyResult, GroupResult, Value
+from tests.stores.offline_stores import DURABLE, NOON, YESTERDAY, hits, offline_store, opened, redis_store, wait_online
+from tests.support.redis_servers import RedisServer
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
+
+@pytest.mark.catches(
+    "whole reads are forgotten",
+    "app/stores/last_known.py",
+    "                self._whole_reads[bucket] = counts\n",
+    "                pass\n",
+)
+async def test_an_outage_keeps_the_counts_that_were_read_of_another_node(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    own_redis.start()
+    other = redis_store(own_redis)
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        await wait_online(store)
+        for offset in range(2):
+            names = {f"name {i}": i + 1 for i in range(100)}
+            await other.apply("other", offset, offset + 1, [HitGroup(NOON, names)])
+            (totals,) = await store.read([TOTAL])
+        own_redis.stop()
+        assert await store.read([TOTAL]) == [totals]
+        assert store.status().stale_seconds is not None
+        assert totals["name 99"] == 200
+    await other.close()
+
+
+@pytest.mark.catches(
+    "totals forgotten",
+    "app/stores/offline.py",
+    "            self._last_known.refill(dict(zip(buckets, found, strict=True)), generations)\n",
+    "            self._last_known.refill({}, generations)\n",
+)
+async def test_a_second_outage_keeps_the_totals_of_the_first(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start(*DURABLE)
+    redis = redis_store(own_redis)
+    for offset in range(3):
+        await redis.apply("another node", offset, offset + 1, hits("a", 1))
+    await redis.close()
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        first = await store.refresh()
+        own_redis.stop()
+        result = await store.apply("s", 0, 1, hits("a", 1, YESTERDAY))
+        assert result.groups == [GroupResult({"a": Value(1, 4)})]
+        own_redis.start(*DURABLE)
+        await wait_online(store)
+        assert await store.refresh() != first
+        own_redis.stop()
+        result = await store.apply("s", 1, 2, hits("a", 1, YESTERDAY))
+        assert result.groups[0].values["a"].total == 5
+
+
+@pytest.mark.catches(
+    "refilled although the response was lost",
+    "app/stores/offline.py",
+    "        buckets = self._last_known.buckets_to_refill()\n",
+    "        buckets = self._last_known.buckets_to_refill()\n        self._last_known.refill({}, generations)\n",
+)
+@pytest.mark.catches(
+    "the epoch is taken for a refresh",
+    "app/stores/offline.py",
+    "            await self._refill_last_known()\n",
+    "            pass\n",
+)
+async def test_deleted_counts_are_dropped_even_if_the_first_refresh_fails(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_redis.start()
+    other = redis_store(own_redis)
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        await wait_online(store)
+        await store.apply("s", 0, 1, hits("a", 5))
+        deletion, _ = await corrections.delete(other, NOON, NOON.minute, "a")
+        await other.apply_change("other", 0, 1, deletion)
+        await store.apply("s", 1, 2, hits("b", 1))
+
+        async def fail(_: object) -> None:
+            raise StoreUnavailable("the response was lost")
+
+        with monkeypatch.context() as outage:
+            outage.setattr(store._store, "read", fail)
+            with pytest.raises(StoreUnavailable):
+                await store.refresh()
+        await store.refresh()
+        own_redis.stop()
+        assert await store.read([TOTAL], ["a", "b"]) == [{"b": 1}]
+    await other.close()
+
+
+class ScriptedStore(MemoryStore):
+    """A store whose responses arrive when the test sets an event; it cannot be reached again after an outage."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreLimits(10))
+        self.applied, self.respond, self.respond_to_read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.respond_to_read.set()
+
+    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+        await super().apply(source, expected_offset, new_offset, commit)
+        self.applied.set()
+        await self.respond.wait()
+        self.open = self.fail
+        raise OutcomeUnknown("the response was lost")
+
+    async def fail(self) -> None:
+        raise StoreUnavailable("still unreachable")
+
+    async def read(
+        self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
+    ) -> Sequence[Mapping[str, int]]:
+        found = await super().read(buckets, members)
+        await self.respond_to_read.wait()
+        return found
+
+
+@pytest.mark.parametrize(
+    "read_ends_first",
+    [
+        pytest.param(
+            True,
+            marks=pytest.mark.catches(
+                "a read during a commit is merged",
+                "app/stores/offline.py",
+                "commit_in_flight=self._gate.locked()",
+                "commit_in_flight=False",
+            ),
+        ),
+        False,
+    ],
+)
+async def test_a_commit_whose_response_was_lost_is_not_shown_twice(tmp_path: Path, read_ends_first: bool) -> None:
+    inner = ScriptedStore()
+    async with opened(OfflineStore(inner, "scripted", tmp_path, 10**6)) as store:
+        commit = asyncio.create_task(store.apply("s", 0, 1, hits("a", 1)))
+        await inner.applied.wait()
+        if not read_ends_first:
+            inner.respond_to_read.clear()
+        read = asyncio.create_task(store.read([TOTAL], ["a"]))
+        await asyncio.sleep(0)
+        if read_ends_first:
+            await read
+        inner.respond.set()
+        assert (await commit).ack == "spooled"
+        inner.respond_to_read.set()
+        assert await read == [{"a": 1}]
+        assert await store.read([TOTAL], ["a"]) == [{"a": 1}]
