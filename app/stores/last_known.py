@@ -49,8 +49,8 @@ class LastKnownCounts:
     def merge_reads(self, reads: Iterable[CachedRead], *, commit_in_flight: bool) -> None:
         """Take over what the store returned.
 
-        During a commit, defer this until its outcome is known: if it is spooled, it is counted on top, and a read that
-        has it already would show it twice.
+        During a commit, wait until its outcome is known. If it is spooled, it is counted on top, so merging a read
+        that includes it would show it twice.
         """
         if commit_in_flight:
             self._deferred_reads.extend(reads)
@@ -96,7 +96,7 @@ class LastKnownCounts:
         return dict(generations.items() - self.generations.items())
 
     def start_outage(self) -> None:
-        """Merge whole reads, because the store cannot be read any more, and drop what may have a commit in flight."""
+        """Merge whole reads, and drop deferred ones, which may include a commit that is now counted on top."""
         self._deferred_reads.clear()
         for bucket, counts in self._whole_reads.items():
             self.counts.merge_counts(bucket, counts)

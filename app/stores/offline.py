@@ -45,11 +45,11 @@ log = logging.getLogger("tally.spool")
 
 
 class OfflineStore(CounterStore):
-    """Wraps a store. `identity` names it: spool files of other stores are not touched.
+    """Wraps a store that may become unreachable. `identity` names it: spool files of other stores are not touched.
 
-    It is offline until `open` has reached the store, and from the first call that fails until all spooled commits are
-    replayed. An administrative change fails while it is offline: nobody expects it to happen later. So does a commit
-    of a Kafka partition, because Kafka keeps the records.
+    It goes offline when a call of the store fails, and online when all spooled commits are replayed. Offline, an
+    administrative change raises StoreUnavailable, because nobody expects it to happen later. So does a commit of a
+    Kafka partition, because Kafka keeps the records.
     """
 
     def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
@@ -115,7 +115,7 @@ class OfflineStore(CounterStore):
 
     @contextlib.contextmanager
     def _attempt(self) -> Iterator[None]:
-        """Enclose a write to the store: raise StoreUnavailable if offline, go offline if it fails for an outage."""
+        """Enclose a write: raise StoreUnavailable if offline, and go offline if the store is unreachable."""
         if self._is_offline:
             raise StoreUnavailable("Redis is unreachable")
         try:
@@ -155,7 +155,7 @@ class OfflineStore(CounterStore):
         reads = [read for read in reads if read.counts]
         generations = {r.bucket.start: r.counts[ALL_EVENTS] for r in reads if r.bucket.dimension == GENERATION}
         self._last_known.drop_stale_generations(generations)
-        # Offline, the counts of this read may contain a commit that was spooled while it was under way.
+        # If an outage began during this read, its counts may include a commit that was then counted on top.
         if not self._is_offline:
             self._last_known.merge_reads(reads, commit_in_flight=self._gate.locked())
 

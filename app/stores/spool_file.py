@@ -36,8 +36,8 @@ class SpooledCommit(NamedTuple):
 class Spool:
     """The spool files that wait to be replayed, oldest first: those of dead processes, then the one of this process.
 
-    `identity` names the store: only processes with the same store recover each other's files. `is_full` tells whether
-    the last line was rejected because of `bytes_max`.
+    `identity` names the store: only processes with the same store recover each other's files. `is_full` is true if the
+    last line was rejected because of `bytes_max`.
     """
 
     def __init__(self, directory: Path, identity: str, bytes_max: int) -> None:
