@@ -68,7 +68,7 @@ class _KeyFiles(EnvSettingsSource):
     def _read(self, name: str, path: str) -> str:
         variable = f"TALLY_{name.upper()}"
         if self.env_vars.get(variable.lower()):
-            raise SettingsError(f"set only one of {variable} and {variable}_FILE")
+            raise SettingsError(f"{variable} and {variable}_FILE: set one of them")
         try:
             text = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
