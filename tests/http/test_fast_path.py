@@ -35,7 +35,7 @@ class FailingStore(MemoryStore):
 async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch, settings: object) -> list[tuple]:
     """All that the table's requests are answered, one after the other, and what was counted of them."""
     monkeypatch.setattr(ingest, "_EVENT_PATH", re.compile(shortcut))
-    monkeypatch.setattr("app.main.MemoryStore", FailingStore)
+    monkeypatch.setattr("app.stores.MemoryStore", FailingStore)
     monkeypatch.setattr(FailingStore, "failure", None)
     app = create_app(settings, clock)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -76,7 +76,7 @@ async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyP
             overloaded.setattr(recorder, "WAITING_EVENTS_MAX", 0)
             await ask(b"a")
         with monkeypatch.context() as broken:
-            broken.delattr(recorder.Recorder, "record")
+            broken.delattr(recorder.GroupCommitter, "submit")
             await ask(b"a")
         for method in ["POST", "GET"] * 200:
             await ask(b"over-the-limit", method)
