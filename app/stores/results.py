@@ -90,6 +90,9 @@ def to_row(group: HitGroup, result: GroupResult) -> Row:
     if result.reason:
         return [result.reason]
     row: Row = ["replayed", result.replayed_on] if result.replayed_on else []
+    if not result.rejected:  # then the values have the order of the group's events
+        row += [number for value in result.values.values() for number in (value.count, value.total)]
+        return row
     for event in group.amounts:
         if value := result.values.get(event):
             row += (value.count, value.total)

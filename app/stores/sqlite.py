@@ -58,9 +58,7 @@ class SqliteStore(CounterStore):
         self._thread.shutdown()
 
     async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
-        result = await self._run_in_thread(
-            lambda: self._healthy_writer().apply(source, expected_offset, new_offset, commit)
-        )
+        result = await self._execute(lambda: self._healthy_writer().apply(source, expected_offset, new_offset, commit))
         if self._writer.events.flush_due and (self._flushing is None or self._flushing.done()):
             self._flushing = asyncio.create_task(self._flush_in_background())
         return result
@@ -166,11 +164,15 @@ class SqliteStore(CounterStore):
 
     async def _execute(self, work: Callable[[], T]) -> T:
         """Run work on the SQLite thread. Raises StoreUnavailable for an error of SQLite."""
-        try:
-            return await self._run_in_thread(work)
-        except sqlite3.Error as error:
-            self._writer.healthy = False
-            raise StoreUnavailable(f"SQLite: {error}") from error
+
+        def run() -> T:
+            try:
+                return work()
+            except sqlite3.Error as error:
+                self._writer.healthy = False  # on the thread, so that the work that waits there reopens the connection
+                raise StoreUnavailable(f"SQLite: {error}") from error
+
+        return await self._run_in_thread(run)
 
     async def _run_in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
