@@ -152,4 +152,4 @@ def test_a_store_finds_the_spool_files_of_its_earlier_version(url: str) -> None:
 
 def suffix(url: str) -> str:
     """How the names of a store's spool files end."""
-    return create_app(Settings(TALLY_STORE=url)).state.store._suffix
+    return create_app(Settings(TALLY_STORE=url)).state.store._spool.suffix
