@@ -134,7 +134,7 @@ def of_dashboard(browser: Browser, url: str, seconds: float) -> Cost:
     with opened(browser, url) as page:
         page.locator('#status[data-state="live"]').wait_for()
         page.evaluate("document.querySelector('.all').scrollIntoView()")  # the screen is full of cards
-        page.locator(".card .floor path[d]").first.wait_for(state="attached")
+        page.locator(".card .sparkline path[d]").first.wait_for(state="attached")
         page.wait_for_load_state("networkidle")  # the last hour of the cards has come
         return cost(page, traffic, seconds)
 

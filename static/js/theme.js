@@ -1,8 +1,8 @@
-// Classic script in <head>: what the reader chose has to be in place before the first paint.
+// A classic script in <head>, which applies the reader's theme and density before the first paint.
 try {
-  const asked = new URLSearchParams(location.search).get("theme");
+  const requested = new URLSearchParams(location.search).get("theme");
   for (const name of ["theme", "density"]) {
-    const stored = (name === "theme" && asked) || localStorage.getItem(`tally-${name}`);
-    if (stored) document.documentElement.dataset[name] = stored;
+    const value = (name === "theme" && requested) || localStorage.getItem(`tally-${name}`);
+    if (value) document.documentElement.dataset[name] = value;
   }
-} catch { /* a blocked storage means the system's theme */ }
+} catch { /* Without storage, the system's theme applies. */ }

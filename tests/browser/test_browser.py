@@ -48,7 +48,7 @@ def test_two_open_pages_move_on_one_post_from_outside(tally: Process, open_page,
         expect(count(page, "signup")).to_have_text("42")
         expect(count(page, "brand new")).to_have_text("1")
         expect(page.locator("#today .hero .value")).to_have_text("43")
-        expect(page.locator("#leaderboard li").first).to_contain_text("signup")
+        expect(page.locator("#top-events li").first).to_contain_text("signup")
         assert page.evaluate("window.sameDocument")
     assert said == []
 
@@ -174,7 +174,7 @@ def test_before_anything_is_known_a_page_says_so(shared: Process, browser) -> No
     page.context.close()
 
 
-@pytest.mark.catches("paints while paused", "static/js/data/session.js", "if (!paused) draw();", "draw();")
+@pytest.mark.catches("paints while paused", "static/js/data/session.js", "if (!paused) paintNow();", "paintNow();")
 def test_a_paused_page_stands_still_and_then_catches_up(shared: Process, open_page, said: list[str]) -> None:
     shared.post("/event/paused")
     page = open_page(shared.url)

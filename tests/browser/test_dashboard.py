@@ -55,7 +55,7 @@ ADMIN = "a-key-for-everything-4"
 STILL = """
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(`* { transition: none !important; animation: none !important }
-    nav { position: static !important } del::after, .card .floor, .ranking .share { display: none !important }`);
+    nav { position: static !important } del::after, .card .sparkline, .ranking .share { display: none !important }`);
   document.adoptedStyleSheets = [sheet];
 """
 SCREENS = ["/", "/#/event/signup", "/#/event/signup?range=week", "/#/leaderboard", "/#/leaderboard?window=total"]
@@ -162,7 +162,7 @@ def test_axe_finds_nothing_on_any_screen(tally: Process, open_page, said: list[s
 @pytest.mark.catches(
     "the table of one event under the name of another",
     "static/js/components/bar-chart.js",
-    "return sheet.replaceChildren()",
+    "return tableView.replaceChildren()",
     "return",
 )
 @pytest.mark.catches(
@@ -226,7 +226,7 @@ def test_names_that_attack_are_text_on_every_screen_and_in_the_file(tally: Proce
         page.keyboard.press("ArrowRight")
     page.goto(f"{tally.url}/#/leaderboard")
     for name in HOSTILE:
-        expect(page.locator("#board-list li").filter(has_text=name).first).to_be_attached()
+        expect(page.locator("#leaderboard-list li").filter(has_text=name).first).to_be_attached()
     page.goto(f"{tally.url}/#/event/{quote(HOSTILE[0])}")
     page.locator("#share-open").click()
     expect(page.locator("#share")).to_contain_text("%3Cimg")
@@ -247,7 +247,7 @@ def test_many_long_names_still_show_their_last_hour(tally: Process, open_page, s
     page = open_page(tally.url)
     page.locator("#filter").fill("ششش")
     expect(page.locator(".card:visible")).to_have_count(60)
-    expect(page.locator(".card .floor path[d^=M]").first).to_be_attached(timeout=10_000)
+    expect(page.locator(".card .sparkline path[d^=M]").first).to_be_attached(timeout=10_000)
     assert said == []
 
 
@@ -277,15 +277,15 @@ def test_an_event_is_set_beside_the_days_before(tally: Process, open_page) -> No
 
 def test_the_leaderboard_ranks_what_its_window_holds(tally: Process, open_page, said: list[str]) -> None:
     page = open_page(f"{tally.url}/#/leaderboard")
-    first = page.locator("#board-list li").first
+    first = page.locator("#leaderboard-list li").first
     expect(first).to_contain_text("page.view")
     expect(first).to_contain_text("300")
-    choose(page, "#board-window", "7 days")
+    choose(page, "#leaderboard-window", "7 days")
     expect(first).to_contain_text("1,200")
     assert "window=7d" in page.url
     page.reload()
     expect(first).to_contain_text("1,200")
-    expect(page.locator("#board-window :checked")).to_have_value("7d")
+    expect(page.locator("#leaderboard-window :checked")).to_have_value("7d")
     first.get_by_role("link").click()
     expect(page.locator("#event-name")).to_have_text("page.view")
     assert said == []
@@ -318,10 +318,10 @@ def test_people_are_counted_and_ranked(tally: Process, open_page, said: list[str
     expect(page.locator("#event-today .figures")).to_contain_text(f"Unique users today{len(HOSTILE)}")
     expect(page.locator("#event-today .figures")).to_contain_text(f"Active sessions{len(HOSTILE)}")
     page.locator("#event-users").click()
-    expect(page.locator("#board-title")).to_have_text("Users of met")
-    expect(page.locator("#board-list li").first).to_contain_text(HOSTILE[0])
-    expect(page.locator("#board-list li")).to_have_count(len(HOSTILE))
-    assert page.locator("#board-list a, #board-list img, #board-list script").count() == 0
+    expect(page.locator("#leaderboard-title")).to_have_text("Users of met")
+    expect(page.locator("#leaderboard-list li").first).to_contain_text(HOSTILE[0])
+    expect(page.locator("#leaderboard-list li")).to_have_count(len(HOSTILE))
+    assert page.locator("#leaderboard-list a, #leaderboard-list img, #leaderboard-list script").count() == 0
     page.goto(tally.url)
     expect(page.locator("#today .figures")).to_contain_text("Unique users")
     assert said == []
@@ -330,8 +330,8 @@ def test_people_are_counted_and_ranked(tally: Process, open_page, said: list[str
 @pytest.mark.catches(
     "asks for no name",
     "static/js/components/confirm-dialog.js",
-    "go.disabled = typed.value.normalize() !== word;",
-    "go.disabled = false;",
+    "submit.disabled = wordInput.value.normalize() !== word;",
+    "submit.disabled = false;",
 )
 def test_an_administrator_corrects_by_typing_the_name(tally: Process, open_page, said: list[str]) -> None:
     tally.post("/event/wrong", b'{"by": 50}')
@@ -522,7 +522,7 @@ def walk_with_tab(page: Page) -> list[str]:
 )
 def test_ranks_wait_while_the_pointer_is_on_them(tally: Process, open_page) -> None:
     page = settled(open_page(tally.url, viewport={"width": 1280, "height": 900}))
-    first = page.locator("#leaderboard li").first
+    first = page.locator("#top-events li").first
     first.hover()
     leader = first.locator(".name").text_content()
     tally.post("/event/leaps", b'{"by": 1000000}')
@@ -530,7 +530,7 @@ def test_ranks_wait_while_the_pointer_is_on_them(tally: Process, open_page) -> N
     expect(first.locator(".name")).to_have_text(leader)
     page.mouse.move(5, 5)
     tally.post("/event/leaps")
-    expect(page.locator("#leaderboard li").filter(has_text="leaps")).to_be_attached()
+    expect(page.locator("#top-events li").filter(has_text="leaps")).to_be_attached()
 
 
 def test_shortcuts_of_one_key_can_be_switched_off(tally: Process, open_page) -> None:

@@ -15,7 +15,7 @@ def tally(process, tmp_path) -> Process:
 
 
 def unlock(page: Page, key: str) -> None:
-    page.locator("#lock input").fill(key)
+    page.locator("#key-prompt input").fill(key)
     page.get_by_role("button", name="Use", exact=True).click()
 
 
@@ -27,10 +27,10 @@ def test_a_page_asks_for_a_key_and_goes_on_with_it(tally: Process, open_page, pa
     expect(page.locator("#status")).to_have_attribute("data-state", "locked")
     expect(page.get_by_text("This Tally needs a key")).to_be_visible()
     unlock(page, "not the key that it is")
-    expect(page.locator("#lock")).to_contain_text("does not open it")
+    expect(page.locator("#key-prompt")).to_contain_text("does not open it")
     unlock(page, READ)
     expect(page.locator("#status")).to_have_attribute("data-state", "live")
-    expect(page.locator("#lock")).to_be_hidden()
+    expect(page.locator("#key-prompt")).to_be_hidden()
     expect(page.locator("main")).to_contain_text("7")
     assert READ not in page.url
     assert READ not in page.evaluate("JSON.stringify({ ...localStorage }) + document.cookie")

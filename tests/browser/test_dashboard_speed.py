@@ -28,11 +28,11 @@ def test_a_flood_costs_a_tenth_of_what_it_costs_a_page_that_redraws(tally: Proce
 @pytest.mark.catches(
     "shows room where nothing is",
     "static/js/components/card-grid.js",
-    "Math.min(rows, Math.max(0, at))",
-    "Math.max(0, at)",
+    "Math.min(rows, Math.max(0, row))",
+    "Math.max(0, row)",
 )
 @pytest.mark.catches(
-    "draws what nobody sees", "static/js/components/card-grid.js", "const AROUND = 120;", "const AROUND = 1e6;"
+    "draws what nobody sees", "static/js/components/card-grid.js", "const OVERSCAN = 120;", "const OVERSCAN = 1e6;"
 )
 def test_of_thousands_of_events_those_near_the_screen_are_drawn(tally: Process, open_page, said: list[str]) -> None:
     tally.post("/events", "\n".join(f"event.{i:05}" for i in range(MANY)).encode())
@@ -58,7 +58,7 @@ def test_of_thousands_of_events_those_near_the_screen_are_drawn(tally: Process, 
 
 
 @pytest.mark.catches(
-    "opens with every card", "static/js/components/card-grid.js", "const AROUND = 120;", "const AROUND = 1e5;"
+    "opens with every card", "static/js/components/card-grid.js", "const OVERSCAN = 120;", "const OVERSCAN = 1e5;"
 )
 def test_thousands_of_events_open_about_as_soon_as_a_few(tally: Process, browser: Browser) -> None:
     few, many = (min(until_usable(browser, tally.url, events)[1] for _ in range(2)) for events in (10, MANY))

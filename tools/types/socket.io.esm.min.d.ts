@@ -1,2 +1,2 @@
-// What tsc has to know of the vendored client, instead of reading its minified code.
+// The type of the vendored client. tsc reads this file instead of the minified code.
 export function io(namespace: string, options: object): any;

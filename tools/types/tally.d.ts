@@ -1,4 +1,4 @@
-// The shapes that the dashboard's modules share: what the server says, and what the modules are to each other.
+// Types that the dashboard's modules share: the server's JSON, and the interfaces between modules.
 
 type Point = { start: string; count: number };
 type Audience = { users: number; sessions: number; activeSessions: number; exact: boolean; error: number | null };
@@ -21,7 +21,7 @@ type Health = {
   version: string;
 };
 
-// Of the namespace /live
+// Messages of the Socket.IO namespace /live. A snapshot arrives in chunks, each with an `offset` into `size` names.
 type Changes = { seq: number; since?: number; changes: [number, number][]; names: string[] };
 type Snapshot = {
   epoch: string;
@@ -35,15 +35,20 @@ type Snapshot = {
   counts: number[];
 };
 
+/** `buffered` holds the changes that arrive before the snapshot is complete. */
+type IncomingSnapshot = { awaiting: boolean; partial: Snapshot | null; buffered: Changes[] };
+
 type Row = { name: string; count: number };
 type Step = "minute" | "hour" | "day";
 type Bucket = { start: number; count: number; iso: string };
+type ChartData = { points: Bucket[]; previous: Bucket[]; step: Step; running: boolean };
 type Route = { view: string; name: string; query: URLSearchParams };
 
-/** How the connection stands; `hint`: it looks as if a proxy were in the way. */
-type Connection = { name: ConnectionName; reasons: string[]; asOf: number; hint: boolean };
 type ConnectionName = "loading" | "live" | "reconnecting" | "offline" | "degraded" | "stale" | "locked";
+/** The state of the socket. `asOf` is the time of the last message in ms; `hint` means that a proxy may block WebSockets. */
+type Connection = { name: ConnectionName; reasons: string[]; asOf: number; hint: boolean };
 type StatusName = ConnectionName | "paused" | "limited" | "spooling" | "down";
+/** The status that the dashboard shows. `waiting` counts the changes during a pause; `updated` means that the server has a new version. */
 type Status = Omit<Connection, "name"> & {
   name: StatusName;
   waiting: number;
@@ -53,38 +58,38 @@ type Status = Omit<Connection, "name"> & {
   health: Health | null;
 };
 
-/** What a page does with what the session brings. */
-type Sight = {
-  paint: (dirty: Set<number>, remade: boolean, lively: boolean) => void;
+/** `paint` gets the indices of the changed events, whether all have changed, and whether to animate. `tick` runs every second. */
+type SessionCallbacks = {
+  paint: (dirty: Set<number>, full: boolean, animate: boolean) => void;
   tick: (synced: boolean) => void;
   onHits?: (hits: number) => void;
   onSnapshot?: () => void;
   onStatus: (status: Status) => void;
 };
-type Listener = {
-  key: () => string;
-  onSnapshot: (whole: Snapshot) => void;
+type SocketCallbacks = {
+  apiKey: () => string;
+  onSnapshot: (snapshot: Snapshot) => void;
   onChanges: (message: Changes) => void;
   onStatus: (connection: Connection) => void;
 };
-/** What is asked before something that cannot be taken back; `word` has to be typed. */
-type Question = {
+/** A question before an action that cannot be undone. The reader has to type `word`. */
+type Confirmation = {
   title: string;
   text: string;
   word: string;
   action: string;
   fields?: { label: string; name: string; value: number }[];
   run: (values: Record<string, number>) => Promise<unknown>;
-  done: () => void;
+  onDone: () => void;
 };
 type Card = import("../../static/js/components/card-grid.js").Card;
 type Session = ReturnType<typeof import("../../static/js/data/session.js").openSession>;
-/** A page of the dashboard: `show` what the address asks for, `paint` what was counted, and each second a `tick`. */
+/** A page of the dashboard. `show` applies the address, `reload` loads from the server again, `paint` and `tick` are as in SessionCallbacks. */
 type Page = {
   title: () => string;
   show: (route: Route) => void;
-  renew: () => void;
+  reload: () => void;
   hide?: () => void;
-  paint?: (dirty: Set<number>, remade: boolean, lively: boolean) => void;
+  paint?: (dirty: Set<number>, full: boolean, animate: boolean) => void;
   tick?: (synced: boolean) => void;
 };

@@ -1,116 +1,121 @@
-// Numbers to SVG: counts as bars, those of the period before as a line, and a table of the same numbers.
+// An SVG bar chart of counts: the previous period as a line, keyboard reading, and a table of the same numbers.
 
-import { ticks } from "../data/series.js";
+import { axisTicks } from "../data/series.js";
 import { h, s, table } from "../lib/dom.js";
-import { compact, day as dayName, dayOfMonth, minute, moment, number, plural } from "../lib/format.js";
+import { compact, dateTime, longDate, number, plural, shortDate, time } from "../lib/format.js";
 
-const [GUTTER, FOOT, HEAD] = [40, 22, 10]; // px around the bars: axis numbers, times, room for the top number
-const LABEL_PX = 64; // room one time label wants
-const EVERY = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90] };
-/** @type {Record<Step, (bucket: Bucket) => string>} */
-const NAME = { minute: ({ start }) => minute(start), hour: ({ start }) => moment(start), day: ({ iso }) => dayName(iso) };
-/** @type {Record<Step, (bucket: Bucket) => string>} */
-const LABEL = { minute: NAME.minute, hour: NAME.minute, day: ({ iso }) => dayOfMonth(iso) };
+const MARGIN = { left: 40, bottom: 22, top: 10 }; // Pixels around the bars, for the numbers and times of the axes.
+const LABEL_WIDTH = 64;
+const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90] };
+/** @type {Record<Step, (start: number, iso: string) => string>} */ const FULL_NAMES = { minute: time, hour: dateTime, day: (_, iso) => longDate(iso) };
+/** @type {Record<Step, (start: number, iso: string) => string>} */ const AXIS_NAMES = { minute: time, hour: time, day: (_, iso) => shortDate(iso) };
 
-/** @param {HTMLElement} host a section with its heading in .head; the rest is made here @param {(bucket: Bucket) => void} [onPick] */
-export function createChart(host, onPick) {
+/** @param {HTMLElement} host a section with its heading in .head @param {(bucket: Bucket) => void} [onPick] called with the bar that was chosen */
+export function createBarChart(host, onPick) {
   const title = /** @type {HTMLElement} */ (host.querySelector("h2"));
-  const [readout, note] = [h("p", { className: "readout" }), h("p", { className: "note" })];
+  const readout = h("p", { className: "readout" });
+  const note = h("p", { className: "note" });
   const toggle = h("button", { className: "button quiet toggle", type: "button" }, "View as table");
-  const svg = /** @type {SVGSVGElement} */ (s("svg", { class: onPick ? "plot picks" : "plot", role: "img", tabindex: 0, "aria-label": title.textContent ?? "" }));
-  const sheet = h("div", { className: "sheet", tabIndex: 0, role: "region", hidden: true });
-  const [axis, posts, ghost] = [s("g", { class: "axis" }), s("g", {}), s("path", { class: "ghost" })];
+  const svg = /** @type {SVGSVGElement} */ (s("svg", { class: onPick ? "plot clickable" : "plot", role: "img", tabindex: 0, "aria-label": title.textContent ?? "" }));
+  const tableView = h("div", { className: "table-view", tabIndex: 0, role: "region", hidden: true });
+  const axis = s("g", { class: "axis" });
+  const barGroup = s("g", {});
+  const previousLine = s("path", { class: "previous" });
   /** @type {SVGRectElement[]} */ const bars = [];
-  /** @type {{points: Bucket[], before: Bucket[], step: Step, running: boolean}} */
-  let data = { points: [], before: [], step: "minute", running: true };
-  let [width, height, step, pointed, span] = [0, 0, 1, -1, ""];
+  /** @type {ChartData} */ let data = { points: [], previous: [], step: "minute", running: true };
+  let barStep = 1;
+  let highlighted = -1;
+  let caption = "";
+  const fullName = (/** @type {Bucket} */ { start, iso }) => FULL_NAMES[data.step](start, iso);
   title.after(readout);
   title.parentElement?.append(toggle);
-  host.append(svg, sheet, note);
-  svg.append(axis, posts, ghost);
+  host.append(svg, tableView, note);
+  svg.append(axis, barGroup, previousLine);
 
-  /** @param {number[]} values */
-  function drawAxis(values) {
-    const lines = values.flatMap((value) => {
-      const y = HEAD + height * (1 - value / values[values.length - 1]);
-      return [s("line", { x1: GUTTER, x2: width, y1: y, y2: y }),
-        s("text", { x: GUTTER - 8, y: y + 4, "text-anchor": "end" }, compact(value))];
+  function drawAxis(/** @type {number[]} */ ticks, /** @type {number} */ width, /** @type {number} */ height) {
+    const lines = ticks.flatMap((tick) => {
+      const y = MARGIN.top + height * (1 - tick / ticks[ticks.length - 1]);
+      return [s("line", { x1: MARGIN.left, x2: width, y1: y, y2: y }),
+        s("text", { x: MARGIN.left - 8, y: y + 4, "text-anchor": "end" }, compact(tick))];
     });
-    const every = EVERY[data.step].find((units) => units * step >= LABEL_PX) ?? 180;
-    const place = (/** @type {Bucket} */ { start }, /** @type {number} */ i) =>
+    const interval = LABEL_INTERVALS[data.step].find((buckets) => buckets * barStep >= LABEL_WIDTH) ?? 180;
+    const position = (/** @type {Bucket} */ { start }, /** @type {number} */ i) =>
       data.step === "minute" ? start / 60_000 : data.step === "hour" ? new Date(start).getHours() : data.points.length - 1 - i;
     const times = data.points.flatMap((point, i) => {
-      const x = GUTTER + (i + 0.5) * step;
-      if (place(point, i) % every || x < GUTTER + 16 || x > width - LABEL_PX / 2) return [];
-      return [s("text", { x, y: HEAD + height + 17, "text-anchor": "middle" }, LABEL[data.step](point))];
+      const x = MARGIN.left + (i + 0.5) * barStep;
+      if (position(point, i) % interval || x < MARGIN.left + 16 || x > width - LABEL_WIDTH / 2) return [];
+      return [s("text", { x, y: MARGIN.top + height + 17, "text-anchor": "middle" }, AXIS_NAMES[data.step](point.start, point.iso))];
     });
     axis.replaceChildren(...lines, ...times);
   }
 
   function draw() {
     const box = svg.getBoundingClientRect();
-    const { points, before } = data;
+    const { points, previous } = data;
     if (!box.width || !points.length) return;
-    [width, height, step] = [box.width, box.height - HEAD - FOOT, Math.min(64, (box.width - GUTTER) / points.length)];
-    const values = ticks(Math.max(...points.map(({ count }) => count), ...before.map(({ count }) => count)));
-    const top = values[values.length - 1];
+    const height = box.height - MARGIN.top - MARGIN.bottom;
+    barStep = Math.min(64, (box.width - MARGIN.left) / points.length);
+    const ticks = axisTicks(Math.max(...points.map(({ count }) => count), ...previous.map(({ count }) => count)));
+    const max = ticks[ticks.length - 1];
     svg.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
-    drawAxis(values);
-    while (bars.length < points.length) bars.push(posts.appendChild(s("rect", { class: "bar" })));
+    drawAxis(ticks, box.width, height);
+    while (bars.length < points.length) bars.push(barGroup.appendChild(s("rect", { class: "bar" })));
     while (bars.length > points.length) bars.pop()?.remove();
-    const wide = Math.min(step * 0.62, 18); // slim posts, like the strokes of a tally
+    const barWidth = Math.min(barStep * 0.62, 18);
     points.forEach(({ count }, i) => {
-      const tall = count ? Math.max(2, (height * count) / top) : 0;
-      const at = { x: GUTTER + i * step + (step - wide) / 2, y: HEAD + height - tall, width: wide, height: tall, rx: Math.min(wide, tall) / 2 };
-      for (const [key, value] of Object.entries(at)) bars[i].setAttribute(key, value.toFixed(2));
+      const barHeight = count ? Math.max(2, (height * count) / max) : 0;
+      const rect = { x: MARGIN.left + i * barStep + (barStep - barWidth) / 2, y: MARGIN.top + height - barHeight, width: barWidth, height: barHeight, rx: Math.min(barWidth, barHeight) / 2 };
+      for (const [key, value] of Object.entries(rect)) bars[i].setAttribute(key, value.toFixed(2));
       bars[i].classList.toggle("partial", data.running && i === points.length - 1);
     });
-    const line = before.map(({ count }, i) => `${i ? "L" : "M"}${(GUTTER + (i + 0.5) * step).toFixed(1)} ${(HEAD + height * (1 - count / top)).toFixed(1)}`);
-    ghost.setAttribute("d", line.join(""));
+    const line = previous.map(({ count }, i) => `${i ? "L" : "M"}${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${(MARGIN.top + height * (1 - count / max)).toFixed(1)}`);
+    previousLine.setAttribute("d", line.join(""));
   }
 
-  /** What the picture says, in a sentence; and the table, if it is open. */
+  /** Updates the chart's accessible name, and its table if that is open. */
   function describe() {
-    const { points, before, running } = data;
-    if (!points.length) return sheet.replaceChildren();
+    const { points, previous, running } = data;
+    if (!points.length) return tableView.replaceChildren();
     const counts = points.map((point) => point.count);
-    const [sum, most] = [counts.reduce((a, b) => a + b), Math.max(...counts)];
+    const sum = counts.reduce((a, b) => a + b);
+    const max = Math.max(...counts);
     const last = running ? `, ${number(counts[counts.length - 1])} in the running ${data.step}` : "";
-    svg.setAttribute("aria-label", `${title.textContent}, ${span.toLowerCase()}: ${plural(sum, "hit")} in total, most at ` +
-      `${NAME[data.step](points[counts.indexOf(most)])} with ${number(most)}${last}. Arrow keys read the bars.`);
-    sheet.setAttribute("aria-label", `${title.textContent}, as a table`);
-    if (sheet.hidden) return;
-    const rows = points.map((point, i) => [NAME[data.step](point), number(point.count), ...(before[i] ? [number(before[i].count)] : [])]);
+    svg.setAttribute("aria-label", `${title.textContent}, ${caption.toLowerCase()}: ${plural(sum, "hit")} in total, most at ` +
+      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}. Arrow keys read the bars.`);
+    tableView.setAttribute("aria-label", `${title.textContent}, as a table`);
+    if (tableView.hidden) return;
+    const rows = points.map((point, i) => [fullName(point), number(point.count), ...(previous[i] ? [number(previous[i].count)] : [])]);
     const unit = data.step[0].toUpperCase() + data.step.slice(1);
-    sheet.replaceChildren(table([unit, "Hits", ...(before.length ? ["The period before"] : [])], rows.reverse()));
+    tableView.replaceChildren(table([unit, "Hits", ...(previous.length ? ["The period before"] : [])], rows.reverse()));
   }
 
-  /** @param {number} i the bar under the pointer, or -1 */
-  function read(i) {
+  /** @param {number} i a bar, or -1 for none */
+  function highlight(i) {
     const point = data.points[i];
-    pointed = point ? i : -1;
-    bars.forEach((bar, k) => bar.classList.toggle("pointed", k === pointed));
-    const before = data.before[i] ? ` · ${number(data.before[i].count)} the period before` : "";
-    readout.textContent = point ? `${NAME[data.step](point)} · ${plural(point.count, "hit")}${before}` : span;
+    highlighted = point ? i : -1;
+    bars.forEach((bar, k) => bar.classList.toggle("highlighted", k === highlighted));
+    const previous = data.previous[i] ? ` · ${number(data.previous[i].count)} the period before` : "";
+    readout.textContent = point ? `${fullName(point)} · ${plural(point.count, "hit")}${previous}` : caption;
   }
 
-  svg.addEventListener("pointermove", (event) => read(Math.floor((event.offsetX - GUTTER) / step)));
-  svg.addEventListener("pointerleave", () => read(-1));
-  svg.addEventListener("focus", () => readout.setAttribute("aria-live", "polite")); // read out only for who asks bar by bar
-  svg.addEventListener("blur", () => { readout.removeAttribute("aria-live"); read(-1); });
-  svg.addEventListener("click", () => data.points[pointed] && onPick?.(data.points[pointed]));
+  svg.addEventListener("pointermove", (event) => highlight(Math.floor((event.offsetX - MARGIN.left) / barStep)));
+  svg.addEventListener("pointerleave", () => highlight(-1));
+  // Live updates would be announced all the time, so the readout is a live region only while the chart has focus.
+  svg.addEventListener("focus", () => readout.setAttribute("aria-live", "polite"));
+  svg.addEventListener("blur", () => { readout.removeAttribute("aria-live"); highlight(-1); });
+  svg.addEventListener("click", () => data.points[highlighted] && onPick?.(data.points[highlighted]));
   svg.addEventListener("keydown", (event) => {
     const last = data.points.length - 1;
-    const to = { ArrowLeft: pointed < 0 ? last : pointed - 1, ArrowRight: pointed + 1, Home: 0, End: last }[event.key];
-    if (event.key === "Enter" && data.points[pointed]) onPick?.(data.points[pointed]);
-    if (to === undefined) return;
+    const target = { ArrowLeft: highlighted < 0 ? last : highlighted - 1, ArrowRight: highlighted + 1, Home: 0, End: last }[event.key];
+    if (event.key === "Enter" && data.points[highlighted]) onPick?.(data.points[highlighted]);
+    if (target === undefined) return;
     event.preventDefault();
-    read(Math.min(last, Math.max(0, to)));
+    highlight(Math.min(last, Math.max(0, target)));
   });
   toggle.addEventListener("click", () => {
-    sheet.hidden = !sheet.hidden;
-    svg.toggleAttribute("hidden", !sheet.hidden);
-    toggle.textContent = sheet.hidden ? "View as table" : "View as chart";
+    tableView.hidden = !tableView.hidden;
+    svg.toggleAttribute("hidden", !tableView.hidden);
+    toggle.textContent = tableView.hidden ? "View as table" : "View as chart";
     draw();
     describe();
   });
@@ -119,14 +124,15 @@ export function createChart(host, onPick) {
   return {
     draw,
     describe,
-    /** @param {{points: Bucket[], before?: Bucket[], step: Step}} next @param {string} says its time, in words @param {boolean} [running] the last bucket */
-    set({ points, before = [], step }, says, running = true) {
-      data = { points, before, step, running };
-      span = says;
-      svg.style.visibility = points.length ? "" : "hidden"; // bars of another event would be a lie
-      if (pointed < 0) readout.textContent = says;
+    /** @param {{points: Bucket[], previous?: Bucket[], step: Step}} series @param {string} text the period in words @param {boolean} [running] whether the last bucket is */
+    set({ points, previous = [], step }, text, running = true) {
+      data = { points, previous, step, running };
+      caption = text;
+      // Hide the bars of the event that was shown before.
+      svg.style.visibility = points.length ? "" : "hidden";
+      if (highlighted < 0) readout.textContent = caption;
       draw();
     },
-    say: (/** @type {string} */ text) => { note.textContent = text; },
+    setNote: (/** @type {string} */ text) => { note.textContent = text; },
   };
 }

@@ -1,34 +1,33 @@
-// What cannot be taken back is asked for by typing a name.
+// The dialog before an action that cannot be undone: the reader has to type a name.
 
 import { byId, h } from "../lib/dom.js";
 
-/** @param {Question} question */
-export function confirmTyped({ title, text, word, action, fields = [], run, done }) {
+export function confirmTyped(/** @type {Confirmation} */ { title, text, word, action, fields = [], run, onDone }) {
   const dialog = byId("confirm");
-  const note = h("p", { className: "problem", role: "alert" });
-  const typed = /** @type {HTMLInputElement} */ (h("input", { id: "confirm-word", autocomplete: "off", spellcheck: false }));
-  const go = /** @type {HTMLButtonElement} */ (h("button", { className: "button danger", disabled: true }, action));
+  const problem = h("p", { className: "problem", role: "alert" });
+  const wordInput = /** @type {HTMLInputElement} */ (h("input", { id: "confirm-word", autocomplete: "off", spellcheck: false }));
+  const submit = /** @type {HTMLButtonElement} */ (h("button", { className: "button danger", disabled: true }, action));
   const cancel = h("button", { className: "button", type: "button" }, "Cancel");
   const inputs = fields.map(({ name, value }) => /** @type {HTMLInputElement} */ (
     h("input", { id: `confirm-${name}`, name, type: "number", min: "0", max: String(Number.MAX_SAFE_INTEGER), step: "1", required: true, value: String(value) })));
   const form = h("form", { method: "dialog" },
     h("h2", { id: "confirm-title" }, title), h("p", {}, text),
     ...inputs.map((input, i) => h("p", { className: "field" }, h("label", { htmlFor: input.id }, fields[i].label), input)),
-    h("p", { className: "field" }, h("label", { htmlFor: typed.id }, "Type ", h("bdi", { className: "word" }, word), " to confirm"), typed),
-    note, h("p", { className: "buttons" }, cancel, go));
+    h("p", { className: "field" }, h("label", { htmlFor: wordInput.id }, "Type ", h("bdi", { className: "word" }, word), " to confirm"), wordInput),
+    problem, h("p", { className: "buttons" }, cancel, submit));
   dialog.replaceChildren(form);
-  typed.addEventListener("input", () => { go.disabled = typed.value.normalize() !== word; });
+  wordInput.addEventListener("input", () => { submit.disabled = wordInput.value.normalize() !== word; });
   cancel.addEventListener("click", () => dialog.close());
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    go.disabled = true;
-    const problem = await run(Object.fromEntries(inputs.map(({ name, value }) => [name, Number(value)]))).then(() => "", ({ message }) => message);
-    note.textContent = problem;
-    go.disabled = false;
-    if (problem) return;
+    submit.disabled = true;
+    const values = Object.fromEntries(inputs.map(({ name, value }) => [name, Number(value)]));
+    problem.textContent = await run(values).then(() => "", ({ message }) => message);
+    submit.disabled = false;
+    if (problem.textContent) return;
     dialog.close();
-    done();
+    onDone();
   });
   dialog.showModal();
-  (inputs[0] ?? typed).focus();
+  (inputs[0] ?? wordInput).focus();
 }

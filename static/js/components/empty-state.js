@@ -1,22 +1,24 @@
-// Before the first event: a line to paste, a button to try, and what it is about.
+// The panel before the first event: a command to paste, and a button that sends a test hit.
 
 import { send } from "../data/api.js";
-import { byId, copies } from "../lib/dom.js";
-import { createMarks } from "./tally-marks.js";
+import { byId, copyOnClick } from "../lib/dom.js";
+import { createTallyMarks } from "./tally-marks.js";
 
-const STROKES = 8; // one whole gate and the beginning of the next
+const STROKES = 8; // One whole gate and the beginning of the next.
 
-/** @param {() => void} onHit called after a test hit @returns {(show: boolean) => void} */
-export function createEmpty(onHit) {
-  const [panel, button, copy, note] = ["empty", "test-hit", "copy", "empty-note"].map(byId);
+/** @param {() => void} onHit called after a test hit @returns {(visible: boolean) => void} shows or hides it */
+export function createEmptyState(onHit) {
+  const panel = byId("empty");
+  const button = byId("test-hit");
+  const note = byId("empty-note");
   const code = panel.querySelector("code");
-  const marks = createMarks("tally");
-  marks.el.setAttribute("viewBox", "0 0 56 29"); // only as wide as its eight strokes
+  const marks = createTallyMarks("tally");
+  marks.el.setAttribute("viewBox", "0 0 56 29"); // As wide as the eight strokes.
   marks.set(STROKES, false);
   byId("empty-marks").append(marks.el);
   code.textContent = `curl -X POST ${location.origin}/event/hello`;
 
-  copies(copy, code);
+  copyOnClick(byId("copy"), code);
   button.addEventListener("click", async () => {
     button.disabled = true;
     note.textContent = await send("POST", "/event/hello").then(() => "Counted.", (error) => `That did not work. ${error.message}`);
@@ -24,9 +26,9 @@ export function createEmpty(onHit) {
     onHit();
   });
 
-  return (show) => {
-    if (panel.hidden !== show) return;
-    panel.hidden = !show;
+  return (visible) => {
+    if (panel.hidden !== visible) return;
+    panel.hidden = !visible;
     note.textContent = "";
   };
 }

@@ -1,58 +1,61 @@
-// On top of a page: one large number with its marks, and the smaller ones beside it.
+// The top of a page: one large number with its tally marks, and a list of smaller numbers.
 
-import { get, paced, pathOf } from "../data/api.js";
-import { h, say } from "../lib/dom.js";
+import { eventPath, get, throttle } from "../data/api.js";
+import { h, setText } from "../lib/dom.js";
 import { number, percent } from "../lib/format.js";
-import { createMarks } from "./tally-marks.js";
+import { createTallyMarks } from "./tally-marks.js";
 
-const PEOPLE_MS = 15_000; // unique people are counted by asking, not live
+const AUDIENCE_MS = 15_000; // Unique users are not sent live, so the page requests them.
 
-/** @param {HTMLElement} value @param {HTMLElement} sheet @param {string} name whose handwriting the marks are in */
-export function createHero(value, sheet, name) {
-  const marks = createMarks(name);
-  sheet.replaceChildren(marks.el);
+/** @param {HTMLElement} value @param {HTMLElement} marksHost @param {string} name chooses the handwriting of the marks */
+export function createHero(value, marksHost, name) {
+  const marks = createTallyMarks(name);
+  marksHost.replaceChildren(marks.el);
   return (/** @type {number} */ n, /** @type {boolean} */ animate) => {
     value.textContent = number(n);
-    // The style sheet fits the size of the number to its digits.
-    value.style.setProperty("--len", String(Math.max(6, value.textContent.length)));
+    value.style.setProperty("--len", String(Math.max(6, value.textContent.length))); // The style sheet fits the font size to it.
     marks.set(n, animate);
   };
 }
 
 /** @param {HTMLElement} host @param {Record<string, string>} labels of the smaller numbers, by key */
 export function createHeadline(host, labels) {
-  const [value, sheet, list] = [["p", "value"], ["div", "strokes"], ["dl", "figures"]].map(([tag, className]) => h(tag, { className }));
+  const value = h("p", { className: "value" });
+  const marksHost = h("div", { className: "strokes" });
+  const figures = h("dl", { className: "figures" });
   /** @type {Record<string, HTMLElement>} */ const values = {};
-  let [name, hero] = ["", createHero(value, sheet, "")];
-  host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, sheet), list);
+  let name = "";
+  let hero = createHero(value, marksHost, name);
+  host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost), figures);
   for (const [key, label] of Object.entries(labels)) {
     values[key] = h("dd", { className: "value" }, "–");
-    list.append(h("div", {}, h("dt", {}, label), values[key]));
+    figures.append(h("div", {}, h("dt", {}, label), values[key]));
   }
 
   /** @param {string} key @param {string} text @param {string} [title] */
   function set(key, text, title = "") {
-    say(values[key], text);
+    setText(values[key], text);
     values[key].title = title;
   }
 
-  const askPeople = paced(PEOPLE_MS, async () => {
-    const of = name;
-    /** @type {Audience|null} */ const found = await get(`${pathOf(of)}/audience?days=1`).catch(() => null);
-    if (!found || of !== name) return;
-    const near = found.exact ? "" : "≈ ";
-    set("users", near + number(found.users), near && `An estimate${found.error ? `, give or take ${percent(found.error)}` : ""}`);
-    set("sessions", near + number(found.activeSessions), "With a hit in the last 5 minutes");
+  const loadAudience = throttle(AUDIENCE_MS, async () => {
+    const requested = name;
+    /** @type {Audience|null} */ const audience = await get(`${eventPath(requested)}/audience?days=1`).catch(() => null);
+    if (!audience || requested !== name) return;
+    const prefix = audience.exact ? "" : "≈ ";
+    set("users", prefix + number(audience.users), prefix && `An estimate${audience.error ? `, give or take ${percent(audience.error)}` : ""}`);
+    set("sessions", prefix + number(audience.activeSessions), "With a hit in the last 5 minutes");
   });
 
   return {
     set,
-    askPeople,
+    loadAudience,
     count: (/** @type {number} */ n, /** @type {boolean} */ animate) => hero(n, animate),
-    /** Begins with an event. @param {string} of */
-    show(of) {
-      [name, hero] = [of, createHero(value, sheet, of)];
-      askPeople.now();
+    /** @param {string} event an event name */
+    show(event) {
+      name = event;
+      hero = createHero(value, marksHost, name);
+      loadAudience.now();
     },
   };
 }

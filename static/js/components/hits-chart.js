@@ -1,75 +1,79 @@
-// Hits over a time that the reader chooses, beside the time before; and how many there are in a minute.
+// The chart of hits over the chosen range, compared with the previous period, and the hits per minute.
 
-import { getSeries, paced } from "../data/api.js";
+import { getSeries, throttle } from "../data/api.js";
 import { Series } from "../data/series.js";
-import { segments } from "../lib/dom.js";
+import { createSegmentedControl } from "../lib/dom.js";
 import { comparison, number } from "../lib/format.js";
-import { createChart } from "./bar-chart.js";
+import { createBarChart } from "./bar-chart.js";
 
-const ASK_MS = 10_000; // live hits carry the bars on; asking corrects any drift
-/** @type {Record<string, {step: Step, size: number, label: string, words: string}>} */
-const RANGES = {
+const RELOAD_MS = 10_000; // Live hits extend the bars; a reload corrects any drift.
+/** @type {Record<string, {step: Step, size: number, label: string, words: string}>} */ const RANGES = {
   hour: { step: "minute", size: 60, label: "Hour", words: "60 minutes" },
   day: { step: "hour", size: 24, label: "Day", words: "24 hours" },
   week: { step: "day", size: 7, label: "Week", words: "7 days" },
   month: { step: "day", size: 30, label: "Month", words: "30 days" },
 };
 
-/** @param {HTMLElement} host a section for a chart @param {() => number} now @param {(range: string) => void} choose "" is the first one */
-export function createHits(host, now, choose) {
-  const chart = createChart(host);
-  const labels = Object.fromEntries(Object.entries(RANGES).map(([range, { label }]) => [range, label]));
-  const mark = segments(/** @type {HTMLElement} */ (host.querySelector("fieldset")), host.id, labels, (range) => choose(range === "hour" ? "" : range));
-  let [name, range, minutes, series, moved] = ["", "", new Series(), new Series(), false];
-  const all = () => new Set([minutes, series]);
+/** @param {HTMLElement} host a section for a chart @param {() => number} now @param {(range: string) => void} onRange called with "" for an hour */
+export function createHitsChart(host, now, onRange) {
+  const chart = createBarChart(host);
+  const labels = Object.fromEntries(Object.entries(RANGES).map(([value, { label }]) => [value, label]));
+  const fieldset = /** @type {HTMLElement} */ (host.querySelector("fieldset"));
+  const selectRange = createSegmentedControl(fieldset, host.id, labels, (value) => onRange(value === "hour" ? "" : value));
+  let name = "";
+  let range = "";
+  let minutes = new Series();
+  let series = minutes;
+  let counted = false;
+  const bothSeries = () => [...new Set([minutes, series])];
 
-  const load = paced(ASK_MS, async () => {
-    const of = series;
-    const asked = [...all()].map((one) => getSeries(name, one.step, 2 * one.size).then(({ points }) => one.load(points), (error) => error));
-    const error = (await Promise.all(asked)).find(Boolean);
-    if (of !== series) return;
+  const load = throttle(RELOAD_MS, async () => {
+    const requested = series;
+    const requests = bothSeries().map((one) => getSeries(name, one.step, 2 * one.size).then(({ points }) => one.load(points), (error) => error));
+    const error = (await Promise.all(requests)).find(Boolean);
+    if (requested !== series) return;
     host.ariaBusy = "false";
     draw();
-    if (error && !series.points.length) chart.say(`No history to show. ${error.message}`);
+    if (error && !series.points.length) chart.setNote(`No history to show. ${error.message}`);
     chart.describe();
   });
 
   function draw() {
     const { words, step } = RANGES[range];
-    const over = series.over();
+    const { current, previous } = series.completedTotals();
     chart.set(series, `Last ${words}; the line is the ${words} before`);
-    chart.say(over.now || over.before
-      ? `${number(over.now)} hits in ${words}, ${comparison(over.now, over.before)} in the ${words} before. The running ${step} is left out.` : "");
+    chart.setNote(current || previous
+      ? `${number(current)} hits in ${words}, ${comparison(current, previous)} in the ${words} before. The running ${step} is left out.` : "");
   }
 
   return {
-    /** @param {string} of an event, or "" for all of them @param {string} wanted */
-    show(of, wanted) {
+    /** @param {string} event an event name, or "" for all events @param {string} wanted a range; an unknown one shows an hour */
+    show(event, wanted) {
       const next = Object.hasOwn(RANGES, wanted) ? wanted : "hour";
-      if (of === name && next === range) return load();
-      if (of !== name) minutes = new Series();
-      [name, range] = [of, next];
+      if (event === name && next === range) return load();
+      if (event !== name) minutes = new Series();
+      name = event;
+      range = next;
       const { step, size } = RANGES[range];
       series = step === "minute" ? minutes : new Series(step, size);
       /** @type {HTMLElement} */ (host.querySelector("h2")).textContent = `Hits per ${step}`;
-      mark(range);
+      selectRange(range);
       host.ariaBusy = "true";
       load.now();
     },
-    /** @param {number} hits */
-    count(hits) {
-      for (const one of all()) one.add(hits, now());
-      moved = true;
+    count(/** @type {number} */ hits) {
+      for (const one of bothSeries()) one.add(hits, now());
+      counted = true;
     },
-    /** @param {boolean} synced without the server an empty minute would be a guess, not a zero */
+    /** @param {boolean} synced Without a connection, an empty minute would be a guess. */
     tick(synced) {
-      const opened = synced && [...all()].filter((one) => one.advance(now())).includes(series);
-      if (opened || moved) draw();
-      moved = false;
+      const opened = synced && bothSeries().filter((one) => one.advance(now())).includes(series);
+      if (opened || counted) draw();
+      counted = false;
       load();
     },
-    renew: load.now,
-    /** As words; a dash before anything is known. */
+    reload: load.now,
+    /** Returns the hits per minute, or a dash while they are unknown. */
     rate() {
       const perMinute = minutes.perMinute(now());
       return perMinute === null ? "–" : number(perMinute);

@@ -1,46 +1,45 @@
-// The one form for a key: in the settings, and in place of a page that may not read.
+// The form for an API key: in the settings, and in place of a page that needs one.
 
-import { key, useKey } from "../data/prefs.js";
-import { h, say } from "../lib/dom.js";
+import { apiKey, setApiKey } from "../data/prefs.js";
+import { h, setText } from "../lib/dom.js";
 
-/** @param {HTMLElement} host @param {() => void} changed @returns {() => void} shows whether there is one */
-export function createKeyForm(host, changed) {
+/** @param {HTMLElement} host @param {() => void} onChange @returns {() => void} redraws the form for the current key */
+export function createKeyForm(host, onChange) {
   const field = /** @type {HTMLInputElement} */ (h("input", { type: "password", autocomplete: "off", required: true }));
   const forget = h("button", { className: "button", type: "button" }, "Forget");
   const form = h("form", { className: "key" }, h("label", {}, "Key ", field), h("button", { className: "button primary" }, "Use"), forget);
   const note = h("p", { className: "note", role: "status" });
   host.append(form, note);
 
-  /** @param {string} value */
-  function take(value) {
-    useKey(value);
+  function submit(/** @type {string} */ value) {
+    setApiKey(value);
     field.value = "";
-    changed();
-    show();
+    onChange();
+    draw();
   }
 
-  function show() {
-    forget.hidden = !key();
-    say(note, key() ? "Kept in this tab until it is closed, and nowhere else." : "");
+  function draw() {
+    forget.hidden = !apiKey();
+    setText(note, apiKey() ? "Kept in this tab until it is closed, and nowhere else." : "");
   }
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    take(field.value.trim());
+    submit(field.value.trim());
   });
-  forget.addEventListener("click", () => take(""));
-  show();
-  return show;
+  forget.addEventListener("click", () => submit(""));
+  draw();
+  return draw;
 }
 
-/** @param {HTMLElement} host @param {() => void} unlock @returns {(locked: boolean) => void} */
-export function createLock(host, unlock) {
-  const says = h("p", { role: "alert" });
-  host.append(h("h2", {}, "This Tally needs a key"), says);
-  const show = createKeyForm(host, unlock);
+/** Fills the panel that replaces a page while the server requires a key. @param {HTMLElement} host @param {() => void} onKey @returns {(locked: boolean) => void} shows or hides it */
+export function createKeyPrompt(host, onKey) {
+  const text = h("p", { role: "alert" });
+  host.append(h("h2", {}, "This Tally needs a key"), text);
+  const drawForm = createKeyForm(host, onKey);
   return (locked) => {
-    if (locked && host.hidden) says.textContent = key() ? "That key does not open it." : "Whoever runs it can give you one.";
-    if (locked) show();
+    if (locked && host.hidden) text.textContent = apiKey() ? "That key does not open it." : "Ask the administrator for one.";
+    if (locked) drawForm();
     host.hidden = !locked;
     document.body.classList.toggle("locked", locked);
   };

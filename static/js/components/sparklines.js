@@ -1,51 +1,49 @@
-// The last hour of the events whose cards are in sight: asked for together, then carried on by the live counts.
+// The last hour of the events whose cards are visible: loaded together, then continued with live counts.
 
 import { get } from "../data/api.js";
-import { say } from "../lib/dom.js";
+import { setText } from "../lib/dom.js";
 import { number } from "../lib/format.js";
 
-const RENEW_MS = 60_000; // live counts carry a floor on; a reload corrects it
-const ASK_MS = 1500; // between two questions, so that scrolling through thousands of cards is no flood
-const AT_ONCE = 50;
-const QUERY_MAX = 6000; // bytes of names in one address, well within what servers and proxies take
+const RELOAD_MS = 60_000; // Live counts extend a sparkline; a reload corrects it.
+const REQUEST_INTERVAL_MS = 1500; // Scrolling through thousands of cards must not flood the server.
+const EVENTS_PER_REQUEST = 50;
+const QUERY_MAX = 6000; // Bytes of names in one URL, well within the limits of servers and proxies.
 
-/** @param {Session} session */
-export function createSparks({ counters, now }) {
-  let asked = -ASK_MS;
+export function createSparklines(/** @type {Session} */ { counters, now }) {
+  let requestedAt = -REQUEST_INTERVAL_MS;
 
-  /** @param {Card[]} cards */
-  function draw(cards) {
+  function draw(/** @type {Card[]} */ cards) {
     for (const card of cards.filter(({ series }) => series.points.length)) {
       const count = counters.counts[card.index];
-      card.series.add(count - card.followed, now());
-      card.followed = count;
-      const path = floorPath(card.series);
-      if (card.floor.getAttribute("d") !== path) card.floor.setAttribute("d", path);
-      say(card.rate, `${number(card.series.perMinute(now()) ?? 0)} / min`);
+      card.series.add(count - card.countInSeries, now());
+      card.countInSeries = count;
+      const path = sparklinePath(card.series);
+      if (card.sparkline.getAttribute("d") !== path) card.sparkline.setAttribute("d", path);
+      setText(card.rate, `${number(card.series.perMinute(now()) ?? 0)} / min`);
     }
   }
 
-  /** What is missing or old of these, unless something was just asked for. @param {Card[]} cards */
+  /** Loads the missing and old series of some cards, unless a request was just sent. @param {Card[]} cards */
   async function load(cards) {
     const at = performance.now();
     let bytes = 0;
-    const some = cards.filter((card) => at - card.asked > RENEW_MS).slice(0, AT_ONCE)
+    const chosen = cards.filter((card) => at - card.seriesRequestedAt > RELOAD_MS).slice(0, EVENTS_PER_REQUEST)
       .filter(({ name }) => (bytes += encodeURIComponent(name).length + 7) < QUERY_MAX);
-    if (!some.length || at - asked < ASK_MS) return;
-    asked = at;
-    for (const card of some) card.asked = at;
-    const counts = some.map((card) => counters.counts[card.index]);
-    const found = await get(`/series?${new URLSearchParams(some.map(({ name }) => ["event", name]))}`).catch(() => []);
-    // A hit meanwhile is seen twice rather than never, for a minute.
-    [found].flat().forEach(({ points }, i) => Object.assign(some[i], { followed: counts[i] }).series.load(points));
-    draw(some);
+    if (!chosen.length || at - requestedAt < REQUEST_INTERVAL_MS) return;
+    requestedAt = at;
+    for (const card of chosen) card.seriesRequestedAt = at;
+    const counts = chosen.map((card) => counters.counts[card.index]);
+    const found = await get(`/series?${new URLSearchParams(chosen.map(({ name }) => ["event", name]))}`).catch(() => []);
+    // A hit that arrives during the request is shown twice for a minute, rather than never.
+    [found].flat().forEach(({ points }, i) => Object.assign(chosen[i], { countInSeries: counts[i] }).series.load(points));
+    draw(chosen);
   }
 
   return { draw, load };
 }
 
-/** The last hour as a floor of posts, a minute each, in a 240 x 24 drawing. @param {import("../data/series.js").Series} series */
-export function floorPath({ points }) {
-  const most = Math.max(1, ...points.map(({ count }) => count));
-  return points.map(({ count }, i) => (count ? `M${i * 4 + 2} 26V${(23 - 21 * (count / most)).toFixed(1)}` : "")).join("");
+/** Returns the SVG path of the last hour, one bar a minute, in a drawing of 240 x 24. @param {import("../data/series.js").Series} series */
+export function sparklinePath({ points }) {
+  const max = Math.max(1, ...points.map(({ count }) => count));
+  return points.map(({ count }, i) => (count ? `M${i * 4 + 2} 26V${(23 - 21 * (count / max)).toFixed(1)}` : "")).join("");
 }

@@ -1,31 +1,35 @@
-// The pill (at once), the banner (only when trouble lasts), and what a screen reader hears.
+// The status pill, the banner for trouble that lasts, and what a screen reader announces.
 
-import { isOld, LABEL, sentence } from "../data/connection-status.js";
+import { describe, isOutdated, LABELS } from "../data/connection-status.js";
 import { byId } from "../lib/dom.js";
-import { clock, number } from "../lib/format.js";
+import { number, timeWithSeconds } from "../lib/format.js";
 
-const PATIENCE_MS = 2000; // most reconnects are over by then and need no banner
+const BANNER_DELAY_MS = 2000; // Most reconnects are over by then and need no banner.
 
-/** @param {() => void} retry @returns {(status: Status) => void} */
-export function createStatus(retry) {
-  const [pill, banner, announce] = ["status", "banner", "announce"].map(byId);
-  const [text, button] = banner.children;
-  let [timer, lasting, updated] = [0, false, false];
+/** @param {() => void} retry @returns {(status: Status) => void} shows a status */
+export function createStatusBanner(retry) {
+  const pill = byId("status");
+  const banner = byId("banner");
+  const text = banner.querySelector("p");
+  const button = banner.querySelector("button");
+  let timer = 0;
+  let lasting = false;
+  let updated = false;
   button.addEventListener("click", () => (updated ? location.reload() : retry()));
 
   return (status) => {
     const { name } = status;
     const changed = pill.dataset.state !== name;
     const calm = ["live", "loading", "paused", "locked"].includes(name);
-    const old = isOld(name);
+    const outdated = isOutdated(name);
     updated = status.updated && calm;
     pill.dataset.state = banner.dataset.state = name;
-    pill.lastElementChild.textContent = name === "paused" && status.waiting ? `Paused · ${number(status.waiting)} waiting` : LABEL[name];
-    document.body.classList.toggle("stale", old);
-    for (const el of document.querySelectorAll(".as-of")) el.textContent = old ? `as of ${clock(status.asOf)}` : "";
-    text.textContent = updated ? "Tally has been updated." : sentence(status);
+    pill.lastElementChild.textContent = name === "paused" && status.waiting ? `Paused · ${number(status.waiting)} waiting` : LABELS[name];
+    document.body.classList.toggle("stale", outdated);
+    for (const el of document.querySelectorAll(".as-of")) el.textContent = outdated ? `as of ${timeWithSeconds(status.asOf)}` : "";
+    text.textContent = updated ? "Tally has been updated." : describe(status);
     button.textContent = updated ? "Reload" : "Retry now";
-    button.hidden = !updated && !old;
+    button.hidden = !updated && !outdated;
     lasting &&= !changed;
     banner.hidden = !updated && (calm || !lasting);
     if (!changed) return;
@@ -33,7 +37,7 @@ export function createStatus(retry) {
     timer = setTimeout(() => {
       lasting = true;
       banner.hidden = !updated && calm;
-      announce.textContent = text.textContent;
-    }, PATIENCE_MS);
+      byId("announce").textContent = text.textContent;
+    }, BANNER_DELAY_MS);
   };
 }

@@ -1,14 +1,15 @@
-// Tally marks: a count on sheets of five five-bar gates, in a handwriting that belongs to the name.
+// Draws a count as tally marks: five five-bar gates on a sheet, in a handwriting that depends on the event name.
 
 import { reducedMotion, s } from "../lib/dom.js";
 
-const SHEET = 25; // five gates of five; the hit after a full sheet starts a fresh one
-const GATE = 29; // units from one gate to the next, in a 148 x 29 drawing
-const DRAW_MS = 220; // one stroke of a quick hand
+const STROKES_PER_SHEET = 25; // The hit after a full sheet starts a new one.
+const GATE_WIDTH = 29; // From one gate to the next, in a drawing of 148 x 29.
+const DRAW_MS = 220; // One stroke of a quick hand.
 
-/** A small seeded generator, so a name is drawn alike on every paint. @param {string} name */
-function hand(name) {
-  let seed = 2166136261; // FNV-1a for the seed, then a linear congruence
+/** Returns a seeded random generator, so that a name looks the same on every paint. @param {string} name */
+function createRandom(name) {
+  // FNV-1a makes the seed; a linear congruential generator continues it.
+  let seed = 2166136261;
   for (const char of name) seed = Math.imul(seed ^ (char.codePointAt(0) ?? 0), 16777619);
   return (/** @type {number} */ range) => {
     seed = (Math.imul(seed, 1664525) + 1013904223) | 0;
@@ -16,48 +17,47 @@ function hand(name) {
   };
 }
 
-/** The path of every stroke on a sheet, in drawing order. @param {string} name */
-function strokes(name) {
-  const wobble = hand(name);
-  const lean = wobble(1.3) - 0.4;
-  const spread = 5.4 + wobble(0.4);
-  return Array.from({ length: SHEET }, (_, i) => {
-    const left = 5 + Math.floor(i / 5) * GATE;
+/** Returns the path of every stroke on a sheet, in drawing order. @param {string} name */
+function strokePaths(name) {
+  const random = createRandom(name);
+  const lean = random(1.3) - 0.4;
+  const spread = 5.4 + random(0.4);
+  return Array.from({ length: STROKES_PER_SHEET }, (_, i) => {
+    const left = 5 + Math.floor(i / 5) * GATE_WIDTH;
     const x = left + (i % 5) * spread;
-    const [a, b, c, d] = [0.9, 1.6, 1.2, 1.6].map(wobble);
-    const [from, bend, to] = i % 5 < 4
+    const [a, b, c, d] = [0.9, 1.6, 1.2, 1.6].map(random);
+    const [start, curve, end] = i % 5 < 4
       ? [[x - lean + a, 4 + b], [x + c, 11, x - c, 18], [x + lean + a / 2, 25 + d]]
       : [[left - 4.4 + a, 20 + b], [left + 5, 17 + c, left + 12, 12 - c], [left + 3 * spread + 5 + a, 8.5 + d]];
-    return `M${from.map(round)}C${[...bend, ...to].map(round)}`;
+    return `M${start.map(round)}C${[...curve, ...end].map(round)}`;
   });
 }
 
-/** @param {number} n */
-const round = (n) => n.toFixed(1);
-/** @param {number} count strokes on its last sheet; a full sheet stays until the next hit */
-const onSheet = (count) => (count > 0 ? ((count - 1) % SHEET) + 1 : 0);
+const round = (/** @type {number} */ n) => n.toFixed(1);
+/** Returns the strokes on the last sheet of a count. @param {number} count */
+const strokesOnSheet = (count) => (count > 0 ? ((count - 1) % STROKES_PER_SHEET) + 1 : 0);
 
-/** The marks of one event. Nothing is computed before the first `set`. @param {string} name */
-export function createMarks(name) {
-  const [posts, bars, wet] = ["posts", "bars", "wet"].map((part) => s("path", { class: part, pathLength: 1 }));
-  const el = s("svg", { class: "marks", viewBox: "0 0 148 29", "aria-hidden": "true" }, posts, bars, wet);
-  /** @type {string[]} */ let all = [];
+/** Creates the marks of one event. Nothing is computed before the first `set`. @param {string} name */
+export function createTallyMarks(name) {
+  const [posts, strikes, newest] = ["posts", "strikes", "newest"].map((part) => s("path", { class: part, pathLength: 1 }));
+  const el = s("svg", { class: "marks", viewBox: "0 0 148 29", "aria-hidden": "true" }, posts, strikes, newest);
+  /** @type {string[]} */ let paths = [];
   let shown = -1;
 
   function set(/** @type {number} */ count, animate = true) {
     if (count === shown) return;
-    if (!all.length) all = strokes(name);
-    const upTo = onSheet(count);
-    // The newest ink keeps the accent colour until the next hit dries it; a torrent is not drawn stroke by stroke.
-    const from = shown < 0 && animate ? 0 : shown;
-    const few = from >= 0 && count > from && count - from <= 5;
-    const dry = Math.max(0, upTo - (few ? count - from : 1));
+    if (!paths.length) paths = strokePaths(name);
+    const total = strokesOnSheet(count);
+    // The newest strokes keep the accent colour until the next hit. More than five at once are not drawn one by one.
+    const previous = shown < 0 && animate ? 0 : shown;
+    const few = previous >= 0 && count > previous && count - previous <= 5;
+    const old = Math.max(0, total - (few ? count - previous : 1));
     shown = count;
-    posts.setAttribute("d", all.slice(0, dry).filter((_, i) => i % 5 < 4).join(""));
-    bars.setAttribute("d", all.slice(0, dry).filter((_, i) => i % 5 === 4).join(""));
-    wet.setAttribute("d", all.slice(dry, upTo).join(""));
+    posts.setAttribute("d", paths.slice(0, old).filter((_, i) => i % 5 < 4).join(""));
+    strikes.setAttribute("d", paths.slice(0, old).filter((_, i) => i % 5 === 4).join(""));
+    newest.setAttribute("d", paths.slice(old, total).join(""));
     if (!few || !animate || reducedMotion()) return;
-    wet.animate([{ strokeDashoffset: 1 }, { strokeDashoffset: 0 }], { duration: DRAW_MS, easing: "ease-out" });
+    newest.animate([{ strokeDashoffset: 1 }, { strokeDashoffset: 0 }], { duration: DRAW_MS, easing: "ease-out" });
   }
 
   return { el, set };

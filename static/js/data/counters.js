@@ -1,64 +1,58 @@
-// The model: what is counted, how often, and what changed since the last paint.
+// Today's counts by event, and which of them changed since the last paint.
 
 export class Counters {
   /** @type {string[]} */ names = [];
   /** @type {number[]} */ counts = [];
-  /** Server time of the next reset in ms, or null when there is none. @type {number|null} */ resetsAt = null;
+  /** Server time of the next reset in ms, or null if there is none. @type {number|null} */ resetsAt = null;
   total = 0;
-  /** @type {Set<number>} */ #dirty = new Set();
-  #remade = false;
+  #changes = { dirty: /** @type {Set<number>} */ (new Set()), full: false };
 
-  /** A whole new state; everything has to be looked at again. @param {string[]} names @param {number[]} counts */
+  /** Replaces all counts. @param {string[]} names @param {number[]} counts */
   replace(names, counts) {
     this.names = names;
     this.counts = counts;
     this.total = counts.reduce((sum, count) => sum + count, 0);
-    this.renew();
+    this.markAllDirty();
   }
 
-  /** What a view that has just opened has to look at: everything. */
-  renew() {
-    this.#dirty = new Set(this.names.keys());
-    this.#remade = true;
+  /** Makes the next `drain` return every event, for example for a page that has just opened. */
+  markAllDirty() {
+    this.#changes = { dirty: new Set(this.names.keys()), full: true };
   }
 
-  /**
-   * Absolute counts by index, and new names, which take the next indices; returns the hits since the previous message.
-   * @param {[number, number][]} changes @param {string[]} added
-   */
-  apply(changes, added) {
-    const before = this.total;
-    for (const name of added) this.counts[this.names.push(name) - 1] = 0;
+  /** Applies absolute counts by index; new names take the next indices. Returns the added hits. @param {[number, number][]} changes @param {string[]} newNames */
+  apply(changes, newNames) {
+    const totalBefore = this.total;
+    for (const name of newNames) this.counts[this.names.push(name) - 1] = 0;
     for (const [index, count] of changes) {
       this.total += count - this.counts[index];
       this.counts[index] = count;
-      this.#dirty.add(index);
+      this.#changes.dirty.add(index);
     }
-    return this.total - before;
+    return this.total - totalBefore;
   }
 
-  /** Those with the largest counts, in one pass. @param {number} size @returns {Row[]} */
+  /** Returns the events with the largest counts, in one pass. @param {number} size @returns {Row[]} */
   top(size) {
     /** @type {number[]} */ const best = [];
     this.counts.forEach((count, index) => {
       if (best.length === size && count <= this.counts[best[size - 1]]) return;
       // Equal counts keep the server's order, so rows do not swap for nothing.
-      const at = best.findIndex((other) => this.counts[other] < count);
-      best.splice(at < 0 ? best.length : at, 0, index);
+      const rank = best.findIndex((other) => this.counts[other] < count);
+      best.splice(rank < 0 ? best.length : rank, 0, index);
       if (best.length > size) best.pop();
     });
     return best.map((index) => ({ name: this.names[index], count: this.counts[index] }));
   }
 
-  /** @param {string} name */
-  of(name) {
+  countOf(/** @type {string} */ name) {
     return this.counts[this.names.indexOf(name)] ?? 0;
   }
 
-  /** Hands over what changed and starts a new list. */
-  take() {
-    const taken = { dirty: this.#dirty, remade: this.#remade };
-    [this.#dirty, this.#remade] = [new Set(), false];
-    return taken;
+  /** Returns the indices that changed, and whether `replace` or `markAllDirty` was called; then forgets them. */
+  drain() {
+    const changes = this.#changes;
+    this.#changes = { dirty: new Set(), full: false };
+    return changes;
   }
 }

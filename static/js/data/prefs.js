@@ -1,35 +1,34 @@
-// What this reader chose, kept in this browser; and the key, kept in this tab alone.
+// The reader's preferences, stored in this browser, and the API key, stored in this tab only.
 
-/** A blocked storage only loses what it was to keep. @param {() => Storage} storage */
-function opened(storage) {
+/** Returns null if the browser blocks the storage. @param {() => Storage} storage */
+function openStorage(storage) {
   try { return storage(); } catch { return null; }
 }
 
-const here = opened(() => localStorage);
-const tab = opened(() => sessionStorage);
-/** @type {Record<string, string>} */ const fallback = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", pins: "[]" };
-/** @type {Record<string, string>} */ const chosen = {};
-let secret = tab?.getItem("tally-key") ?? "";
+const browserStorage = openStorage(() => localStorage);
+const tabStorage = openStorage(() => sessionStorage);
+/** @type {Record<string, string>} */ const DEFAULTS = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", pins: "[]" };
+/** Chosen since the page opened, because the storage may be blocked. @type {Record<string, string>} */ const chosen = {};
+let currentKey = tabStorage?.getItem("tally-key") ?? "";
 
-/** @param {string} name */
-export const pref = (name) => chosen[name] ?? here?.getItem(`tally-${name}`) ?? fallback[name];
+export const getPref = (/** @type {string} */ name) => chosen[name] ?? browserStorage?.getItem(`tally-${name}`) ?? DEFAULTS[name];
 
 /** @param {string} name @param {string} value */
-export function choose(name, value) {
+export function setPref(name, value) {
   chosen[name] = value;
-  value === fallback[name] ? here?.removeItem(`tally-${name}`) : here?.setItem(`tally-${name}`, value);
+  value === DEFAULTS[name] ? browserStorage?.removeItem(`tally-${name}`) : browserStorage?.setItem(`tally-${name}`, value);
   if (name === "theme" || name === "density") document.documentElement.dataset[name] = value;
 }
 
-/** @returns {Set<string>} names of events that stand first */
-export function pins() {
-  try { return new Set(JSON.parse(pref("pins"))); } catch { return new Set(); }
+/** @returns {Set<string>} the names of pinned events */
+export function pinnedNames() {
+  try { return new Set(JSON.parse(getPref("pins"))); } catch { return new Set(); }
 }
 
-export const key = () => secret;
+export const apiKey = () => currentKey;
 
-/** @param {string} value */
-export function useKey(value) {
-  secret = value;
-  value ? tab?.setItem("tally-key", value) : tab?.removeItem("tally-key");
+/** @param {string} value an API key, or "" to forget it */
+export function setApiKey(value) {
+  currentKey = value;
+  value ? tabStorage?.setItem("tally-key", value) : tabStorage?.removeItem("tally-key");
 }

@@ -1,130 +1,137 @@
-// What every page of Tally runs on: the model, the socket, the service's health, and one clock for it all.
+// The shared base of all pages: counts, socket, health, one clock, pausing, and at most four paints a second.
 
-import { get, limitedFor, serverNow } from "./api.js";
-import { resolve } from "./connection-status.js";
+import { get, rateLimitedForMs, serverNow } from "./api.js";
+import { currentStatus } from "./connection-status.js";
 import { Counters } from "./counters.js";
-import { key } from "./prefs.js";
-import { openLive } from "./socket.js";
+import { apiKey } from "./prefs.js";
+import { openSocket } from "./socket.js";
 
-const PAINT_MS = 250; // four paints of data a second: readable, and cheap on phones
-const CALM_ABOVE = 50; // events that change at once: then digits change, and nothing glides or glows
-const TICK_MS = 1000; // one clock for everything that only depends on time
-const HEALTH_MS = 30_000; // tells a new version, and how an outage goes on
-const HEALTH_SOON_MS = 5000; // while not all is well
+const PAINT_MS = 250; // Four paints a second are readable, and cheap on phones.
+const ANIMATE_MAX = 50; // When more events change at once, digits change without animation.
+const TICK_MS = 1000; // One clock drives everything that depends on time.
+const HEALTH_MS = 30_000;
+const HEALTH_TROUBLE_MS = 5000; // While something is wrong, its end should show soon.
 
-/** @param {Sight} page */
-export function openSession({ paint, tick, onHits = () => {}, onSnapshot = () => {}, onStatus }) {
+export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHits = () => {}, onSnapshot = () => {}, onStatus }) {
   const counters = new Counters();
-  /** @type {Connection} */ let status = { name: "loading", reasons: [], asOf: Date.now(), hint: false };
+  /** @type {Connection} */ let connection = { name: "loading", reasons: [], asOf: Date.now(), hint: false };
   /** @type {Health|null} */ let health = null;
-  let [queued, loaded, paused, updated] = [false, false, false, false];
-  let [painted, healthAsked, waiting, version, limited] = [-PAINT_MS, -HEALTH_MS, 0, "", false];
-  /** @type {ReturnType<typeof openLive>} */ let live;
-  const synced = () => ["live", "degraded"].includes(status.name);
+  /** @type {ReturnType<typeof openSocket>} */ let socket;
+  let paintQueued = false;
+  let loaded = false;
+  let paused = false;
+  let wasLimited = false;
+  let paintedAt = -PAINT_MS;
+  let healthRequestedAt = -HEALTH_MS;
+  let waiting = 0;
+  let version = "";
+  const updated = () => !!health && health.version !== version;
+  const synced = () => ["live", "degraded"].includes(connection.name);
 
-  function schedule() {
-    if (queued || !loaded || document.hidden) return;
-    queued = true;
-    setTimeout(() => requestAnimationFrame(frame), Math.max(0, painted + PAINT_MS - performance.now()));
+  function schedulePaint() {
+    if (paintQueued || !loaded || document.hidden) return;
+    paintQueued = true;
+    setTimeout(() => requestAnimationFrame(onFrame), Math.max(0, paintedAt + PAINT_MS - performance.now()));
   }
 
-  function frame() {
-    queued = false;
-    if (!paused) draw(); // what was under way when the reader paused waits, too
+  function onFrame() {
+    paintQueued = false;
+    if (!paused) paintNow(); // The reader may have paused since the paint was queued.
   }
 
-  function draw() {
-    painted = performance.now();
-    const { dirty, remade } = counters.take();
-    paint(dirty, remade, !remade && dirty.size <= CALM_ABOVE);
+  function paintNow() {
+    paintedAt = performance.now();
+    const { dirty, full } = counters.drain();
+    paint(dirty, full, !full && dirty.size <= ANIMATE_MAX);
   }
 
   function report() {
-    const name = resolve({ live: status.name, paused, limited: limitedFor() > 0, health });
-    onStatus({ ...status, name, waiting, limitedMs: limitedFor(), updated, synced: synced(), health });
+    const limitedMs = rateLimitedForMs();
+    const name = currentStatus({ connection: connection.name, paused, limited: limitedMs > 0, health });
+    onStatus({ ...connection, name, waiting, limitedMs, updated: updated(), synced: synced(), health });
   }
 
-  function beat() {
-    live.listen();
+  function onTick() {
+    socket.checkSilence();
     if (document.hidden) return;
-    if (paused || limited || limitedFor()) report();
-    limited = limitedFor() > 0;
+    const limited = rateLimitedForMs() > 0;
+    if (paused || wasLimited || limited) report();
+    wasLimited = limited;
     if (loaded && !paused) tick(synced());
-    if (performance.now() - healthAsked > (synced() && status.name === "live" ? HEALTH_MS : HEALTH_SOON_MS)) askHealth();
+    if (performance.now() - healthRequestedAt > (connection.name === "live" ? HEALTH_MS : HEALTH_TROUBLE_MS)) loadHealth();
   }
 
-  async function askHealth() {
-    healthAsked = performance.now();
+  async function loadHealth() {
+    healthRequestedAt = performance.now();
     health = await get("/health").catch(() => null);
     version ||= health?.version ?? "";
-    updated = !!health && health.version !== version;
     report();
   }
 
-  /** Plain HTTP: quicker than the socket's handshake, and there when sockets are blocked. */
+  /** Loads the counts over HTTP, which is faster than the socket's handshake and works where sockets are blocked. */
   async function load() {
-    /** @type {Record<string, number>|null} */ const map = await get("/events").catch(() => null);
-    if (map && !synced()) show(Object.keys(map), Object.values(map));
+    /** @type {Record<string, number>|null} */ const counts = await get("/events").catch(() => null);
+    if (counts && !synced()) replaceCounts(Object.keys(counts), Object.values(counts));
   }
 
   /** @param {string[]} names @param {number[]} counts */
-  function show(names, counts) {
+  function replaceCounts(names, counts) {
     counters.replace(names, counts);
     loaded = true;
-    schedule();
+    schedulePaint();
   }
 
   return {
     counters,
     load,
-    /** Connects, once everything that is told about it is there. */
+    /** Connects. Call it once the pages are ready for the callbacks. */
     start() {
-      live = openLive({
-        key,
+      socket = openSocket({
+        apiKey,
         onSnapshot({ names, counts, resetsAt }) {
           counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
-          show(names, counts);
+          replaceCounts(names, counts);
           onSnapshot();
         },
         onChanges({ changes, names }) {
           waiting += paused ? changes.length : 0;
           onHits(counters.apply(changes, names));
-          schedule();
+          schedulePaint();
         },
         onStatus(next) {
-          const changed = status.name !== next.name;
-          status = next;
+          const changed = connection.name !== next.name;
+          connection = next;
           report();
-          if (changed && next.name !== "loading") askHealth();
+          if (changed && next.name !== "loading") loadHealth();
         },
       });
       document.addEventListener("visibilitychange", () => {
         if (document.hidden) return;
-        live.retry();
-        schedule();
-        beat();
+        socket.retry();
+        schedulePaint();
+        onTick();
       });
-      setInterval(beat, TICK_MS);
+      setInterval(onTick, TICK_MS);
       load();
     },
-    retry: () => live.retry(),
+    retry: () => socket.retry(),
     now: serverNow,
     health: () => health,
     isPaused: () => paused,
-    /** Everything is looked at again, also where nothing changed and while paused: a page has just opened. */
+    /** Paints everything at once, even while paused, because a page has just opened. */
     repaint() {
-      counters.renew();
-      if (loaded) draw();
+      counters.markAllDirty();
+      if (loaded) paintNow();
     },
-    /** @param {boolean} still */
-    pause(still) {
-      [paused, waiting] = [still, 0];
+    setPaused(/** @type {boolean} */ pause) {
+      paused = pause;
+      waiting = 0;
       report();
-      schedule();
+      schedulePaint();
     },
-    /** Begins anew, with the key there is now. */
+    /** Reconnects with the current API key and loads the counts again. */
     reconnect() {
-      live.renew();
+      socket.reconnect();
       load();
     },
   };

@@ -1,59 +1,62 @@
-// The socket and its state machine. Touches no DOM.
+// The Socket.IO connection to /live: its state, snapshots and changes. It does not touch the DOM.
 
 import { io } from "/static/vendor/socket.io.esm.min.js";
 
-const SNAPSHOT_TIMEOUT_MS = 5000; // a snapshot that has not arrived by then was lost: ask again
-const KICKED_DELAY_MS = 2000; // Socket.IO never retries after the server hung up, so we do, gently
-const SILENT_MS = 32_000; // the server is heard every 25 s at least, when it pings
-const FAILURES_BEFORE_HINT = 2; // two failures and never a success look like a proxy that drops upgrades
+const SNAPSHOT_TIMEOUT_MS = 5000; // A snapshot that takes longer was lost.
+const RECONNECT_DELAY_MS = 2000; // Socket.IO does not reconnect after the server closed the connection, so this module does.
+const SILENCE_TIMEOUT_MS = 32_000; // The server sends a ping every 25 s.
+const FAILURES_BEFORE_HINT = 2; // Two failures without any success suggest a proxy that drops WebSocket upgrades.
 
-/** @param {Listener} listener */
-export function openLive({ key, onSnapshot, onChanges, onStatus }) {
-  const auth = (/** @type {(data: object) => void} */ send) => send(key() ? { key: key() } : {});
+export function openSocket(/** @type {SocketCallbacks} */ { apiKey, onSnapshot, onChanges, onStatus }) {
+  const auth = (/** @type {(data: object) => void} */ send) => send(apiKey() ? { key: apiKey() } : {});
   const socket = io("/live", { auth, transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
-  let [seq, size, failures, timer, asOf] = [-1, 0, 0, 0, Date.now()];
-  let [awaiting, synced, everSynced, online, silent, locked] = [true, false, false, navigator.onLine, false, false];
-  /** @type {Snapshot|null} */ let pages = null;
-  /** @type {Changes[]} */ let early = [];
-  /** @type {string[]|null} */ let degraded = null;
+  let seq = -1;
+  let nameCount = 0;
+  let failures = 0;
+  let snapshotTimer = 0;
+  let lastMessageAt = Date.now();
+  const flags = { online: navigator.onLine, locked: false, synced: false, everSynced: false, silent: false };
+  /** @type {IncomingSnapshot} */ let incoming = { awaiting: true, partial: null, buffered: [] };
+  /** @type {string[]|null} */ let degradedReasons = null;
 
   /** @returns {ConnectionName} */
-  function name() {
+  function connectionName() {
+    const { online, locked, synced, everSynced, silent } = flags;
     if (!online) return "offline";
     if (locked) return "locked";
     if (!synced) return everSynced || failures ? "reconnecting" : "loading";
     if (silent) return "stale";
-    return degraded ? "degraded" : "live";
+    return degradedReasons ? "degraded" : "live";
   }
 
   function report() {
-    onStatus({ name: name(), reasons: degraded ?? [], asOf, hint: !everSynced && failures >= FAILURES_BEFORE_HINT });
+    onStatus({ name: connectionName(), reasons: degradedReasons ?? [], asOf: lastMessageAt, hint: !flags.everSynced && failures >= FAILURES_BEFORE_HINT });
   }
 
-  /** Data is proof: whatever the browser says about the network, the server was just heard. */
-  function heard() {
-    asOf = Date.now();
-    if (online && !silent) return;
-    [online, silent] = [true, false];
+  /** A message proves that the network works, even if the browser reports that it is offline. */
+  function noteMessage() {
+    lastMessageAt = Date.now();
+    if (flags.online && !flags.silent) return;
+    Object.assign(flags, { online: true, silent: false });
     report();
   }
 
-  /** Whether a connection that looks open has gone quiet; asked once a second. */
-  function listen() {
-    const quiet = synced && Date.now() - asOf > SILENT_MS;
-    if (quiet === silent) return;
-    silent = quiet;
+  /** Detects an open connection that no longer delivers anything. Call it every second. */
+  function checkSilence() {
+    const silent = flags.synced && Date.now() - lastMessageAt > SILENCE_TIMEOUT_MS;
+    if (silent === flags.silent) return;
+    flags.silent = silent;
     report();
   }
 
   function expectSnapshot() {
-    [awaiting, pages, early] = [true, null, []];
-    watch();
+    incoming = { awaiting: true, partial: null, buffered: [] };
+    startSnapshotTimer();
   }
 
-  function watch() {
-    clearTimeout(timer);
-    timer = setTimeout(() => awaiting && socket.connected && resync(), SNAPSHOT_TIMEOUT_MS);
+  function startSnapshotTimer() {
+    clearTimeout(snapshotTimer);
+    snapshotTimer = setTimeout(() => incoming.awaiting && socket.connected && resync(), SNAPSHOT_TIMEOUT_MS);
   }
 
   function resync() {
@@ -61,75 +64,75 @@ export function openLive({ key, onSnapshot, onChanges, onStatus }) {
     socket.emit("resync");
   }
 
-  /** @param {Snapshot} page */
-  function takePage(page) {
-    heard();
-    // The first page begins anew, also unasked: after a loss, or when an administrator has lowered a count.
-    if (page.offset === 0) [pages, awaiting] = [{ ...page, names: [], counts: [] }, true];
-    if (pages?.epoch !== page.epoch || pages.seq !== page.seq || page.offset !== pages.names.length) return resync();
-    pages.names.push(...page.names);
-    pages.counts.push(...page.counts);
-    if (pages.names.length >= page.size) finish(pages);
+  function addSnapshotChunk(/** @type {Snapshot} */ chunk) {
+    noteMessage();
+    // The server also starts a snapshot unasked: after data loss, or when an administrator has lowered a count.
+    if (chunk.offset === 0) Object.assign(incoming, { awaiting: true, partial: { ...chunk, names: [], counts: [] } });
+    const { partial } = incoming;
+    if (partial?.epoch !== chunk.epoch || partial.seq !== chunk.seq || chunk.offset !== partial.names.length) return resync();
+    partial.names.push(...chunk.names);
+    partial.counts.push(...chunk.counts);
+    if (partial.names.length >= chunk.size) completeSnapshot(partial);
   }
 
-  /** @param {Snapshot} whole */
-  function finish(whole) {
-    clearTimeout(timer);
-    const late = early;
-    ({ seq, size } = whole);
-    [awaiting, synced, everSynced, locked, failures, pages, early] = [false, true, true, false, 0, null, []];
+  function completeSnapshot(/** @type {Snapshot} */ snapshot) {
+    clearTimeout(snapshotTimer);
+    ({ seq, size: nameCount } = snapshot);
+    failures = 0;
+    Object.assign(flags, { locked: false, synced: true, everSynced: true });
+    const { buffered } = incoming;
+    incoming = { awaiting: false, partial: null, buffered: [] };
     report();
-    onSnapshot(whole);
-    late.forEach(takeChanges);
+    onSnapshot(snapshot);
+    buffered.forEach(applyChanges);
   }
 
-  /** @param {Changes} message */
-  function takeChanges(message) {
-    heard();
-    if (awaiting) return early.push(message);
+  function applyChanges(/** @type {Changes} */ message) {
+    noteMessage();
+    if (incoming.awaiting) return incoming.buffered.push(message);
     if (message.seq <= seq) return;
-    const grown = size + message.names.length;
-    const first = message.since ?? message.seq; // a page that fell behind gets in one what it missed in several
-    if (first > seq + 1 || message.changes.some(([index]) => index >= grown)) return resync();
-    [seq, size] = [message.seq, grown];
+    const newNameCount = nameCount + message.names.length;
+    const first = message.since ?? message.seq; // A slow client gets several messages in one, from `since` to `seq`.
+    if (first > seq + 1 || message.changes.some(([index]) => index >= newNameCount)) return resync();
+    seq = message.seq;
+    nameCount = newNameCount;
     onChanges(message);
   }
 
-  function retry() {
-    if (!socket.connected && !locked) renew();
-  }
+  const retry = () => { if (!socket.connected && !flags.locked) reconnect(); };
 
-  /** A new connection, with the key there is now. */
-  function renew() {
-    [locked, failures] = [false, 0];
+  /** Opens a new connection with the current API key. */
+  function reconnect() {
+    flags.locked = false;
+    failures = 0;
     socket.disconnect().connect();
     report();
   }
 
-  // The client hands over messages that came early before it says "connect": keep what is there.
-  socket.on("connect", watch);
-  socket.on("snapshot", takePage);
-  socket.on("changes", takeChanges);
+  // Socket.IO delivers messages that arrived early before it emits "connect", so keep them here.
+  socket.on("connect", startSnapshotTimer);
+  socket.on("snapshot", addSnapshotChunk);
+  socket.on("changes", applyChanges);
   socket.on("reset", expectSnapshot);
   socket.on("state", (/** @type {{status: string, reasons?: string[]}} */ state) => {
-    degraded = state.status === "ok" ? null : state.reasons ?? [];
+    degradedReasons = state.status === "ok" ? null : state.reasons ?? [];
     report();
   });
   socket.on("disconnect", (/** @type {string} */ reason) => {
-    [synced, silent] = [false, false];
+    Object.assign(flags, { synced: false, silent: false });
     expectSnapshot();
     report();
-    if (reason === "io server disconnect") setTimeout(() => socket.connect(), KICKED_DELAY_MS);
+    if (reason === "io server disconnect") setTimeout(() => socket.connect(), RECONNECT_DELAY_MS);
   });
   socket.on("connect_error", (/** @type {Error & {data?: {status?: number}}} */ error) => {
     failures += 1;
-    locked = [401, 403].includes(error.data?.status ?? 0); // asked again with the same key, it would say the same
+    flags.locked = [401, 403].includes(error.data?.status ?? 0); // A retry with the same API key would fail again.
     report();
-    if (!socket.active && !locked) setTimeout(() => socket.connect(), KICKED_DELAY_MS);
+    if (!socket.active && !flags.locked) setTimeout(() => socket.connect(), RECONNECT_DELAY_MS);
   });
-  socket.io.on("ping", heard);
-  addEventListener("offline", () => { online = false; report(); });
-  addEventListener("online", () => { online = true; report(); retry(); });
+  socket.io.on("ping", noteMessage);
+  addEventListener("offline", () => { flags.online = false; report(); });
+  addEventListener("online", () => { flags.online = true; report(); retry(); });
   report();
-  return { retry, renew, listen };
+  return { retry, reconnect, checkSilence };
 }

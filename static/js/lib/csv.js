@@ -1,11 +1,10 @@
-// RFC 4180, with all text quoted, for some spreadsheets end a cell at a semicolon; a cell that a spreadsheet would take for a formula is told to be text. Pure.
+// Writes CSV (RFC 4180) that is safe to open in a spreadsheet.
 
-/** @param {string|number} value */
-function cell(value) {
+function cell(/** @type {string|number} */ value) {
   if (typeof value === "number") return value;
+  // The apostrophe keeps spreadsheets from evaluating a formula. Quotes also protect semicolons, which some take for separators.
   const text = /^[=+\-@\t\r\n＝＋－＠]/.test(value) ? `'${value}` : value;
   return `"${text.replaceAll('"', '""')}"`;
 }
 
-/** @param {(string|number)[][]} rows */
-export const csv = (rows) => rows.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
+export const csv = (/** @type {(string|number)[][]} */ rows) => rows.map((row) => `${row.map(cell).join(",")}\r\n`).join("");

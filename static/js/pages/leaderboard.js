@@ -1,49 +1,50 @@
-// The leaderboard: events, or the users of one, within a time that the reader chooses.
+// The leaderboard page: the top events, or the top users of one event, in a chosen time window.
 
 import { createRanking } from "../components/ranking.js";
-import { getLeaderboard, paced } from "../data/api.js";
-import { byId, h, say, segments } from "../lib/dom.js";
+import { getLeaderboard, throttle } from "../data/api.js";
+import { bdi, byId, createSegmentedControl, setText } from "../lib/dom.js";
 import { number } from "../lib/format.js";
-import { go, link } from "../lib/router.js";
+import { link, navigate } from "../lib/router.js";
 
 const SIZE = 100;
-const ASK_MS = 5000;
-/** @type {Record<string, string>} */
-const WINDOWS = { today: "Today", "1h": "Last hour", "7d": "7 days", total: "All time" };
+const RELOAD_MS = 5000;
+/** @type {Record<string, string>} */ const WINDOWS = { today: "Today", "1h": "Last hour", "7d": "7 days", total: "All time" };
 
 /** @returns {Page} */
-export function createBoard() {
-  const [list, note, title] = ["board-list", "board-note", "board-title"].map(byId);
-  const ranking = createRanking(list, { parts: true });
-  let [window, event] = ["today", ""];
-  const mark = segments(byId("board-window"), "window", WINDOWS, (value) => go(address(value, event)));
-  const address = (/** @type {string} */ of, /** @type {string} */ users) =>
-    link("leaderboard", "", { window: of === "today" ? "" : of, event: users });
+export function createLeaderboard() {
+  const note = byId("leaderboard-note");
+  const ranking = createRanking(byId("leaderboard-list"), { parts: true });
+  let window = "today";
+  let event = "";
+  const selectWindow = createSegmentedControl(byId("leaderboard-window"), "window", WINDOWS, (value) => navigate(address(value, event)));
+  const address = (/** @type {string} */ value, /** @type {string} */ usersOf) =>
+    link("leaderboard", "", { window: value === "today" ? "" : value, event: usersOf });
 
-  const load = paced(ASK_MS, async () => {
-    const of = window + event;
-    const found = await getLeaderboard(window, SIZE, event).catch((/** @type {Error} */ error) => error);
-    if (of !== window + event) return;
-    if (found instanceof Error) return say(note, found.message);
-    const rows = found.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
-    ranking.draw(rows, { all: rows.reduce((all, { count }) => all + count, 0), linked: !event });
-    say(note, found.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "Nobody here yet.");
+  const load = throttle(RELOAD_MS, async () => {
+    const requested = window + event;
+    const result = await getLeaderboard(window, SIZE, event).catch((/** @type {Error} */ error) => error);
+    if (requested !== window + event) return;
+    if (result instanceof Error) return setText(note, result.message);
+    const rows = result.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
+    ranking.draw(rows, { total: rows.reduce((sum, { count }) => sum + count, 0), linked: !event });
+    setText(note, result.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "Nobody here yet.");
   });
 
   return {
     title: () => "Leaderboard",
     show({ query }) {
-      const asks = query.get("window") ?? "today";
-      [window, event] = [Object.hasOwn(WINDOWS, asks) ? asks : "today", query.get("event") ?? ""];
-      mark(window);
-      title.replaceChildren(...(event ? ["Users of ", h("bdi", { dir: "auto" }, event)] : ["Events"]));
-      byId("board-all").hidden = !event;
-      byId("board-all").href = address(window, "");
-      say(note, "Loading");
+      const wanted = query.get("window") ?? "today";
+      window = Object.hasOwn(WINDOWS, wanted) ? wanted : "today";
+      event = query.get("event") ?? "";
+      selectWindow(window);
+      byId("leaderboard-title").replaceChildren(...(event ? ["Users of ", bdi(event)] : ["Events"]));
+      byId("leaderboard-back").hidden = !event;
+      byId("leaderboard-back").href = address(window, "");
+      setText(note, "Loading");
       ranking.clear();
       load.now();
     },
-    renew: load.now,
+    reload: load.now,
     tick: load,
   };
 }

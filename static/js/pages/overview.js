@@ -1,32 +1,34 @@
-// The first page: the headline, one chart, the top ten, and a card for each event.
+// The overview page: the headline, the hits chart, the top ten, and a card for each event.
 
-import { createCards } from "../components/card-grid.js";
-import { createEmpty } from "../components/empty-state.js";
+import { createCardGrid } from "../components/card-grid.js";
+import { createEmptyState } from "../components/empty-state.js";
 import { createHeadline } from "../components/headline.js";
-import { createHits } from "../components/hits-chart.js";
+import { createHitsChart } from "../components/hits-chart.js";
 import { createRanking } from "../components/ranking.js";
 import { csv } from "../lib/csv.js";
 import { byId, download } from "../lib/dom.js";
 import { countdown, dayEnd, number } from "../lib/format.js";
-import { go, link } from "../lib/router.js";
+import { link, navigate } from "../lib/router.js";
 
 const TOP = 10;
 
 /** @param {Session} session @returns {Page & {clearFilter: () => void, count: (hits: number) => void}} */
 export function createOverview(session) {
   const { counters, now, health } = session;
-  /** @type {Record<string, string>} what the address says */ let view = {};
-  const hits = createHits(byId("hits-chart"), now, (range) => choose({ range }));
-  const cards = createCards(byId("cards"), session, choose);
+  /** The query of the address. @type {Record<string, string>} */ let view = {};
+  const chart = createHitsChart(byId("hits-chart"), now, (range) => changeView({ range }));
+  const cards = createCardGrid(byId("cards"), session, changeView);
   const headline = createHeadline(byId("today"), {
     rate: "Hits per minute", events: "Events", users: "Unique users", sessions: "Active sessions", reset: "Reset in",
   });
-  const ranking = createRanking(byId("leaderboard"));
-  const showEmpty = createEmpty(session.load);
+  const ranking = createRanking(byId("top-events"));
+  const showEmptyState = createEmptyState(session.load);
 
-  /** Each choice is a step that Back takes back, but not each letter of a filter; the last ones may not be in the address yet. @param {Record<string, string>} change */
-  function choose(change) {
-    go(link("overview", "", { ...view, filter: byId("filter").value, ...change }), !(view.filter && "filter" in change));
+  /** Navigates to a changed view. Letters after the first one of a filter add no step to the browser's history. @param {Record<string, string>} change */
+  function changeView(change) {
+    // The last letters of the filter may not be in the address yet, so read its field.
+    const replace = Boolean(view.filter) && "filter" in change;
+    navigate(link("overview", "", { ...view, filter: byId("filter").value, ...change }), { replace });
   }
 
   byId("export").addEventListener("click", () => {
@@ -37,30 +39,30 @@ export function createOverview(session) {
     title: () => "",
     show({ query }) {
       view = Object.fromEntries(query);
-      hits.show("", view.range);
+      chart.show("", view.range);
       cards.show(view.filter ?? "", view.sort ?? "");
     },
-    clearFilter: () => choose({ filter: "" }),
-    count: hits.count,
-    renew: hits.renew,
-    paint(dirty, remade, lively) {
-      const any = counters.names.length > 0;
-      byId("board").hidden = !any;
-      showEmpty(!any);
-      cards.update(dirty, remade, lively);
-      ranking.draw(counters.top(TOP), { all: counters.total, lively });
-      headline.count(counters.total, lively);
+    clearFilter: () => changeView({ filter: "" }),
+    count: chart.count,
+    reload: chart.reload,
+    paint(dirty, full, animate) {
+      const empty = !counters.names.length;
+      byId("overview-body").hidden = empty;
+      showEmptyState(empty);
+      cards.update(dirty, full, animate);
+      ranking.draw(counters.top(TOP), { total: counters.total, animate });
+      headline.count(counters.total, animate);
       headline.set("events", number(counters.names.length));
     },
     tick(synced) {
       const { resetsAt } = counters;
-      const end = health()?.resetsAt; // on the service's clock
+      const end = health()?.resetsAt;
       headline.set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Counts start again ${dayEnd(end)}` : "");
-      hits.tick(synced);
+      chart.tick(synced);
       cards.tick();
-      if (!synced) return; // the last numbers stay
-      headline.set("rate", hits.rate());
-      headline.askPeople();
+      if (!synced) return;
+      headline.set("rate", chart.rate());
+      headline.loadAudience();
     },
   };
 }

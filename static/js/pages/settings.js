@@ -1,14 +1,13 @@
-// What the reader chooses, the key, and how the service is.
+// The settings page: the reader's preferences, the API key, the service's health, and the reset of the day.
 
 import { confirmTyped } from "../components/confirm-dialog.js";
 import { createKeyForm } from "../components/key-form.js";
 import { send } from "../data/api.js";
-import { choose, pref } from "../data/prefs.js";
-import { byId, h, segments } from "../lib/dom.js";
-import { dayEnd, number, size } from "../lib/format.js";
+import { getPref, setPref } from "../data/prefs.js";
+import { byId, createSegmentedControl, h } from "../lib/dom.js";
+import { byteSize, dayEnd, number } from "../lib/format.js";
 
-/** @type {Record<string, [string, Record<string, string>]>} */
-const CHOICES = {
+/** @type {Record<string, [string, Record<string, string>]>} */ const CHOICES = {
   theme: ["Theme", { system: "As the system", light: "Light", dark: "Dark" }],
   density: ["Cards", { comfortable: "Comfortable", compact: "Compact" }],
   shortcuts: ["Shortcuts of one key", { on: "On", off: "Off" }],
@@ -16,11 +15,11 @@ const CHOICES = {
 };
 
 /** @param {Health} health @returns {Record<string, string>} */
-function facts({ status, reasons, store, survives, nodes, spoolBytes, staleSeconds, lostBatches, resetsAt, version }) {
+function healthFacts({ status, reasons, store, survives, nodes, spoolBytes, staleSeconds, lostBatches, resetsAt, version }) {
   return {
     Status: [status, ...reasons].join("; "), Store: store, "A counted hit survives": survives, Nodes: number(nodes),
-    ...(staleSeconds === null ? {} : { "Store away for": `${number(Math.round(staleSeconds))} s` }),
-    ...(spoolBytes ? { "Waiting on disk": size(spoolBytes) } : {}),
+    ...(staleSeconds === null ? {} : { "Store offline for": `${number(Math.round(staleSeconds))} s` }),
+    ...(spoolBytes ? { "Waiting on disk": byteSize(spoolBytes) } : {}),
     ...(lostBatches ? { "Batches lost by the store": number(lostBatches) } : {}),
     "The day ends": dayEnd(resetsAt), Version: version,
   };
@@ -28,29 +27,29 @@ function facts({ status, reasons, store, survives, nodes, spoolBytes, staleSecon
 
 /** @param {Session} session @returns {Page} */
 export function createSettings(session) {
-  const list = byId("health");
-  const showKey = createKeyForm(byId("key"), session.reconnect);
-  const marks = Object.entries(CHOICES).map(([name, [title, labels]]) => {
+  const healthList = byId("health");
+  const drawKeyForm = createKeyForm(byId("key"), session.reconnect);
+  const controls = Object.entries(CHOICES).map(([name, [title, labels]]) => {
     const group = h("fieldset", { className: "segments", ariaLabel: title, id: `set-${name}` });
     byId("choices").append(h("div", { className: "setting" }, h("span", {}, title), group));
-    return { name, mark: segments(group, name, labels, (value) => choose(name, value)) };
+    return { name, select: createSegmentedControl(group, name, labels, (value) => setPref(name, value)) };
   });
 
   function draw() {
-    for (const { name, mark } of marks) mark(pref(name));
-    showKey();
+    for (const { name, select } of controls) select(getPref(name));
+    drawKeyForm();
     const health = session.health();
-    const rows = health ? Object.entries(facts(health)) : [["Status", "The server does not answer."]];
+    const rows = health ? Object.entries(healthFacts(health)) : [["Status", "The server does not answer."]];
     const text = rows.flat().join("\n");
-    if (list.dataset.shown === text) return;
-    list.dataset.shown = text;
-    list.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    if (healthList.dataset.shown === text) return;
+    healthList.dataset.shown = text;
+    healthList.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   }
 
   byId("reset-all").addEventListener("click", () => confirmTyped({
     title: "Start the day again?", word: "reset", action: "Reset",
     text: "All of today’s counts become 0 on every page. What was counted stays in the day’s history as a part of its own; totals and charts keep everything.",
-    run: () => send("POST", "/reset"), done: session.reconnect,
+    run: () => send("POST", "/reset"), onDone: session.reconnect,
   }));
-  return { title: () => "Settings", show: draw, renew: draw, tick: draw };
+  return { title: () => "Settings", show: draw, reload: draw, tick: draw };
 }
