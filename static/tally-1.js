@@ -1,58 +1,59 @@
-// Tally for any page, as a classic script: <script src="https://tally.example/static/tally-1.js" defer></script>
-//   tally("signup")                                  counts a hit, and promises what it made of the count
+// Tally for any web page, as a classic script: <script src="https://tally.example/static/tally-1.js" defer></script>
+//   tally("signup")                                  counts a hit; the promise resolves to Tally's response
 //   tally("signup", { by: 3, user: "u", session: "s" })
 //   <span data-tally-count="signup">                 shows today's count, live
 //   <button data-tally-hit="clicked">                counts its clicks
-// After adding such spans to a page: tally.watch()
+// After you add such spans to a page, call tally.watch().
 (() => {
   const base = new URL("..", document.currentScript.src);
-  const path = (event) => new URL(`event/${encodeURIComponent(event)}`, base);
-  const whole = new Intl.NumberFormat();
-  const spans = () => [...document.querySelectorAll("[data-tally-count]")];
-  const name = (span) => span.dataset.tallyCount.normalize();
+  const eventUrl = (event) => new URL(`event/${encodeURIComponent(event)}`, base);
+  const { format } = new Intl.NumberFormat();
+  const countSpans = () => [...document.querySelectorAll("[data-tally-count]")];
+  const eventOf = (span) => span.dataset.tallyCount.normalize();
 
-  /** Sent again until it is known to be counted; the key sees to it that it is counted once. */
+  /** Counts a hit. It retries with one Idempotency-Key, so the hit is counted once. */
   async function tally(event, hit) {
     const headers = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
     const request = { method: "POST", keepalive: true, credentials: "omit", headers, body: hit && JSON.stringify(hit) };
-    for (let pause = 500; ; pause *= 2) {
-      const answer = await fetch(path(event), request).catch(() => null);
-      const body = await answer?.json().catch(() => null);
-      if (answer?.ok && body) return body;
-      const after = 1000 * (answer?.headers.get("Retry-After") ?? 0);
-      const refused = answer && answer.status < 500 && answer.status !== 429;
-      if (refused || pause > 30_000 || after > 60_000) throw new Error(body?.detail ?? "Tally did not answer");
-      await new Promise((resolve) => setTimeout(resolve, Math.max(pause, after) + Math.random() * pause));
+    for (let pauseMs = 500; ; pauseMs *= 2) {
+      const response = await fetch(eventUrl(event), request).catch(() => null);
+      const body = await response?.json().catch(() => null);
+      if (response?.ok && body) return body;
+      const retryAfterMs = 1000 * (response?.headers.get("Retry-After") ?? 0);
+      const rejected = response && response.status < 500 && response.status !== 429;
+      if (rejected || pauseMs > 30_000 || retryAfterMs > 60_000) throw new Error(body?.detail ?? "Tally did not answer");
+      await new Promise((resolve) => setTimeout(resolve, Math.max(pauseMs, retryAfterMs) + Math.random() * pauseMs));
     }
   }
 
   let source;
-  let watched = "";
+  let watchedQuery = "";
 
-  function show(event, count) {
-    for (const span of spans()) if (event === undefined || name(span) === event) span.textContent = whole.format(count);
+  function showCount(event, count) {
+    for (const span of countSpans()) if (event === undefined || eventOf(span) === event) span.textContent = format(count);
   }
 
-  /** One connection for all the spans there are now. */
+  /** Opens one stream for all spans on the page. */
   tally.watch = () => {
-    const names = [...new Set(spans().map(name))];
-    const query = String(new URLSearchParams(names.map((event) => ["event", event])));
-    if (query === watched) return;
-    watched = query;
+    const events = [...new Set(countSpans().map(eventOf))];
+    const query = String(new URLSearchParams(events.map((event) => ["event", event])));
+    if (query === watchedQuery) return;
+    watchedQuery = query;
     source?.close();
     if (!query) return;
-    const opened = (source = new EventSource(new URL(`stream?${query}`, base)));
-    opened.addEventListener("update", ({ data }) => {
+    const stream = (source = new EventSource(new URL(`stream?${query}`, base)));
+    stream.addEventListener("update", ({ data }) => {
       const { eventName, count } = JSON.parse(data);
-      show(eventName, count);
+      showCount(eventName, count);
     });
-    opened.addEventListener("reset", () => show(undefined, 0));
-    opened.onerror = () => {
-      if (opened.readyState !== EventSource.CLOSED || opened !== source) return; // it comes again by itself
-      for (const event of names) {
-        fetch(path(event)).then((answer) => answer.json()).then(({ count }) => count >= 0 && show(event, count), () => {});
+    stream.addEventListener("reset", () => showCount(undefined, 0));
+    stream.onerror = () => {
+      // Unless the stream is closed, the browser reconnects.
+      if (stream.readyState !== EventSource.CLOSED || stream !== source) return;
+      for (const event of events) {
+        fetch(eventUrl(event)).then((response) => response.json()).then(({ count }) => count >= 0 && showCount(event, count), () => {});
       }
-      watched = "";
+      watchedQuery = "";
       setTimeout(tally.watch, 20_000 + Math.random() * 20_000);
     };
   };

@@ -35,13 +35,13 @@ function createSlide(name) {
     h("h1", { dir: "auto" }, name || "Hits today"), h("div", { className: "number" }, value, rate), marksHost, name ? "" : list,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
   const load = throttle(SERIES_MS, () => getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {}));
-  let shown = -1;
+  let shownCount = -1;
 
   function draw(/** @type {boolean} */ animate) {
     const count = name ? counters.countOf(name) : counters.total;
-    hero(count, animate && shown >= 0);
-    if (shown >= 0) series.add(count - shown, session.now());
-    shown = count;
+    hero(count, animate && shownCount >= 0);
+    if (shownCount >= 0) series.add(count - shownCount, session.now());
+    shownCount = count;
     if (!name) ranking.draw(counters.top(TOP), { total: count, linked: false, animate });
   }
 
@@ -55,7 +55,7 @@ function createSlide(name) {
 
   /** Shows the slide. The hits that arrived while it was hidden come from the server. */
   function open() {
-    shown = -1;
+    shownCount = -1;
     el.hidden = false;
     load.now();
   }

@@ -42,7 +42,7 @@ const filter = byId("filter");
 let view = "";
 let heading = "";
 let locked = false;
-let announced = { total: -1, at: Date.now() };
+let lastAnnouncement = { total: -1, at: Date.now() };
 const currentPage = () => pages[view];
 const updateKeyPrompt = () => showKeyPrompt(locked && view !== "settings"); // The settings page has a key form.
 
@@ -67,14 +67,14 @@ function showRoute() {
   byId(`page-${view}`).querySelector("h1").focus(); // A screen reader announces the new page.
 }
 
-/** Lets a screen reader speak the total, as often as the reader chose in the settings. */
+/** Announces the total to screen readers at the interval from the settings. */
 function announceTotal() {
   const { total } = session.counters;
   const intervalMs = 1000 * Number(getPref("announce"));
-  if (announced.total < 0) announced.total = total;
-  if (!intervalMs || Date.now() - announced.at < intervalMs) return;
-  byId("announce").textContent = `${plural(total, "hit")} today, ${number(Math.max(0, total - announced.total))} more`;
-  announced = { total, at: Date.now() };
+  if (lastAnnouncement.total < 0) lastAnnouncement.total = total;
+  if (!intervalMs || Date.now() - lastAnnouncement.at < intervalMs) return;
+  byId("announce").textContent = `${plural(total, "hit")} today, ${number(Math.max(0, total - lastAnnouncement.total))} more`;
+  lastAnnouncement = { total, at: Date.now() };
 }
 
 function switchTheme() {

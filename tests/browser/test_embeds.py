@@ -164,8 +164,8 @@ def test_the_script_counts_and_shows_what_is_counted(
 @pytest.mark.catches(
     "another key each time",
     "static/tally-1.js",
-    "await fetch(path(event), request)",
-    "await fetch(path(event), { ...request, headers: {} })",
+    "await fetch(eventUrl(event), request)",
+    "await fetch(eventUrl(event), { ...request, headers: {} })",
 )
 def test_a_hit_whose_answer_got_lost_is_sent_again_and_counted_once(
     tally: Process, site: Site, open_page: Callable[..., Page]

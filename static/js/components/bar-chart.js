@@ -24,7 +24,7 @@ export function createBarChart(host, onPick) {
   /** @type {SVGRectElement[]} */ const bars = [];
   /** @type {ChartData} */ let data = { points: [], previous: [], step: "minute", running: true };
   let barStep = 1;
-  let highlighted = -1;
+  let highlightedIndex = -1;
   let caption = "";
   const fullName = (/** @type {Bucket} */ { start, iso }) => FULL_NAMES[data.step](start, iso);
   title.after(readout);
@@ -92,8 +92,8 @@ export function createBarChart(host, onPick) {
   /** @param {number} i a bar, or -1 for none */
   function highlight(i) {
     const point = data.points[i];
-    highlighted = point ? i : -1;
-    bars.forEach((bar, k) => bar.classList.toggle("highlighted", k === highlighted));
+    highlightedIndex = point ? i : -1;
+    bars.forEach((bar, k) => bar.classList.toggle("highlighted", k === highlightedIndex));
     const previous = data.previous[i] ? ` · ${number(data.previous[i].count)} the period before` : "";
     readout.textContent = point ? `${fullName(point)} · ${plural(point.count, "hit")}${previous}` : caption;
   }
@@ -103,11 +103,11 @@ export function createBarChart(host, onPick) {
   // Live updates would be announced all the time, so the readout is a live region only while the chart has focus.
   svg.addEventListener("focus", () => readout.setAttribute("aria-live", "polite"));
   svg.addEventListener("blur", () => { readout.removeAttribute("aria-live"); highlight(-1); });
-  svg.addEventListener("click", () => data.points[highlighted] && onPick?.(data.points[highlighted]));
+  svg.addEventListener("click", () => data.points[highlightedIndex] && onPick?.(data.points[highlightedIndex]));
   svg.addEventListener("keydown", (event) => {
     const last = data.points.length - 1;
-    const target = { ArrowLeft: highlighted < 0 ? last : highlighted - 1, ArrowRight: highlighted + 1, Home: 0, End: last }[event.key];
-    if (event.key === "Enter" && data.points[highlighted]) onPick?.(data.points[highlighted]);
+    const target = { ArrowLeft: highlightedIndex < 0 ? last : highlightedIndex - 1, ArrowRight: highlightedIndex + 1, Home: 0, End: last }[event.key];
+    if (event.key === "Enter" && data.points[highlightedIndex]) onPick?.(data.points[highlightedIndex]);
     if (target === undefined) return;
     event.preventDefault();
     highlight(Math.min(last, Math.max(0, target)));
@@ -130,7 +130,7 @@ export function createBarChart(host, onPick) {
       caption = text;
       // Hide the bars of the event that was shown before.
       svg.style.visibility = points.length ? "" : "hidden";
-      if (highlighted < 0) readout.textContent = caption;
+      if (highlightedIndex < 0) readout.textContent = caption;
       draw();
     },
     setNote: (/** @type {string} */ text) => { note.textContent = text; },

@@ -31,7 +31,7 @@ function createCard(name, pinned) {
     s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: "M8 1.6l2 4.1 4.5.6-3.3 3.1.8 4.5L8 11.8l-4 2.1.8-4.5L1.5 6.3 6 5.7z" })));
   const el = h("li", { className: "card", "data-event": name }, anchor, pin, h("p", { className: "count value", "data-count": "" }, count), marks.el, rate,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
-  return { el, anchor, pin, marks, count, rate, sparkline, name, index: -1, shown: -1, series: new Series(), seriesRequestedAt: -Infinity, countInSeries: 0 };
+  return { el, anchor, pin, marks, count, rate, sparkline, name, index: -1, shownCount: -1, series: new Series(), seriesRequestedAt: -Infinity, countInSeries: 0 };
 }
 
 /** @param {HTMLElement} list @param {Session} session @param {(change: Record<string, string>) => void} onChoose called with a new filter or sort */
@@ -49,7 +49,7 @@ export function createCardGrid(list, session, onChoose) {
   let columns = 1;
   let rowHeight = 1;
   let visibleRange = [0, 0];
-  let sorted = { length: 0, at: 0, stale: false };
+  let ordering = { length: 0, at: 0, stale: false };
   let debounceTimer = 0;
   let frameRequest = 0;
 
@@ -73,14 +73,14 @@ export function createCardGrid(list, session, onChoose) {
   function reorder() {
     order = [...counters.names.keys()].filter(matches).sort(comparators[sort.value]);
     if (pinned.size) order.sort((a, b) => pinRank(a) - pinRank(b));
-    sorted = { length: counters.names.length, at: performance.now(), stale: false };
+    ordering = { length: counters.names.length, at: performance.now(), stale: false };
     renderViewport();
   }
 
   /** Appends new events at once. The next `reorder` sorts them in. */
   function appendNew() {
-    for (; sorted.length < counters.names.length; sorted.length++) if (matches(sorted.length)) order.push(sorted.length);
-    sorted.stale = true;
+    for (; ordering.length < counters.names.length; ordering.length++) if (matches(ordering.length)) order.push(ordering.length);
+    ordering.stale = true;
     renderViewport();
   }
 
@@ -127,8 +127,8 @@ export function createCardGrid(list, session, onChoose) {
   function paintCard(card, animate) {
     const { el } = card;
     const count = counters.counts[card.index];
-    if (card.shown === count) return;
-    card.shown = count;
+    if (card.shownCount === count) return;
+    card.shownCount = count;
     card.count.data = number(count);
     el.dataset.digits = card.count.length > 13 ? "xl" : card.count.length > 9 ? "l" : "m"; // The style sheet shrinks long numbers.
     card.marks.set(count, animate);
@@ -196,16 +196,16 @@ export function createCardGrid(list, session, onChoose) {
     },
     /** @param {Set<number>} dirty @param {boolean} full @param {boolean} animate */
     update(dirty, full, animate) {
-      sorted.stale ||= sort.value === "count" && dirty.size > 0;
+      ordering.stale ||= sort.value === "count" && dirty.size > 0;
       if (full) reorder();
-      else if (sorted.length < counters.names.length) appendNew();
+      else if (ordering.length < counters.names.length) appendNew();
       for (const card of visibleCards()) if (dirty.has(card.index)) paintCard(card, animate);
     },
     tick() {
       // Never reorder under the reader's pointer or focus.
       const mayMove = !list.matches(":hover, :focus-within");
       if (mayMove && sort.value === "rate") loadRates();
-      if (mayMove && sorted.stale && performance.now() - sorted.at >= SORT_MS) reorder();
+      if (mayMove && ordering.stale && performance.now() - ordering.at >= SORT_MS) reorder();
       // Screen readers and the browser's search also reach the cards outside the screen.
       for (const card of cards.values()) paintCard(card, false);
       sparklines.draw(visibleCards());

@@ -39,9 +39,9 @@ export function createHeadline(host, labels) {
   }
 
   const loadAudience = throttle(AUDIENCE_MS, async () => {
-    const requested = name;
-    /** @type {Audience|null} */ const audience = await get(`${eventPath(requested)}/audience?days=1`).catch(() => null);
-    if (!audience || requested !== name) return;
+    const requestedName = name;
+    /** @type {Audience|null} */ const audience = await get(`${eventPath(requestedName)}/audience?days=1`).catch(() => null);
+    if (!audience || requestedName !== name) return;
     const prefix = audience.exact ? "" : "≈ ";
     set("users", prefix + number(audience.users), prefix && `An estimate${audience.error ? `, give or take ${percent(audience.error)}` : ""}`);
     set("sessions", prefix + number(audience.activeSessions), "With a hit in the last 5 minutes");

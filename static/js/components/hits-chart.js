@@ -28,10 +28,10 @@ export function createHitsChart(host, now, onRange) {
   const bothSeries = () => [...new Set([minutes, series])];
 
   const load = throttle(RELOAD_MS, async () => {
-    const requested = series;
+    const requestedSeries = series;
     const requests = bothSeries().map((one) => getSeries(name, one.step, 2 * one.size).then(({ points }) => one.load(points), (error) => error));
     const error = (await Promise.all(requests)).find(Boolean);
-    if (requested !== series) return;
+    if (requestedSeries !== series) return;
     host.ariaBusy = "false";
     draw();
     if (error && !series.points.length) chart.setNote(`No history to show. ${error.message}`);

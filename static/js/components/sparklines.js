@@ -27,16 +27,16 @@ export function createSparklines(/** @type {Session} */ { counters, now }) {
   async function load(cards) {
     const at = performance.now();
     let bytes = 0;
-    const chosen = cards.filter((card) => at - card.seriesRequestedAt > RELOAD_MS).slice(0, EVENTS_PER_REQUEST)
+    const batch = cards.filter((card) => at - card.seriesRequestedAt > RELOAD_MS).slice(0, EVENTS_PER_REQUEST)
       .filter(({ name }) => (bytes += encodeURIComponent(name).length + 7) < QUERY_MAX);
-    if (!chosen.length || at - requestedAt < REQUEST_INTERVAL_MS) return;
+    if (!batch.length || at - requestedAt < REQUEST_INTERVAL_MS) return;
     requestedAt = at;
-    for (const card of chosen) card.seriesRequestedAt = at;
-    const counts = chosen.map((card) => counters.counts[card.index]);
-    const found = await get(`/series?${new URLSearchParams(chosen.map(({ name }) => ["event", name]))}`).catch(() => []);
+    for (const card of batch) card.seriesRequestedAt = at;
+    const counts = batch.map((card) => counters.counts[card.index]);
+    const found = await get(`/series?${new URLSearchParams(batch.map(({ name }) => ["event", name]))}`).catch(() => []);
     // A hit that arrives during the request is shown twice for a minute, rather than never.
-    [found].flat().forEach(({ points }, i) => Object.assign(chosen[i], { countInSeries: counts[i] }).series.load(points));
-    draw(chosen);
+    [found].flat().forEach(({ points }, i) => Object.assign(batch[i], { countInSeries: counts[i] }).series.load(points));
+    draw(batch);
   }
 
   return { draw, load };

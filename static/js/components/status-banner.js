@@ -1,4 +1,4 @@
-// The status pill, the banner for trouble that lasts, and what a screen reader announces.
+// The status pill, the banner for trouble that lasts, and the announcement for screen readers.
 
 import { describe, isOutdated, LABELS } from "../data/connection-status.js";
 import { byId } from "../lib/dom.js";

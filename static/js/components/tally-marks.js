@@ -42,17 +42,17 @@ export function createTallyMarks(name) {
   const [posts, strikes, newest] = ["posts", "strikes", "newest"].map((part) => s("path", { class: part, pathLength: 1 }));
   const el = s("svg", { class: "marks", viewBox: "0 0 148 29", "aria-hidden": "true" }, posts, strikes, newest);
   /** @type {string[]} */ let paths = [];
-  let shown = -1;
+  let shownCount = -1;
 
   function set(/** @type {number} */ count, animate = true) {
-    if (count === shown) return;
+    if (count === shownCount) return;
     if (!paths.length) paths = strokePaths(name);
     const total = strokesOnSheet(count);
     // The newest strokes keep the accent colour until the next hit. More than five at once are not drawn one by one.
-    const previous = shown < 0 && animate ? 0 : shown;
+    const previous = shownCount < 0 && animate ? 0 : shownCount;
     const few = previous >= 0 && count > previous && count - previous <= 5;
     const old = Math.max(0, total - (few ? count - previous : 1));
-    shown = count;
+    shownCount = count;
     posts.setAttribute("d", paths.slice(0, old).filter((_, i) => i % 5 < 4).join(""));
     strikes.setAttribute("d", paths.slice(0, old).filter((_, i) => i % 5 === 4).join(""));
     newest.setAttribute("d", paths.slice(old, total).join(""));

@@ -8,14 +8,14 @@ function openStorage(storage) {
 const browserStorage = openStorage(() => localStorage);
 const tabStorage = openStorage(() => sessionStorage);
 /** @type {Record<string, string>} */ const DEFAULTS = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", pins: "[]" };
-/** Chosen since the page opened, because the storage may be blocked. @type {Record<string, string>} */ const chosen = {};
+/** Chosen since the page opened, because the storage may be blocked. @type {Record<string, string>} */ const currentPrefs = {};
 let currentKey = tabStorage?.getItem("tally-key") ?? "";
 
-export const getPref = (/** @type {string} */ name) => chosen[name] ?? browserStorage?.getItem(`tally-${name}`) ?? DEFAULTS[name];
+export const getPref = (/** @type {string} */ name) => currentPrefs[name] ?? browserStorage?.getItem(`tally-${name}`) ?? DEFAULTS[name];
 
 /** @param {string} name @param {string} value */
 export function setPref(name, value) {
-  chosen[name] = value;
+  currentPrefs[name] = value;
   value === DEFAULTS[name] ? browserStorage?.removeItem(`tally-${name}`) : browserStorage?.setItem(`tally-${name}`, value);
   if (name === "theme" || name === "density") document.documentElement.dataset[name] = value;
 }

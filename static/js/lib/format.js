@@ -36,7 +36,7 @@ export function comparison(current, previous) {
     : `${percent(Math.abs(current / previous - 1))} ${current > previous ? "more" : "fewer"} than`;
 }
 
-/** Says when the service's day ends, on both clocks if they differ. @param {string} iso with the service's UTC offset */
+/** Formats the end of the service's day, on both clocks if they differ. @param {string} iso with the service's UTC offset */
 export function dayEnd(iso) {
   const serviceTime = iso.slice(11, 16);
   const offset = /[+-]\d\d:\d\d$/.exec(iso)?.[0] ?? "";

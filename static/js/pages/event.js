@@ -29,7 +29,7 @@ function snippets(name) {
 /** @param {Session} session @param {() => void} onCorrected @returns {Page} */
 export function createEventPage({ counters, now }, onCorrected) {
   let name = "";
-  let shown = -1;
+  let shownCount = -1;
   /** The total of the days before today. @type {number|null} */ let totalBeforeToday = null;
   const chart = createHitsChart(byId("event-chart"), now, (range) => navigate(link("event", name, { range })));
   const headline = createHeadline(byId("event-today"), {
@@ -38,9 +38,9 @@ export function createEventPage({ counters, now }, onCorrected) {
   const count = () => counters.countOf(name);
 
   const loadTotal = throttle(TOTAL_MS, async () => {
-    const requested = name;
+    const requestedName = name;
     /** @type {Value|null} */ const value = await get(eventPath(name)).catch(() => null);
-    if (requested !== name || !value) return;
+    if (requestedName !== name || !value) return;
     totalBeforeToday = value.total - value.count;
     draw(false);
   });
@@ -48,8 +48,8 @@ export function createEventPage({ counters, now }, onCorrected) {
   function draw(/** @type {boolean} */ animate) {
     const value = count();
     headline.count(value, animate);
-    if (shown >= 0 && value > shown) chart.count(value - shown);
-    shown = value;
+    if (shownCount >= 0 && value > shownCount) chart.count(value - shownCount);
+    shownCount = value;
     headline.set("total", totalBeforeToday === null ? "–" : number(totalBeforeToday + value));
     headline.set("part", counters.total ? percent(value / counters.total) : "–");
   }
@@ -78,11 +78,11 @@ export function createEventPage({ counters, now }, onCorrected) {
   byId("share-open").addEventListener("click", openShareDialog);
   byId("event-reset").addEventListener("click", () => confirmAndReload({
     title: "Start this event’s day at 0?", action: "Set to 0",
-    text: "Today’s count becomes 0. The total and the charts keep what was counted, and the history says that it was done.",
+    text: "Today’s count becomes 0. The total and the charts keep what was counted, and the history records the reset.",
     run: () => send("PUT", eventPath(name), { count: 0 }),
   }));
   byId("event-correct").addEventListener("click", () => confirmAndReload({
-    title: "Correct these numbers", action: "Correct", text: "The correction is kept in the day’s history, with what was there before.",
+    title: "Correct these numbers", action: "Correct", text: "The correction is kept in the day’s history, with the previous numbers.",
     fields: [{ label: "Count today", name: "count", value: count() }, { label: "Total", name: "total", value: (totalBeforeToday ?? 0) + count() }],
     run: (values) => send("PUT", eventPath(name), values),
   }));
@@ -96,7 +96,7 @@ export function createEventPage({ counters, now }, onCorrected) {
     show({ name: wanted, query }) {
       if (name !== wanted) {
         name = wanted;
-        shown = -1;
+        shownCount = -1;
         totalBeforeToday = null;
         byId("event-name").textContent = name;
         byId("event-users").href = link("leaderboard", "", { event: name });

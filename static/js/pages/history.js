@@ -8,7 +8,7 @@ import { comparison, dateTime, longDate, number, plural, shortDate, signed, time
 import { link } from "../lib/router.js";
 
 const ROWS_MAX = 200; // The CSV file has all rows of a day.
-const DAYS_MAX = 90; // More bars could not be told apart.
+const DAYS_MAX = 90; // More bars would be too narrow to distinguish.
 
 function correctionRow(/** @type {Correction} */ { at, action, eventName, before, after }) {
   const verb = { reset: "Day reset", correct: "Corrected", delete: "Deleted" }[action] ?? action;
@@ -23,9 +23,9 @@ export function createHistory() {
   const note = byId("history-note");
   const daySelect = byId("history-choice");
   const otherSelect = byId("history-with");
-  const chart = createBarChart(byId("history-chart"), ({ iso }) => goTo(iso, shown.other));
+  const chart = createBarChart(byId("history-chart"), ({ iso }) => goTo(iso, selection.other));
   /** @type {DayRow[]} */ let days = [];
-  let shown = { day: "", other: "" };
+  let selection = { day: "", other: "" };
   let latestLoad = 0;
   const goTo = (/** @type {string} */ day, /** @type {string} */ other) => { location.hash = link("history", day, { with: other }); };
 
@@ -40,17 +40,17 @@ export function createHistory() {
     const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits }));
     chart.set({ points: bars, step: "day" }, `${plural(days.length, "day")}; choose one`, false);
     chart.describe();
-    await showDay(loadNumber, shown.day || days[0].day);
+    await showDay(loadNumber, selection.day || days[0].day);
   }
 
-  /** @param {number} loadNumber does nothing if a later load has begun @param {string} chosen */
-  async function showDay(loadNumber, chosen) {
+  /** @param {number} loadNumber does nothing if a later load has begun @param {string} dayToShow */
+  async function showDay(loadNumber, dayToShow) {
     const option = ({ day = "" }) => h("option", { value: day }, day ? longDate(day) : "no other day");
     daySelect.replaceChildren(...days.map(option));
-    otherSelect.replaceChildren(...[{}, ...days.filter(({ day }) => day !== chosen)].map(option));
-    daySelect.value = chosen;
-    otherSelect.value = shown.other;
-    const found = await Promise.all([chosen, shown.other].map((day) => (day ? get(`/history/${day}`) : null))).catch((error) => error);
+    otherSelect.replaceChildren(...[{}, ...days.filter(({ day }) => day !== dayToShow)].map(option));
+    daySelect.value = dayToShow;
+    otherSelect.value = selection.other;
+    const found = await Promise.all([dayToShow, selection.other].map((day) => (day ? get(`/history/${day}`) : null))).catch((error) => error);
     if (loadNumber !== latestLoad) return;
     body.ariaBusy = "false";
     const error = found instanceof Error && h("p", { className: "note" }, `This day could not be loaded. ${found.message}`);
@@ -78,13 +78,13 @@ export function createHistory() {
     const text = await getText(`/history/${daySelect.value}?format=csv`).catch((error) => { note.textContent = error.message; });
     if (text) download(`tally-${daySelect.value}.csv`, text);
   });
-  daySelect.addEventListener("change", () => goTo(daySelect.value, shown.other));
+  daySelect.addEventListener("change", () => goTo(daySelect.value, selection.other));
   otherSelect.addEventListener("change", () => goTo(daySelect.value, otherSelect.value));
 
   return {
-    title: () => (shown.day ? longDate(shown.day) : "History"),
+    title: () => (selection.day ? longDate(selection.day) : "History"),
     show({ name, query }) {
-      shown = { day: /^\d{4}-\d\d-\d\d$/.test(name) ? name : "", other: query.get("with") ?? "" };
+      selection = { day: /^\d{4}-\d\d-\d\d$/.test(name) ? name : "", other: query.get("with") ?? "" };
       load();
     },
     reload: load,

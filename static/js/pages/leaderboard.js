@@ -14,16 +14,16 @@ const RELOAD_MS = 5000;
 export function createLeaderboard() {
   const note = byId("leaderboard-note");
   const ranking = createRanking(byId("leaderboard-list"), { parts: true });
-  let window = "today";
+  let timeWindow = "today";
   let event = "";
   const selectWindow = createSegmentedControl(byId("leaderboard-window"), "window", WINDOWS, (value) => navigate(address(value, event)));
   const address = (/** @type {string} */ value, /** @type {string} */ usersOf) =>
     link("leaderboard", "", { window: value === "today" ? "" : value, event: usersOf });
 
   const load = throttle(RELOAD_MS, async () => {
-    const requested = window + event;
-    const result = await getLeaderboard(window, SIZE, event).catch((/** @type {Error} */ error) => error);
-    if (requested !== window + event) return;
+    const requestedRanking = timeWindow + event;
+    const result = await getLeaderboard(timeWindow, SIZE, event).catch((/** @type {Error} */ error) => error);
+    if (requestedRanking !== timeWindow + event) return;
     if (result instanceof Error) return setText(note, result.message);
     const rows = result.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
     ranking.draw(rows, { total: rows.reduce((sum, { count }) => sum + count, 0), linked: !event });
@@ -34,12 +34,12 @@ export function createLeaderboard() {
     title: () => "Leaderboard",
     show({ query }) {
       const wanted = query.get("window") ?? "today";
-      window = Object.hasOwn(WINDOWS, wanted) ? wanted : "today";
+      timeWindow = Object.hasOwn(WINDOWS, wanted) ? wanted : "today";
       event = query.get("event") ?? "";
-      selectWindow(window);
+      selectWindow(timeWindow);
       byId("leaderboard-title").replaceChildren(...(event ? ["Users of ", bdi(event)] : ["Events"]));
       byId("leaderboard-back").hidden = !event;
-      byId("leaderboard-back").href = address(window, "");
+      byId("leaderboard-back").href = address(timeWindow, "");
       setText(note, "Loading");
       ranking.clear();
       load.now();

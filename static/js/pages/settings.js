@@ -48,7 +48,7 @@ export function createSettings(session) {
 
   byId("reset-all").addEventListener("click", () => confirmTyped({
     title: "Start the day again?", word: "reset", action: "Reset",
-    text: "All of today’s counts become 0 on every page. What was counted stays in the day’s history as a part of its own; totals and charts keep everything.",
+    text: "All of today’s counts become 0 on every page. The counts so far stay in the day’s history as a part of their own; totals and charts keep everything.",
     run: () => send("POST", "/reset"), onDone: session.reconnect,
   }));
   return { title: () => "Settings", show: draw, reload: draw, tick: draw };
