@@ -1,4 +1,4 @@
-"""Chromium, as the tests and the pictures start it, and pages that keep what they say on their console."""
+"""Chromium for the browser tests and the screenshots, with pages that record their console messages."""
 
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +20,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Start one browser for a module. A wider scope would leave Playwright's event loop running in async tests."""
     binary = shutil.which("chromium")
     assert binary, "chromium is not installed: apt-get install chromium"
     with sync_playwright() as playwright:
@@ -29,20 +30,25 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """What pages said on their consoles, which is to be nothing."""
+def console_messages() -> list[str]:
+    """The console messages and uncaught errors of all pages of a test; a correct page has none."""
     return []
 
 
 @pytest.fixture
-def open_page(browser: Browser, said: list[str], request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+def open_page(
+    browser: Browser, console_messages: list[str], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Page]]:
+    """Open a page in a browser context of its own. `clock=True` lets the test move the page's time forward."""
     pages: list[Page] = []
 
-    def open_one(url: str, **context: object) -> Page:
+    def open_one(url: str, *, clock: bool = False, **context: object) -> Page:
         page = browser.new_context(**context).new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: console_messages.append(message.text))
+        page.on("pageerror", lambda error: console_messages.append(str(error)))
         pages.append(page)
+        if clock:
+            page.clock.install()
         page.goto(url)
         return page
 

@@ -1,0 +1,53 @@
+"""Servers that the browser tests of a module share. Each test uses event names of its own."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.settings import Settings
+from tests.browser.dashboard import ADMIN_KEY, USUAL_COUNTS
+from tests.support.servers import ChosenClock, Process, serving
+
+
+@pytest.fixture(scope="module")
+def tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server in memory, with an administrator's key and the usual counts."""
+    limits = {"TALLY_WRITE_LIMIT": "100000/second", "TALLY_READ_LIMIT": "10000/second"}
+    directory = tmp_path_factory.mktemp("tally")
+    process = Process(directory, TALLY_STORE="memory://", TALLY_ADMIN_KEYS=ADMIN_KEY, **limits)
+    process.start()
+    process.post("/events", json.dumps(USUAL_COUNTS).encode())
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def tally_with_history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server on SQLite with two closed days, an administrator's key and the usual counts."""
+    directory = tmp_path_factory.mktemp("history")
+    store = f"sqlite:///{directory}/tally.db"
+    # Playwright's event loop runs in this thread.
+    with ThreadPoolExecutor() as pool:
+        pool.submit(asyncio.run, count_two_days(store)).result()
+    limits = {"TALLY_WRITE_LIMIT": "100000/second", "TALLY_READ_LIMIT": "10000/second"}
+    process = Process(directory, TALLY_STORE=store, TALLY_ADMIN_KEYS=ADMIN_KEY, **limits)
+    process.start()
+    process.post("/events", json.dumps(USUAL_COUNTS).encode())
+    yield process
+    process.kill()
+
+
+async def count_two_days(store: str) -> None:
+    """Count on the two days before today, with a correction on the first and a reset on the second."""
+    clock = ChosenClock(-2 * 86_400)
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    async with serving(Settings(TALLY_STORE=store, admin_keys=ADMIN_KEY), clock) as tally, tally.client() as client:
+        await client.post("/events", json={**USUAL_COUNTS, "gone": 9})
+        (await client.put("/event/gone", json={"count": 7}, headers=admin)).raise_for_status()
+        clock.shift = -86_400
+        await client.post("/events", json=USUAL_COUNTS)
+        (await client.post("/reset", headers=admin)).raise_for_status()
+        await client.post("/events", json=USUAL_COUNTS)

@@ -1,0 +1,67 @@
+"""A dashboard that needs an API key asks for it, keeps it in its tab only, and sends it with every request."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.dashboard import expect_status
+from tests.support.servers import Process
+
+READ_KEY, ADMIN_KEY = "a-key-to-read-with-17", "a-key-for-everything-4"
+
+
+@pytest.fixture(scope="module")
+def tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    directory = tmp_path_factory.mktemp("keys")
+    keys = {"TALLY_READ_KEYS": READ_KEY, "TALLY_ADMIN_KEYS": ADMIN_KEY}
+    process = Process(directory, TALLY_STORE=f"sqlite:///{directory}/tally.db", **keys)
+    process.start()
+    process.post("/event/a", b'{"by": 7}')
+    yield process
+    process.kill()
+
+
+def enter_key(page: Page, key: str) -> None:
+    page.locator("#key-prompt input").fill(key)
+    page.get_by_role("button", name="Use", exact=True).click()
+
+
+@pytest.mark.catches(
+    "keeps the key in the browser", "static/js/data/prefs.js", "() => sessionStorage", "() => localStorage"
+)
+@pytest.mark.parametrize("path", ["/", "/kiosk"])
+def test_a_page_asks_for_an_api_key_and_uses_it(tally: Process, open_page, path: str) -> None:
+    page = open_page(tally.url + path)
+    expect_status(page, "locked")
+    expect(page.get_by_text("This Tally needs a key")).to_be_visible()
+    enter_key(page, "not the key that it is")
+    expect(page.locator("#key-prompt")).to_contain_text("does not open it")
+    enter_key(page, READ_KEY)
+    expect_status(page, "live")
+    expect(page.locator("#key-prompt")).to_be_hidden()
+    expect(page.locator("main")).to_contain_text("7")
+    assert READ_KEY not in page.url
+    assert READ_KEY not in page.evaluate("JSON.stringify({ ...localStorage }) + document.cookie")
+    page.reload()
+    expect_status(page, "live")
+
+
+def test_an_api_key_can_be_forgotten(tally: Process, open_page) -> None:
+    page = open_page(f"{tally.url}/#/settings")
+    expect(page.locator("#health")).to_contain_text("sqlite")
+    page.locator("#key input").fill(READ_KEY)
+    page.get_by_role("button", name="Use", exact=True).click()
+    expect_status(page, "live")
+    page.get_by_role("button", name="Forget").click()
+    expect_status(page, "locked")
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_the_share_dialog_shows_no_badge_that_needs_a_key(tally: Process, open_page) -> None:
+    page = open_page(f"{tally.url}/#/event/a")
+    enter_key(page, READ_KEY)
+    expect_status(page, "live")
+    page.locator("#share-open").click()
+    expect(page.locator("#share")).to_contain_text("shows it to nobody without a key")
+    expect(page.locator("#share img")).to_have_count(0)
