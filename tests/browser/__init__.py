@@ -1,1 +1,1 @@
-"""Tests of the dashboard, the kiosk and embedded pages in Chromium, and of the size of static files."""
+"""Tests of the dashboard, the kiosk and embedded pages in Chromium, and of the static files."""

@@ -1,10 +1,16 @@
-"""The static files stay small: in lines of code, and compressed."""
+"""The static files stay small, and their modules import one way."""
 
 import gzip
+import re
+from pathlib import Path
+
+import pytest
 
 from tests.support.servers import ROOT
 
 STATIC = ROOT / "static"
+# A module imports from its own directory and from the ones before it.
+LAYERS = ["lib", "data", "components", "pages", "js"]
 
 
 def test_static_files_have_at_most_2500_lines() -> None:
@@ -16,3 +22,17 @@ def test_static_files_have_at_most_2500_lines() -> None:
 def test_static_files_are_small_when_compressed() -> None:
     files = sorted(path for path in STATIC.rglob("*") if path.is_file())
     assert len(gzip.compress(b"".join(path.read_bytes() for path in files))) < 70_000
+
+
+@pytest.mark.catches(
+    "a helper imports the data layer",
+    "static/js/lib/csv.js",
+    "function cell(",
+    'import { apiKey } from "../data/prefs.js";\nfunction cell(',
+)
+def test_javascript_modules_import_from_lower_layers_only() -> None:
+    layers = {path: LAYERS.index(path.parent.name) for path in (STATIC / "js").rglob("*.js")}
+    assert len(set(layers.values())) == len(LAYERS)
+    for path, layer in layers.items():
+        for target in re.findall(r'^import .*?"(\..+)";', path.read_text(), re.MULTILINE):
+            assert layers[Path(path.parent / target).resolve()] <= layer, (path, target)
