@@ -99,7 +99,7 @@ def test_a_new_server_version_is_offered_to_a_page_and_reloads_a_kiosk(empty_tal
         expect_status(one, "live")
         one.evaluate("document.documentElement.dataset.same = ''")
     empty_tally.kill()
-    empty_tally._command = ("-c", "import app; app.__version__ = '99.0'; from app.__main__ import main; main()")
+    empty_tally._command = ("-c", "import app; app.__version__ = '99.0'; from app.cli import main; main()")
     empty_tally.start()
     for one in (page, kiosk):
         with one.expect_response("**/health"):
