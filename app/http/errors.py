@@ -1,86 +1,131 @@
-"""The one shape of every error: RFC 9457 problem details."""
+"""Every error as RFC 9457 problem details: which exception becomes which response, and every Retry-After."""
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
+from limits import RateLimitItem
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
-from app.group_commit import Overloaded
+from app.group_commit import Outcome, Overloaded
 from app.metrics import Metrics
 from app.stores.base import OutcomeUnknown, StoreUnavailable
+from app.stores.results import Value
 
-Problem = HTTPException  # raised wherever a request is refused
-REFUSALS = (HTTPException, RequestValidationError, StoreUnavailable, OutcomeUnknown, Overloaded)
-Answer = Callable[[HTTPConnection, Exception], Awaitable[Response]]
+Counted = Literal["no", "unknown"]
+ErrorHandler = Callable[[HTTPConnection, Exception], Awaitable[Response]]
+
+
+class Problem(HTTPException):
+    """A request that Tally rejects: a status, a `detail` for the client, and headers."""
 
 
 class ProblemDetails(BaseModel):
-    """What went wrong; `counted` says whether a POST may have been counted all the same."""
+    """The body of an error response. `counted` tells whether the hits of a request may have been counted."""
 
     type: str = "about:blank"
     title: str
     status: int
     detail: str
-    counted: Literal["no", "unknown"] | None = None
+    counted: Counted | None = None
 
 
-_HEADERS = {
-    "Idempotent-Replayed": "`true` where this is the answer to an earlier request with the same key.",
-    "Link": "Where the next page is.",
-    "Retry-After": "When to ask again, in seconds.",
-    "Tally-Partial": "Why this is not all.",
-    "Tally-Stale": "For how many seconds Redis has been away: so old are these numbers.",
-    "WWW-Authenticate": "How to show a key.",
+class ErrorResponse(NamedTuple):
+    """The response to an exception: its status and headers, and whether the hits may have been counted."""
+
+    status: int
+    headers: Mapping[str, str] | None
+    counted: Counted
+
+
+_RETRY_SOON = {"Retry-After": "1"}
+
+# The response to each exception of a lower package. The message of the exception becomes the detail.
+ERROR_RESPONSES: dict[type[Exception], ErrorResponse] = {
+    StoreUnavailable: ErrorResponse(503, _RETRY_SOON, "no"),
+    OutcomeUnknown: ErrorResponse(503, _RETRY_SOON, "unknown"),
+    Overloaded: ErrorResponse(503, _RETRY_SOON, "no"),
 }
-_ALWAYS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
+EXPECTED_ERRORS = (HTTPException, RequestValidationError, *ERROR_RESPONSES)
+_BUG = ErrorResponse(500, None, "unknown"), "internal error; details are in the server log"
+
+# Status, detail and headers for each reason for which a store rejects hits or a correction.
+REJECTION_RESPONSES: dict[str, tuple[int, str, dict[str, str]]] = {
+    "full": (
+        429,
+        "event limit reached (TALLY_EVENTS_MAX): new event names are rejected, existing ones still count",
+        {"Retry-After": "3600"},
+    ),
+    "overflow": (422, "a count cannot be larger than 9007199254740991", {}),
+    "mismatch": (422, "this Idempotency-Key was used for another request; use a new key for a new request", {}),
+    "keys": (
+        503,
+        "idempotency key limit reached (TALLY_KEYS_MAX, or a tenth of it for one client); keys expire after 24 h",
+        {"Retry-After": "60"},
+    ),
+}
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These statuses for a route's OpenAPI."""
-    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
-        | told(*_ALWAYS.get(status, []), always=True)
-        for status in statuses
-    }
+def rejection(reason: str) -> Problem:
+    """Return the problem for a reason for which a store rejects."""
+    status, detail, headers = REJECTION_RESPONSES[reason]
+    return Problem(status, detail, headers)
 
 
-def told(*headers: str, always: bool = False) -> dict[str, Any]:
-    """These headers of an answer, likewise."""
-    text = {"schema": {"type": "string"}, "required": always}
-    return {"headers": {name: {"description": _HEADERS[name], **text} for name in headers}}
+def accepted_or_raise(outcome: Outcome) -> Mapping[str, Value]:
+    """Return the values of accepted hits, by event. Raises Problem if the hits were rejected."""
+    if reason := outcome.result.reason:
+        raise rejection(reason)
+    return outcome.result.values
 
 
-def install(app: FastAPI, metrics: Metrics) -> Answer:
-    """Make this app answer refusals and errors in the one shape; returns what does it."""
+def rate_limit_exceeded(limit: RateLimitItem, seconds_left: float) -> Problem:
+    """Return the problem for a client that is over this limit, whose window ends in so many seconds."""
+    headers = {"Retry-After": str(max(1, math.ceil(seconds_left)))}
+    return Problem(429, f"rate limit exceeded: {limit} per client address", headers)
 
-    async def answer(request: HTTPConnection, error: Exception) -> Response:
-        status, detail, headers = 500, "an unexpected error; the log has it", None
-        if isinstance(error, HTTPException):
-            status, detail, headers = error.status_code, str(error.detail), error.headers
-            if status == 405:  # the router would tell the methods of one route, and a path has several
-                found = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
-                headers = {"Allow": ", ".join(sorted(m for route in found for m in getattr(route, "methods", ())))}
-        elif isinstance(error, RequestValidationError):  # said without the input, which may be no JSON at all
-            status = 422
-            detail = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
-        elif isinstance(error, (StoreUnavailable, OutcomeUnknown, Overloaded)):
-            status, detail, headers = 503, str(error), {"Retry-After": "1"}
-        problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-        # only these could have counted; a WebSocket has no method
+
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> ErrorHandler:
+    """Make the app respond to all errors with problem details. Returns the handler."""
+
+    async def error_response(request: HTTPConnection, error: Exception) -> Response:
+        (status, headers, counted), detail = _response_to(error)
+        if status == 405:
+            headers = {"Allow": _allowed_methods(app, request)}
+        title = HTTPStatus(status).phrase
+        problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+        # Only these requests count hits. A WebSocket has no method.
         if request.scope.get("method") == "POST" or request.scope["path"].startswith("/hit/"):
-            unknown = status == 500 or isinstance(error, OutcomeUnknown)
-            problem["counted"] = "unknown" if unknown else "no"
-            (metrics.unknown if unknown else metrics.refused).inc()
+            problem["counted"] = counted
+            (metrics.unknown if counted == "unknown" else metrics.refused).inc()
         return Response(msgspec.json.encode(problem), status, headers, media_type="application/problem+json")
 
-    for kind in (*REFUSALS, Exception):
-        app.add_exception_handler(kind, answer)
-    return answer
+    for kind in (*EXPECTED_ERRORS, Exception):
+        app.add_exception_handler(kind, error_response)
+    return error_response
+
+
+def _response_to(error: Exception) -> tuple[ErrorResponse, str]:
+    if isinstance(error, HTTPException):
+        return ErrorResponse(error.status_code, error.headers, "no"), str(error.detail)
+    if isinstance(error, RequestValidationError):
+        # The input is left out of the detail, because it may not be valid JSON or UTF-8.
+        details = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
+        return ErrorResponse(422, None, "no"), "; ".join(details)
+    for kind, response in ERROR_RESPONSES.items():
+        if isinstance(error, kind):
+            return response, str(error)
+    return _BUG
+
+
+def _allowed_methods(app: FastAPI, request: HTTPConnection) -> str:
+    """Return the methods of all routes of a path; the router would list those of its first route only."""
+    routes = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted(method for route in routes for method in getattr(route, "methods", ())))

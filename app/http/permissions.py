@@ -1,26 +1,26 @@
-"""Who may ask for what: one table of roles, and the keys, origins and hosts that are looked at."""
+"""Which permission each route needs, and which API key grants it."""
 
 import re
-from functools import lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import Any, Literal
+from typing import Literal
 
-from fastapi import Request, Response
+from fastapi import Request
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.domain.counting import AMOUNT_MAX
-from app.http.errors import Problem, documented, told
+from app.http.errors import Problem
+from app.http.origins import Origins
 from app.http.rate_limits import RateLimits
 from app.settings import Settings
 
-Role = Literal["anyone", "read", "write", "hit", "admin", "badge", "embed", "live"]
-Headers = list[tuple[bytes, bytes]]
+Permission = Literal["anyone", "read", "write", "hit", "admin", "badge", "embed", "live"]
 
-# What each route asks for; one that is missing here is refused. `*` is a mount. Badges and embeds are reads that
-# settings may open. Of Socket.IO only the origin is looked at here: its clients show their keys when they connect.
-ROLES: dict[str, Role] = {
+# The permission that each route needs; a route that is missing here is rejected. `*` is a mount. "badge" and "embed"
+# are reads that settings may open to everyone. For "live" only the origin is checked at the mount: Socket.IO clients
+# send their API key when they join a namespace, see authorize_socketio.
+ROUTE_PERMISSIONS: dict[str, Permission] = {
     "POST /event/{name}": "write",
     "POST /events": "write",
     "GET /event/{name}": "read",
@@ -61,145 +61,98 @@ ROLES: dict[str, Role] = {
     "GET /openapi.json": "anyone",
     "* /static": "anyone",
 }
-_OWN_PAGES: set[Role] = {"write", "admin", "live"}  # not for pages of foreign origins, as CountAPI's hits are
+# Pages of a foreign origin may not do these. "hit" is missing because CountAPI's counters are made for any page.
+_ORIGIN_CHECKED: set[Permission] = {"write", "admin", "live"}
 
-_HOLDS: dict[Role, set[Role]] = {"read": {"read", "badge", "embed"}, "write": {"write", "hit"}}
-_HOLDS["admin"] = _HOLDS["read"] | _HOLDS["write"] | {"admin"}
+# The permissions that the API keys of each role grant.
+GRANTS: dict[Permission, set[Permission]] = {"read": {"read", "badge", "embed"}, "write": {"write", "hit"}}
+GRANTS["admin"] = GRANTS["read"] | GRANTS["write"] | {"admin"}
+
 _BEARER = re.compile(rb"bearer +([!-~]{1,256})", re.IGNORECASE)
-_ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|\d+\.\d+\.\d+\.\d+")
-_EXPOSED = (b"access-control-expose-headers", b"Idempotent-Replayed, Link, Retry-After, Tally-Partial, Tally-Stale")
-_PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
-    "Access-Control-Max-Age": "7200",
-}
 
 
 class Permissions:
-    def __init__(self, settings: Settings, limits: RateLimits) -> None:
-        self._settings, self._limits = settings, limits
-        self._keys: dict[bytes, set[Role]] = {}  # by their hashes, which are of one length
-        for role, held in _HOLDS.items():
+    """The API keys and the open permissions of the settings.
+
+    `key_required` has the permissions that need an API key. Once any key is configured, a key that a client sends
+    must be known even where none is required: taken for an anonymous client, one with an expired key would lose its
+    idempotency keys and count twice.
+    """
+
+    def __init__(self, settings: Settings, origins: Origins, rate_limits: RateLimits) -> None:
+        self._settings, self._origins, self._rate_limits = settings, origins, rate_limits
+        # Keys are stored as hashes, which all have the same length.
+        self._grants: dict[bytes, set[Permission]] = {}
+        for role, granted in GRANTS.items():
             for key in getattr(settings, f"{role}_keys"):
-                self._keys.setdefault(_digest(key.get_secret_value().encode()), set()).update(held)
-        opened: dict[Role, object] = {"badge": settings.public_badges, "embed": settings.embed_origins}
-        read = {role for role in _HOLDS["read"] if settings.read_keys and not opened.get(role)}
-        self._closed = {"admin", *read, *(_HOLDS["write"] if settings.write_keys else ())}
-        self._looked_at = _HOLDS["admin"] if self._keys else self._closed  # a key that is shown must be known
-        self._origins = {origin.encode() for origin in settings.allowed_origins}
-        self._any_host = "*" in settings.allowed_hosts or not (settings.allowed_hosts or settings.loopback)
-        self._serves = lru_cache(maxsize=1000)(self._is_ours)
+                self._grants.setdefault(_digest(key.get_secret_value().encode()), set()).update(granted)
+        opened: dict[Permission, object] = {"badge": settings.public_badges, "embed": settings.embed_origins}
+        read = {name for name in GRANTS["read"] if settings.read_keys and not opened.get(name)}
+        self.key_required = {"admin", *read, *(GRANTS["write"] if settings.write_keys else ())}
+        self._key_checked = GRANTS["admin"] if self._grants else self.key_required
 
-    def enter(self, scope: Scope) -> Headers:
-        """Refuse what is asked by a name that is not ours; else, what a browser is told beside the answer."""
-        headers = dict(scope["headers"])
-        if not self._serves(headers.get(b"host", b"")[:300]):  # no name is longer, and 1000 of them are remembered
-            raise Problem(421, "this is not a name of this Tally (TALLY_ALLOWED_HOSTS)")
-        if b"*" in self._origins:
-            return [(b"access-control-allow-origin", b"*"), _EXPOSED]
-        if headers.get(b"origin") in self._origins:
-            return [(b"access-control-allow-origin", headers[b"origin"]), _EXPOSED, (b"vary", b"Origin")]
-        return [(b"vary", b"Origin")] if self._origins else []
+    def authorize(self, scope: Scope, route: str) -> None:
+        """Check that a request may use a route of ROUTE_PERMISSIONS. Raises Problem (401, 403, 429)."""
+        permission = ROUTE_PERMISSIONS.get(route)
+        if permission is None:
+            raise Problem(403, "this route has no access rule, which is a bug in Tally; please report it")
+        if permission in _ORIGIN_CHECKED:
+            self._origins.check_origin(scope)
+        if permission in self._key_checked:
+            self._check_key(permission, _bearer(scope), scope)
 
-    def preflight(self, scope: Scope) -> Response | None:
-        """The answer to a browser that asks for a page whether it may ask something."""
-        asks = scope["type"] == "http" and scope["method"] == "OPTIONS"
-        if not asks or b"access-control-request-method" not in dict(scope["headers"]):
-            return None
-        self._look_at_origin(scope)
-        return Response(status_code=204, headers=_PREFLIGHT)
+    async def authorize_request(self, request: Request) -> None:
+        """Authorize a request to the route that FastAPI has chosen; a dependency of all routes. Raises Problem."""
+        self.authorize(request.scope, f"{request.method} {request.scope['route'].path_format}")
 
-    def admit(self, scope: Scope, route: str) -> None:
-        """Refuse who may not ask for this route."""
-        role = ROLES.get(route)
-        if role is None:
-            raise Problem(403, "nothing says who may ask for this")
-        if role in _OWN_PAGES:
-            self._look_at_origin(scope)
-        if role in self._looked_at:
-            self._look_at_key(role, _bearer(scope), scope)
+    def authorize_mount(self, path: str, app: ASGIApp) -> ASGIApp:
+        """Return an application that authorizes each request before it calls the one mounted at this path."""
 
-    async def guard(self, request: Request) -> None:
-        """As a dependency of every route."""
-        self.admit(request.scope, f"{request.method} {request.scope['route'].path_format}")
-
-    def mounted(self, path: str, app: ASGIApp) -> ASGIApp:
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            self.admit(scope, f"* {path}")
+        async def authorized_app(scope: Scope, receive: Receive, send: Send) -> None:
+            self.authorize(scope, f"* {path}")
             await app(scope, receive, send)
 
-        return guarded
+        return authorized_app
 
-    def admit_page(self, auth: object, scope: Scope) -> None:
-        """Refuse a client of Socket.IO that may not read, by what it says when it connects."""
-        if "read" in self._looked_at:
+    def authorize_socketio(self, auth: object, scope: Scope) -> None:
+        """Check the API key in the `auth` object of a Socket.IO client that joins. Raises Problem (401, 403, 429)."""
+        if "read" in self._key_checked:
             key = auth.get("key") if isinstance(auth, dict) else None
-            self._limits.charge(HTTPConnection(scope), "read", 0)  # who has guessed too often is told no more
-            self._look_at_key("read", str(key).encode(errors="replace") if key else None, scope)
+            # After too many wrong keys, even the right one is rejected, so that keys cannot be guessed.
+            self._rate_limits.consume(HTTPConnection(scope), "read", 0)
+            self._check_key("read", str(key).encode(errors="replace") if key else None, scope)
 
-    def caller(self, scope: Scope) -> str:
-        """Whose Idempotency-Keys these are."""
-        return self._known(_bearer(scope)).hex() or "anonymous"
+    def client_id(self, scope: Scope) -> str:
+        """Return the client to which an idempotency key belongs: the hash of its API key, or "anonymous"."""
+        return self._known_digest(_bearer(scope)).hex() or "anonymous"
 
     def amount_max(self, scope: Scope) -> int:
-        """The largest amount of a hit; who has a key to write is trusted with any."""
+        """Return the largest amount of a hit that this client may send. A write key allows any amount."""
         most = self._settings.public_by_max
-        return AMOUNT_MAX if most < AMOUNT_MAX and "write" in self._holds(_bearer(scope)) else most
+        return AMOUNT_MAX if most < AMOUNT_MAX and "write" in self._grants_of(_bearer(scope)) else most
 
-    def describe(self, document: dict[str, Any]) -> dict[str, Any]:
-        """OpenAPI's document, with what asks for a key, and how any route like this one may refuse."""
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for foreign in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(foreign, None)  # FastAPI's, which nothing here has
-        for path, operations in document["paths"].items():
-            for method, operation in operations.items():
-                role = ROLES.get(f"{method.upper()} {path}")
-                statuses = [421, *[404] * ("{" in path), *[400, 413] * ("requestBody" in operation)]
-                statuses += [401, 403, 422, 429, 503] * (role != "anyone")
-                own = operation["responses"]
-                own.pop("422", None)  # likewise
-                operation["responses"] = {str(status): text for status, text in documented(*statuses).items()} | own
-                if role in _HOLDS["read"]:
-                    own["200"]["headers"] = own["200"].get("headers", {}) | told("Tally-Stale")["headers"]
-                if role in self._closed:
-                    operation["security"] = [{"key": []}]
-        return document
-
-    def _is_ours(self, host: bytes) -> bool:
-        """No public name can pose as an address, or as a name without a dot."""
-        name = re.sub(r":\d*$", "", host.decode("latin-1").lower())
-        return (
-            self._any_host or "." not in name or bool(_ADDRESS.fullmatch(name)) or name in self._settings.allowed_hosts
-        )
-
-    def _look_at_origin(self, scope: Scope) -> None:
-        headers = dict(scope["headers"])
-        origin = headers.get(b"origin")
-        if origin is None or origin in self._origins or b"*" in self._origins:
-            return
-        scheme = scope["scheme"].replace("ws", "http").encode()  # the client's, as far as a trusted proxy tells
-        if origin != b"%b://%b" % (scheme, headers.get(b"host", b"").lower()):
-            raise Problem(403, "pages of this origin may not do this (TALLY_ALLOWED_ORIGINS)")
-
-    def _look_at_key(self, role: Role, key: bytes | None, scope: Scope) -> None:
-        if role == "admin" and not self._settings.admin_keys:
-            raise Problem(403, "nobody may do this as long as TALLY_ADMIN_KEYS is not set")
-        holds = self._holds(key)
-        if not holds and (key or role in self._closed):
-            detail = "this key is not known" if key else "this needs a key, in Authorization: Bearer"
-            if key:  # a guess costs what the request would
-                self._limits.charge(HTTPConnection(scope), "read" if role in _HOLDS["read"] else "write")
+    def _check_key(self, permission: Permission, key: bytes | None, scope: Scope) -> None:
+        if permission == "admin" and not self._settings.admin_keys:
+            raise Problem(403, "admin routes are disabled; set TALLY_ADMIN_KEYS and restart")
+        granted = self._grants_of(key)
+        if not granted and (key or permission in self.key_required):
+            detail = "API key required; send the header Authorization: Bearer <key>"
+            if key:
+                detail = "unknown API key; it may have been replaced or mistyped"
+                # A wrong key costs what the request would, so that keys cannot be guessed quickly.
+                self._rate_limits.consume(HTTPConnection(scope), "read" if permission in GRANTS["read"] else "write")
             raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
-        if role in self._closed - holds:
-            raise Problem(403, "this key may not do this")
+        if permission in self.key_required - granted:
+            role = next(role for role, granted in GRANTS.items() if permission in granted)
+            raise Problem(403, f"this API key does not have the {role} role")
 
-    def _holds(self, key: bytes | None) -> set[Role]:
-        return self._keys.get(self._known(key), set())
+    def _grants_of(self, key: bytes | None) -> set[Permission]:
+        return self._grants.get(self._known_digest(key), set())
 
-    def _known(self, key: bytes | None) -> bytes:
-        """The hash of this key if it is one of ours. It is compared with all, each in constant time."""
+    def _known_digest(self, key: bytes | None) -> bytes:
+        """Return the hash of this key if it is configured. It is compared with all keys, each in constant time."""
         given = _digest(key or b"")
-        return max((digest for digest in self._keys if compare_digest(digest, given)), default=b"")
+        return max((digest for digest in self._grants if compare_digest(digest, given)), default=b"")
 
 
 def _bearer(scope: Scope) -> bytes | None:

@@ -1,25 +1,24 @@
-"""A number on other people's pages: as a badge, and in the form that shields.io reads."""
+"""GET /badge/{name}.svg and /event/{name}/shield.json: a number for a README or another page."""
 
 import math
 import unicodedata
 from hashlib import blake2b
 from html import escape
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from typing_extensions import TypedDict
 
 from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock
-from app.http.routes.count import name_under
-from app.http.routes.counts import Charge, PathEvent
+from app.http.parsing import EventInPath, event_name_in_path
 from app.stores.base import CounterStore
 
-SHIELD_SECONDS = 300  # the least that shields.io heeds
+SHIELD_SECONDS = 300  # the shortest time for which shields.io caches
 
 _COLORS = {"brightgreen": "44cc11", "green": "4c9a2a", "yellowgreen": "a4a61d", "yellow": "dfb317", "orange": "fe7d37"}
 _COLORS |= {"red": "c9372c", "blue": "2457d6", "purple": "7048c6", "grey": "5b6472", "lightgrey": "9f9f9f"}
-# How wide Verdana is at 11 px, in tenths of a pixel; what is not here is about 70.
+# The widths of Verdana's characters at 11 px, in tenths of a pixel. The others are about 70 wide.
 _WIDTHS = {30: "'il", 38: " fj,.", 44: '!tIr"', 50: "()-/:;J[\\]|", 58: "?cszL", 65: "FPaekvxy", 76: "ABCKRSVXZ"}
 _WIDTHS |= {84: "DGHNOQU&", 91: "#+<=>^~wM", 110: "mW@%"}
 _WIDTH = {character: tenths for tenths, characters in _WIDTHS.items() for character in characters}
@@ -32,7 +31,7 @@ _SVG = (
 )
 _SVG_HEADERS = {"Cache-Control": "max-age=5, must-revalidate", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
-BadgeEvent = Annotated[str, Depends(name_under(b"badge", b".svg"))]
+BadgeEvent = Annotated[str, Depends(event_name_in_path(b"badge", b".svg"))]
 Label = Annotated[str | None, Query(max_length=128, pattern=r"^[^\p{Cc}\p{Cn}\p{Co}\p{Zl}\p{Zp}]*$")]
 Color = Annotated[str, Query(pattern=rf"^({'|'.join(_COLORS)}|[0-9a-fA-F]{{3}}|[0-9a-fA-F]{{6}})$")]
 Value = Literal["total", "count"]
@@ -40,21 +39,23 @@ Shield = TypedDict("Shield", {"schemaVersion": int, "label": str, "message": str
 
 
 class Svg(Response):
+    """An SVG image."""
+
     media_type = "image/svg+xml"
 
 
-def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) -> None:
-    every: dict[str, Any] = {"dependencies": [Depends(charge)]}
+def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
+    """Add the routes of badges."""
 
-    async def words(event: str, label: str | None, value: Value) -> tuple[str, str, str]:
-        """What a badge says: its label, its message, and both in full."""
+    async def texts(event: str, label: str | None, value: Value) -> tuple[str, str, str]:
+        """Return the label of a badge, its message, and both in full."""
         today = value == "count"
         found = await store.read(clock.slot().day_buckets if today else [TOTAL], [event])
         number = sum(counts.get(event, 0) for counts in found)
         label, when = event if label is None else label, " today" * today
         return label, f"{abbreviated(number)}{when}", f"{label}: {number:,}{when}"
 
-    @app.get("/badge/{name}.svg", response_class=Svg, responses={304: {"description": "Unchanged"}}, **every)
+    @router.get("/badge/{name}.svg", response_class=Svg, responses={304: {"description": "Not modified"}})
     async def draw_badge(
         request: Request,
         response: Response,
@@ -63,37 +64,40 @@ def add_routes(app: FastAPI, store: CounterStore, clock: Clock, charge: Charge) 
         color: Color = "blue",
         value: Value = "total",
     ) -> Response:
-        """An image of the total, or of today's count; an unknown event has 0."""
-        svg = draw(*await words(event, label, value), color)
+        """Return an SVG badge with the all-time total, or with `value=count` today's count."""
+        svg = draw(*await texts(event, label, value), color)
         etag = f'"{blake2b(svg, digest_size=8).hexdigest()}"'
         headers = {**response.headers, **_SVG_HEADERS, "ETag": etag}
         fresh = etag in request.headers.get("if-none-match", "")
         return Response(status_code=304, headers=headers) if fresh else Svg(svg, headers=headers)
 
-    @app.get("/event/{name}/shield.json", **every)
+    @router.get("/event/{name}/shield.json")
     async def read_shield(
-        event: PathEvent, label: Label = None, color: Color = "blue", value: Value = "total"
+        event: EventInPath, label: Label = None, color: Color = "blue", value: Value = "total"
     ) -> Shield:
-        """The same for https://shields.io/badges/endpoint-badge."""
-        label, message, _ = await words(event, label, value)
+        """Return the same number in the format of https://shields.io/badges/endpoint-badge."""
+        label, message, _ = await texts(event, label, value)
         return Shield(schemaVersion=1, label=label, message=message, color=_rgb(color), cacheSeconds=SHIELD_SECONDS)
 
 
 def abbreviated(number: int) -> str:
-    """As shields.io writes it: 999, 1.2k, 12k, 1M."""
+    """Return a number as shields.io writes it: 999, 1.2k, 12k, 1M."""
     for unit, power in (("P", 10**15), ("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 1000)):
-        if number >= power - power // 2000:  # what would be 1000 of the smaller unit is 1 of this
+        # The threshold is where the number would be rounded to 1000 of the smaller unit.
+        if number >= power - power // 2000:
             tenths = (10 * number + power // 2) // power
             return f"{tenths / 10}{unit}" if tenths < 100 and tenths % 10 else f"{(number + power // 2) // power}{unit}"
     return str(number)
 
 
 def draw(label: str, message: str, title: str, color: str) -> bytes:
+    """Return the SVG of a badge. `title` is its text for screen readers; `color` a name or 3 or 6 hex digits."""
     color = _rgb(color)
     left, right = (_width(text) + 10 if text else 0 for text in (label, message))
     r, g, b = bytes.fromhex(color)
-    ink = "fff" if 299 * r + 587 * g + 114 * b < 140_000 else "10141c"  # whatever is read better on it
-    parts = {"label": _text(5, label, "fff"), "message": _text(left + 5, message, ink)}
+    # The luma of ITU-R BT.601: light text on dark colours, dark text on light ones.
+    text_color = "fff" if 299 * r + 587 * g + 114 * b < 140_000 else "10141c"
+    parts = {"label": _text(5, label, "fff"), "message": _text(left + 5, message, text_color)}
     return _SVG.format(width=left + right, title=escape(title), left=left, right=right, color=color, **parts).encode()
 
 
@@ -101,10 +105,10 @@ def _rgb(color: str) -> str:
     return _COLORS.get(color, color if len(color) == 6 else "".join(digit * 2 for digit in color))
 
 
-def _text(x: int, text: str, ink: str) -> str:
-    """A text as wide as it was thought to be, whatever font the reader has."""
+def _text(x: int, text: str, color: str) -> str:
+    """Return a text element whose width does not depend on the reader's fonts."""
     fit = f'textLength="{_width(text)}" lengthAdjust="spacingAndGlyphs"'
-    return f'<text x="{x}" y="14" fill="#{ink}" {fit}>{escape(text)}</text>' if text else ""
+    return f'<text x="{x}" y="14" fill="#{color}" {fit}>{escape(text)}</text>' if text else ""
 
 
 def _width(text: str) -> int:
@@ -112,6 +116,6 @@ def _width(text: str) -> int:
 
 
 def _unlisted(character: str) -> int:
-    if unicodedata.category(character) in {"Mn", "Me", "Cf"}:  # it is joined to another
-        return 0
+    if unicodedata.category(character) in {"Mn", "Me", "Cf"}:
+        return 0  # the character is drawn together with another one
     return 110 if unicodedata.east_asian_width(character) in "WF" else 70

@@ -1,4 +1,4 @@
-"""Routes in the shape of CountAPI, a service that is no more: a page of it works by changing the host name."""
+"""GET /hit, /get and /info as in CountAPI, a service that was closed: its pages work once they use Tally's host."""
 
 import base64
 import re
@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from typing_extensions import TypedDict
 
 from app.domain.buckets import TOTAL
-from app.domain.names import InvalidName, event_name
+from app.domain.names import event_name
 from app.group_commit import GroupCommitter
-from app.http.errors import Problem, documented
+from app.http.dependencies import ReadLimit
+from app.http.errors import Problem, accepted_or_raise
+from app.http.openapi import error_responses
+from app.http.parsing import valid_name
 from app.http.rate_limits import RateLimits
-from app.http.routes.count import values
-from app.http.routes.counts import Charge
 from app.stores.base import CounterStore
 
 _WORD = re.compile(r"[A-Za-z0-9_\-.]{3,64}")
 _PAGE = re.compile(r"https?://([^/?#:]+)[^/?#]*([^?#]*)")
 _GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # one transparent pixel
 
-_ALSO: dict[str, Any] = {"text/javascript": {}, "image/gif": {}}  # for `callback` and `img`, whatever is answered
+# The other media types of every response, for the parameters `callback` and `img`.
+_MEDIA_TYPES: dict[str, Any] = {"text/javascript": {}, "image/gif": {}}
 
 Callback = Annotated[str | None, Query(pattern=r"^[A-Za-z_$][A-Za-z0-9_$.]*$", max_length=128)]
 Found = TypedDict("Found", {"value": int})
@@ -30,6 +32,8 @@ Missing = TypedDict("Missing", {"value": None})
 
 
 class Info(Found):
+    """A counter and its properties, which are the same for all counters."""
+
     namespace: str
     key: str
     update_lowerbound: int
@@ -38,7 +42,7 @@ class Info(Found):
 
 
 class Call(NamedTuple):
-    """Which counter a request is about, and how it wants to be answered."""
+    """The counter of a request, and the form of the response."""
 
     namespace: str
     key: str
@@ -46,7 +50,8 @@ class Call(NamedTuple):
     callback: str | None
     image: bool
 
-    def answer(self, body: Mapping[str, object], status: int = 200) -> Response:
+    def respond(self, body: Mapping[str, object], status: int = 200) -> Response:
+        """Return the body as JSON, as a script that calls `callback`, or as an image without it."""
         headers = {"X-Path": f"{self.namespace}/{self.key}", "Access-Control-Expose-Headers": "X-Path"}
         headers["Cache-Control"] = "no-store"
         if self.image:
@@ -57,39 +62,43 @@ class Call(NamedTuple):
         return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
 
 
-def add_routes(app: FastAPI, store: CounterStore, recorder: GroupCommitter, limits: RateLimits, charge: Charge) -> None:
-    async def read(call: Call, **about: object) -> Response:
+def add_routes(
+    router: APIRouter, store: CounterStore, committer: GroupCommitter, rate_limits: RateLimits, read_limit: ReadLimit
+) -> None:
+    """Add the routes of CountAPI, each with and without a namespace."""
+
+    async def read(call: Call, **properties: object) -> Response:
         (totals,) = await store.read([TOTAL], [call.event])
         value = totals.get(call.event)
-        return call.answer({**about, "value": value}) if value else call.answer({"value": None}, 404)
+        return call.respond({**properties, "value": value}) if value else call.respond({"value": None}, 404)
 
-    for path, named in (("{key}", _in_default), ("{ns}/{key}", _in_namespace)):
-        Called = Annotated[Call, Depends(named)]  # noqa: N806 # a type
-        every: dict[str, Any] = {"responses": {200: {"content": _ALSO}, **documented(400)}}
-        known: dict[str, Any] = {"responses": every["responses"] | {404: {"model": Missing, "description": "Unknown"}}}
-        known["dependencies"] = [Depends(charge)]
+    for path, parse in (("{key}", _parse_default), ("{ns}/{key}", _parse)):
+        Called = Annotated[Call, Depends(parse)]  # noqa: N806 # a type
+        responses: dict[int | str, dict[str, Any]] = {200: {"content": _MEDIA_TYPES}, **error_responses(400)}
+        missing: dict[int | str, dict[str, Any]] = {404: {"model": Missing, "description": "Never counted"}}
+        reading: dict[str, Any] = {"responses": responses | missing, "dependencies": [Depends(read_limit)]}
 
-        @app.get(f"/hit/{path}", response_model=Found, **every)
+        @router.get(f"/hit/{path}", response_model=Found, responses=responses)
         async def count_hit(request: Request, call: Called) -> Response:
-            """Count one hit of the event `namespace:key`; the value is its total."""
-            limits.charge(request, "write")
-            recorded = await recorder.submit({call.event: 1})
-            return call.answer({"value": values(recorded)[call.event].total})
+            """Count one hit of the event `namespace:key`, and return its total."""
+            rate_limits.consume(request, "write")
+            outcome = await committer.submit({call.event: 1})
+            return call.respond({"value": accepted_or_raise(outcome)[call.event].total})
 
-        @app.get(f"/get/{path}", response_model=Found, **known)
+        @router.get(f"/get/{path}", response_model=Found, **reading)
         async def read_value(call: Called) -> Response:
-            """The total, or 404 where nothing was counted."""
+            """Return the total, or 404 if the event was never counted."""
             return await read(call)
 
-        @app.get(f"/info/{path}", response_model=Info, **known)
+        @router.get(f"/info/{path}", response_model=Info, **reading)
         async def read_info(call: Called) -> Response:
-            """The total and what may be done to it, or 404 where nothing was counted."""
+            """Return the total and the properties of the counter, or 404 if the event was never counted."""
             bounds = {"update_lowerbound": 0, "update_upperbound": 1, "enable_reset": False}
             return await read(call, namespace=call.namespace, key=call.key, **bounds)
 
 
-async def _in_namespace(request: Request, ns: str, key: str, callback: Callback = None, img: str | None = None) -> Call:
-    """A counter by its words, of which two stand for the page that asks, as far as its browser tells."""
+async def _parse(request: Request, ns: str, key: str, callback: Callback = None, img: str | None = None) -> Call:
+    """Return the counter of a request. `:HOST:` and `:PATHNAME:` are replaced by those of the page that asks."""
     page = _PAGE.match(request.headers.get("referer") or request.headers.get("origin", ""))
     reserved = {":HOST:": page[1] if page else "", ":PATHNAME:": page[2] if page else ""}
     words = [
@@ -97,15 +106,12 @@ async def _in_namespace(request: Request, ns: str, key: str, callback: Callback 
         for word in (ns, key)
     ]
     if not all(map(_WORD.fullmatch, words)):
-        raise Problem(400, f"a namespace and a key match {_WORD.pattern}")
-    try:
-        event = event_name(":".join(words))
-    except InvalidName as error:
-        raise Problem(400, str(error)) from None
-    # on our own pages a script of ours could be made to call whatever somebody chose
+        raise Problem(400, f"a namespace and a key must match {_WORD.pattern}")
+    event = valid_name(event_name, ":".join(words), status=400)
+    # Tally's own pages get no script, because an attacker could choose the function that it calls there.
     foreign = request.headers.get("sec-fetch-site") != "same-origin"
     return Call(words[0], words[1], event, callback if foreign else None, img is not None)
 
 
-async def _in_default(request: Request, key: str, callback: Callback = None, img: str | None = None) -> Call:
-    return await _in_namespace(request, "default", key, callback, img)
+async def _parse_default(request: Request, key: str, callback: Callback = None, img: str | None = None) -> Call:
+    return await _parse(request, "default", key, callback, img)

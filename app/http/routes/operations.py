@@ -1,6 +1,6 @@
-"""What an operator asks: how it is, and figures for Prometheus."""
+"""GET /health and /metrics: the state of the service, and Prometheus metrics."""
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from typing_extensions import TypedDict
@@ -36,44 +36,48 @@ Health = TypedDict(
 )
 
 
-def add_routes(
-    app: FastAPI,
-    store: CounterStore,
-    nodes: PeerSync,
-    live: Broadcaster,
-    kafka: Kafka | None,
-    clock: Clock,
-    limits: RateLimits,
-    metrics: Metrics,
-) -> None:
-    metrics.watch("tally_spool_bytes", "What waits to be applied.", lambda: store.status().spool_bytes)
-    metrics.watch("tally_store_stale_seconds", "How long the store is away.", lambda: store.status().stale_seconds or 0)
-    metrics.watch("tally_lost_batches", "Acknowledged, then lost by the store.", lambda: store.status().lost_commits)
+def add_metrics(router: APIRouter, metrics: Metrics, store: CounterStore, rate_limits: RateLimits) -> None:
+    """Add the route of the Prometheus metrics, after adding those of the store."""
+    metrics.watch("tally_spool_bytes", "Bytes in the spool.", lambda: store.status().spool_bytes)
+    metrics.watch(
+        "tally_store_stale_seconds",
+        "How long the store has been unreachable.",
+        lambda: store.status().stale_seconds or 0,
+    )
+    metrics.watch(
+        "tally_lost_batches", "Acknowledged commits that the store lost.", lambda: store.status().lost_commits
+    )
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics(request: Request) -> Response:
-        """For Prometheus."""
-        limits.charge(request, "read")
+        """Return metrics in the text format of Prometheus."""
+        rate_limits.consume(request, "read")
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
+
+def add_health(
+    router: APIRouter, store: CounterStore, clock: Clock, peers: PeerSync, broadcaster: Broadcaster, kafka: Kafka | None
+) -> None:
+    """Add the route of the health check."""
+
+    @router.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
-        """Whether hits are accepted, what an acknowledgement survives, and what an operator should know."""
-        condition, (status, reasons) = store.status(), service_status(store, nodes, live, kafka)
-        stale = condition.stale_seconds
+        """Return whether hits are accepted, how durable they are, and the reasons of any problem."""
+        store_status, (status, reasons) = store.status(), service_status(store, peers, broadcaster, kafka)
+        stale = store_status.stale_seconds
         response.status_code = 503 if status == "down" else 200
         return Health(
             status=status,
             reasons=reasons,
             store=store.kind,
-            ack="kafka" if kafka and kafka.buffers else condition.ack,
+            ack="kafka" if kafka and kafka.buffers else store_status.ack,
             durability=DURABILITY if kafka and kafka.buffers else store.durability,
             staleSeconds=stale and round(stale, 1),
-            spoolBytes=condition.spool_bytes,
-            lostBatches=condition.lost_commits,
+            spoolBytes=store_status.spool_bytes,
+            lostBatches=store_status.lost_commits,
             kafka=kafka.health() if kafka else None,
-            nodes=nodes.count(),
-            liveTickSeconds=round(live.tick_seconds(), 1),
+            nodes=peers.count(),
+            liveTickSeconds=round(broadcaster.tick_seconds(), 1),
             resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
             version=__version__,
         )

@@ -1,73 +1,72 @@
-"""Server-Sent Events: what changes, for whoever can read a line of text."""
+"""GET /stream and /embed/{name}/stream: live counts as Server-Sent Events."""
 
 import asyncio
 from collections.abc import Collection
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.types import Receive, Scope, Send
 
-from app.domain.names import InvalidName, event_name
-from app.http.errors import Problem
-from app.http.routes.count import name_under
-from app.http.routes.counts import LINES_MAX, Charge
+from app.http.parsing import LINES_MAX, event_in_query, event_name_in_path
 from app.live.broadcaster import Broadcaster, send_nowait
 
-BEAT_SECONDS = 15.0  # between two signs of life, so that nobody on the way takes the stream for dead
-RETRY_MS = 3000  # after which a client that lost it comes again
+HEARTBEAT_SECONDS = 15.0  # between two comments, so that no proxy takes the stream for dead
+RETRY_MS = 3000  # after this time a client reconnects
 
-EmbedEvent = Annotated[str, Depends(name_under(b"embed"))]
+EmbedEvent = Annotated[str, Depends(event_name_in_path(b"embed"))]
 Events = Annotated[list[str] | None, Query(max_length=LINES_MAX)]
 LastId = Annotated[str, Header(alias="Last-Event-ID")]
 
 
 class EventStream(Response):
+    """A stream that ends when the client disconnects or the broadcaster ends it."""
+
     media_type = "text/event-stream"
 
-    def __init__(self, live: Broadcaster, events: Collection[str], last_id: str) -> None:
+    def __init__(self, broadcaster: Broadcaster, events: Collection[str], last_id: str) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
-        self._live, self._events, self._last_id = live, events, last_id
+        self._broadcaster, self._events, self._last_id = broadcaster, events, last_id
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 # how ASGI calls it
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 # ASGI's signature
         ended = asyncio.Event()
-        with self._live.stream(send, ended, self._events, self._last_id) as client:
+        with self._broadcaster.stream(send, ended, self._events, self._last_id) as client:
 
-            def piece(text: str) -> dict[str, Any]:
-                place = client.place.id_field if client.todo is None else ""
-                return {"type": "http.response.body", "body": f"{text}\n{place}\n".encode(), "more_body": True}
+            def chunk(text: str) -> dict[str, Any]:
+                id_field = client.place.id_field if client.todo is None else ""
+                return {"type": "http.response.body", "body": f"{text}\n{id_field}\n".encode(), "more_body": True}
 
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send(piece(f"retry: {RETRY_MS}"))
-            over = [asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(ended.wait())]
+            await send(chunk(f"retry: {RETRY_MS}"))
+            ends = [asyncio.ensure_future(_disconnect(receive)), asyncio.ensure_future(ended.wait())]
             try:
-                while not (await asyncio.wait(over, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
-                    send_nowait(send(piece(":")))
+                while not (await asyncio.wait(ends, timeout=HEARTBEAT_SECONDS, return_when="FIRST_COMPLETED"))[0]:
+                    send_nowait(send(chunk(":")))
             finally:
-                for waiting in over:
-                    waiting.cancel()
+                for end in ends:
+                    end.cancel()
         send_nowait(send({"type": "http.response.body"}))
 
 
-def add_routes(app: FastAPI, live: Broadcaster, charge: Charge) -> None:
-    every: dict[str, Any] = {"response_class": EventStream, "status_code": 200, "dependencies": [Depends(charge)]}
+def add_routes(router: APIRouter, broadcaster: Broadcaster) -> None:
+    """Add the routes of the event streams."""
+    options: dict[str, Any] = {"response_class": EventStream, "status_code": 200}
 
-    @app.get("/stream", **every)
+    @router.get("/stream", **options)
     async def stream_events(event: Events = None, last_event_id: LastId = "") -> Response:
-        """Each change as `update {"eventName", "count"}`, a new day as `reset {"day"}`.
+        """Send each change as `update {"eventName", "count"}`, and a new day as `reset {"day"}`.
 
-        With ?event=a&event=b of those alone, and first their values. After a Last-Event-ID first what changed since.
+        With `?event=a&event=b`, send only these events, and their counts first. With `Last-Event-ID`, send first the
+        changes since then.
         """
-        try:
-            return EventStream(live, dict.fromkeys(map(event_name, event or [])), last_event_id)
-        except InvalidName as error:
-            raise Problem(422, f"event: {error}") from None
+        return EventStream(broadcaster, dict.fromkeys(map(event_in_query, event or [])), last_event_id)
 
-    @app.get("/embed/{name}/stream", include_in_schema=False, **every)
+    @router.get("/embed/{name}/stream", include_in_schema=False, **options)
     async def stream_embedded(event: EmbedEvent, last_event_id: LastId = "") -> Response:
-        return EventStream(live, [event], last_event_id)
+        return EventStream(broadcaster, [event], last_event_id)
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnect(receive: Receive) -> None:
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,0 +1,95 @@
+"""The body of `POST /events`: its four forms, and the amounts and visits that it has together."""
+
+import json
+from typing import Any
+
+import msgspec
+
+from app.domain.counting import AMOUNT_MAX, Hit, Visit, sum_hits
+from app.domain.names import InvalidName, event_name
+from app.http.errors import Problem
+from app.http.parsing import decode, visit_of
+
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+BATCH_ITEMS_MAX = 10_000
+
+_ITEM_DECODER = msgspec.json.Decoder(Hit)
+
+
+def parse_batch(body: bytes) -> list[Hit]:
+    """Return the hits of a batch. The body decides the form, not its content type. Raises Problem (413, 422).
+
+    `[` begins an array of items. One object whose values are whole numbers is a map of event names to amounts. Other
+    objects, one per line, are NDJSON. Anything else is one event name per line.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Problem(422, "the body is not valid UTF-8") from None
+    first = text.lstrip(" \t\r\n")[:1]
+    if first == "[":
+        items = decode(text, list[Hit])
+    elif first == "{":
+        items = _parse_objects(text)
+    else:
+        items = [Hit(line) for line in _lines(text)[: BATCH_ITEMS_MAX + 1]]
+    if len(items) > BATCH_ITEMS_MAX:
+        raise Problem(413, f"a batch has at most {BATCH_ITEMS_MAX} items; split it")
+    return items
+
+
+def sum_amounts(hits: list[Hit]) -> dict[str, int]:
+    """Return the amount of each event. Raises Problem (422) with the index of the first hit with an invalid name.
+
+    Each name is checked once, however many hits have it.
+    """
+    amounts: dict[str, int] = {}
+    for text, by in sum_hits(hits).items():
+        try:
+            event = event_name(text)
+        except InvalidName as error:
+            index = next(i for i, hit in enumerate(hits) if hit.event == text)
+            raise Problem(422, f"item {index}: {error}") from None
+        amounts[event] = amounts.get(event, 0) + by
+    return amounts
+
+
+def sum_visits(hits: list[Hit]) -> list[Visit]:
+    """Return one visit for each event, user and session, with the sum of their amounts. Raises Problem (422)."""
+    sums: dict[tuple[str, str | None, str | None], int] = {}
+    for index, hit in enumerate(hits):
+        if hit.user is not None or hit.session is not None:
+            try:
+                (visit,) = visit_of(event_name(hit.event), hit)
+            except Problem as problem:
+                raise Problem(422, f"item {index}: {problem.detail}") from None
+            visitor = visit.event, visit.user, visit.session
+            sums[visitor] = sums.get(visitor, 0) + visit.by
+    return [Visit(event, by, user, session) for (event, user, session), by in sums.items()]
+
+
+def _parse_objects(text: str) -> list[Hit]:
+    try:
+        pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)  # a name may occur twice
+    except (ValueError, RecursionError):
+        return _parse_ndjson(text)
+    if not all(type(by) is int for _, by in pairs):
+        return [decode(text, Hit, 0)]
+    for index, (_, by) in enumerate(pairs):
+        if not 1 <= by <= AMOUNT_MAX:
+            raise Problem(422, f"item {index}: an amount is a whole number from 1 to {AMOUNT_MAX}")
+    return [Hit(name, by) for name, by in pairs]
+
+
+def _parse_ndjson(text: str) -> list[Hit]:
+    hits: list[Hit] = []
+    try:
+        for line in _lines(text):
+            hits.append(_ITEM_DECODER.decode(line))  # noqa: PERF401 # the length of `hits` is the index of an error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(422, f"item {len(hits)}: {error}") from None
+    return hits
+
+
+def _lines(text: str) -> list[str]:
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]

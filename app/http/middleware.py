@@ -1,0 +1,54 @@
+"""The security headers of every response, and the host and CORS checks before any route."""
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.http.errors import ErrorHandler, Problem
+from app.http.origins import Headers, Origins
+
+SECURITY_HEADERS: Headers = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+# Pages of any origin may use these paths, so that even an error must be readable for them.
+_ANY_ORIGIN_PATHS = ("/badge/", "/hit/", "/get/", "/info/", "/static/tally-")
+_ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
+
+
+def browser_headers(scope: Scope, origins: Origins) -> Headers:
+    """Check the host, and return the headers that tell a browser what it may do with the response.
+
+    The middleware and the fast path both call this first. Raises Problem (421).
+    """
+    return SECURITY_HEADERS + origins.check_host_and_cors(scope)
+
+
+class SecurityMiddleware:
+    """Checks the host, responds to CORS preflights, and adds the security headers that a response does not set."""
+
+    def __init__(self, app: ASGIApp, origins: Origins, error_response: ErrorHandler) -> None:
+        self._app, self._origins, self._error_response = app, origins, error_response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(SECURITY_HEADERS)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *((n, v) for n, v in headers.items() if n not in own)]
+            await send(message)
+
+        app = self._app
+        if scope["type"] != "lifespan":
+            # Files are small, so ranges are not supported. Starlette's error for a bad one is not problem details.
+            scope = {**scope, "headers": [header for header in scope["headers"] if header[0] != b"range"]}
+            try:
+                headers |= browser_headers(scope, self._origins)
+                if scope["path"].startswith(_ANY_ORIGIN_PATHS):
+                    headers |= _ANY_ORIGIN
+                app = self._origins.preflight(scope) or app
+            except Problem as error:
+                app = await self._error_response(HTTPConnection(scope), error)
+        await app(scope, receive, send_with_headers)

@@ -1,0 +1,73 @@
+"""Which host names Tally serves, which web origins may use it, and the CORS headers that tell browsers."""
+
+import re
+from functools import lru_cache
+
+from fastapi import Response
+from starlette.types import Scope
+
+from app.http.errors import Problem
+from app.settings import Settings
+
+Headers = list[tuple[bytes, bytes]]
+
+_IP_ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|\d+\.\d+\.\d+\.\d+")
+_EXPOSED = (b"access-control-expose-headers", b"Idempotent-Replayed, Link, Retry-After, Tally-Partial, Tally-Stale")
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+    "Access-Control-Max-Age": "7200",
+}
+_HOST_BYTES_MAX = 300  # no host name is longer; 1000 of them are cached
+
+
+class Origins:
+    """The allowed hosts and origins of the settings.
+
+    Starlette's TrustedHostMiddleware and CORSMiddleware are not used: their errors are plain text, the first one does
+    not know addresses, and the fast path does not run middleware.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._hosts = settings.allowed_hosts
+        self._origins = {origin.encode() for origin in settings.allowed_origins}
+        self._any_host = "*" in settings.allowed_hosts or not (settings.allowed_hosts or settings.loopback)
+        self._is_allowed_host = lru_cache(maxsize=1000)(self._check_host)
+
+    def check_host_and_cors(self, scope: Scope) -> Headers:
+        """Check the Host header, and return the CORS headers of the response. Raises Problem (421).
+
+        The check defends against DNS rebinding: a hostile page whose host name resolves to Tally's address would be of
+        the same origin as Tally.
+        """
+        headers = dict(scope["headers"])
+        if not self._is_allowed_host(headers.get(b"host", b"")[:_HOST_BYTES_MAX]):
+            raise Problem(421, "this host name is not allowed; add it to TALLY_ALLOWED_HOSTS")
+        if b"*" in self._origins:
+            return [(b"access-control-allow-origin", b"*"), _EXPOSED]
+        if headers.get(b"origin") in self._origins:
+            return [(b"access-control-allow-origin", headers[b"origin"]), _EXPOSED, (b"vary", b"Origin")]
+        return [(b"vary", b"Origin")] if self._origins else []
+
+    def preflight(self, scope: Scope) -> Response | None:
+        """Return the response to a CORS preflight request, or None for any other request. Raises Problem (403)."""
+        is_options = scope["type"] == "http" and scope["method"] == "OPTIONS"
+        if not is_options or b"access-control-request-method" not in dict(scope["headers"]):
+            return None
+        self.check_origin(scope)
+        return Response(status_code=204, headers=_PREFLIGHT)
+
+    def check_origin(self, scope: Scope) -> None:
+        """Accept requests without an Origin, from Tally's own pages or from an allowed origin. Raises Problem (403)."""
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is None or origin in self._origins or b"*" in self._origins:
+            return
+        scheme = scope["scheme"].replace("ws", "http").encode()  # a trusted proxy may have set it
+        if origin != b"%b://%b" % (scheme, headers.get(b"host", b"").lower()):
+            raise Problem(403, "this web origin is not allowed; add it to TALLY_ALLOWED_ORIGINS")
+
+    def _check_host(self, host: bytes) -> bool:
+        """Allow IP addresses and names without a dot, because no public DNS name can look like one."""
+        name = re.sub(r":\d*$", "", host.decode("latin-1").lower())
+        return self._any_host or "." not in name or bool(_IP_ADDRESS.fullmatch(name)) or name in self._hosts

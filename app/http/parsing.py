@@ -1,0 +1,150 @@
+"""What routes read from a request: names in paths and queries, bodies, and the Idempotency-Key."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Annotated, TypeVar
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from fastapi import Depends, Path, Request
+
+from app.domain.counting import Amount, Hit, IdempotencyKey, Visit
+from app.domain.names import InvalidName, event_name, visitor_id
+from app.http.errors import Problem
+from app.http.permissions import Permissions
+from app.http.rate_limits import client_address
+
+HIT_BYTES_MAX = 16 * 1024
+LINES_MAX = 100  # events in the query of one request
+
+T = TypeVar("T")
+
+# A structured-field string (RFC 8941), or the same characters without quotes.
+IDEMPOTENCY_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
+
+
+class HitBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /event/{name}`."""
+
+    by: Amount = 1
+    user: str | None = None
+    session: str | None = None
+
+
+DEFAULT_HIT = HitBody()
+
+
+def valid_name(rule: Callable[[str], str], text: str, where: str = "", status: int = 422) -> str:
+    """Return the stored form of a name. `where` begins the detail. Raises Problem if the rule raises InvalidName."""
+    try:
+        return rule(text)
+    except InvalidName as error:
+        raise Problem(status, f"{where}{error}") from None
+
+
+def event_in_query(text: str) -> str:
+    """Return the event that a query parameter names. Raises Problem (422)."""
+    return valid_name(event_name, text, "event: ")
+
+
+def event_name_in_path(prefix: bytes, suffix: bytes = b"") -> Callable[[Request, str], Awaitable[str]]:
+    """Return a dependency that reads the event from a path `/prefix/{name}suffix`."""
+
+    async def parse(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: ARG001 # it is for OpenAPI
+        return parse_event_path(request.scope["raw_path"], prefix, suffix)
+
+    return parse
+
+
+@lru_cache(maxsize=4096)  # the same events recur, and this takes about 1 µs
+def parse_event_path(raw_path: bytes, prefix: bytes = b"event", suffix: bytes = b"") -> str:
+    """Return the event in a path `/prefix/{name}suffix`. Raises Problem (404, 422).
+
+    The path is read in its raw form, because the decoded form has the same character for every invalid byte.
+    """
+    segments = raw_path.split(b"/")
+    if segments[1] != prefix:  # an encoded slash made the router see another path
+        raise Problem(404, "Not Found")
+    try:
+        text = unquote_to_bytes(segments[2]).removesuffix(suffix).decode()
+    except UnicodeDecodeError:
+        raise Problem(422, "the event name is not valid UTF-8") from None
+    return valid_name(event_name, text)
+
+
+async def visitor_id_in_path(request: Request, id: Annotated[str, Path()]) -> str:  # noqa: A002, ARG001 # the API's word
+    """Read a user or session id from a path: all of the rest, because an id may have a slash. Raises Problem (422)."""
+    try:
+        text = unquote_to_bytes(request.scope["raw_path"].split(b"/", 2)[2]).decode()
+    except UnicodeDecodeError:
+        raise Problem(422, "the user or session id is not valid UTF-8") from None
+    return valid_name(visitor_id, text)
+
+
+EventInPath = Annotated[str, Depends(event_name_in_path(b"event"))]
+VisitorInPath = Annotated[str, Depends(visitor_id_in_path)]
+
+
+async def read_body(request: Request, bytes_max: int) -> bytes:
+    """Return the body. Raises Problem: 413 as soon as it is over `bytes_max`, 400 if the client disconnects."""
+    body, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "the connection was closed before the whole body arrived; send the request again")
+        body += message.get("body", b"")
+        if len(body) > bytes_max:
+            raise Problem(413, f"a body has at most {bytes_max} bytes")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
+    """Decode JSON of this kind. `index` is the item that the detail names. Raises Problem (422)."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(422, f"{error}" if index is None else f"item {index}: {error}") from None
+
+
+def visit_of(event: str, hit: Hit | HitBody) -> tuple[Visit, ...]:
+    """Return the visit of a hit, or nothing if it has neither user nor session. Raises Problem (422)."""
+    if hit.user is None and hit.session is None:
+        return ()
+    return (Visit(event, hit.by, _visitor("user", hit.user), _visitor("session", hit.session)),)
+
+
+def _visitor(field: str, text: str | None) -> str | None:
+    return None if text is None else valid_name(visitor_id, text, f"{field}: ")
+
+
+def check_amounts(amounts: Sequence[int], most: int, where: str) -> None:
+    """Raise Problem (422) for the first amount over `most`; `{}` in `where` stands for its index."""
+    if most < max(amounts, default=0):
+        index = next(i for i, by in enumerate(amounts) if by > most)
+        raise Problem(422, f"{where.format(index)}: at most {most} without a write key (TALLY_PUBLIC_BY_MAX)")
+
+
+def idempotency_key(
+    request: Request, permissions: Permissions, route: str, amounts: Mapping[str, int], visits: Sequence[Visit]
+) -> IdempotencyKey | None:
+    """Return the request's Idempotency-Key, if it has one. Raises Problem (422).
+
+    A key belongs to one client and one route, and identifies one request: the same amounts and visits in any order.
+    """
+    texts = [value.decode("latin-1") for header, value in request.scope["headers"] if header == b"idempotency-key"]
+    if not texts:
+        return None
+    match = IDEMPOTENCY_KEY.fullmatch(texts[0])
+    if len(texts) > 1 or not match:
+        raise Problem(422, "send exactly one Idempotency-Key header, of 1 to 255 visible ASCII characters")
+    content = json.dumps([sorted(amounts.items()), sorted(visits, key=str)])
+    scope = f"{permissions.client_id(request.scope)} {route}"
+    return IdempotencyKey(_hash(f"{scope} {match[1] or match[2]}"), _hash(content), _hash(client_address(request)))
+
+
+def _hash(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,91 @@
+"""What the read routes ask of the store, without delaying hits: long work is done in slices."""
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import chain, islice
+from typing import TypeVar
+
+from app.domain.buckets import Bucket, Step
+from app.domain.calendar import Calendar, Clock
+from app.stores.base import CounterStore
+
+SLICE = 2000  # events handled before others have their turn, about a millisecond of work
+PAUSE_SECONDS = 0.001  # the shortest pause after a slice; the event loop does not wait for less
+
+T = TypeVar("T")
+# The position of an event in a listing: what sorts first, and the name.
+SortKey = tuple[float, str]
+FIRST: SortKey = (-math.inf, "")
+_LAST: SortKey = (math.inf, "")
+
+
+class CountQueries:
+    """Reads that several routes need."""
+
+    def __init__(self, store: CounterStore, clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+
+    @property
+    def calendar(self) -> Calendar:
+        """The calendar of the clock."""
+        return self.clock.calendar
+
+    def buckets(self, step: Step, points: int) -> list[Bucket]:
+        """Return the last `points` buckets of events, oldest first; the last one is still running."""
+        return [Bucket(step, start) for start in self.calendar.starts(step, self.clock.at(), points)]
+
+    async def counts_today(self) -> Mapping[str, int]:
+        """Return the current day's count of every event, and their sum under ALL_EVENTS."""
+        return await self.store.counts(self.clock.slot().day)
+
+    async def sum_buckets(self, buckets: Sequence[Bucket]) -> Mapping[str, int]:
+        """Return the sum of these buckets by member: events and ALL_EVENTS, or visitors."""
+        first, *others = await self.store.read(buckets)
+        if not others:
+            return first
+        sums = dict(first)
+        for counts in others:
+            async for part in slices(counts.items()):
+                for member, count in part:
+                    sums[member] = sums.get(member, 0) + count
+        return sums
+
+    async def rank(self, counts: Mapping[str, int], limit: int) -> list[tuple[int, str, int]]:
+        """Return rank, name and count of the members with the largest counts."""
+        top = await first_sorted(((-count, name) for name, count in counts.items() if count and name), limit)
+        return [(rank, name, counts[name]) for rank, (_, name) in enumerate(top, 1)]
+
+    def timestamp(self, second: int) -> str:
+        """Return a UTC second as ISO 8601 in the calendar's zone."""
+        return datetime.fromtimestamp(second, self.calendar.zone).isoformat()
+
+
+async def slices(items: Iterable[T]) -> AsyncIterator[list[T]]:
+    """Yield the items in lists of SLICE. After each, hits get the event loop for as long as the slice took."""
+    left = iter(items)
+    part = list(islice(left, SLICE))
+    while part:
+        began = time.perf_counter()
+        yield part
+        if part := list(islice(left, SLICE)):
+            await asyncio.sleep(max(PAUSE_SECONDS, time.perf_counter() - began))
+
+
+async def first_sorted(
+    keys: Iterable[SortKey], limit: int | None, after: SortKey = FIRST, prefix: str = ""
+) -> list[SortKey]:
+    """Return the first `limit` sort keys after `after`, in order, of names with this prefix; all without a limit."""
+    runs: list[list[SortKey]] = []
+    end = _LAST
+    async for part in slices(keys):
+        runs.append(sorted(key for key in part if after < key < end and key[1].startswith(prefix)))
+        if limit is not None:
+            top = sorted(chain(*runs))[:limit]
+            runs = [top]
+            end = top[-1] if len(top) == limit else _LAST
+    return [key async for part in slices(heapq.merge(*runs)) for key in part]

@@ -1,0 +1,58 @@
+"""The dashboard pages, their files, the API documentation, and Socket.IO."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from app.http.parsing import event_name_in_path
+from app.http.permissions import Permissions
+
+# In a wheel the files are inside the package, in a checkout and in the image next to it.
+STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
+
+# What a page may load and do. All other responses have the policy in middleware.py.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'self'"
+)
+_TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
+
+
+def add_routes(router: APIRouter, embed_origins: Sequence[str]) -> None:
+    """Add the routes of the HTML pages. Pages of these origins may show /embed in a frame."""
+    _add_page(router, "/", "index.html")
+    _add_page(router, "/kiosk", "kiosk.html")
+    # Swagger UI sets innerHTML, which trusted types would forbid.
+    _add_page(router, "/docs", "docs.html", trusted_types="")
+    check_name = [Depends(event_name_in_path(b"embed"))]
+    frame_ancestors = " ".join(embed_origins) or "'none'"
+    _add_page(router, "/embed/{name}", "embed.html", frame_ancestors, dependencies=check_name)
+
+
+def mount_files(app: FastAPI, permissions: Permissions, socketio: ASGIApp) -> None:
+    """Mount Socket.IO, Swagger UI's files and the dashboard's files, each behind its permission."""
+    mounts: dict[str, ASGIApp] = {
+        "/socket.io": socketio,
+        "/docs/assets": StaticFiles(directory=str(files("fastapi_swagger") / "resources")),
+        "/static": StaticFiles(directory=STATIC),
+    }
+    for path, mounted in mounts.items():
+        app.mount(path, permissions.authorize_mount(path, mounted))
+
+
+def _add_page(
+    router: APIRouter,
+    path: str,
+    file: str,
+    frame_ancestors: str = "'none'",
+    trusted_types: str = _TRUSTED_TYPES,
+    **options: Any,
+) -> None:
+    headers = {"content-security-policy": f"{_PAGE_POLICY}; frame-ancestors {frame_ancestors}{trusted_types}"}
+    router.add_api_route(path, lambda: FileResponse(STATIC / file, headers=headers), include_in_schema=False, **options)
