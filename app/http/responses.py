@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from app.corrections import CorrectionRecord
 from app.domain.calendar import Calendar
 from app.http.origins import Headers
-from app.stores.rules import RANKED_VISITORS_MAX
+from app.stores import rules
 
 # Spreadsheets take a cell that begins with one of these for a formula.
 _FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 # the full-width forms count, too
@@ -56,5 +56,6 @@ def correction_row(calendar: Calendar, record: CorrectionRecord) -> CorrectedRow
 
 def set_tally_partial(response: Response, visitors: int) -> None:
     """Set the Tally-Partial header if a bucket has so many visitors that not all of them are ranked."""
-    if visitors >= RANKED_VISITORS_MAX:
-        response.headers["Tally-Partial"] = f"only the first {RANKED_VISITORS_MAX} ids per event and day are ranked"
+    most = rules.RANKED_VISITORS_MAX
+    if visitors >= most:
+        response.headers["Tally-Partial"] = f"only the first {most} ids per event and day are ranked"

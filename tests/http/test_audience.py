@@ -1,4 +1,4 @@
-"""Who hit: unique users and sessions, rankings of users, what one of them did, and that one is forgotten."""
+"""Users and sessions: unique numbers, rankings, the counts of one user, and erasing one."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,12 +11,12 @@ import pytest
 from app.domain.buckets import Bucket
 from app.domain.calendar import Calendar
 from app.domain.counting import HitGroup, Visit
-from app.main import create_app
-from app.stores import base
+from app.stores import rules
 from app.stores.base import CounterStore, StoreLimits
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from app.stores.sqlite import SqliteStore
+from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import AS_ADMIN, ChosenClock, settings_for
 
@@ -30,12 +30,7 @@ async def client(
     request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
 ) -> AsyncIterator[httpx.AsyncClient]:
     clock.go_to("2026-03-28T12:00:00+00:00")
-    app = create_app(settings_for(request.param, tmp_path, redis_server), clock)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://tally") as client,
-    ):
+    async with asgi_client(settings_for(request.param, tmp_path, redis_server), clock) as client:
         client.exact = request.param != "redis"
         yield client
 
@@ -47,9 +42,9 @@ async def audience(client: httpx.AsyncClient, path: str = "/audience") -> tuple[
     return found["users"], found["sessions"], found["activeSessions"]
 
 
-async def test_users_and_sessions_are_told_apart(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_unique_users_and_sessions(client: httpx.AsyncClient, clock: ChosenClock) -> None:
     await client.post("/event/a", json={"user": "ann", "session": "1", "by": 3})
-    await client.post("/event/a")  # by nobody that is known
+    await client.post("/event/a")
     await client.post("/events", json=[{"event": "a", "user": "ann"}, {"event": "b", "user": "bob", "session": "2"}])
     assert await audience(client) == (2, 2, 2)
     assert await audience(client, "/event/a/audience") == (1, 1, 1)
@@ -62,7 +57,7 @@ async def test_users_and_sessions_are_told_apart(client: httpx.AsyncClient, cloc
     assert await audience(client, "/audience?days=2") == (2, 2, 0)
 
 
-async def test_an_events_users_are_ranked_by_window(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_the_users_of_an_event_are_ranked_by_window(client: httpx.AsyncClient, clock: ChosenClock) -> None:
     async def ranked(window: str) -> list[tuple[int, str, int]]:
         return [tuple(row.values()) for row in (await client.get(f"/leaderboard?event=a&window={window}")).json()]
 
@@ -77,7 +72,7 @@ async def test_an_events_users_are_ranked_by_window(client: httpx.AsyncClient, c
 
 
 @pytest.mark.parametrize("visitor", ["a/b", "Zoë", "👩‍👩‍👧", "a b", "%41", "?x=1", "a;b"])
-async def test_what_a_user_or_a_session_did(client: httpx.AsyncClient, visitor: str) -> None:
+async def test_counts_of_one_user_and_one_session(client: httpx.AsyncClient, visitor: str) -> None:
     await client.post("/events", json=[{"event": e, "user": visitor, "session": visitor} for e in ("a", "b", "a")])
     path = quote(visitor, safe="")
     assert (await client.get(f"/user/{path}")).json() == {"user": visitor, "days": 1, "counts": {"a": 2, "b": 1}}
@@ -85,7 +80,7 @@ async def test_what_a_user_or_a_session_did(client: httpx.AsyncClient, visitor: 
     assert (await client.get("/user/nobody")).json()["counts"] == {}
 
 
-async def test_a_forgotten_user_is_in_no_ranking_and_the_counts_stay(client: httpx.AsyncClient) -> None:
+async def test_an_erased_user_is_in_no_ranking_and_the_counts_stay(client: httpx.AsyncClient) -> None:
     await client.post("/event/a", json={"user": "ann", "by": 5})
     await client.post("/event/a", json={"user": "bob"})
     erased = await client.delete("/user/ann", headers=AS_ADMIN)
@@ -96,24 +91,23 @@ async def test_a_forgotten_user_is_in_no_ranking_and_the_counts_stay(client: htt
     assert (await audience(client))[0] == (1 if client.exact else 2)
 
 
-async def test_beyond_the_first_ids_a_ranking_says_that_it_is_partial(
+async def test_a_ranking_of_only_the_first_ids_is_marked_as_partial(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "RANKED_MAX", 3)
-    monkeypatch.setattr("app.http.routes.counts.RANKED_MAX", 3)
+    monkeypatch.setattr(rules, "RANKED_VISITORS_MAX", 3)
     for user in ("a", "b"):
         await client.post("/event/x", json={"user": user})
     assert "Tally-Partial" not in (await client.get("/leaderboard?event=x")).headers
     for user in ("c", "d", "a"):
         await client.post("/event/x", json={"user": user})
-    answer = await client.get("/leaderboard?event=x")
-    assert {row["user"]: row["count"] for row in answer.json()} == {"a": 2, "b": 1, "c": 1}
-    assert "first 3" in answer.headers["Tally-Partial"]
+    response = await client.get("/leaderboard?event=x")
+    assert {row["user"]: row["count"] for row in response.json()} == {"a": 2, "b": 1, "c": 1}
+    assert "first 3" in response.headers["Tally-Partial"]
     assert "first 3" in (await client.get("/user/d")).headers["Tally-Partial"]
-    assert (await audience(client, "/event/x/audience"))[0] == 4  # though one of them is not ranked
+    assert (await audience(client, "/event/x/audience"))[0] == 4
 
 
-async def test_a_retry_for_another_user_is_another_request(client: httpx.AsyncClient) -> None:
+async def test_the_same_key_with_another_user_is_another_request(client: httpx.AsyncClient) -> None:
     key = {"Idempotency-Key": "k"}
     assert (await client.post("/event/a", json={"user": "ann"}, headers=key)).status_code == 200
     assert (await client.post("/event/a", json={"user": "ann"}, headers=key)).headers["Idempotent-Replayed"] == "true"
@@ -122,13 +116,13 @@ async def test_a_retry_for_another_user_is_another_request(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize("path", ["/user/%FF", "/user/a%20", "/session/%0A", "/audience?days=0", "/audience?days=401"])
-async def test_bad_ids_and_days_are_refused(client: httpx.AsyncClient, path: str) -> None:
+async def test_bad_ids_and_days_are_rejected(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 422
     assert (await client.get("/leaderboard?event=a/b")).status_code == 422
 
 
 COUNTED_AT_ONCE = pytest.mark.catches(
-    "users of one day are taken for those of all",
+    "only the users of the last day are counted",
     "app/stores/base.py",
     "ids.update(*await self.read([bucket]))",
     "ids = set(*await self.read([bucket]))",
@@ -136,14 +130,15 @@ COUNTED_AT_ONCE = pytest.mark.catches(
 
 
 @pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=COUNTED_AT_ONCE), "redis"])
-async def test_100_000_users_over_3_days(kind: str, tmp_path: Path, redis_server: RedisServer) -> None:
+async def test_100_000_unique_users_over_3_days(kind: str, tmp_path: Path, redis_server: RedisServer) -> None:
     caps = StoreLimits(10)
     store: CounterStore = SqliteStore(tmp_path / "tally.db", caps)
     if kind == "redis":
         store = RedisStore(RedisTarget.from_url(redis_server.url), caps)
     await store.open()
     for i, first in enumerate(range(0, USERS, 5000)):
-        for day in {i % 3, (i + 1) % 3}:  # each comes on two of the days
+        # Each user comes on two of the days.
+        for day in {i % 3, (i + 1) % 3}:
             visits = [Visit("a", 1, f"user-{user}", None) for user in range(first, first + 5000)]
             group = HitGroup(CALENDAR.slot(NOON + day * 86_400), {"a": 5000}, visits=visits)
             await store.apply(f"{i} {day}", 0, 1, [group])

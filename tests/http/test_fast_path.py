@@ -1,18 +1,17 @@
-"""The shortcut of a single hit past the router: whatever is asked, both ways give the same answer."""
+"""The fast path of POST and GET of one event: it gives the same responses as the router."""
 
 import re
 from pathlib import Path
 
-import httpx
 import pytest
 
-from app import group_commit as recorder
-from app.http.routes import count as ingest
-from app.main import create_app
+from app import group_commit
+from app.http import fast_path
 from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.results import ApplyResult
-from tests.http.test_bad_input import AMOUNTS, BODIES, NAMES
+from tests.http.bad_values import AMOUNTS, BODIES, NAMES
+from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import ChosenClock, settings_for
 
@@ -22,7 +21,7 @@ KEYS = ["k", '"k"', "k", "", "a b", "x" * 256]
 
 
 class FailingStore(MemoryStore):
-    """A memory store that fails as it is told to."""
+    """A memory store that raises `failure` if it is set."""
 
     failure: Exception | None = None
 
@@ -32,78 +31,78 @@ class FailingStore(MemoryStore):
         return await super().apply(*arguments)
 
 
-async def answers(shortcut: str, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch, settings: object) -> list[tuple]:
-    """All that the table's requests are answered, one after the other, and what was counted of them."""
-    monkeypatch.setattr(ingest, "_EVENT_PATH", re.compile(shortcut))
+async def record_responses(
+    path_pattern: str, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch, settings: object
+) -> list[tuple]:
+    """Send all requests of the tables, with this pattern of the fast path. Return the responses and the counts."""
+    monkeypatch.setattr(fast_path, "_EVENT_PATH", re.compile(path_pattern))
     monkeypatch.setattr("app.stores.MemoryStore", FailingStore)
     monkeypatch.setattr(FailingStore, "failure", None)
-    app = create_app(settings, clock)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    seen: list[tuple] = []
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://tally") as client,
-    ):
+    recorded: list[tuple] = []
+    async with asgi_client(settings, clock, raise_app_exceptions=False) as client:
 
-        async def ask(segment: bytes, method: str = "POST", **request: object) -> None:
+        async def send(segment: bytes, method: str = "POST", **request: object) -> None:
             url = client.base_url.copy_with(raw_path=b"/event/" + segment)
-            answer = await client.request(method, url, **request)
-            headers = {
-                **answer.headers,
-                "retry-after": "retry-after" in answer.headers,
-            }  # how long is the time's affair
-            seen.append((segment, request, answer.status_code, headers, answer.content))
+            response = await client.request(method, url, **request)
+            # The value of Retry-After depends on the time.
+            headers = {**response.headers, "retry-after": "retry-after" in response.headers}
+            recorded.append((segment, request, response.status_code, headers, response.content))
 
         for segment in SEGMENTS:
-            await ask(segment)
-            await ask(segment, headers={"Idempotency-Key": "k"})
-            await ask(segment, "GET")
+            await send(segment)
+            await send(segment, headers={"Idempotency-Key": "k"})
+            await send(segment, "GET")
         for body in HIT_BODIES:
-            await ask(b"a", content=body)
+            await send(b"a", content=body)
         for key in KEYS:
-            await ask(b"keyed", headers={"Idempotency-Key": key})
-        await ask(b"keyed", headers=[("Idempotency-Key", "k"), ("Idempotency-Key", "k")])
-        await ask(b"keyed", headers={"Idempotency-Key": "k"}, content=b'{"by":9}')
+            await send(b"keyed", headers={"Idempotency-Key": key})
+        await send(b"keyed", headers=[("Idempotency-Key", "k"), ("Idempotency-Key", "k")])
+        await send(b"keyed", headers={"Idempotency-Key": "k"}, content=b'{"by":9}')
         for method in ("GET", "HEAD", "PUT", "OPTIONS"):
-            await ask(b"a", method)
+            await send(b"a", method)
         await client.post("/events", json={f"name {i}": 1 for i in range(30)})
-        await ask(b"one-too-many")
+        await send(b"one-too-many")
         for failure in (StoreUnavailable("away"), OutcomeUnknown("cut"), RuntimeError("a bug")):
             monkeypatch.setattr(FailingStore, "failure", failure)
-            await ask(b"a")
+            await send(b"a")
         monkeypatch.setattr(FailingStore, "failure", None)
         with monkeypatch.context() as overloaded:
-            overloaded.setattr(recorder, "WAITING_EVENTS_MAX", 0)
-            await ask(b"a")
+            overloaded.setattr(group_commit, "WAITING_EVENTS_MAX", 0)
+            await send(b"a")
         with monkeypatch.context() as broken:
-            broken.delattr(recorder.GroupCommitter, "submit")
-            await ask(b"a")
+            broken.delattr(group_commit.GroupCommitter, "submit")
+            await send(b"a")
         for method in ["POST", "GET"] * 200:
-            await ask(b"over-the-limit", method)
+            await send(b"over-the-limit", method)
         for path in ("/events", "/metrics"):
             text = (await client.get(path)).text
-            seen.append(tuple(line for line in text.splitlines() if not re.search("created|seconds|live", line)))
-    return seen
+            recorded.append(tuple(line for line in text.splitlines() if not re.search("created|seconds|live", line)))
+    return recorded
 
 
 @pytest.mark.catches(
-    "other paths taken for a hit's",
-    "app/http/routes/count.py",
+    "the fast path matches longer paths",
+    "app/http/fast_path.py",
     "_EVENT_PATH.fullmatch(scope",
     "_EVENT_PATH.match(scope",
 )
-@pytest.mark.catches("no headers on the shortcut", "app/main.py", "refuse, _HEADERS)", "refuse, [])")
-async def test_both_ways_to_a_hit_give_the_same_answers(
+@pytest.mark.catches(
+    "errors on the fast path have no headers",
+    "app/http/fast_path.py",
+    "headers = Request(scope, receive), SECURITY_HEADERS",
+    "headers = Request(scope, receive), []",
+)
+async def test_fast_path_and_router_give_the_same_responses(
     tmp_path: Path, redis_server: RedisServer, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(
         "memory", tmp_path, redis_server, write_limit="250/hour", read_limit="100/hour", events_max=40
     )
     clock.go_to("2026-03-28T12:00:00+00:00")
-    short = await answers(ingest._EVENT_PATH.pattern, clock, monkeypatch, settings)
+    fast = await record_responses(fast_path._EVENT_PATH.pattern, clock, monkeypatch, settings)
     clock.go_to("2026-03-28T12:00:00+00:00")
-    routed = await answers("no path", clock, monkeypatch, settings)
-    for one, other in zip(short, routed, strict=True):
+    routed = await record_responses("no path", clock, monkeypatch, settings)
+    for one, other in zip(fast, routed, strict=True):
         assert one == other
-    assert {seen[2] for seen in short[:-2]} == {200, 401, 404, 405, 413, 422, 429, 500, 503}
-    assert all(seen[3]["x-content-type-options"] == "nosniff" for seen in short[:-2])
+    assert {status for _, _, status, *_ in fast[:-2]} == {200, 401, 404, 405, 413, 422, 429, 500, 503}
+    assert all(headers["x-content-type-options"] == "nosniff" for _, _, _, headers, _ in fast[:-2])

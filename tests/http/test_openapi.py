@@ -1,6 +1,6 @@
-"""What the OpenAPI document says is what is served: Schemathesis asks for all it allows, and for what it does not.
+"""Every route behaves as the OpenAPI document describes it: Schemathesis sends valid and invalid requests.
 
-TALLY_TEST_CASES chooses how many cases chance makes; over 200, those at the bounds of each parameter come beside.
+TALLY_TEST_CASES is the number of random cases; over 200, cases at the bounds of each parameter are added.
 """
 
 import json
@@ -34,21 +34,21 @@ def ndjson(_: object, value: object) -> bytes:
 def document(**keys: str) -> schemathesis.BaseSchema:
     app = create_app(Settings(TALLY_STORE="memory://", countapi=True, **keys))
     config = schemathesis.Config.from_dict({"phases": {"coverage": {"enabled": MORE}}})
-    return schemathesis.openapi.from_dict(app.openapi(), config=config).exclude(path="/stream")  # which has no end
+    return schemathesis.openapi.from_dict(app.openapi(), config=config).exclude(path="/stream")  # a stream has no end
 
 
 OPEN, CLOSED = document(), document(**KEYS)
 OPERATIONS = len(list(CLOSED.get_all_operations()))
-chance = settings(
+random_cases = settings(
     max_examples=max(1, CASES // (2 * OPERATIONS)),
-    derandomize=not MORE,  # the same ones each time, until somebody looks for more
+    derandomize=not MORE,  # the same cases in each run, unless more are requested
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 
 
 class Tally:
-    """The app as it is run, and whether what it refuses leaves it as it was."""
+    """A running application, and a check that rejected requests change no counts."""
 
     def __init__(self, app: Process, headers: dict[str, str]) -> None:
         self._app, self._headers = app, headers
@@ -62,23 +62,24 @@ class Tally:
         response = case.call(base_url=self._app.url, session=self._session, headers=self._headers, timeout=20)
         case.validate_response(response, excluded_checks=list(self._too_strict(case)))
         if response.request.method != "GET" or case.path.startswith("/hit/"):
-            refused, state = response.status_code >= 400, self.state()
-            assert not refused or state == self._before, "what was refused was counted"
+            rejected, state = response.status_code >= 400, self.state()
+            assert not rejected or state == self._before, "a rejected request was counted"
             self._before = state
-            if refused and response.request.method == "POST":
+            if rejected and response.request.method == "POST":
                 assert response.json()["counted"] == "no"
 
     def _too_strict(self, case: schemathesis.Case) -> Iterator[object]:
-        yield positive_data_acceptance  # the rules of a name are more than a schema can say
-        if self._headers or case.path == "/events":  # a key that a case left out is added; and any text is names
+        yield positive_data_acceptance  # a schema cannot express all rules of names
+        if self._headers or case.path == "/events":  # each request has a key, and any text is a list of names
             yield negative_data_rejection
-        if not self._headers:  # to administer needs a key that nobody has: 403, and not 401
+        if not self._headers:  # admin routes are disabled: 403 and not 401
             yield missing_required_header
 
 
 def served(tmp_path_factory: pytest.TempPathFactory, **keys: str) -> Iterator[Tally]:
     directory = tmp_path_factory.mktemp("openapi")
-    noon = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"  # so that no day ends in between
+    # In this time zone it is noon, so that no day ends during the test.
+    noon = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
     environment = {f"TALLY_{name.upper()}": key for name, key in keys.items()} | UNLIMITED
     store = {"TALLY_STORE": f"sqlite:///{directory}/tally.db", "TALLY_COUNTAPI": "true", "TALLY_TIMEZONE": noon}
     app = Process(directory, **store, **environment).start()
@@ -100,12 +101,12 @@ def closed_tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tally]:
 
 
 @OPEN.parametrize()
-@chance
-def test_without_keys(case: schemathesis.Case, open_tally: Tally) -> None:
+@random_cases
+def test_all_routes_without_keys(case: schemathesis.Case, open_tally: Tally) -> None:
     open_tally.try_(case)
 
 
 @CLOSED.parametrize()
-@chance
-def test_with_keys(case: schemathesis.Case, closed_tally: Tally) -> None:
+@random_cases
+def test_all_routes_with_keys(case: schemathesis.Case, closed_tally: Tally) -> None:
     closed_tally.try_(case)

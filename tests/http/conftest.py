@@ -1,0 +1,65 @@
+"""Servers for the HTTP tests."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.http.clients import asgi_client
+from tests.support.redis_servers import RedisServer
+from tests.support.servers import ChosenClock, Served, serving, settings_for
+
+
+@pytest.fixture
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application on SQLite, without a server. A parameter of the test is a dict of settings."""
+    clock.go_to("2026-03-28T22:30:00+00:00")
+    chosen = {"write_limit": "100000/second", **getattr(request, "param", {})}
+    async with asgi_client(settings_for("sqlite", tmp_path, redis_server, **chosen), clock) as client:
+        yield client
+
+
+@pytest.fixture
+def serve(tmp_path: Path, redis_server: RedisServer) -> Callable[..., AbstractAsyncContextManager[Served]]:
+    """Start a server on the memory store with the given settings, and without an admin key unless one is given."""
+
+    def start(**chosen: object) -> AbstractAsyncContextManager[Served]:
+        return serving(settings_for("memory", tmp_path, redis_server, **{"admin_keys": "", **chosen}))
+
+    return start
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+async def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer
+) -> AsyncIterator[Served]:
+    shared_redis.flush()
+    directory = tmp_path_factory.mktemp("served")
+    settings = settings_for(request.param, directory, shared_redis, countapi=True, write_limit="100000/second")
+    async with serving(settings) as served, served.client() as client:
+        await client.post("/event/known", json={"by": 7})
+        yield served
+
+
+@pytest.fixture
+async def tally(served: Served) -> AsyncIterator[Served]:
+    """A server that all tests of a module share. Each test must leave its counts as they were."""
+    yield served
+    async with served.client() as client:
+        assert (await client.get("/events")).json() == {"known": 7}
+        assert (await client.get("/leaderboard?window=total")).json() == [{"rank": 1, "eventName": "known", "count": 7}]
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Check that nothing is logged except the messages that engineio logs once of each kind."""
+    yield
+    records = caplog.get_records("call")
+    messages = [record.getMessage() for record in records if record.name.startswith(("tally", "uvicorn"))]
+    assert all("further occurrences" in message for message in messages), messages
+    assert not [record for record in records if record.exc_info]
+    assert not [record for record in records if "forged" in record.getMessage()]

@@ -1,0 +1,122 @@
+"""CountAPI's routes: counting, reading, scripts, images and reserved words."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.http.clients import asgi_client
+from tests.support.redis_servers import RedisServer
+from tests.support.servers import ChosenClock, settings_for
+
+
+@pytest.fixture
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+) -> AsyncIterator[httpx.AsyncClient]:
+    clock.go_to("2026-03-28T22:30:00+00:00")
+    settings = settings_for("memory", tmp_path, redis_server, **{"countapi": True, **getattr(request, "param", {})})
+    async with asgi_client(settings, clock) as client:
+        yield client
+
+
+async def test_countapi_counts_reads_and_describes(client: httpx.AsyncClient) -> None:
+    for value in (1, 2, 3):
+        response = await client.get("/hit/mysite.com/visits")
+        assert (response.status_code, response.json()) == (200, {"value": value})
+        assert response.headers["x-path"] == "mysite.com/visits"
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["access-control-allow-origin"] == "*"
+    assert (await client.get("/get/mysite.com/visits")).json() == {"value": 3}
+    assert (await client.get("/info/mysite.com/visits")).json() == {
+        "namespace": "mysite.com",
+        "key": "visits",
+        "value": 3,
+        "update_lowerbound": 0,
+        "update_upperbound": 1,
+        "enable_reset": False,
+    }
+    assert (await client.get("/event/mysite.com:visits")).json()["total"] == 3
+    assert (await client.get("/hit/visits")).json() == {"value": 1}
+    assert (await client.get("/get/default/visits")).json() == {"value": 1}
+
+
+async def test_countapi_returns_the_total_on_the_next_day(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.get("/hit/mysite.com/visits")
+    clock.go_to("2026-03-29T01:00:00+00:00")
+    assert (await client.get("/hit/mysite.com/visits")).json() == {"value": 2}
+    assert (await client.get("/event/mysite.com:visits")).json()["count"] == 1
+
+
+@pytest.mark.parametrize("path", ["/get/mysite.com/nothing", "/info/mysite.com/nothing", "/get/nothing"])
+async def test_countapi_returns_404_for_events_that_were_never_counted(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert (response.status_code, response.json()) == (404, {"value": None})
+    assert (await client.get(f"{path}?callback=cb")).text == '/**/cb({"code":404,"value":null});'
+
+
+async def test_countapi_returns_scripts_and_images(client: httpx.AsyncClient) -> None:
+    script = await client.get("/hit/mysite.com/visits?callback=jQuery_1.cb")
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert script.text == '/**/jQuery_1.cb({"code":200,"value":1});'
+    image = await client.get("/hit/mysite.com/visits?img")
+    assert (image.headers["content-type"], image.content[:6]) == ("image/gif", b"GIF89a")
+    assert (await client.get("/get/mysite.com/visits")).json() == {"value": 2}
+
+
+@pytest.mark.catches(
+    "a script for Tally's own pages",
+    "app/http/routes/countapi.py",
+    'request.headers.get("sec-fetch-site") != "same-origin"',
+    "True",
+)
+async def test_tallys_own_pages_get_no_script(client: httpx.AsyncClient) -> None:
+    response = await client.get("/hit/mysite.com/visits?callback=cb", headers={"Sec-Fetch-Site": "same-origin"})
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "counter"),
+    [
+        (":HOST:/:PATHNAME:", {"Referer": "https://mysite.com/example/page?q#f"}, "mysite.com/examplepage"),
+        ("mysite.com/:PATHNAME:", {"Referer": "https://mysite.com/"}, "mysite.com/..."),
+        (":HOST:/visits", {"Origin": "http://a.b:8080"}, "a.b/visits"),
+        (":HOST:/visits", {"Origin": "null"}, ".../visits"),
+        (":HOST:/:PATHNAME:", {"Referer": "https://u@[::1]:8/ورود/" + "x" * 99}, "..u/" + "x" * 64),
+        (":HOST:/:PATHNAME:", {}, ".../..."),
+    ],
+)
+async def test_reserved_words_are_replaced_by_the_page(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], counter: str
+) -> None:
+    encoded = {name: value.encode() for name, value in headers.items()}
+    assert (await client.get(f"/hit/{path}", headers=encoded)).headers["x-path"] == counter
+
+
+@pytest.mark.catches(
+    "HEAD counts", "app/http/routes/countapi.py", '@router.get(f"/hit/{path}"', '@router.head(f"/hit/{path}"'
+)
+async def test_only_a_get_counts(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/hit/mysite.com/visits")).status_code == 200
+    for method in ("HEAD", "POST", "OPTIONS"):
+        assert (await client.request(method, "/hit/mysite.com/visits")).status_code == 405
+    assert (await client.get("/get/mysite.com/visits")).json() == {"value": 1}
+
+
+@pytest.mark.parametrize("client", [{"write_limit": "2/minute"}], indirect=True)
+async def test_a_page_can_read_the_429_of_its_hit(client: httpx.AsyncClient) -> None:
+    responses = [await client.get("/hit/mysite.com/visits") for _ in range(3)]
+    assert [response.status_code for response in responses] == [200, 200, 429]
+    assert responses[-1].json()["counted"] == "no"
+    assert responses[-1].headers["access-control-allow-origin"] == "*"
+    assert (await client.get("/get/mysite.com/visits")).json() == {"value": 2}
+
+
+@pytest.mark.parametrize("client", [{"countapi": False}], indirect=True)
+async def test_countapi_routes_exist_only_if_enabled(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/hit/mysite.com/visits")).status_code == 404
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert not [path for path in paths if path.startswith(("/hit", "/get", "/info"))]
+    assert (await client.get("/events")).json() == {}

@@ -1,0 +1,191 @@
+"""Allowed hosts and web origins, CORS headers, and the origin behind a proxy."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+
+from tests.http.api_keys import KEYS, bearer
+from tests.http.problems import detail_of
+from tests.support.nginx import Proxy
+from tests.support.servers import Served
+
+SHOP, EVIL = "https://shop.example", "https://evil.example"
+SOCKETS = "/socket.io/?EIO=4&transport="
+ALLOWED = {"allowed_origins": f"{SHOP},http://localhost:5173"}
+OWN = "http://{host}"
+ANY_ORIGIN = pytest.mark.catches(
+    "origins are not checked", "app/http/permissions.py", "if permission in _ORIGIN_CHECKED:", "if permission is None:"
+)
+
+ANY_HOST = pytest.mark.catches(
+    "hosts are not checked",
+    "app/http/origins.py",
+    "if not self._is_allowed_host(",
+    "if headers is None and self._is_allowed_host(",
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "origin", "writes"),
+    [
+        ({}, None, True),
+        ({}, OWN, True),
+        pytest.param({}, SHOP, False, marks=ANY_ORIGIN),
+        ({}, "null", False),
+        ({}, "https://{host}", False),
+        ({}, "http://localhost", False),
+        (ALLOWED, None, True),
+        (ALLOWED, OWN, True),
+        (ALLOWED, SHOP, True),
+        (ALLOWED, "http://localhost:5173", True),
+        (ALLOWED, "http://shop.example", False),
+        (ALLOWED, "https://shop.example.evil.example", False),
+        (ALLOWED, "https://shop.example:8443", False),
+        (ALLOWED, EVIL, False),
+        (ALLOWED, "null", False),
+        ({"allowed_origins": "*"}, EVIL, True),
+        ({"allowed_origins": "*"}, "null", True),
+    ],
+)
+async def test_requests_of_foreign_origins(serve, chosen: dict, origin: str | None, writes: bool) -> None:
+    """A page of an allowed origin may write and read live counts, and its responses have the CORS headers."""
+    async with serve(**chosen) as tally, tally.client() as client:
+        origin = origin and origin.format(host=tally.url.removeprefix("http://"))
+        headers = {"Origin": origin} if origin else {}
+        shared = writes and origin not in {None, tally.url}
+        expected = {"*": "*"}.get(chosen.get("allowed_origins"), origin)
+        for method, path in (("POST", "/event/a"), ("POST", "/events"), ("GET", SOCKETS + "polling")):
+            response = await client.request(method, path, headers=headers)
+            if writes:
+                assert response.status_code == 200, response.text
+            else:
+                assert "TALLY_ALLOWED_ORIGINS" in detail_of(response, 403)
+        for path in ("/event/a", "/events?limit=0", "/nothing", "/static/app.css", "/health", "/openapi.json"):
+            response = await client.get(path, headers=headers)
+            assert response.status_code == {"/nothing": 404, "/events?limit=0": 422}.get(path, 200)
+            if shared:
+                assert response.headers["Access-Control-Allow-Origin"] == expected
+                assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
+            elif expected != "*":
+                assert "Access-Control-Allow-Origin" not in response.headers
+            assert response.headers.get("Vary") == ("Origin" if chosen == ALLOWED else None)
+        preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        for path in ("/event/a", "/events", "/nothing"):
+            response = await client.options(path, headers=headers | preflight)
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.status_code == (204 if writes else 403)
+            if shared:
+                assert response.headers["Access-Control-Allow-Origin"] == expected
+                assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
+                assert "Idempotency-Key" in response.headers["Access-Control-Allow-Headers"]
+        await assert_websocket(tally, headers, 101 if writes else 403)
+
+
+async def assert_websocket(tally: Served, headers: dict[str, str], status: int) -> None:
+    url = tally.url.replace("http", "ws", 1) + SOCKETS + "websocket"
+    try:
+        async with websockets.connect(url, additional_headers=headers) as page:
+            assert (await page.recv())[0] == "0"
+        assert status == 101
+    except websockets.exceptions.InvalidStatus as rejected:
+        assert rejected.response.status_code == status
+        assert rejected.response.headers["Content-Type"] == "application/problem+json"
+        assert rejected.response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_every_response_has_the_cors_headers(serve) -> None:
+    """Errors have the CORS headers, too, and so have the responses of the fast path."""
+    async with serve(**ALLOWED, write_keys=KEYS["write"], write_limit="3/minute") as tally, tally.client() as client:
+        options = {"headers": {"Origin": SHOP, **bearer("write"), "Idempotency-Key": "k"}}
+        responses = [await client.post("/event/a", **options) for _ in range(2)]
+        responses += [await client.post("/event/a%00", **options)]
+        responses += [await client.post(path, **options) for path in ("/event/a", "/events", "/event/a")]
+        responses += [await client.post(path, headers={"Origin": SHOP}) for path in ("/event/a", "/events")]
+        responses += [await client.delete("/event/a", **options)]
+        assert [response.status_code for response in responses][:8] == [200, 200, 422, 200, 429, 429, 401, 401]
+        for response in responses:
+            assert response.headers["Access-Control-Allow-Origin"] == SHOP
+            assert response.headers["Vary"] == "Origin"
+            exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
+            assert {"Idempotent-Replayed", "Link", "Retry-After", "Tally-Stale"} <= set(exposed)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "allowed", "foreign"),
+    [
+        (
+            {},
+            ["127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "10.1.2.3", "localhost", "LOCALHOST:80", "tally", ""],
+            [
+                "evil.example",
+                "evil.example:8000",
+                "127.0.0.1.evil.example",
+                "localhost.",
+                "1.2.3",
+                "a.b[::1]",
+                "[::1].x",
+            ],
+        ),
+        (
+            {"allowed_hosts": "tally.example,b.example"},
+            ["tally.example", "TALLY.example:8443", "b.example", "127.0.0.1:8000", "localhost"],
+            ["evil.example", "tally.example.evil.example", "x.tally.example"],
+        ),
+        ({"host": "192.0.2.1"}, ["tally.example", "127.0.0.1"], []),
+        pytest.param(
+            {"host": "192.0.2.1", "allowed_hosts": "tally.example"}, ["tally.example"], ["evil.example"], marks=ANY_HOST
+        ),
+        ({"allowed_hosts": "*"}, ["any.example"], []),
+    ],
+)
+async def test_allowed_hosts(serve, chosen: dict, allowed: list[str], foreign: list[str]) -> None:
+    """A foreign host name that resolves to Tally's address is rejected: its pages would be of the same origin."""
+    async with serve(**chosen) as tally, tally.client() as client:
+        for host, is_allowed in [*((name, True) for name in allowed), *((name, False) for name in foreign)]:
+            headers = {"Host": host, "Origin": f"http://{host.lower()}"} if host else {"Host": host}
+            for method, path in (
+                ("POST", "/event/a"),
+                ("POST", "/events"),
+                ("GET", "/health"),
+                ("GET", "/static/app.css"),
+                ("OPTIONS", "/event/a"),
+                ("GET", "/nothing"),
+            ):
+                response = await client.request(method, path, headers=headers)
+                assert (response.status_code == 421) != is_allowed, host
+                if not is_allowed:
+                    assert "TALLY_ALLOWED_HOSTS" in detail_of(response, 421)
+            if host:
+                await assert_host(tally, host, is_allowed)
+
+
+async def assert_host(tally: Served, host: str, is_allowed: bool) -> None:
+    """Check the response to a WebSocket handshake with this Host header."""
+    address, port = tally.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(address, int(port))
+    head = f"GET {SOCKETS}websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    writer.write(f"{head}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+    assert (await reader.readline()).split()[1] == (b"101" if is_allowed else b"421")
+    writer.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_behind_a_proxy_the_origin_is_the_one_that_the_browser_uses(process, tmp_path: Path, scheme: str) -> None:
+    """A proxy that ends TLS sends X-Forwarded-Proto, which a node uses only if it trusts the proxy."""
+    trusting = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1")
+    proxy = Proxy(tmp_path, [trusting.port], {"X-Forwarded-Proto $scheme": f"X-Forwarded-Proto {scheme}"}).start()
+    try:
+        host = proxy.url.removeprefix("http://")
+        for origin, status in ((f"http://{host}", 200), (f"https://{host}", 200), (EVIL, 403)):
+            expected = 403 if origin != f"{scheme}://{host}" else status
+            assert httpx.post(f"{proxy.url}/event/a", headers={"Origin": origin}).status_code == expected
+            assert httpx.get(f"{proxy.url}{SOCKETS}polling", headers={"Origin": origin}).status_code == expected
+    finally:
+        proxy.stop()
+    direct = process(TALLY_STORE="memory://")
+    for scheme_sent, status in (("http", 200), ("https", 200)):
+        headers = {"Origin": direct.url, "X-Forwarded-Proto": scheme_sent}
+        assert httpx.post(f"{direct.url}/event/a", headers=headers).status_code == status

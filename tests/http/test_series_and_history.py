@@ -1,0 +1,75 @@
+"""Series and history: time zones, empty points, CSV and retention."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+
+from tests.support.servers import ChosenClock, eventually
+
+
+async def test_series_are_filled_with_zeros_and_end_with_the_running_bucket(
+    client: httpx.AsyncClient, clock: ChosenClock
+) -> None:
+    await client.post("/event/a", json={"by": 2})
+    clock.go_to("2026-03-28T23:10:00+00:00")
+    await client.post("/events", json={"a": 1, "b": 5})
+    series = (await client.get("/event/a/series?step=hour&points=3")).json()
+    assert (series["eventName"], series["step"]) == ("a", "hour")
+    assert [point["count"] for point in series["points"]] == [0, 2, 1]
+    assert series["points"][-1]["start"] == "2026-03-28T23:00:00+00:00"
+    together = (await client.get("/series?step=day&points=2")).json()
+    assert (together["eventName"], [point["count"] for point in together["points"]]) == (None, [0, 8])
+    lines = (await client.get("/series?event=a&event=b&event=a&points=1")).json()
+    assert [(line["eventName"], line["points"][0]["count"]) for line in lines] == [("a", 1), ("b", 5), ("a", 1)]
+
+
+@pytest.mark.parametrize("client", [{"timezone": ZoneInfo("Europe/Berlin")}], indirect=True)
+async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/event/a")  # 23:30 in Berlin, the evening before the clock goes forward
+    clock.go_to("2026-03-29T10:00:00+00:00")
+    assert (await client.post("/event/a")).json() | {"ack": ""} == {
+        "eventName": "a", "count": 1, "total": 2, "day": "2026-03-29", "ack": ""
+    }  # fmt: skip
+    points = (await client.get("/event/a/series?step=day&points=2")).json()["points"]
+    assert points == [
+        {"start": "2026-03-28T00:00:00+01:00", "count": 1},
+        {"start": "2026-03-29T00:00:00+01:00", "count": 1},
+    ]
+    history = (await client.get("/history/2026-03-28")).json()
+    parts = [{"until": "2026-03-29T00:00:00+01:00", "counts": {"a": 1}}]
+    assert history == {"day": "2026-03-28", "parts": parts, "corrections": []}
+    assert (await client.get("/health")).json()["resetsAt"] == "2026-03-30T00:00:00+02:00"
+
+
+async def test_history_lists_past_days_newest_first(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/events", json={"a": 2, "=1+1": 3})
+    clock.go_to("2026-03-30T12:00:00+00:00")
+    await client.post("/event/a")
+    assert (await client.get("/history")).json() == [{"day": "2026-03-28", "hits": 5, "events": 2, "parts": 1}]
+    clock.go_to("2026-03-31T12:00:00+00:00")
+    listed = (await client.get("/history")).json()
+    assert [day["day"] for day in listed] == ["2026-03-30", "2026-03-28"]
+    days = await client.get("/history?format=csv")
+    assert days.headers["content-type"] == "text/csv; charset=utf-8"
+    assert days.text == '"day","hits","events","parts"\r\n"2026-03-30",1,1,1\r\n"2026-03-28",5,2,1\r\n'
+    day = await client.get("/history/2026-03-28?format=csv")
+    assert day.text == (
+        '"event","count","until"\r\n"\'=1+1",3,"2026-03-29T00:00:00+00:00"\r\n"a",2,"2026-03-29T00:00:00+00:00"\r\n'
+    )
+
+
+@pytest.mark.parametrize("client", [{"minutes_kept_hours": 24, "hours_kept_days": 2, "days_kept": 8}], indirect=True)
+async def test_old_data_is_deleted_and_totals_stay(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+    await client.post("/event/a")
+    clock.go_to("2026-04-10T12:00:00+00:00")
+    jobs = client._transport.app.state.jobs
+    jobs.get_job("close_day").modify(next_run_time=datetime.now(UTC))
+
+    async def forgotten() -> bool:
+        return (await client.get("/event/a/series?step=day&points=14")).json()["points"][0]["count"] == 0
+
+    await eventually(forgotten)
+    assert (await client.get("/history")).json() == []
+    assert (await client.get("/event/a")).json()["total"] == 1
