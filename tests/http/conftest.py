@@ -1,7 +1,7 @@
 """Servers for the HTTP tests."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,45 @@ async def client(
     chosen = {"write_limit": "100000/second", **getattr(request, "param", {})}
     async with asgi_client(settings_for("sqlite", tmp_path, redis_server, **chosen), clock) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+async def shared_app(
+    tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application that all tests of a module share."""
+    clock = ChosenClock()
+    clock.go_to("2026-03-28T22:30:00+00:00")
+    settings = settings_for(
+        "sqlite", tmp_path_factory.mktemp("shared"), shared_redis, countapi=True, write_limit="100000/second"
+    )
+    async with asgi_client(settings, clock) as client:
+        yield client
+
+
+@pytest.fixture
+async def empty_app(shared_app: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application in which a test must not count anything."""
+    yield shared_app
+    assert (await shared_app.get("/events")).json() == {}
+
+
+@pytest.fixture(scope="module")
+async def serve_once(
+    tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer
+) -> AsyncIterator[Callable[..., Awaitable[Served]]]:
+    """Start a server on the memory store for each set of settings, once for all tests of a module."""
+    servers: dict[str, Served] = {}
+    async with AsyncExitStack() as started:
+
+        async def start(**chosen: object) -> Served:
+            key = repr(sorted(chosen.items()))
+            if key not in servers:
+                settings = settings_for("memory", tmp_path_factory.mktemp("server"), shared_redis, **chosen)
+                servers[key] = await started.enter_async_context(serving(settings))
+            return servers[key]
+
+        yield start
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import hmac
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 import socketio
 
-from app.cli import print_greeting
+from app import cli
 from app.http.errors import Problem
 from app.http.origins import Origins
 from app.http.permissions import Permissions
@@ -18,7 +19,6 @@ from app.http.rate_limits import RateLimits
 from app.settings import Settings
 from tests.http.api_keys import CLOSED, KEYS, bearer
 from tests.http.problems import detail_of
-from tests.server.test_cli import run_tally
 from tests.support.servers import Process
 
 LOW_LIMITS = {"read_limit": "20/hour", "write_limit": "20/hour"}
@@ -140,10 +140,16 @@ async def test_a_key_is_neither_shown_nor_logged(serve, caplog: pytest.LogCaptur
         ("TALLY_PUBLIC_BY_MAX", "0", "greater than or equal to 1"),
     ],
 )
-def test_an_invalid_setting_is_reported_in_one_line_without_its_value(variable: str, value: str, words: str) -> None:
-    ended = run_tally(**{"TALLY_STORE": "memory://", variable: value})
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+def test_an_invalid_setting_is_reported_in_one_line_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tally"])
+    monkeypatch.setattr(cli, "serve", None)
+    monkeypatch.setenv("TALLY_STORE", "memory://")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    (line,) = str(ended.value.code).splitlines()
     assert line.startswith(f"tally: {variable}")
     assert words in line
     assert "short" not in line
@@ -187,7 +193,7 @@ def test_keys_come_from_a_file_or_from_the_environment(
 def test_startup_warns_about_open_roles_on_a_public_address(
     capsys: pytest.CaptureFixture, host: str, chosen: dict, words: str | None
 ) -> None:
-    print_greeting(Settings(TALLY_STORE="memory://", host=host, **chosen), "", consume=False)
+    cli.print_greeting(Settings(TALLY_STORE="memory://", host=host, **chosen), "", consume=False)
     output = capsys.readouterr().out
     warnings = [line for line in output.splitlines() if line.startswith("Warning")]
     assert ("Authorization: Bearer" in output) == ("write_keys" in chosen)

