@@ -93,8 +93,8 @@ async def test_the_leaderboard_ranks_the_top_n(tally: Served) -> None:
 @pytest.mark.catches(
     "limit by name",
     "app/http/rate_limits.py",
-    "    address = client(request)\n",
-    "    address = client(request) + request.url.path\n",
+    "    address = client_address(request)\n",
+    "    address = client_address(request) + request.url.path\n",
 )
 async def test_over_the_limit_is_429_only_for_that_address(tally: Served) -> None:
     async with tally.client("127.0.0.1") as greedy, tally.client("127.0.0.2") as other:

@@ -65,7 +65,7 @@ class FastPath:
             self._permissions.authorize(scope, f"{scope['method']} {EVENT_ROUTE}")
             response = await self._endpoints[scope["method"]](request, parse_event_path(scope["raw_path"]))
         except Exception as error:
-            # Starlette's ServerErrorMiddleware, which logs and answers bugs elsewhere, does not see this request.
+            # Starlette's ServerErrorMiddleware, which handles unexpected errors elsewhere, does not see this request.
             if not isinstance(error, EXPECTED_ERRORS):
                 log.exception("%s failed", EVENT_ROUTE)
             response = await self._error_response(request, error)

@@ -122,7 +122,7 @@ def _visitor(field: str, text: str | None) -> str | None:
 
 
 def check_amounts(amounts: Sequence[int], most: int, where: str) -> None:
-    """Raise Problem (422) for the first amount over `most`; `{}` in `where` stands for its index."""
+    """Raise Problem (422) for the first amount over `most`. `where` begins the detail; `{}` in it is the index."""
     if most < max(amounts, default=0):
         index = next(i for i, by in enumerate(amounts) if by > most)
         raise Problem(422, f"{where.format(index)}: at most {most} without a write key (TALLY_PUBLIC_BY_MAX)")

@@ -1,4 +1,4 @@
-"""What the read routes ask of the store, without delaying hits: long work is done in slices."""
+"""Reads of the store for the routes. Long work is done in slices, so that it does not delay hits."""
 
 import asyncio
 import heapq

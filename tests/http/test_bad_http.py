@@ -65,10 +65,7 @@ async def test_bad_upgrades_and_bytes_that_are_not_http(process: Callable[..., P
 
 
 @pytest.mark.catches(
-    "the head of a request has no limit",
-    "app/server/http_protocol.py",
-    "self._bytes_since_progress > HEAD_BYTES_MAX",
-    "False",
+    "the head of a request has no limit", "app/server/http_protocol.py", "self._pending_bytes > HEAD_BYTES_MAX", "False"
 )
 @pytest.mark.catches(
     "the number of headers has no limit",

@@ -155,9 +155,9 @@ async def test_a_name_in_a_path_is_parsed_from_its_raw_bytes(
 async def test_over_the_event_limit_new_names_get_429_and_known_ones_still_count(client: httpx.AsyncClient) -> None:
     for name in "ab":
         await client.post(f"/event/{name}")
-    refused = await client.post("/event/c")
-    assert_problem(refused, 429, "no")
-    assert "TALLY_EVENTS_MAX" in refused.json()["detail"]
+    rejected = await client.post("/event/c")
+    assert_problem(rejected, 429, "no")
+    assert "TALLY_EVENTS_MAX" in rejected.json()["detail"]
     assert_problem(await client.post("/events", json={"a": 1, "c": 1}), 429, "no")
     assert (await client.post("/event/a")).json()["count"] == 2
 

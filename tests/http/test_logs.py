@@ -80,7 +80,10 @@ PASSWORD = "a-secret-password"  # noqa: S105 # of no real server
         pytest.param(
             *("TALLY_STORE", "redis://tally:{}@127.0.0.1:x/0"),
             marks=pytest.mark.catches(
-                "the error contains the URL", "app/stores/redis.py", '"TALLY_STORE is no URL of a Redis; ', 'url + "'
+                "the error contains the URL",
+                "app/stores/redis_url.py",
+                '"TALLY_STORE is not a valid Redis URL; ',
+                'url + "',
             ),
         ),
         ("TALLY_KAFKA_OPTIONS", "sasl_plain_password={}&x=1"),

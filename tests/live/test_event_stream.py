@@ -225,7 +225,7 @@ def test_what_the_store_has_lost_is_told_to_those_who_come_again() -> None:
 
 
 async def test_a_quiet_stream_shows_that_it_is_alive(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)
     async with tally.client() as client, reading(tally.url, "/stream?event=a") as reader:
         await client.post("/event/other")
         await eventually(lambda: reader.comments >= 3)

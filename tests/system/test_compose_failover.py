@@ -19,7 +19,7 @@ from tests.support.servers import Process
     "lambda offset: self._store.apply(source, offset, new_offset, commit),",
     "lambda _: self._store.apply(str(time.monotonic()), 0, 1, commit),",
 )
-@pytest.mark.catches("missing dedup", "app/http/routes/count.py", "    if not texts:\n", "    if texts:\n")
+@pytest.mark.catches("missing dedup", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
 async def test_nodes_and_redis_die_in_turn_and_every_acknowledged_hit_is_counted_once(tmp_path: Path) -> None:
     assert (await fleet_killed(tmp_path, rounds=2)).broken == []
 

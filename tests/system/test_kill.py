@@ -22,7 +22,7 @@ from tests.support.servers import eventually
             applied = await self._apply(self._store.apply, commit)
 """,
 )
-@pytest.mark.catches("missing dedup", "app/http/routes/count.py", "    if not texts:\n", "    if texts:\n")
+@pytest.mark.catches("missing dedup", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 async def test_kill_9_loses_no_acknowledged_hit_and_counts_none_twice(store: str, tmp_path: Path) -> None:
     figures = await app_killed(tmp_path, store, kills=5, answers=200)

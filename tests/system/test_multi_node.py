@@ -34,7 +34,7 @@ async def test_an_idle_dashboard_costs_little_and_gets_updates_at_once(tmp_path:
     assert (await idle_pages(tmp_path, pages=200)).broken == []
 
 
-@pytest.mark.catches("missing dedup", "app/http/routes/count.py", "    if not texts:\n", "    if texts:\n")
+@pytest.mark.catches("missing dedup", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
 async def test_an_idempotency_key_sent_to_three_nodes_at_once_is_counted_once(tmp_path: Path) -> None:
     assert (await duplicates(tmp_path, keys=200, copies=10)).broken == []
 

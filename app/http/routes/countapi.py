@@ -98,7 +98,7 @@ def add_routes(
 
 
 async def _parse(request: Request, ns: str, key: str, callback: Callback = None, img: str | None = None) -> Call:
-    """Return the counter of a request. `:HOST:` and `:PATHNAME:` are replaced by those of the page that asks."""
+    """Return the counter of a request. `:HOST:` and `:PATHNAME:` are replaced by those of the page that sent it."""
     page = _PAGE.match(request.headers.get("referer") or request.headers.get("origin", ""))
     reserved = {":HOST:": page[1] if page else "", ":PATHNAME:": page[2] if page else ""}
     words = [
