@@ -102,5 +102,5 @@ def test_the_password_of_a_redis_is_neither_shown_nor_logged(process: Callable[.
         texts = [client.get(path).text for path in ("/health", "/metrics", "/events", "/openapi.json", "/export")]
         texts += [client.post(path).text for path in ("/event/a", "/reset")]
     texts.append(tally.log.read_text())
-    assert "the store is away" in texts[-1]
+    assert "Redis is unreachable" in texts[-1]
     assert not [text for text in texts if PASSWORD in text]
