@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, export_import
 from app.domain.calendar import Calendar, Clock
-from app.kafka.consumer import DURABILITY
+from app.kafka.buffer import DURABILITY
 from app.main import create_app
 from app.server.server import TallyServer
 from app.settings import Settings

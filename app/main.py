@@ -13,7 +13,7 @@ from app.http.app import TallyApp, include_routes
 from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
-from app.kafka.consumer import Kafka
+from app.kafka.service import KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
@@ -35,7 +35,7 @@ class Services(NamedTuple):
     broadcaster: Broadcaster
     peers: PeerSync
     committer: GroupCommitter
-    kafka: Kafka | None
+    kafka: KafkaService | None
     jobs: Jobs
     origins: Origins
     rate_limits: RateLimits
@@ -77,7 +77,7 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     peers = PeerSync(store, live_day, clock, metrics)
     committer = GroupCommitter(store, clock, peers.publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs
-    kafka = Kafka(settings, store, clock, live_day, peers, metrics) if uses_kafka else None
+    kafka = KafkaService(settings, store, clock, live_day.seen, peers.publish, metrics) if uses_kafka else None
     return Services(
         settings=settings,
         clock=clock,

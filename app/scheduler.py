@@ -9,7 +9,7 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from app.domain.calendar import Calendar, Clock
-from app.kafka.consumer import Kafka
+from app.kafka.service import KafkaService
 from app.live.broadcaster import STUCK_SECONDS, Broadcaster
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
@@ -38,7 +38,7 @@ class Jobs:
         live_day: LiveDay,
         broadcaster: Broadcaster,
         peers: PeerSync,
-        kafka: Kafka | None,
+        kafka: KafkaService | None,
         store: CounterStore,
         clock: Clock,
         settings: Settings,

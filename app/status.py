@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from app.kafka.consumer import Kafka
+from app.kafka.service import KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
 from app.stores.base import CounterStore
@@ -20,12 +20,12 @@ class ServiceStatus(NamedTuple):
 
 
 def service_status(
-    store: CounterStore, peers: PeerSync, broadcaster: Broadcaster, kafka: Kafka | None
+    store: CounterStore, peers: PeerSync, broadcaster: Broadcaster, kafka: KafkaService | None
 ) -> ServiceStatus:
     """Return the present status, without I/O; `kafka` is None if it is not configured."""
     store_status = store.status()
     reasons = [*store_status.reasons, *peers.reasons(), *(kafka.reasons() if kafka else [])]
     if broadcaster.tick_seconds() > LATE_SECONDS:
         reasons.append("live updates are stalled")
-    accepts_hits = kafka.accepts() if kafka and kafka.buffers else store_status.accepting
+    accepts_hits = kafka.is_accepting() if kafka and kafka.buffer else store_status.accepting
     return ServiceStatus("down" if not accepts_hits else "degraded" if reasons else "ok", reasons)

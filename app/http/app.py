@@ -33,7 +33,7 @@ from app.http.routes import (
     transfer,
     visitors,
 )
-from app.kafka.consumer import Kafka
+from app.kafka.service import KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
 from app.metrics import Metrics
@@ -99,7 +99,7 @@ def include_routes(
     store: CounterStore,
     clock: Clock,
     committer: GroupCommitter,
-    kafka: Kafka | None,
+    kafka: KafkaService | None,
     broadcaster: Broadcaster,
     peers: PeerSync,
     metrics: Metrics,
@@ -107,7 +107,7 @@ def include_routes(
     """Add all routes. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
     router, reads, writes = app.router_with(), app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
-    count.add_routes(router, kafka if kafka and settings.kafka else committer, rate_limits, app.permissions)
+    count.add_routes(router, (kafka and kafka.buffer) or committer, rate_limits, app.permissions)
     counts.add_event_route(router, queries, read_limit)
     counts.add_routes(reads, queries)
     series.add_routes(reads, queries)

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
 from app.group_commit import Outcome, Overloaded
+from app.kafka.producer import RequestTooLarge
 from app.metrics import Metrics
 from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.results import Value
@@ -52,6 +53,7 @@ ERROR_RESPONSES: dict[type[Exception], ErrorResponse] = {
     StoreUnavailable: ErrorResponse(503, _RETRY_SOON, "no"),
     OutcomeUnknown: ErrorResponse(503, _RETRY_SOON, "unknown"),
     Overloaded: ErrorResponse(503, _RETRY_SOON, "no"),
+    RequestTooLarge: ErrorResponse(413, None, "no"),
 }
 EXPECTED_ERRORS = (HTTPException, RequestValidationError, *ERROR_RESPONSES)
 _BUG = ErrorResponse(500, None, "unknown"), "internal error; details are in the server log"

@@ -8,7 +8,8 @@ from typing_extensions import TypedDict
 from app import __version__
 from app.domain.calendar import Clock
 from app.http.rate_limits import RateLimits
-from app.kafka.consumer import DURABILITY, Kafka, KafkaHealth
+from app.kafka.buffer import DURABILITY
+from app.kafka.service import KafkaHealth, KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
 from app.metrics import Metrics
@@ -56,7 +57,12 @@ def add_metrics(router: APIRouter, metrics: Metrics, store: CounterStore, rate_l
 
 
 def add_health(
-    router: APIRouter, store: CounterStore, clock: Clock, peers: PeerSync, broadcaster: Broadcaster, kafka: Kafka | None
+    router: APIRouter,
+    store: CounterStore,
+    clock: Clock,
+    peers: PeerSync,
+    broadcaster: Broadcaster,
+    kafka: KafkaService | None,
 ) -> None:
     """Add the route of the health check."""
 
@@ -70,8 +76,8 @@ def add_health(
             status=status,
             reasons=reasons,
             store=store.kind,
-            ack="kafka" if kafka and kafka.buffers else store_status.ack,
-            durability=DURABILITY if kafka and kafka.buffers else store.durability,
+            ack="kafka" if kafka and kafka.buffer else store_status.ack,
+            durability=DURABILITY if kafka and kafka.buffer else store.durability,
             staleSeconds=stale and round(stale, 1),
             spoolBytes=store_status.spool_bytes,
             lostBatches=store_status.lost_commits,

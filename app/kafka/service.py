@@ -1,0 +1,104 @@
+"""Kafka's part of a node: the buffer and the consumer, started and stopped together, with health and metrics."""
+
+import logging
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from typing_extensions import TypedDict
+
+from app.domain.calendar import Clock, TimeSlot
+from app.kafka.buffer import PostBuffer
+from app.kafka.config import client_options, parse_topics
+from app.kafka.consumer import KafkaConsumer, Partition
+from app.kafka.dead_letters import DeadLetterWriter
+from app.kafka.producer import KafkaWriter
+from app.metrics import Metrics
+from app.settings import Settings
+from app.stores.base import CounterStore
+
+KafkaHealth = TypedDict(
+    "KafkaHealth",
+    {"buffer": str | None, "records": int, "missed": int, "deadLetters": int, "partitions": list[Partition]},
+)
+
+
+class KafkaService:
+    """Every node consumes. `buffer` takes POSTs if TALLY_KAFKA is set, and is None if only TALLY_KAFKA_INPUTS is.
+
+    `count_of` returns the last known count of today of an event; `publish` sends counts to clients, as for
+    GroupCommitter. Raises StoreOpenError if the settings are invalid.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: CounterStore,
+        clock: Clock,
+        count_of: Callable[[str], int],
+        publish: Callable[[TimeSlot, dict[str, int], int], None],
+        metrics: Metrics,
+    ) -> None:
+        servers, decoders = parse_topics(settings)
+        options = client_options(settings, servers)
+        self._topic = settings.kafka_topic
+        self._writer = KafkaWriter(options)
+        self._dead_letters = DeadLetterWriter(self._writer, settings.kafka_dead_letters, clock)
+        self.buffer: PostBuffer | None = None
+        if settings.kafka:
+            self.buffer = PostBuffer(settings, self._writer, store, clock, count_of, metrics)
+        self._consumer = KafkaConsumer(
+            settings, options, decoders, store, clock, publish, self._on_synced, self._dead_letters, metrics
+        )
+        metrics.registry.register(self)
+
+    def start(self) -> None:
+        """Start to connect and to consume."""
+        # aiokafka logs every failed attempt. Tally logs each outage once.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        self._writer.start()
+        self._consumer.start()
+
+    async def close(self) -> None:
+        """Stop the consumer, then the writer, which the consumer's dead letters need."""
+        await self._consumer.close()
+        await self._writer.close()
+
+    def is_accepting(self) -> bool:
+        """Return whether POSTs are accepted, without I/O. Without a buffer, the store decides."""
+        return not self.buffer or self._writer.is_connected
+
+    def reasons(self) -> list[str]:
+        """Return the reasons for concern, for the status of the service, without I/O."""
+        reasons = self._consumer.reasons()
+        return reasons if self.is_accepting() else ["Kafka is unreachable: hits are rejected", *reasons]
+
+    def health(self) -> KafkaHealth:
+        """Return the data for /health."""
+        return KafkaHealth(
+            buffer=self._topic if self.buffer else None,
+            records=self._consumer.records,
+            missed=self._consumer.missed,
+            deadLetters=self._dead_letters.counts.total(),
+            partitions=self._consumer.partitions(),
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics for Prometheus. Topic names come from the settings, so their labels are few."""
+        records, missed = self._consumer.records, self._consumer.missed
+        yield CounterMetricFamily("tally_kafka_records", "Records counted or dead-lettered.", value=records)
+        yield CounterMetricFamily("tally_kafka_missed", "Records that expired before they were counted.", value=missed)
+        dead = CounterMetricFamily("tally_kafka_dead_letters", "Records that cannot be counted.", labels=["reason"])
+        for reason, number in self._dead_letters.counts.items():
+            dead.add_metric([reason], number)
+        labels = ["topic", "partition"]
+        positions = GaugeMetricFamily("tally_kafka_position", "Offset of the next record to count.", labels=labels)
+        lags = GaugeMetricFamily("tally_kafka_lag", "Records that are not counted yet.", labels=labels)
+        for partition in self._consumer.partitions():
+            values = [partition["topic"], str(partition["partition"])]
+            positions.add_metric(values, partition["position"])
+            lags.add_metric(values, partition["lag"])
+        yield from (dead, positions, lags)
+
+    async def _on_synced(self, caught_up: bool) -> None:
+        if self.buffer:
+            await self.buffer.refresh_name_quota(caught_up)
