@@ -18,7 +18,7 @@ test: $(TOOLS) $(NODE)
 # Kafka's faults in their full size, some minutes: 500,000 records, and a burst of 20 s.
 kafka: $(TOOLS)
 	@tools/setup redis-server maven
-	TALLY_TEST_KAFKA_RECORDS=500000 TALLY_TEST_KAFKA_BURST_SECONDS=20 $(BIN)/python -m pytest -s tests/kafka/test_kafka_faults.py
+	TALLY_TEST_KAFKA_RECORDS=500000 TALLY_TEST_KAFKA_BURST_SECONDS=20 $(BIN)/python -m pytest -s tests/kafka/test_faults.py
 
 # How fast, beside its peers: writes docs/benchmarks.md. `make bench BENCH=--quick` and `make bench BENCH="post delay"`
 # measure less and only print. At the end, what the dashboard costs a browser, beside a page that redraws.

@@ -20,7 +20,7 @@ def kafka(directory: Path) -> Iterator[str]:
     try:
         with ThreadPoolExecutor(1) as apart:  # from the loop that runs here
             apart.submit(broker.start).result()
-            topics = broker.create("tally.events", "tally.dead", TOPIC, partitions=PARTITIONS)
+            topics = broker.create_topics("tally.events", "tally.dead", TOPIC, partitions=PARTITIONS)
             apart.submit(asyncio.run, topics).result()
         yield broker.servers
     finally:

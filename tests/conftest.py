@@ -89,9 +89,9 @@ def up(servers: Servers) -> Iterator[Servers]:
         servers.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A Kafka of this module's tests; who stops it starts it again."""
+    """A Kafka broker for all tests of a process. A test that kills it starts it again."""
     broker = Broker(tmp_path_factory.mktemp("kafka"))
     try:
         yield broker.start()

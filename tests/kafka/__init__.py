@@ -1,0 +1,1 @@
+"""Tests of app/kafka, most of them with a real Kafka."""

@@ -1,7 +1,7 @@
-"""Consumers killed, the broker killed, Redis set back: in the end each record was counted once.
+"""Consumers and the broker are killed, and Redis is set back: in the end each record has been counted once.
 
-And a burst that the store could not take. TALLY_TEST_KAFKA_RECORDS and TALLY_TEST_KAFKA_BURST_SECONDS choose how
-many and how long; `make kafka` takes 500,000 and 20.
+Also a burst that is faster than the store. TALLY_TEST_KAFKA_RECORDS and TALLY_TEST_KAFKA_BURST_SECONDS set the sizes;
+`make kafka` uses 500,000 and 20.
 """
 
 import asyncio
@@ -30,14 +30,15 @@ from tests.support.watchers import Watcher, watching
 
 RECORDS = int(os.environ.get("TALLY_TEST_KAFKA_RECORDS", "20000"))
 BURST_SECONDS = float(os.environ.get("TALLY_TEST_KAFKA_BURST_SECONDS", "4"))
-BURST_HITS = 50_000  # a second, in batches of 100
-COMMIT_SECONDS = 0.03  # 2,000 a minute
+BURST_HITS_PER_SECOND = 50_000
+BATCH_HITS = 100
+COMMIT_SECONDS = 0.03  # 2,000 commits per minute
 PARTITIONS = 8
-NAMES = 50
+EVENT_NAMES = 50
 
 
 class Writer:
-    """Writes records, evenly, of which each is acknowledged; half of them as Tally's own."""
+    """Writes records until RECORDS are acknowledged: one half to Tally's own topic, the other to a foreign one."""
 
     def __init__(self, broker: Broker) -> None:
         self.acknowledged = 0
@@ -45,16 +46,15 @@ class Writer:
         self._broker = broker
 
     async def run(self) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self._broker.servers, enable_idempotence=True, acks="all")
-        await producer.start()
-        while self.acknowledged < RECORDS:
-            some = min(1000, RECORDS - self.acknowledged)
-            await asyncio.gather(*[await self._send(producer) for _ in range(some)])
-            self.acknowledged += some
-        await producer.stop()
+        servers = self._broker.servers
+        async with AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True, acks="all") as producer:
+            while self.acknowledged < RECORDS:
+                number = min(1000, RECORDS - self.acknowledged)
+                await asyncio.gather(*[await self._send(producer) for _ in range(number)])
+                self.acknowledged += number
 
     async def _send(self, producer: AIOKafkaProducer) -> asyncio.Future[object]:
-        name = f"event {random.randrange(NAMES)}"
+        name = f"event {random.randrange(EVENT_NAMES)}"
         by = random.choice([1, 1, 1, 2, 7])
         self.counts[name] += by
         own = random.random() < 0.5
@@ -63,13 +63,13 @@ class Writer:
 
 
 @pytest.mark.catches(
-    "a position that Kafka keeps",
+    "reading from an offset in Kafka",
     "app/kafka/consumer.py",
-    "stands = await self._store.get_offset(_source(place))",
-    "stands = await consumer.committed(place) or 0",
+    "offset = await self._store.get_offset(_source(partition))",
+    "offset = await consumer.committed(partition) or 0",
 )
 @pytest.mark.timeout(300 + RECORDS // 500)
-async def test_whatever_ends_and_comes_back_each_record_is_counted_once(
+async def test_each_record_is_counted_once_while_consumers_kafka_and_redis_fail(
     tmp_path: Path, own_redis: RedisServer, broker: Broker
 ) -> None:
     for name in ("1", "2", "3"):
@@ -85,115 +85,115 @@ async def test_whatever_ends_and_comes_back_each_record_is_counted_once(
     consumers = [Process(tmp_path / name, "-m", "app", "consume", **environment) for name in ("1", "2", "3")]
     writer = Writer(broker)
     try:
-        await broker.create("own", "theirs", partitions=PARTITIONS)
+        await broker.create_topics("own", "theirs", partitions=PARTITIONS)
         await asyncio.gather(*(asyncio.to_thread(consumer.start) for consumer in consumers))
         writing = asyncio.create_task(writer.run())
-        await faults(broker, own_redis, consumers, lambda share: writer.acknowledged >= share * RECORDS)
+        await cause_faults(broker, own_redis, consumers, lambda share: writer.acknowledged >= share * RECORDS)
         await writing
-        seen: dict[str, int] = {}
+        counts: dict[str, int] = {}
 
         async def all_counted() -> bool:
-            seen.update(day_of(own_redis))
-            return seen == writer.counts
+            counts.update(counts_of_newest_day(own_redis))
+            return counts == writer.counts
 
         try:
             await eventually(all_counted, seconds=60 + RECORDS / 1000)
         except AssertionError:
-            assert seen == writer.counts
-        healths = [httpx.get(f"{consumer.url}/health").json() for consumer in consumers]  # one may still look for Kafka
-        assert not any(health["kafka"]["deadLetters"] for health in healths)
+            assert counts == writer.counts
+        # A consumer may respond with 503, because it is still connecting to Kafka.
+        responses = [httpx.get(f"{consumer.url}/health").json() for consumer in consumers]
+        assert not any(health["kafka"]["deadLetters"] for health in responses)
     finally:
         for consumer in consumers:
             consumer.kill()
 
 
-async def faults(
-    broker: Broker, redis: RedisServer, consumers: list[Process], written: Callable[[float], bool]
+async def cause_faults(
+    broker: Broker, redis: RedisServer, consumers: list[Process], is_written: Callable[[float], bool]
 ) -> None:
-    """Three kills of a consumer, one of the broker, and one of Redis, which comes back as it was before.
+    """Kill each consumer once, then the broker, then Redis, which returns with older data.
 
-    And one consumer sleeps for so long that its partitions are given to the others, and goes on as if they were not.
+    One consumer is paused until its partitions are assigned to the others, and then continues as if they were not.
     """
     for number, consumer in enumerate(consumers):
-        await eventually(lambda share=0.15 + number * 0.15: written(share), seconds=120)
+        await eventually(lambda share=0.15 + number * 0.15: is_written(share), seconds=120)
         await asyncio.to_thread(consumer.kill)
         if number == 0:
             redis.client().save()
         await asyncio.to_thread(consumer.start)
-    await eventually(lambda: written(0.6), seconds=120)
+    await eventually(lambda: is_written(0.6), seconds=120)
     os.kill(consumers[0].pid, signal.SIGSTOP)
     await asyncio.to_thread(broker.kill)
     await asyncio.to_thread(broker.start)
-    await eventually(lambda: written(0.8), seconds=120)
+    await eventually(lambda: is_written(0.8), seconds=120)
     redis.stop()
     redis.start()
-    awake = consumers[1:]
-    await eventually(lambda: written(1) and sum(map(assigned, awake)) == 2 * PARTITIONS, seconds=120)
+    running = consumers[1:]
+    await eventually(lambda: is_written(1) and sum(map(assigned_partitions, running)) == 2 * PARTITIONS, seconds=120)
     os.kill(consumers[0].pid, signal.SIGCONT)
 
 
-def assigned(consumer: Process) -> int:
-    with contextlib.suppress(urllib.error.HTTPError):  # which it says while it cannot reach Kafka
+def assigned_partitions(consumer: Process) -> int:
+    with contextlib.suppress(urllib.error.HTTPError):  # the response is 503 while Kafka is unreachable
         return len(consumer.get("/health")["kafka"]["partitions"])
     return 0
 
 
 @pytest.mark.timeout(120 + 4 * BURST_SECONDS)
-async def test_a_burst_is_taken_by_the_log_and_counted_when_the_store_can(
+async def test_the_buffer_acknowledges_a_burst_that_is_faster_than_the_store(
     tmp_path: Path, redis_server: RedisServer, broker: Broker
 ) -> None:
-    await broker.create("tally.events", "tally.dead", partitions=PARTITIONS)
+    await broker.create_topics("tally.events", "tally.dead", partitions=PARTITIONS)
     async with FaultProxy(redis_server.socket) as slow:
         slow.strike("slow", seconds=COMMIT_SECONDS)
         limits = {"TALLY_WRITE_LIMIT": "1000000/second", "TALLY_READ_LIMIT": "1000000/second"}
         app = Process(tmp_path, TALLY_STORE=slow.url, TALLY_KAFKA=broker.servers, **limits)
         try:
             await asyncio.to_thread(app.start)
-            await eventually(lambda: is_well(app))
+            await eventually(lambda: is_ready(app))
             async with watching(app.url, live=1, plain=0) as (page,):
                 burst = Burst(app)
                 await burst.run(page)
-                said = (
-                    f"{burst.outcomes} of {BURST_SECONDS * BURST_HITS:.0f}, {burst.shown} shown, {burst.megabytes} MB"
-                )
-                print(said)  # noqa: T201 # what `make kafka` is asked for
+                offered = BURST_SECONDS * BURST_HITS_PER_SECOND
+                report = f"{burst.outcomes} of {offered:.0f}, {burst.shown} shown, {burst.megabytes} MB"
+                print(report)  # noqa: T201 # the figures that `make kafka` is run for
                 acknowledged = burst.outcomes["acknowledged"]
-                assert acknowledged >= 0.95 * BURST_SECONDS * BURST_HITS
+                assert acknowledged >= 0.95 * offered
                 assert set(burst.outcomes) <= {"acknowledged", "refused"}
-                assert len(set(burst.shown)) >= 4  # the page moved meanwhile
+                assert len(set(burst.shown)) >= 4  # the page was updated during the burst
                 await eventually(lambda: sum(page.counts.values()) >= acknowledged, seconds=60)
-            assert sum(day_of(redis_server).values()) == acknowledged
+            assert sum(counts_of_newest_day(redis_server).values()) == acknowledged
             assert max(burst.megabytes) < 1.5 * burst.megabytes[1]
         finally:
             app.kill()
 
 
 class Burst:
-    """Batches at an even pace, each once, and what became of their hits; and what was to be seen meanwhile."""
+    """Sends batches at an even rate, and records their outcomes, the counts on a page, and the memory of the app."""
 
     def __init__(self, app: Process) -> None:
         self.outcomes: Counter[str] = Counter()
         self.shown: list[int] = []
         self.megabytes: list[int] = []
         self._app = app
-        self._left = iter(range(int(BURST_SECONDS * BURST_HITS / 100)))
+        self._batches = iter(range(int(BURST_SECONDS * BURST_HITS_PER_SECOND / BATCH_HITS)))
 
     async def run(self, page: Watcher) -> None:
-        begun = time.monotonic()
-        watching = asyncio.create_task(self._watch(page))
-        await asyncio.gather(*(self._offer(begun) for _ in range(32)))
-        watching.cancel()
+        began = time.monotonic()
+        sampling = asyncio.create_task(self._sample(page))
+        await asyncio.gather(*(self._send_batches(began) for _ in range(32)))
+        sampling.cancel()
 
-    async def _offer(self, begun: float) -> None:
+    async def _send_batches(self, began: float) -> None:
         connection = Connection(self._app.url)
-        for number in self._left:
-            await asyncio.sleep(begun + number * 100 / BURST_HITS - time.monotonic())
-            body = "\n".join(f"event {random.randrange(NAMES)}" for _ in range(100)).encode()
-            answer = await connection.ask("POST", "/events", body)
-            self.outcomes["acknowledged" if answer.status == 202 else answer.outcome] += 100
+        for number in self._batches:
+            await asyncio.sleep(began + number * BATCH_HITS / BURST_HITS_PER_SECOND - time.monotonic())
+            body = "\n".join(f"event {random.randrange(EVENT_NAMES)}" for _ in range(BATCH_HITS)).encode()
+            response = await connection.ask("POST", "/events", body)
+            self.outcomes["acknowledged" if response.status == 202 else response.outcome] += BATCH_HITS
         connection.close()
 
-    async def _watch(self, page: Watcher) -> None:
+    async def _sample(self, page: Watcher) -> None:
         while True:
             await asyncio.sleep(BURST_SECONDS / 8)
             self.shown.append(sum(page.counts.values()))
@@ -201,12 +201,12 @@ class Burst:
             self.megabytes.append(pages * resource.getpagesize() // 1_000_000)
 
 
-async def is_well(app: Process) -> bool:
+async def is_ready(app: Process) -> bool:
     return not (await asyncio.to_thread(app.get, "/health"))["reasons"]
 
 
-def day_of(redis: RedisServer) -> dict[str, int]:
-    """The newest day in it, as its keys have it."""
+def counts_of_newest_day(redis: RedisServer) -> dict[str, int]:
+    """Return the counts of the newest day, from its Redis key."""
     with redis.client() as client:
         day = max(client.keys("tally:{0}:day:*"), default="")
         counts = client.hgetall(day) if day else {}

@@ -1,0 +1,198 @@
+"""The consumer counts each record exactly once, whatever happens to it, to Kafka or to the store."""
+
+import time
+import zlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from app.domain.calendar import Calendar
+from app.domain.counting import Commit, HitGroup
+from app.settings import Settings
+from app.stores.base import StoreLimits
+from app.stores.redis import RedisStore, server
+from app.stores.results import ApplyResult
+from tests.kafka.conftest import MakeSettings, StartNode
+from tests.kafka.waiting import wait_for_counts, wait_for_reason, wait_until_ready
+from tests.support.fault_proxy import FaultProxy
+from tests.support.kafka_broker import Broker
+from tests.support.redis_servers import Cluster, RedisServer
+from tests.support.servers import eventually, serving
+
+pytestmark = pytest.mark.timeout(120)  # the first test of a run may download Kafka
+
+
+async def test_each_shard_counts_a_record_once(
+    tmp_path: Path, redis_cluster: Cluster, broker: Broker, names: dict[str, str]
+) -> None:
+    topic = names["kafka_topic"]
+    await broker.create_topics(topic, names["kafka_dead_letters"], partitions=1)
+    settings = Settings(TALLY_STORE=redis_cluster.url, kafka=broker.servers, spool=str(tmp_path / "spool"), **names)
+    async with serving(settings) as node, node.client() as client:
+        await wait_until_ready(client)
+        amounts = {f"event {number}": number + 1 for number in range(20)}
+        assert (await client.post("/events", json=amounts)).status_code == 202
+        await wait_for_counts(client, **amounts)
+        assert await node.app.state.store.get_offset(f"kafka {topic} 0") == 1
+    # A consumer crashed between two shards, one of which had applied a commit of two records.
+    target = server(redis_cluster.url)
+    shard = RedisStore(target, StoreLimits(1000), zlib.crc32(b"event 0") % target.tags)
+    now = Calendar(settings.timezone).slot(time.time())
+    await shard.apply(f"kafka {topic} 0", 1, 3, [HitGroup(now, {"event 0": 2}, limited=False)])
+    await shard.close()
+    await broker.produce(topic, *[{"counts": {"event 0": 1, "event 1": 1}}] * 4)
+    async with serving(settings) as node, node.client() as client:
+        await wait_for_counts(client, **(amounts | {"event 0": 5, "event 1": 6}))
+
+
+@pytest.mark.catches(
+    "results of another commit",
+    "app/kafka/consumer.py",
+    "except ValueError:  # the saved",
+    "except IndexError:  # the saved",
+)
+async def test_the_consumer_continues_after_records_that_another_has_counted_in_other_groups(
+    buffering_node: StartNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with buffering_node() as (node, client):
+        store = node.app.state.store
+        apply = store.apply
+
+        async def apply_second(source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+            if commit:
+                store.apply = apply
+                groups = [HitGroup(commit[0].slot, {event: 1}) for event in "ab"]
+                await apply(source, expected_offset, new_offset, groups)
+            return await apply(source, expected_offset, new_offset, commit)
+
+        store.apply = apply_second
+        assert (await client.post("/events", json={"a": 1, "b": 1})).status_code == 202
+        await wait_for_counts(client, a=1, b=1)
+        assert (await client.post("/event/c")).status_code == 202
+        await wait_for_counts(client, a=1, b=1, c=1)
+    assert "reading from Kafka failed" not in caplog.text
+
+
+@pytest.mark.catches(
+    "every error is taken for another consumer's commit",
+    "app/kafka/consumer.py",
+    "            if await self._store.get_offset(source) < new_offset:\n                raise\n",
+    "",
+)
+async def test_an_unexpected_error_is_logged_and_retried(
+    buffering_node: StartNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with buffering_node() as (node, client):
+        store = node.app.state.store
+        apply = store.apply
+
+        async def fail(source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+            if not commit:
+                return await apply(source, expected_offset, new_offset, commit)
+            store.apply = apply
+            raise ValueError("unexpected")
+
+        store.apply = fail
+        assert (await client.post("/event/a")).status_code == 202
+        await wait_for_counts(client, a=1)
+    assert "reading from Kafka failed" in caplog.text
+
+
+@pytest.mark.catches(
+    "a bad record stops its partition",
+    "app/kafka/commits.py",
+    "        except RecordRejected as error:\n",
+    "        except KeyError as error:\n",
+)
+@pytest.mark.catches(
+    "a record counts on the day of its consumption",
+    "app/kafka/commits.py",
+    "minute, slot = at // 60, calendar.slot(at)",
+    "minute, slot = at // 60, calendar.slot(now)",
+)
+@pytest.mark.catches(
+    "no limit on event names", "app/kafka/consumer.py", "limited = decode is not decode_own", "limited = False"
+)
+async def test_bad_records_become_dead_letters_and_the_others_count_on_their_own_day(
+    make_settings: MakeSettings, broker: Broker, names: dict[str, str]
+) -> None:
+    orders = f"orders.{names['kafka_group']}"
+    await broker.create_topics(orders, names["kafka_dead_letters"], partitions=1)
+    now = datetime.now(UTC)
+    yesterday, ancient, soon = now - timedelta(days=1), now - timedelta(days=30), now + timedelta(hours=1)
+    records = [{"state": "paid"}, b"nonsense", {"state": "paid", "t": yesterday.isoformat()}, {"state": "sent"}]
+    records += [{"state": "paid", "t": ancient.isoformat()}, {"state": "paid", "t": soon.timestamp()}]
+    records += [{"state": "one more"}, {"state": "one more"}, {"state": "paid"}]
+    records = [r if isinstance(r, bytes) else {"t": now.isoformat()} | r for r in records]
+    await broker.produce(orders, *records, key=b"k")
+    inputs = f"{broker.servers}/{orders}?event=state&time=t"
+    settings = make_settings(kafka="", kafka_inputs=inputs, events_max=2, days_kept=8)
+    async with serving(settings) as node, node.client() as client:
+        assert (await client.post("/event/sent")).status_code == 200  # without a buffer, POSTs are counted at once
+        await wait_for_counts(client, paid=2, sent=2)
+        past = (await client.get(f"/history/{yesterday.date()}")).json()
+        assert past["parts"][0]["counts"] == {"paid": 1}
+        letters = await broker.read(names["kafka_dead_letters"], 5)
+        origins = [(headers["tally.reason"].partition(b":")[0], headers["tally.offset"]) for _, headers in letters]
+        expected = [(b"full", b"6"), (b"full", b"7"), (b"future", b"5"), (b"malformed", b"1"), (b"old", b"4")]
+        assert sorted(origins) == expected
+        assert {headers["tally.topic"].decode() for _, headers in letters} == {orders}
+        assert b"nonsense" in [value for value, _ in letters]
+        metrics = (await client.get("/metrics")).text
+        assert 'tally_kafka_dead_letters_total{reason="full"} 2.0' in metrics
+        assert 'tally_kafka_position{partition="0",topic="' + orders + '"} 9.0' in metrics
+
+
+async def test_a_lost_response_of_the_store_counts_nothing_twice(
+    buffering_node: StartNode, redis_server: RedisServer, names: dict[str, str]
+) -> None:
+    async with (
+        FaultProxy(redis_server.socket) as proxy,
+        buffering_node("redis", redis=SimpleNamespace(url=proxy.url)) as (_, client),
+    ):
+        for number in range(1, 4):
+            lost = proxy.strike("cut after", holding=names["kafka_topic"].encode(), left=1)
+            assert (await client.post("/event/a")).status_code == 202
+            await eventually(lambda lost=lost: lost.struck)
+            await wait_for_counts(client, a=number)
+        assert (await client.get("/health")).json()["spoolBytes"] == 0
+
+
+@pytest.mark.catches(
+    "reading from Kafka's own offsets",
+    "app/kafka/consumer.py",
+    "            elif self._offsets.get(partition) != offset:\n                consumer.seek(partition, offset)\n",
+    "            elif self._offsets.get(partition) != offset:\n",
+)
+async def test_offsets_in_kafka_are_ignored(make_settings: MakeSettings, broker: Broker, names: dict[str, str]) -> None:
+    topic, group = names["kafka_topic"], names["kafka_group"]
+    await broker.create_topics(topic, names["kafka_dead_letters"], partitions=1)
+    # Kafka's offset is equal to the store's, then lower, then higher.
+    for counted, kafka_offset in enumerate((0, 0, 3)):
+        await broker.produce(topic, {"counts": {"a": 1}})
+        async with AIOKafkaConsumer(bootstrap_servers=broker.servers, group_id=group) as consumer:
+            consumer.assign([TopicPartition(topic, 0)])
+            await consumer.commit({TopicPartition(topic, 0): kafka_offset})
+        async with serving(make_settings("redis")) as node, node.client() as client:
+            await wait_for_counts(client, a=counted + 1)
+
+
+async def test_expired_records_are_reported_and_a_recreated_topic_is_not_read(
+    make_settings: MakeSettings, buffering_node: StartNode, broker: Broker, names: dict[str, str]
+) -> None:
+    topic = names["kafka_topic"]
+    async with buffering_node("redis") as (_, client):
+        await client.post("/event/a")
+        await wait_for_counts(client, a=1)
+    await broker.produce(topic, *[{"counts": {"a": 1}}] * 5, key=b"a")
+    await broker.delete_records(topic, before=4)
+    async with serving(make_settings("redis")) as node, node.client() as client:
+        await wait_for_counts(client, a=3)
+        assert (await client.get("/health")).json()["kafka"]["missed"] == 3
+    await broker.delete_topic(topic)
+    await broker.create_topics(topic)
+    async with serving(make_settings("redis")) as node, node.client() as client:
+        await wait_for_reason(client, "was recreated: it ends before the offset in the store")
