@@ -1,4 +1,4 @@
-"""A broker of Kafka beside the load."""
+"""A Kafka broker for the benchmarks."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support.kafka_broker import Broker  # the tests' own, which fetches Kafka
+from tests.support.kafka_broker import Broker
 
 TOPIC = "records"
 PARTITIONS = 8
@@ -14,14 +14,15 @@ PARTITIONS = 8
 
 @contextlib.contextmanager
 def kafka(directory: Path) -> Iterator[str]:
-    """Its servers, with the topics that a node asks for."""
+    """Yield the servers (host:port) of a running broker that has all topics of a benchmark."""
     directory.mkdir()
     broker = Broker(directory)
     try:
-        with ThreadPoolExecutor(1) as apart:  # from the loop that runs here
-            apart.submit(broker.start).result()
+        # The caller runs in an event loop, and starting a broker needs another one.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(broker.start).result()
             topics = broker.create_topics("tally.events", "tally.dead", TOPIC, partitions=PARTITIONS)
-            apart.submit(asyncio.run, topics).result()
+            thread.submit(asyncio.run, topics).result()
         yield broker.servers
     finally:
         broker.kill()
