@@ -14,7 +14,6 @@ import signal
 import time
 import urllib.error
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -38,20 +37,29 @@ EVENT_NAMES = 50
 
 
 class Writer:
-    """Writes records until RECORDS are acknowledged: one half to Tally's own topic, the other to a foreign one."""
+    """Writes records until RECORDS are acknowledged: one half to Tally's own topic, the other to a foreign one.
+
+    After half of the records it waits for `redis_saved`, so that Redis loses counts when it is set back.
+    """
 
     def __init__(self, broker: Broker) -> None:
         self.acknowledged = 0
         self.counts: Counter[str] = Counter()
+        self.redis_saved = asyncio.Event()
         self._broker = broker
 
     async def run(self) -> None:
         servers = self._broker.servers
         async with AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True, acks="all") as producer:
             while self.acknowledged < RECORDS:
+                if self.acknowledged >= RECORDS / 2:
+                    await self.redis_saved.wait()
                 number = min(1000, RECORDS - self.acknowledged)
                 await asyncio.gather(*[await self._send(producer) for _ in range(number)])
                 self.acknowledged += number
+
+    def has_written(self, share: float) -> bool:
+        return self.acknowledged >= share * RECORDS
 
     async def _send(self, producer: AIOKafkaProducer) -> asyncio.Future[object]:
         name = f"event {random.randrange(EVENT_NAMES)}"
@@ -88,7 +96,7 @@ async def test_each_record_is_counted_once_while_consumers_kafka_and_redis_fail(
         await broker.create_topics("own", "theirs", partitions=PARTITIONS)
         await asyncio.gather(*(asyncio.to_thread(consumer.start) for consumer in consumers))
         writing = asyncio.create_task(writer.run())
-        await cause_faults(broker, own_redis, consumers, lambda share: writer.acknowledged >= share * RECORDS)
+        await cause_faults(broker, own_redis, consumers, writer)
         await writing
         counts: dict[str, int] = {}
 
@@ -108,29 +116,37 @@ async def test_each_record_is_counted_once_while_consumers_kafka_and_redis_fail(
             consumer.kill()
 
 
-async def cause_faults(
-    broker: Broker, redis: RedisServer, consumers: list[Process], is_written: Callable[[float], bool]
-) -> None:
-    """Kill each consumer once, then the broker, then Redis, which returns with older data.
+async def cause_faults(broker: Broker, redis: RedisServer, consumers: list[Process], writer: Writer) -> None:
+    """Kill each consumer once, then the broker, then Redis, which returns with older counts.
 
     One consumer is paused until its partitions are assigned to the others, and then continues as if they were not.
     """
+    await eventually(lambda: total(redis) > 0, seconds=120)
     for number, consumer in enumerate(consumers):
-        await eventually(lambda share=0.15 + number * 0.15: is_written(share), seconds=120)
+        await eventually(lambda share=0.15 + number * 0.15: writer.has_written(share), seconds=120)
         await asyncio.to_thread(consumer.kill)
         if number == 0:
             redis.client().save()
+            saved = total(redis)
+            writer.redis_saved.set()
         await asyncio.to_thread(consumer.start)
-    await eventually(lambda: is_written(0.6), seconds=120)
+    await eventually(lambda: writer.has_written(0.6), seconds=120)
     os.kill(consumers[0].pid, signal.SIGSTOP)
     await asyncio.to_thread(broker.kill)
     await asyncio.to_thread(broker.start)
-    await eventually(lambda: is_written(0.8), seconds=120)
+    await eventually(lambda: writer.has_written(0.8), seconds=120)
+    await eventually(lambda: total(redis) > saved, seconds=120)
     redis.stop()
     redis.start()
     running = consumers[1:]
-    await eventually(lambda: is_written(1) and sum(map(assigned_partitions, running)) == 2 * PARTITIONS, seconds=120)
+    await eventually(
+        lambda: writer.has_written(1) and sum(map(assigned_partitions, running)) == 2 * PARTITIONS, seconds=120
+    )
     os.kill(consumers[0].pid, signal.SIGCONT)
+
+
+def total(redis: RedisServer) -> int:
+    return sum(counts_of_newest_day(redis).values())
 
 
 def assigned_partitions(consumer: Process) -> int:
