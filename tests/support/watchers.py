@@ -1,4 +1,4 @@
-"""Pages on bare WebSockets, hundreds in one process: what each of them shows, and what no page may be told."""
+"""Live clients on bare WebSockets, hundreds in one process, which notice counts that go backwards."""
 
 import asyncio
 import contextlib
@@ -11,19 +11,20 @@ JOINING_AT_ONCE = 50  # more would fill the queue of a listening socket
 
 
 class Watcher:
-    """A page of one namespace. It shows what it is told, and notes where a count runs backwards."""
+    """A client of one namespace, which keeps the counts that it receives."""
 
     def __init__(self, namespace: str) -> None:
         self.counts: dict[str, int] = {}
-        self.resets: list[str] = []  # the days of which it was told that they begin
-        self.epochs: list[str] = []  # the stores' lives, of which /live tells with each snapshot
+        self.resets: list[str] = []  # days that began
+        self.epochs: list[str] = []  # of the snapshots of /live, without repetitions
         self.states: list[str] = []
-        self.told = 0  # messages
-        self.wrong: list[str] = []  # counts that ran backwards
+        self.message_count = 0
+        self.wrong: list[str] = []  # counts that went backwards
         self._prefix = "" if namespace == "/" else f"{namespace},"
         self._names: list[str] = []
         self._seq = -1
-        self._same: object = None  # within which counts only grow
+        # Epoch, day and generation, within which counts only grow.
+        self._generation: object = None
         self._joined = asyncio.Event()
 
     async def join(self, url: str) -> None:
@@ -46,7 +47,7 @@ class Watcher:
             elif packet.startswith(f"40{self._prefix}"):
                 self._joined.set()
             elif packet.startswith(f"42{self._prefix}"):
-                self.told += 1
+                self.message_count += 1
                 event, data = json.loads(packet[2 + len(self._prefix) :])
                 await getattr(self, f"_on_{event}")(data)
 
@@ -62,9 +63,9 @@ class Watcher:
 
     async def _on_snapshot(self, data: dict) -> None:
         if data["offset"] == 0:
-            same = data["epoch"], data["day"], data["generation"]
-            if same != self._same:
-                self._same, self.counts = same, {}
+            generation = data["epoch"], data["day"], data["generation"]
+            if generation != self._generation:
+                self._generation, self.counts = generation, {}
                 self.epochs += [data["epoch"]] if data["epoch"] not in self.epochs[-1:] else []
             self._names = []
         self._names += data["names"]
@@ -89,16 +90,16 @@ class Watcher:
 
 @contextlib.asynccontextmanager
 async def watching(*urls: str, live: int, plain: int) -> AsyncIterator[list[Watcher]]:
-    """So many pages of each namespace, on each of these nodes, in the order of the nodes."""
-    places = [(url, Watcher(name)) for url in urls for name in ["/live"] * live + ["/"] * plain]
-    door = asyncio.Semaphore(JOINING_AT_ONCE)
+    """Connect clients to each of these nodes, so many of each namespace; yield them in the order of the nodes."""
+    watchers = [(url, Watcher(name)) for url in urls for name in ["/live"] * live + ["/"] * plain]
+    joining = asyncio.Semaphore(JOINING_AT_ONCE)
 
     async def join(url: str, watcher: Watcher) -> None:
-        async with door:
+        async with joining:
             await watcher.join(url)
 
-    await asyncio.gather(*(join(url, watcher) for url, watcher in places))
+    await asyncio.gather(*(join(url, watcher) for url, watcher in watchers))
     try:
-        yield [watcher for _, watcher in places]
+        yield [watcher for _, watcher in watchers]
     finally:
-        await asyncio.gather(*(watcher.leave() for _, watcher in places))
+        await asyncio.gather(*(watcher.leave() for _, watcher in watchers))

@@ -47,7 +47,7 @@ async def pages_agree(directory: Path, pages: int, messages: int, within_seconds
 
             async def write(app: Process) -> None:
                 connection = Connection(app.url)
-                while sum(watcher.told for watcher in watchers) < messages:
+                while sum(watcher.message_count for watcher in watchers) < messages:
                     counts = Counter(random.choices(events, k=3))
                     answer = await connection.ask("POST", "/events", json.dumps(counts).encode())
                     assert (answer.status, answer.json["ack"]) == (200, "redis"), answer
@@ -62,7 +62,7 @@ async def pages_agree(directory: Path, pages: int, messages: int, within_seconds
             unlike = sum(watcher.counts != least for watcher in watchers)
         figures = exact(compared(least, least, in_redis(server)))
     wrong = [what for watcher in watchers for what in watcher.wrong]
-    figures.also |= {"pages": len(watchers), "messages": sum(watcher.told for watcher in watchers)}
+    figures.also |= {"pages": len(watchers), "messages": sum(watcher.message_count for watcher in watchers)}
     figures.also |= {"numbers that ran backwards": len(wrong), "all equal after, s": round(took, 2)}
     figures.promise(not wrong, f"no number runs backwards: {wrong[:2]}")
     figures.promise(not unlike and took < within_seconds, f"{unlike} pages were not right after {took:.2f} s")
