@@ -17,6 +17,7 @@ from app.kafka.service import KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
+from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
 from app.scheduler import Jobs
 from app.settings import Settings
@@ -33,6 +34,7 @@ class Services(NamedTuple):
     metrics: Metrics
     live_day: LiveDay
     broadcaster: Broadcaster
+    socketio_server: SocketIoServer
     peers: PeerSync
     committer: GroupCommitter
     kafka: KafkaService | None
@@ -49,6 +51,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     """
     services = _create_services(settings, now)
     app = TallyApp(services.permissions, services.origins, services.metrics, _lifespan(services))
+    app.state.socketio = services.socketio_server
     app.state.live, app.state.store, app.state.kafka = services.broadcaster, services.store, services.kafka
     app.state.jobs = services.jobs.scheduler
     include_routes(
@@ -60,6 +63,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
         committer=services.committer,
         kafka=services.kafka,
         broadcaster=services.broadcaster,
+        socketio_server=services.socketio_server,
         peers=services.peers,
         metrics=services.metrics,
     )
@@ -73,11 +77,12 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     store = create_store(settings)
     metrics = Metrics()
     live_day = LiveDay(clock)
-    broadcaster = Broadcaster(live_day, metrics, settings.live_interval_ms / 1000, permissions.authorize_socketio)
+    broadcaster = Broadcaster(live_day, metrics, settings.live_interval_ms / 1000)
+    socketio_server = SocketIoServer(broadcaster, permissions.authorize_socketio)
     peers = PeerSync(store, live_day, clock, metrics)
     committer = GroupCommitter(store, clock, peers.publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs
-    kafka = KafkaService(settings, store, clock, live_day.seen, peers.publish, metrics) if uses_kafka else None
+    kafka = KafkaService(settings, store, clock, live_day.count_of, peers.publish, metrics) if uses_kafka else None
     return Services(
         settings=settings,
         clock=clock,
@@ -85,10 +90,11 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
         metrics=metrics,
         live_day=live_day,
         broadcaster=broadcaster,
+        socketio_server=socketio_server,
         peers=peers,
         committer=committer,
         kafka=kafka,
-        jobs=Jobs(live_day, broadcaster, peers, kafka, store, clock, settings),
+        jobs=Jobs(live_day, broadcaster, socketio_server, peers, kafka, store, clock, settings),
         origins=origins,
         rate_limits=rate_limits,
         permissions=permissions,
@@ -116,6 +122,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             await services.committer.close()
             await services.peers.close()
             await services.broadcaster.close()
+            await services.socketio_server.close()
         finally:
             await services.store.close()
 

@@ -10,9 +10,10 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from app.domain.calendar import Calendar, Clock
 from app.kafka.service import KafkaService
-from app.live.broadcaster import STUCK_SECONDS, Broadcaster
+from app.live.broadcaster import SLOW_CLIENT_TIMEOUT_SECONDS, Broadcaster
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
+from app.live.socketio import SocketIoServer
 from app.settings import Settings
 from app.status import service_status
 from app.stores.base import CounterStore, StoreError
@@ -37,6 +38,7 @@ class Jobs:
         self,
         live_day: LiveDay,
         broadcaster: Broadcaster,
+        socketio_server: SocketIoServer,
         peers: PeerSync,
         kafka: KafkaService | None,
         store: CounterStore,
@@ -44,7 +46,7 @@ class Jobs:
         settings: Settings,
     ) -> None:
         self._live_day, self._broadcaster, self._peers, self._kafka = live_day, broadcaster, peers, kafka
-        self._store, self._clock = store, clock
+        self._socketio_server, self._store, self._clock = socketio_server, store, clock
         self._retention_seconds = {
             "minute": settings.minutes_kept_hours * 3600,
             "hour": settings.hours_kept_days * 86_400,
@@ -60,7 +62,8 @@ class Jobs:
         add(self.close_day, Midnight(self._clock.calendar), id="close_day")
         add(self.close_day, IntervalTrigger(seconds=30), id="close_day, if it was missed")
         add(self.publish_status, IntervalTrigger(seconds=1), id="publish_status")
-        add(self._broadcaster.cut_strangers, IntervalTrigger(seconds=STUCK_SECONDS), id="cut_strangers")
+        unjoined_timeout = IntervalTrigger(seconds=SLOW_CLIENT_TIMEOUT_SECONDS)
+        add(self._socketio_server.close_unjoined, unjoined_timeout, id="close_unjoined")
         add(_log_store_errors(self._peers.resync), IntervalTrigger(seconds=2), id="resync")
         if self._store.shared:
             recover_orphans = _log_store_errors(self._store.recover_orphans)
@@ -69,7 +72,7 @@ class Jobs:
     async def close_day(self) -> None:
         """Announce a new day to clients if one has begun, and apply retention. Idempotent."""
         slot = self._clock.slot()
-        self._live_day.turn(slot)
+        self._live_day.start_day(slot)
         cutoffs = {step: slot.minute - seconds for step, seconds in self._retention_seconds.items()}
         cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]
         try:
@@ -79,7 +82,7 @@ class Jobs:
 
     async def publish_status(self) -> None:
         """Send the overall status to dashboards if it has changed."""
-        self._live_day.tell_state(*service_status(self._store, self._peers, self._broadcaster, self._kafka))
+        self._live_day.set_status(*service_status(self._store, self._peers, self._broadcaster, self._kafka))
 
 
 def _log_store_errors(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

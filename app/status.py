@@ -25,7 +25,7 @@ def service_status(
     """Return the present status, without I/O; `kafka` is None if it is not configured."""
     store_status = store.status()
     reasons = [*store_status.reasons, *peers.reasons(), *(kafka.reasons() if kafka else [])]
-    if broadcaster.tick_seconds() > LATE_SECONDS:
+    if broadcaster.seconds_since_broadcast() > LATE_SECONDS:
         reasons.append("live updates are stalled")
     accepts_hits = kafka.is_accepting() if kafka and kafka.buffer else store_status.accepting
     return ServiceStatus("down" if not accepts_hits else "degraded" if reasons else "ok", reasons)

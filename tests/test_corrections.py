@@ -138,8 +138,8 @@ async def correct_under_load(nodes: list[Served], watched: Served) -> None:
 @pytest.mark.catches(
     "a smaller count of a new generation is ignored",
     "app/live/peers.py",
-    "            feed.replace(slot, counts, before, generation)",
-    "            feed.merge(slot.day, counts)",
+    "            live_day.replace(slot, counts, before, generation)",
+    "            live_day.merge(slot.day, counts)",
 )
 async def test_clients_of_another_node_show_the_corrected_counts(tmp_path: Path, redis_server: RedisServer) -> None:
     chosen = settings_for("redis", tmp_path, redis_server, write_limit="100000/second")

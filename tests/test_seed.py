@@ -116,7 +116,9 @@ test_over_the_limit_is_429_only_for_that_address.limits = {"write_limit": "20/mi
     'cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]',
     'cutoffs["day"] = slot.day',
 )
-@pytest.mark.catches("no reset is sent", "app/live/day.py", "told.epoch, [self._reset()]", "told.epoch, []")
+@pytest.mark.catches(
+    "no reset is sent", "app/live/day.py", 'self.head.epoch, [self._reset("/")]', "self.head.epoch, []"
+)
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
     tally: Served, watchers: list[Watcher], clock: ChosenClock
 ) -> None:

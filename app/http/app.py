@@ -36,6 +36,7 @@ from app.http.routes import (
 from app.kafka.service import KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
+from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
 from app.settings import Settings
 from app.stores.base import CounterStore
@@ -101,6 +102,7 @@ def include_routes(
     committer: GroupCommitter,
     kafka: KafkaService | None,
     broadcaster: Broadcaster,
+    socketio_server: SocketIoServer,
     peers: PeerSync,
     metrics: Metrics,
 ) -> None:
@@ -122,5 +124,5 @@ def include_routes(
     operations.add_metrics(router, metrics, store, rate_limits)
     operations.add_health(router, store, clock, peers, broadcaster, kafka)
     pages.add_routes(router, settings.embed_origins)
-    pages.mount_files(app, app.permissions, broadcaster.asgi)
+    pages.mount_files(app, app.permissions, socketio_server.asgi)
     app.build_fast_path()

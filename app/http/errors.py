@@ -16,6 +16,7 @@ from starlette.routing import Match
 
 from app.group_commit import Outcome, Overloaded
 from app.kafka.producer import RequestTooLarge
+from app.live.broadcaster import TooManyConnections
 from app.metrics import Metrics
 from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.results import Value
@@ -54,6 +55,7 @@ ERROR_RESPONSES: dict[type[Exception], ErrorResponse] = {
     OutcomeUnknown: ErrorResponse(503, _RETRY_SOON, "unknown"),
     Overloaded: ErrorResponse(503, _RETRY_SOON, "no"),
     RequestTooLarge: ErrorResponse(413, None, "no"),
+    TooManyConnections: ErrorResponse(503, {"Retry-After": "10"}, "no"),
 }
 EXPECTED_ERRORS = (HTTPException, RequestValidationError, *ERROR_RESPONSES)
 _BUG = ErrorResponse(500, None, "unknown"), "internal error; details are in the server log"

@@ -1,7 +1,7 @@
-"""What is to be told of the running day: its counts, what has changed since when, and how the service is.
+"""The running day as clients see it: current counts, a log of recent changes, and the service status.
 
-Whoever tells it, to whatever kind of page, remembers a place for each page and asks what came after it.
-Counts are absolute, so a page that gets fewer messages than others still ends on the same numbers.
+Each client has a cursor, and asks what changed since. Counts are absolute, so a client that receives fewer messages
+than others still ends on the same numbers.
 """
 
 import asyncio
@@ -10,33 +10,30 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
 
-import msgspec
-
 from app.domain.calendar import Clock, TimeSlot
+from app.live.messages import (
+    MESSAGE_NAMES_MAX,
+    Message,
+    Namespace,
+    SnapshotHead,
+    changes_messages,
+    reset_message,
+    snapshot_messages,
+    state_message,
+    update_message,
+)
 
-PAGE_NAMES = 1000  # events in one message
-LOG_MAX = 20_000  # changes that are remembered for pages that fall behind
-SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be, since what changed after it follows
+LOG_MAX = 20_000  # changes that are kept for clients that fall behind
+SNAPSHOT_SECONDS = 1.0  # age up to which a snapshot is reused; the changes since then follow it
 
 
-class Message:
-    """An event and its data as JSON, encoded once for all; who sends it keeps the whole frame here."""
-
-    __slots__ = ("data", "event", "frame")
-
-    def __init__(self, event: str, data: object) -> None:
-        self.event = event
-        self.data = msgspec.json.encode(data).decode()
-        self.frame: dict[str, str] | None = None
-
-
-class Place(NamedTuple):
-    """How far a page has been told: the number of changes, of messages and of names, in this epoch and day."""
+class Cursor(NamedTuple):
+    """A client's position: the number of changes, messages and names that it has, in one epoch and day."""
 
     change: int
     seq: int
@@ -45,220 +42,218 @@ class Place(NamedTuple):
     day: int
 
     @property
-    def id_field(self) -> str:
-        """In a stream of events; a client that comes again shows it as its Last-Event-ID."""
-        return self.epoch and f"id: {self.epoch}-{self.day}:{self.change}\n"
+    def event_id(self) -> str:
+        """The id of a Server-Sent Event, which a client sends back as Last-Event-ID; empty for NO_CURSOR."""
+        return self.epoch and f"{self.epoch}-{self.day}:{self.change}"
+
+
+NO_CURSOR = Cursor(-1, -1, 0, "", -1)
+_EVENT_ID = re.compile(r"(\w{1,32})-(\d{1,12}):(-1|\d{1,16})", re.ASCII)
 
 
 class Delta(NamedTuple):
-    """What is new since a place, for those who stand there; encoded when it is first asked for."""
+    """The messages that lead from one cursor to another: `updates` for plain clients, `changes` for dashboards.
 
-    begin: Place
-    end: Place
-    updates: Callable[[], Sequence[Message]]  # for plain pages
-    changes: Callable[[], Sequence[Message]]  # for dashboards
+    The messages are built at the first call.
+    """
 
-
-NO_CURSOR = Place(-1, -1, 0, "", -1)
-_ID = re.compile(r"(\w{1,32})-(\d{1,12}):(-1|\d{1,16})", re.ASCII)
+    begin: Cursor
+    end: Cursor
+    updates: Callable[[], Sequence[Message]]
+    changes: Callable[[], Sequence[Message]]
 
 
 class LiveDay:
+    """The counts of the running day, and the changes that clients have yet to receive.
+
+    `head` is the cursor of a client that has everything. `state` is the message with the service status. `generation`
+    is the number of administrative changes of the day. `changed` is set when there is something to send.
+    """
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._slot = clock.slot()
-        self._names: list[str] = []  # of the day
+        self._names: list[str] = []
         self._index: dict[str, int] = {}
         self._counts: list[int] = []
-        self._gone: set[str] = set()  # what the store has lost of it
-        self._log: list[int] = []  # indices, in the order of their changes
-        self._base = 0  # the number of the log's first change
-        self._ticks: list[Delta] = []  # of days that ended before they were told
-        self._pages: tuple[float, Place, list[Message]] = (0.0, NO_CURSOR, [])
-        self.generation = 0  # of the day's counts
-        self.told = Place(0, 0, 0, secrets.token_hex(4), self._slot.day)
-        self.state = Message("state", {"status": "ok", "reasons": []})
-        self.changed = asyncio.Event()  # there is something to tell
+        # Events of this day that the store lost: a client that has to receive everything gets a 0 for them.
+        self._removed: set[str] = set()
+        # The indices of changed events, in the order of the changes; `_log_start` is the number of the first change.
+        self._log: list[int] = []
+        self._log_start = 0
+        self._deltas: list[Delta] = []
+        self._snapshot: tuple[float, Cursor, list[Message]] = (0.0, NO_CURSOR, [])
+        self.generation = 0
+        self.head = Cursor(0, 0, 0, secrets.token_hex(4), self._slot.day)
+        self.state = state_message("ok", [])
+        self.changed = asyncio.Event()
 
     @property
     def day(self) -> int:
-        """The UTC second at which the shown day begins."""
+        """The UTC second at which the day begins."""
         return self._slot.day
 
+    def counts(self) -> dict[str, int]:
+        """Return all counts of the day."""
+        return dict(zip(self._names, self._counts, strict=True))
+
+    def count_of(self, event: str) -> int:
+        """Return an event's count of the day."""
+        return self._counts[self._index[event]] if event in self._index else 0
+
+    def total(self) -> int:
+        """Return the sum of all counts."""
+        return sum(self._counts)
+
     def merge(self, day: int, counts: Mapping[str, int]) -> None:
-        """Show what is larger than known, unless that day is over, or has not begun here."""
+        """Raise counts to these, where they are larger. Counts of another day are ignored."""
         if day != self._slot.day:
             return
-        indices, shown = self._index, self._counts
+        indices, known = self._index, self._counts
         for event, count in counts.items():
-            index = indices.get(event, len(shown))
-            if index == len(shown):
+            index = indices.get(event, len(known))
+            if index == len(known):
                 indices[event] = index
                 self._names.append(event)
-                shown.append(0)
-            if count > shown[index]:
-                shown[index] = count
+                known.append(0)
+            if count > known[index]:
+                known[index] = count
                 self._log.append(index)
         self.changed.set()
 
-    def turn(self, slot: TimeSlot) -> None:
-        """Begin a new day, once: counts restart at 0 on every page."""
-        if slot.day > self._slot.day:
-            self._collect()  # what the old day still has to say
-            self._slot, self._gone, self.generation = slot, set(), 0
-            self._begin_anew({}, self.told.epoch, [self._reset()], [self._reset()])
+    def replace(self, slot: TimeSlot, read: Mapping[str, int], before: Mapping[str, int], generation: int) -> None:
+        """Take over the counts that were read from the store, also where they are smaller.
 
-    def shown(self) -> dict[str, int]:
-        """The counts of the day, as they are shown."""
-        return dict(zip(self._names, self._counts, strict=True))
-
-    def hits(self) -> int:
-        """The sum of them."""
-        return sum(self._counts)
-
-    def seen(self, event: str) -> int:
-        """An event's count of the day, as it is shown."""
-        return self._counts[self._index[event]] if event in self._index else 0
-
-    def replace(self, slot: TimeSlot, counts: Mapping[str, int], before: Mapping[str, int], generation: int) -> None:
-        """Show these counts where they are smaller than what was shown before they were read: the store lost some.
-
-        In another generation they are smaller because an administrator wants it so, and what was shown means nothing.
+        Within a generation, an event's count is smaller only if the store lost hits: if it is less than `before`, the
+        count when the read began. In another generation an administrator changed the counts, so all of `read` holds.
         """
-        self.turn(slot)
-        shown, same = self.shown(), generation == self.generation
-        lost = {event for event, known in before.items() if event in shown and counts.get(event, 0) < known}
-        if same and not lost:
-            self.merge(slot.day, counts)
+        self.start_day(slot)
+        counts, same_generation = self.counts(), generation == self.generation
+        lost, after = diff_after_loss(counts, read, before if same_generation else counts)
+        if same_generation and not lost:
+            self.merge(slot.day, read)
             return
-        self._collect()
-        kept = {event: count for event, count in shown.items() if same and event not in lost}
-        now = {event: max(counts.get(event, 0), kept.get(event, 0)) for event in {**shown, **counts}}
-        self._gone |= {event for event, count in now.items() if not count}
-        changed = [_update(event, count) for event, count in now.items() if count != shown.get(event)]
-        now, self.generation = {event: count for event, count in now.items() if count}, generation
-        anew = [self._reset(), *itertools.starmap(_update, now.items())]
-        updates = anew if len(anew) <= len(changed) else changed
-        self._begin_anew(now, secrets.token_hex(4), updates, [])
+        self._log_delta()
+        self.generation = generation
+        self._removed |= {event for event, count in after.items() if not count}
+        changed = [update_message(event, count) for event, count in after.items() if count != counts.get(event)]
+        after = {event: count for event, count in after.items() if count}
+        everything = [self._reset("/"), *itertools.starmap(update_message, after.items())]
+        updates = everything if len(everything) <= len(changed) else changed
+        self._restart(after, secrets.token_hex(4), updates, [])
 
-    def tell_state(self, status: str, reasons: Sequence[str]) -> None:
-        """Tell the dashboards how the service is, when that has changed."""
-        state = Message("state", {"status": status, "reasons": reasons})
+    def start_day(self, slot: TimeSlot) -> None:
+        """Begin a new day, on which all counts restart at 0. Does nothing if the day has begun already."""
+        if slot.day > self._slot.day:
+            self._log_delta()
+            self._slot, self._removed, self.generation = slot, set(), 0
+            self._restart({}, self.head.epoch, [self._reset("/")], [self._reset("/live")])
+
+    def set_status(self, status: str, reasons: Sequence[str]) -> None:
+        """Send the service status to the dashboards, if it differs from the last one."""
+        state = state_message(status, reasons)
         if state.data != self.state.data:
             self.state = state
             self.changed.set()
 
-    def collect(self) -> list[Delta]:
-        """What is new since this was last asked, in order."""
-        self._collect()
-        ticks, self._ticks = self._ticks, []
-        return ticks
+    def take_deltas(self) -> list[Delta]:
+        """Return what changed since the last call, oldest first. The end of the last one is `head`."""
+        self._log_delta()
+        deltas, self._deltas = self._deltas, []
+        return deltas
 
-    def place(self, last_id: str) -> Place:
-        """Where a page stands that was told this id last; before everything, where that cannot be known."""
-        match = _ID.fullmatch(last_id)
+    def parse_cursor(self, event_id: str) -> Cursor:
+        """Return the cursor of a client by its Last-Event-ID; one before all changes if that is not known here."""
+        match = _EVENT_ID.fullmatch(event_id)
         if not match:
             return NO_CURSOR
-        known = match[1] == self.told.epoch and int(match[3]) <= self.told.change
-        return Place(int(match[3]) if known else -1, -1, 0, match[1], int(match[2]))
+        known = match[1] == self.head.epoch and int(match[3]) <= self.head.change
+        return Cursor(int(match[3]) if known else -1, -1, 0, match[1], int(match[2]))
 
-    def missed_updates(self, place: Place, events: Collection[str] = ()) -> tuple[Iterator[Message], Place]:
-        """What a plain page that is not in step has to be told, of these or all events, and where it stands then."""
-        names, counts, index = self._names, self._counts, self._index  # a new day has others
-        changed, forgotten = self._since(place)
-        if forgotten:
-            told = events or [*self._gone, *names[: self.told.names]]
+    def catch_up_plain(self, cursor: Cursor, events: Collection[str] = ()) -> tuple[Iterator[Message], Cursor]:
+        """Return what a plain client at this cursor lacks, of these events or all, and its cursor afterwards."""
+        # The iterator may be read after a new day began, so it keeps this day's lists.
+        names, counts, index = self._names, self._counts, self._index
+        changed, is_complete = self._changed_since(cursor)
+        if is_complete:
+            missing = [names[i] for i in changed if not events or names[i] in events]
         else:
-            told = [names[i] for i in changed if not events or names[i] in events]
-        updates = (_update(event, counts[index[event]] if event in index else 0) for event in told)
-        return itertools.chain(self._reset_since(place), updates), self.told
+            missing = list(events or [*self._removed, *names[: self.head.names]])
+        updates = (update_message(event, counts[index[event]] if event in index else 0) for event in missing)
+        return itertools.chain(self._reset_since(cursor, "/"), updates), self.head
 
-    def missed_changes(self, place: Place) -> tuple[Iterator[Message], Place]:
-        """The same for a dashboard."""
-        changed, forgotten = self._since(place)
-        if forgotten or (place.epoch, place.day) != (self.told.epoch, self.told.day):
-            stands, pages = self._snapshot()
-            return itertools.chain(self._reset_since(place), pages), stands
-        messages = _changes(self._names, self._counts, changed, place, until=self.told.seq)
-        return iter(messages), self.told
+    def catch_up_dashboard(self, cursor: Cursor) -> tuple[Iterator[Message], Cursor]:
+        """Return what a dashboard at this cursor lacks, and its cursor afterwards."""
+        changed, is_complete = self._changed_since(cursor)
+        if not is_complete or (cursor.epoch, cursor.day) != (self.head.epoch, self.head.day):
+            end, snapshot = self._build_snapshot()
+            return itertools.chain(self._reset_since(cursor, "/live"), snapshot), end
+        names, counts = self._names, self._counts
+        return iter(changes_messages(names, counts, changed, cursor.seq, cursor.names, self.head.seq)), self.head
 
-    def _since(self, place: Place) -> tuple[list[int], bool]:
-        """What has changed, and whether some of that is forgotten."""
-        log = self._log[max(0, place.change - self._base) : self.told.change - self._base]
-        return list(dict.fromkeys(log)), place.change < self._base
+    def _changed_since(self, cursor: Cursor) -> tuple[list[int], bool]:
+        """Return the indices of the events that changed, and whether the log still has all changes since then."""
+        log = self._log[max(0, cursor.change - self._log_start) : self.head.change - self._log_start]
+        return list(dict.fromkeys(log)), cursor.change >= self._log_start
 
-    def _reset_since(self, place: Place) -> list[Message]:
-        return [] if place.day in {self.told.day, NO_CURSOR.day} else [self._reset()]
+    def _reset_since(self, cursor: Cursor, namespace: Namespace) -> list[Message]:
+        return [] if cursor.day in {self.head.day, NO_CURSOR.day} else [self._reset(namespace)]
 
-    def _reset(self) -> Message:
-        return Message("reset", {"day": self._slot.date})
+    def _reset(self, namespace: Namespace) -> Message:
+        return reset_message(self._slot.date, namespace)
 
-    def _begin_anew(
-        self, counts: Mapping[str, int], epoch: str, updates: list[Message], changes: list[Message]
-    ) -> None:
-        """With these counts; every page is told so, and whoever falls behind here has to be told everything."""
-        begin = self.told
+    def _restart(self, counts: Mapping[str, int], epoch: str, updates: list[Message], changes: list[Message]) -> None:
+        """Replace all counts, and empty the log: a client that does not get this delta has to receive everything."""
+        begin = self.head
         self._names, self._counts = list(counts), list(counts.values())
         self._index = {event: index for index, event in enumerate(counts)}
-        self._base, self._log = begin.change + 1, []
-        self.told = Place(self._base, begin.seq + 1, len(counts), epoch, self._slot.day)
-        changes = [*changes, *self._snapshot()[1]]
-        self._ticks.append(Delta(begin, self.told, lambda: updates, lambda: changes))
+        self._log_start, self._log = begin.change + 1, []
+        self.head = Cursor(self._log_start, begin.seq + 1, len(counts), epoch, self._slot.day)
+        changes = [*changes, *self._build_snapshot()[1]]
+        self._deltas.append(Delta(begin, self.head, lambda: updates, lambda: changes))
         self.changed.set()
 
-    def _collect(self) -> None:
-        """Make a tick of what has changed since the last one."""
-        begin, names, counts = self.told, self._names, self._counts
-        changed = list(dict.fromkeys(self._log[begin.change - self._base :]))
+    def _log_delta(self) -> None:
+        """Make a delta of the changes since the last one, and shorten a long log."""
+        begin, names, counts = self.head, self._names, self._counts
+        changed = list(dict.fromkeys(self._log[begin.change - self._log_start :]))
         if not changed:
             return
-        self.told = begin._replace(
-            change=self._base + len(self._log),
-            seq=begin.seq + math.ceil(len(changed) / PAGE_NAMES),  # whoever listens
+        # The number of messages has to be the same whether or not a dashboard is connected that gets them.
+        self.head = begin._replace(
+            change=self._log_start + len(self._log),
+            seq=begin.seq + math.ceil(len(changed) / MESSAGE_NAMES_MAX),
             names=len(self._names),
         )
-        updates = cache(lambda: [_update(names[i], counts[i]) for i in changed])
-        self._ticks.append(Delta(begin, self.told, updates, cache(lambda: _changes(names, counts, changed, begin))))
+        updates = cache(lambda: [update_message(names[i], counts[i]) for i in changed])
+        changes = cache(lambda: changes_messages(names, counts, changed, begin.seq, begin.names))
+        self._deltas.append(Delta(begin, self.head, updates, changes))
         if len(self._log) > LOG_MAX:
             self._log = self._log[-LOG_MAX // 2 :]
-            self._base = self.told.change - len(self._log)
+            self._log_start = self.head.change - len(self._log)
 
-    def _snapshot(self) -> tuple[Place, list[Message]]:
-        """All of the day as told, in pages, and their place; built once for all who ask within a second."""
-        made, place, pages = self._pages
-        told, current = self.told, (place.epoch, place.day) == (self.told.epoch, self.told.day)
-        if place == told or (current and place.change >= self._base and time.monotonic() - made < SNAPSHOT_SECONDS):
-            return place, pages
-        head = {
-            "epoch": told.epoch,
-            "seq": told.seq,
-            "day": self._slot.date,
-            "generation": self.generation,
-            "resetsAt": datetime.fromtimestamp(self._clock.calendar.next_day(self._slot.day), UTC).isoformat(),
-            "size": told.names,
-        }
-        names, counts = self._names[: told.names], self._counts[: told.names]
-        parts = [slice(i, i + PAGE_NAMES) for i in range(0, max(1, told.names), PAGE_NAMES)]
-        bodies = ({"offset": part.start, "names": names[part], "counts": counts[part]} for part in parts)
-        pages = [Message("snapshot", head | body) for body in bodies]
-        self._pages = (time.monotonic(), told, pages)
-        return told, pages
+    def _build_snapshot(self) -> tuple[Cursor, list[Message]]:
+        """Return a snapshot of the day and its cursor; all who ask within SNAPSHOT_SECONDS get the same one."""
+        built, cursor, messages = self._snapshot
+        head, is_current = self.head, (cursor.epoch, cursor.day) == (self.head.epoch, self.head.day)
+        is_in_log = is_current and cursor.change >= self._log_start
+        if cursor == head or (is_in_log and time.monotonic() - built < SNAPSHOT_SECONDS):
+            return cursor, messages
+        resets_at = datetime.fromtimestamp(self._clock.calendar.next_day(self._slot.day), UTC).isoformat()
+        fields = SnapshotHead(head.epoch, head.seq, self._slot.date, self.generation, resets_at, head.names)
+        messages = snapshot_messages(fields, self._names[: head.names], self._counts[: head.names])
+        self._snapshot = (time.monotonic(), head, messages)
+        return head, messages
 
 
-def _update(event: str, count: int) -> Message:
-    return Message("update", {"eventName": event, "count": count})
+def diff_after_loss(
+    counts: Mapping[str, int], read: Mapping[str, int], before: Mapping[str, int]
+) -> tuple[set[str], dict[str, int]]:
+    """Return the events of which the store lost hits, and all counts to show now (0 if the store lost all hits).
 
-
-def _changes(
-    names: Sequence[str], counts: Sequence[int], changed: Iterable[int], begin: Place, until: int | None = None
-) -> list[Message]:
-    """In messages of a bounded size; a new name comes with or before its count, since both are in order."""
-    indices, messages = sorted(changed), []
-    for seq, i in enumerate(range(0, len(indices), PAGE_NAMES), begin.seq + 1):
-        page = indices[i : i + PAGE_NAMES]
-        body: dict[str, object] = {"seq": seq, "changes": [[index, counts[index]] for index in page]}
-        body["names"] = names[max(page[0], begin.names) : page[-1] + 1]
-        if until is not None and i + PAGE_NAMES >= len(indices):
-            body |= {"seq": until, "since": seq}
-        messages.append(Message("changes", body))
-    return messages
+    counts: the counts shown now. read: what the store had. before: the counts shown when the read began. The store lost
+    hits of an event if it had fewer than `before`. Otherwise the larger count is right: hits came during the read.
+    """
+    lost = {event for event, count in before.items() if event in counts and read.get(event, 0) < count}
+    kept = {event: count for event, count in counts.items() if event not in lost}
+    return lost, {event: max(read.get(event, 0), kept.get(event, 0)) for event in {**counts, **read}}

@@ -1,4 +1,8 @@
-"""What a page may say over Socket.IO, which is next to nothing: all else is refused before the libraries see it."""
+"""Validates inbound Socket.IO traffic.
+
+Clients may connect, disconnect, answer pings and send `resync`. Anything else is rejected before python-engineio and
+python-socketio parse it, because they would log a traceback, wait for the client for ever, or obey it.
+"""
 
 import re
 from typing import Any
@@ -7,52 +11,65 @@ import socketio
 from socketio.packet import CONNECT, DISCONNECT, EVENT
 from starlette.exceptions import HTTPException
 
-INBOUND_BYTES_MAX = 16_384  # bytes at once
+INBOUND_BYTES_MAX = 16_384  # in one message or POST
+POSTED_PACKETS_MAX = 16
 
-# Whatever else is sent, engineio would log with a traceback, or wait for the client for good.
+# Of Engine.IO's packet types: close (1), pong (3) and message (4); in a POST they are separated by \x1e.
 _PACKET = "(?:[13]|4[^\x1e])[^\x1e]*"
-_POSTED = re.compile(rf"({_PACKET}(\x1e{_PACKET}){{0,15}})?")
+_POST = re.compile(rf"({_PACKET}(\x1e{_PACKET}){{0,{POSTED_PACKETS_MAX - 1}}})?")
+# A WebSocket also has ping (2), as a probe, and upgrade (5).
 _FRAME = re.compile("[1235].*|4.+", re.DOTALL)
+_INVALID_FRAME_PAYLOAD = 1007
 
 
 class InboundPacket(socketio.packet.Packet):  # type: ignore[misc] # socketio ships no types
-    """What clients may say: nothing binary, and no event but `resync`, for python-socketio takes some for its own."""
+    """A Socket.IO packet that carries nothing binary and no event but `resync`; any other becomes `ignored`.
+
+    python-socketio would take events such as `connect` from a client for its own.
+    """
 
     packet_type: int
     data: Any
 
     def __init__(self, *fields: Any, encoded_packet: Any = None, **more: Any) -> None:
         super().__init__(*fields, encoded_packet=encoded_packet, **more)
-        if encoded_packet in {"", b""}:  # which python-socketio takes for none
+        if encoded_packet in {"", b""}:  # python-socketio does not decode it, and would take it for an event
             self.decode("")
 
     def decode(self, encoded_packet: str) -> int:
+        """Decode a packet. Returns 0, the number of binary attachments that follow."""
         try:
             super().decode(encoded_packet)
-            spoken = self.packet_type in {CONNECT, DISCONNECT} or (self.packet_type, self.data[0]) == (EVENT, "resync")
-        except Exception:  # noqa: BLE001 # whatever nonsense it is
-            spoken = False
-        if not spoken:
+            is_event = self.packet_type not in {CONNECT, DISCONNECT}
+            is_valid = not is_event or (self.packet_type, self.data[0]) == (EVENT, "resync")
+        except Exception:  # noqa: BLE001 # a client can send anything
+            is_valid = False
+        if not is_valid:
             self.packet_type, self.data = EVENT, ["ignored"]
         return 0
 
 
-def heard(scope: Any, receive: Any) -> Any:
-    """The `receive` of a client, as far as engineio knows what to do with it. Raises HTTPException for the rest."""
+def guard_receive(scope: Any, receive: Any) -> Any:
+    """Return an ASGI `receive` that passes on only what python-engineio can handle.
+
+    Raises HTTPException, here or when it is called: 405 for another method, 400 or 413 for an invalid body.
+    """
     if scope["type"] == "websocket":
-        return lambda: _frame_from(receive)
+        return lambda: _receive_frame(receive)
     if scope["method"] not in {"GET", "POST", "OPTIONS"}:
         raise HTTPException(405, headers={"Allow": "GET, OPTIONS, POST"})
-    return receive if scope["method"] != "POST" else lambda: _post_from(receive)
+    return receive if scope["method"] != "POST" else lambda: _receive_post(receive)
 
 
-async def _frame_from(receive: Any) -> Any:
+async def _receive_frame(receive: Any) -> Any:
     message = await receive()
     text = message.get("text")
-    return message if text is None or _FRAME.fullmatch(text) else {"type": "websocket.disconnect", "code": 1007}
+    if text is None or _FRAME.fullmatch(text):
+        return message
+    return {"type": "websocket.disconnect", "code": _INVALID_FRAME_PAYLOAD}
 
 
-async def _post_from(receive: Any) -> Any:
+async def _receive_post(receive: Any) -> Any:
     body, more = b"", True
     while more:
         message = await receive()
@@ -63,9 +80,9 @@ async def _post_from(receive: Any) -> Any:
         if len(body) > INBOUND_BYTES_MAX:
             raise HTTPException(413, f"a body has at most {INBOUND_BYTES_MAX} bytes")
     try:
-        sound = _POSTED.fullmatch(body.decode())
+        is_valid = _POST.fullmatch(body.decode())
     except UnicodeDecodeError:
-        sound = None
-    if not sound:
-        raise HTTPException(400, "this is not what Engine.IO says")
+        is_valid = None
+    if not is_valid:
+        raise HTTPException(400, "the body is not a valid Engine.IO payload")
     return {"type": "http.request", "body": body}

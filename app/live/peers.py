@@ -1,9 +1,9 @@
-"""Nodes on one store show the same numbers: each tells the others what it counted, and looks what it missed.
+"""Sync between the nodes of one store, so that all show the same counts within a second.
 
-Counts are absolute, so that news which come twice, late or out of order do no harm: the larger number is
-the newer. What got lost is found in the store within seconds. Only where the store itself has lost
-something, which its epoch says, or where an administrator changed the counts, which their generation
-says, do its smaller numbers win.
+Each node publishes the counts of its commits. Counts are absolute: a message that comes twice, late or out of order
+does no harm, because the larger count is the newer one. Lost messages are noticed within seconds, and the day is read
+from the store. Smaller counts win only if the store's epoch changed, because it lost data, or the day's generation,
+because an administrator changed the counts.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from app.live.day import LiveDay
 from app.metrics import Metrics
 from app.stores.base import CounterStore, StoreError
 
-TELL_SECONDS = 0.1  # between two news of a node, so that many commits cost the others little
-BEAT_SECONDS = 1.0  # after which a node tells that it is there
-SILENCE_SECONDS = 3.0  # in which a node hears at least itself, or else its connection is dead
-REST = 50  # times as long as reading a whole day took, a node waits to do so again
-NEWS_EVENTS = 2000  # in one message: Redis cuts a listener for which megabytes wait
+PUBLISH_INTERVAL_SECONDS = 0.1  # between two messages of a node, which many commits share
+HEARTBEAT_SECONDS = 1.0  # after which a node without commits publishes an empty message
+PEER_TIMEOUT_SECONDS = 3.0  # without a message of any node, this one included, the connection is dead
+FULL_READ_BACKOFF = 50  # times the duration of a full read of the day have to pass before the next one
+MESSAGE_EVENTS_MAX = 2000  # events in a message: Redis disconnects a subscriber for which megabytes wait
 
 log = logging.getLogger("tally.nodes")
 
 
 class CountsMessage(NamedTuple):
-    """What a node counted: of the day that begins at this UTC second, as the store of this epoch has it."""
+    """Counts of the day that begins at this UTC second, which a node got from the store of this epoch."""
 
     node: str
     epoch: str
@@ -43,148 +43,154 @@ class CountsMessage(NamedTuple):
 
 
 class PeerSync:
-    def __init__(self, store: CounterStore, feed: LiveDay, clock: Clock, metrics: Metrics) -> None:
-        self._store = store
-        self._feed = feed
-        self._clock = clock
+    """Keeps a LiveDay equal to the store, and to what other nodes show."""
+
+    def __init__(self, store: CounterStore, live_day: LiveDay, clock: Clock, metrics: Metrics) -> None:
+        self._store, self._live_day, self._clock = store, live_day, clock
         self._id = secrets.token_hex(4)
         self._epoch = ""
-        self._counted = (0, 0)  # the day and generation of what is untold
-        self._early = (0, 0, dict[str, int]())  # the same of what was counted in a generation that is not shown yet
-        self._behind = asyncio.Event()  # there is one
-        self._unsure = False  # whether something was told that was not heard
-        self._rested = (0, 0.0)  # until when a day is not read again as a whole
-        self._untold: dict[str, int] = {}
-        self._changed = asyncio.Event()
-        self._heard: dict[str, float] = {}  # when from whom
+        self._outbox: dict[str, int] = {}
+        self._outbox_generation = (0, 0)  # the day and generation of the counts in the outbox
+        self._outbox_changed = asyncio.Event()
+        # The day, generation and counts of commits in a generation that is newer than the shown one.
+        self._next_generation = (0, 0, dict[str, int]())
+        self._resync_needed = asyncio.Event()
+        self._gap_possible = False  # a message may have been published while this node was not subscribed
+        self._full_read_not_before = (0, 0.0)  # a day, and a monotonic time
+        self._last_message_at: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
-        metrics.watch("tally_nodes", "Nodes heard of lately, this one included.", self.count)
+        metrics.watch("tally_nodes", "Nodes that published within 3 s, including this one.", self.count)
 
     async def start(self) -> None:
-        with contextlib.suppress(StoreError):  # it has just gone away, and is looked for
+        """Read the day from the store, and begin to publish and subscribe."""
+        with contextlib.suppress(StoreError):  # the periodic resync repeats it
             await self.resync()
-        self._tasks = [asyncio.create_task(self._catch_up())]
+        self._tasks = [asyncio.create_task(self._resync_loop())]
         if self._store.shared:
-            self._heard[self._id] = time.monotonic()
-            self._tasks += [asyncio.create_task(self._speak()), asyncio.create_task(self._listen())]
+            self._last_message_at[self._id] = time.monotonic()
+            self._tasks += [asyncio.create_task(self._publish_loop()), asyncio.create_task(self._subscribe_loop())]
 
     async def close(self) -> None:
-        self._closing = True  # redis-py may take a cancellation for a failure of its own
+        self._closing = True  # redis-py may take a cancellation for a failure of its own, and go on
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def publish(self, slot: TimeSlot, counts: dict[str, int], generation: int) -> None:
-        """Show what a commit here made of the counts, to this node's pages and to the other nodes."""
-        self._feed.turn(slot)
+        """Show the counts that result from a commit of this node, here and on the other nodes."""
+        self._live_day.start_day(slot)
         self._show(slot.day, counts, generation)
         if self._store.shared:
-            if (slot.day, generation) != self._counted:
-                self._counted, self._untold = (slot.day, generation), {}
-            self._untold |= counts
-            self._changed.set()
+            if (slot.day, generation) != self._outbox_generation:
+                self._outbox_generation, self._outbox = (slot.day, generation), {}
+            self._outbox |= counts
+            self._outbox_changed.set()
 
     def _show(self, day: int, counts: dict[str, int], generation: int) -> None:
-        """Show these counts, if they are of the generation that is shown. For a newer one all are looked up first."""
-        feed = self._feed
-        if day == feed.day and generation > feed.generation:
-            if self._early[:2] != (day, generation):
-                self._early = (day, generation, {})
-            self._early[2].update(counts)
-            self._behind.set()
-        elif generation == feed.generation:
-            feed.merge(day, counts)
+        """Show counts of the shown generation. Keep those of a newer one, until the whole day has been read."""
+        live_day = self._live_day
+        if day == live_day.day and generation > live_day.generation:
+            if self._next_generation[:2] != (day, generation):
+                self._next_generation = (day, generation, {})
+            self._next_generation[2].update(counts)
+            self._resync_needed.set()
+        elif generation == live_day.generation:
+            live_day.merge(day, counts)
 
     async def resync(self) -> None:
-        """Look whether the store has more than is shown, or less, which its epoch or its generation must explain."""
-        slot, feed, store = self._clock.slot(), self._feed, self._store
+        """Compare the shown day with the store, and read it if they differ. Raises StoreError."""
+        slot, live_day, store = self._clock.slot(), self._live_day, self._store
         epoch = await store.refresh()
         (generations,) = await store.read([Bucket("day", slot.day, GENERATION)], [ALL_EVENTS])
         generation = generations.get(ALL_EVENTS, 0)
-        same = (epoch, slot.day, generation) == (self._epoch, feed.day, feed.generation)
-        if same and ((slot.day, time.monotonic()) < self._rested or await self._all_is_shown(slot)):
+        is_same = (epoch, slot.day, generation) == (self._epoch, live_day.day, live_day.generation)
+        if is_same and ((slot.day, time.monotonic()) < self._full_read_not_before or await self._is_complete(slot)):
             return
-        self._unsure = False
-        begun, before = time.monotonic(), feed.shown() if feed.day == slot.day else {}
+        self._gap_possible = False
+        began, before = time.monotonic(), live_day.counts() if live_day.day == slot.day else {}
         counts = dict(await store.counts(slot.day))
         counts.pop(ALL_EVENTS, None)
-        self._rested = slot.day, time.monotonic() + REST * (time.monotonic() - begun)
-        if feed.day > slot.day:
-            return  # it has ended meanwhile
-        feed.turn(slot)
-        if (epoch, generation) == (self._epoch, feed.generation):
-            feed.merge(slot.day, counts)
+        now = time.monotonic()
+        self._full_read_not_before = slot.day, now + FULL_READ_BACKOFF * (now - began)
+        if live_day.day > slot.day:  # the day ended during the read
+            return
+        live_day.start_day(slot)
+        if (epoch, generation) == (self._epoch, live_day.generation):
+            live_day.merge(slot.day, counts)
         else:
             self._epoch = epoch
-            feed.replace(slot, counts, before, generation)
-            if self._early[:2] == (slot.day, generation):
-                feed.merge(slot.day, self._early[2])
+            live_day.replace(slot, counts, before, generation)
+            if self._next_generation[:2] == (slot.day, generation):
+                live_day.merge(slot.day, self._next_generation[2])
 
-    async def _all_is_shown(self, slot: TimeSlot) -> bool:
-        """Whether the store's sum is one that what is shown had while it was asked, and no news can have got lost."""
-        shown = self._feed.hits()
-        everything = (await self._store.counts(slot.day, [ALL_EVENTS])).get(ALL_EVENTS, 0)
-        if everything > self._feed.hits():
-            await asyncio.sleep(2 * TELL_SECONDS)  # for what is under way
-        return shown <= everything <= self._feed.hits() and not self._unsure
+    async def _is_complete(self, slot: TimeSlot) -> bool:
+        """Return whether the store's total was the shown one at some time during the call, and no message was lost."""
+        shown = self._live_day.total()
+        stored = (await self._store.counts(slot.day, [ALL_EVENTS])).get(ALL_EVENTS, 0)
+        if stored > self._live_day.total():
+            await asyncio.sleep(2 * PUBLISH_INTERVAL_SECONDS)  # for messages in flight
+        return shown <= stored <= self._live_day.total() and not self._gap_possible
 
-    async def _catch_up(self) -> None:
+    async def _resync_loop(self) -> None:
         while not self._closing:
-            await self._behind.wait()
-            self._behind.clear()
+            await self._resync_needed.wait()
+            self._resync_needed.clear()
             try:
                 await self.resync()
-            except Exception as error:  # noqa: BLE001 # it is looked up once more
-                log.log(logging.DEBUG if isinstance(error, StoreError) else logging.ERROR, "still behind: %r", error)
-                await asyncio.sleep(TELL_SECONDS)
-                self._behind.set()
+            except Exception as error:  # noqa: BLE001 # the resync is repeated after any error
+                level = logging.DEBUG if isinstance(error, StoreError) else logging.ERROR
+                log.log(level, "the day could not be read from the store, will retry: %r", error)
+                await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
+                self._resync_needed.set()
 
     def count(self) -> int:
-        """How many nodes were heard of lately, this one included."""
-        since = time.monotonic() - SILENCE_SECONDS
-        self._heard = {node: at for node, at in self._heard.items() if at > since}
-        return len(self._heard) if self._store.shared else 1
+        """Return the number of nodes that published within PEER_TIMEOUT_SECONDS, including this one."""
+        since = time.monotonic() - PEER_TIMEOUT_SECONDS
+        self._last_message_at = {node: at for node, at in self._last_message_at.items() if at > since}
+        return len(self._last_message_at) if self._store.shared else 1
 
     def reasons(self) -> list[str]:
-        """What is wrong with hearing the other nodes, beside what the store says of itself."""
-        heard = self.count() or self._store.status().stale_seconds is not None
-        return [] if heard else ["nothing is heard from any node, not even from this one"]
+        """Return why the sync is degraded, if the store's own status does not explain it already."""
+        is_connected = self.count() or self._store.status().stale_seconds is not None
+        return [] if is_connected else ["no message from any node arrives, not even from this one"]
 
-    async def _speak(self) -> None:
+    async def _publish_loop(self) -> None:
         while not self._closing:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_SECONDS):
-                    await self._changed.wait()
-            self._changed.clear()
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._outbox_changed.wait()
+            self._outbox_changed.clear()
             try:
-                for news in self._news():
-                    await self._store.publish(msgspec.json.encode(news).decode())
-            except Exception as error:  # noqa: BLE001 # the next ones are told all the same
-                log.log(logging.DEBUG if isinstance(error, StoreError) else logging.ERROR, "news got lost: %r", error)
-            await asyncio.sleep(TELL_SECONDS)
+                for message in self._outgoing():
+                    await self._store.publish(msgspec.json.encode(message).decode())
+            except Exception as error:  # noqa: BLE001 # later messages have to be published
+                level = logging.DEBUG if isinstance(error, StoreError) else logging.ERROR
+                log.log(level, "counts could not be published to the other nodes: %r", error)
+            await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
 
-    def _news(self) -> Iterator[CountsMessage]:
-        counts, self._untold = list(self._untold.items()), {}
-        for i in range(0, max(1, len(counts)), NEWS_EVENTS):
-            day, generation = self._counted
-            yield CountsMessage(self._id, self._epoch, day, dict(counts[i : i + NEWS_EVENTS]), generation)
+    def _outgoing(self) -> Iterator[CountsMessage]:
+        """Empty the outbox into messages; an empty outbox gives one, as a heartbeat."""
+        counts, self._outbox = list(self._outbox.items()), {}
+        for i in range(0, max(1, len(counts)), MESSAGE_EVENTS_MAX):
+            day, generation = self._outbox_generation
+            yield CountsMessage(self._id, self._epoch, day, dict(counts[i : i + MESSAGE_EVENTS_MAX]), generation)
 
-    async def _listen(self) -> None:
+    async def _subscribe_loop(self) -> None:
         while not self._closing:
             try:
-                deaf = True
-                async for text in self._store.subscribe(SILENCE_SECONDS):
-                    self._unsure, deaf = self._unsure or deaf, False
-                    with contextlib.suppress(msgspec.DecodeError):  # of another version, perhaps
-                        self._take(msgspec.json.decode(text, type=CountsMessage))
-            except Exception as error:  # noqa: BLE001 # whatever it was, the next news are heard
-                away = self._store.status().stale_seconds is not None  # which was said already
-                log.log(logging.DEBUG if away else logging.WARNING, "news of other nodes do not come: %s", error)
-            await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # nodes shall not knock together
+                is_first = True
+                async for text in self._store.subscribe(PEER_TIMEOUT_SECONDS):
+                    self._gap_possible, is_first = self._gap_possible or is_first, False
+                    with contextlib.suppress(msgspec.DecodeError):  # a node of another version may have sent it
+                        self._on_message(msgspec.json.decode(text, type=CountsMessage))
+            except Exception as error:  # noqa: BLE001 # later messages have to be received
+                is_offline = self._store.status().stale_seconds is not None  # which has been logged already
+                log.log(logging.DEBUG if is_offline else logging.WARNING, "no messages from other nodes: %s", error)
+            await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # so that nodes do not reconnect all at once
 
-    def _take(self, news: CountsMessage) -> None:
-        self._heard[news.node] = time.monotonic()
-        # In another epoch one of the two does not know yet that the store went back; it will, within seconds.
-        if news.node != self._id and news.epoch == self._epoch:
-            self._show(news.day, news.counts, news.generation)
+    def _on_message(self, message: CountsMessage) -> None:
+        self._last_message_at[message.node] = time.monotonic()
+        # If the epochs differ, one of the nodes has yet to notice that the store lost data; it will within seconds.
+        if message.node != self._id and message.epoch == self._epoch:
+            self._show(message.day, message.counts, message.generation)

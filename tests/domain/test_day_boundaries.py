@@ -48,7 +48,7 @@ async def test_400_days_with_hits_in_every_hour_have_one_reset_each(name: str) -
     resets: list[str] = []
 
     def publish(slot: TimeSlot, counts: dict[str, int], _generation: int) -> None:
-        live_day.turn(slot)
+        live_day.start_day(slot)
         live_day.merge(slot.day, counts)
 
     committer = GroupCommitter(store, clock, publish, Metrics())
@@ -56,10 +56,10 @@ async def test_400_days_with_hits_in_every_hour_have_one_reset_each(name: str) -
     expected: Counter[str] = Counter()
     for now in range(begin, end, 1800):
         if now % 5400 == 0:
-            live_day.turn(clock.slot())  # the periodic job, which runs before the hit or after it
+            live_day.start_day(clock.slot())  # the periodic job, which runs before the hit or after it
         await committer.submit({"a": 1})
-        live_day.turn(clock.slot())
-        updates = [message for delta in live_day.collect() for message in delta.updates()]
+        live_day.start_day(clock.slot())
+        updates = [message for delta in live_day.take_deltas() for message in delta.updates()]
         resets += [json.loads(message.data)["day"] for message in updates if message.event == "reset"]
         expected[calendar.local(now).date().isoformat()] += 1
     await committer.close()

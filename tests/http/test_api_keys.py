@@ -106,7 +106,7 @@ async def test_a_key_in_two_lists_has_both_roles(serve) -> None:
         assert "TALLY_ADMIN_KEYS" not in (await client.get("/event/a", headers=bearer("read"))).text
 
 
-@pytest.mark.catches("packets are logged", "app/live/broadcaster.py", "engineio_logger=_packets", "engineio_logger=log")
+@pytest.mark.catches("packets are logged", "app/live/socketio.py", "engineio_logger=_packets", "engineio_logger=log")
 async def test_a_key_is_neither_shown_nor_logged(serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     client_log = logging.getLogger("the client's own")

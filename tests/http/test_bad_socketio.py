@@ -50,13 +50,13 @@ SESSIONS = ["", "&sid=", "&sid=x", "&sid=%0aERROR%20forged", "&sid=%ff", "&sid=a
 
 @pytest.mark.catches(
     "invalid packets reach engineio",
-    "app/live/broadcaster.py",
+    "app/live/socketio.py",
     "receive = heard(scope, receive)",
     "heard(scope, receive)",
 )
 @pytest.mark.catches(
     "packets are logged",
-    "app/live/broadcaster.py",
+    "app/live/socketio.py",
     "_packets.setLevel(logging.ERROR)",
     "_packets.setLevel(logging.INFO)",
 )

@@ -24,9 +24,7 @@ def assert_rejection(rejection: dict, auth: object) -> None:
     assert "key" in rejection["message"]
 
 
-@pytest.mark.catches(
-    "any client may read", "app/live/broadcaster.py", 'self._admit(auth, environ["asgi.scope"])', "pass"
-)
+@pytest.mark.catches("any client may read", "app/live/socketio.py", "self._admit(auth, scope)", "pass")
 async def test_a_client_without_read_permission_gets_an_error_and_nothing_else(serve) -> None:
     async with serve(**CLOSED) as tally, tally.client() as client:
         for auth, namespace in itertools.product(AUTHS, ("/", "/live")):
@@ -86,18 +84,15 @@ async def test_a_wrong_key_over_socketio_consumes_the_rate_limit(serve) -> None:
 
 @pytest.mark.catches(
     "unjoined connections stay",
-    "app/live/broadcaster.py",
+    "app/live/socketio.py",
     "            await socket.close(wait=False)\n",
     "            continue\n",
 )
 @pytest.mark.catches(
-    "a WebSocket stays", "app/live/broadcaster.py", "            socket.queue.put_nowait(None)", "            pass"
+    "a WebSocket stays", "app/live/socketio.py", "            socket.queue.put_nowait(None)", "            pass"
 )
 @pytest.mark.catches(
-    "joined clients are closed",
-    "app/live/broadcaster.py",
-    "sockets.keys() - {client.engine_id for client in self._clients.values()}",
-    "set(sockets.keys())",
+    "joined clients are closed", "app/live/socketio.py", "sockets.keys() - joined", "set(sockets.keys())"
 )
 async def test_rejected_and_unjoined_connections_are_closed(serve) -> None:
     async with serve(**CLOSED) as tally, tally.client() as client, contextlib.AsyncExitStack() as opened:
@@ -109,7 +104,7 @@ async def test_rejected_and_unjoined_connections_are_closed(serve) -> None:
         assert (await rejected.recv()).startswith("44")
         assert (await joined.recv()).startswith("40")
         polled = f"{SOCKETS}polling&sid={json.loads((await client.get(SOCKETS + 'polling')).text[1:])['sid']}"
-        close_unjoined = tally.app.state.jobs.get_job("cut_strangers").func
+        close_unjoined = tally.app.state.jobs.get_job("close_unjoined").func
         await close_unjoined()
         await client.post(polled, content="3")
         await close_unjoined()

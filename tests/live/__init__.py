@@ -1,0 +1,1 @@
+"""Tests of live counts: the running day, Socket.IO and stream clients, and the sync between nodes."""

@@ -64,8 +64,8 @@ async def test_a_flood_of_new_names_stops_at_the_limit_on_event_names(kind: str,
 @pytest.mark.catches(
     "counts of any day",
     "app/live/peers.py",
-    "self._show(news.day, news.counts, news.generation)",
-    "self._show(self._feed.day, news.counts, news.generation)",
+    "self._show(message.day, message.counts, message.generation)",
+    "self._show(self._live_day.day, message.counts, message.generation)",
 )
 async def test_midnight_passes_under_load_on_nodes_whose_clocks_differ(tmp_path: Path) -> None:
     assert (await midnights(tmp_path, nights=1)).broken == []
@@ -238,8 +238,8 @@ async def all_show(pages: list[Watcher], counts: dict[str, int], epochs: int) ->
 @pytest.mark.catches(
     "larger numbers always win",
     "app/live/peers.py",
-    "            feed.replace(slot, counts, before, generation)",
-    "            feed.merge(slot.day, counts)",
+    "            live_day.replace(slot, counts, before, generation)",
+    "            live_day.merge(slot.day, counts)",
 )
 @pytest.mark.parametrize("how", ["flushed", "restarted"])
 async def test_all_dashboards_follow_a_redis_that_has_lost_everything(

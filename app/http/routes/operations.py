@@ -83,7 +83,7 @@ def add_health(
             lostBatches=store_status.lost_commits,
             kafka=kafka.health() if kafka else None,
             nodes=peers.count(),
-            liveTickSeconds=round(broadcaster.tick_seconds(), 1),
+            liveTickSeconds=round(broadcaster.seconds_since_broadcast(), 1),
             resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
             version=__version__,
         )

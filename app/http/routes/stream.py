@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.types import Receive, Scope, Send
 
 from app.http.parsing import LINES_MAX, event_in_query, event_name_in_path
-from app.live.broadcaster import Broadcaster, send_nowait
+from app.live.broadcaster import Broadcaster
+from app.live.clients import send_nowait
 
 HEARTBEAT_SECONDS = 15.0  # between two comments, so that no proxy takes the stream for dead
 RETRY_MS = 3000  # after this time a client reconnects
@@ -33,8 +34,7 @@ class EventStream(Response):
         with self._broadcaster.stream(send, ended, self._events, self._last_id) as client:
 
             def chunk(text: str) -> dict[str, Any]:
-                id_field = client.place.id_field if client.todo is None else ""
-                return {"type": "http.response.body", "body": f"{text}\n{id_field}\n".encode(), "more_body": True}
+                return {"type": "http.response.body", "body": f"{text}\n{client.id_line}\n".encode(), "more_body": True}
 
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send(chunk(f"retry: {RETRY_MS}"))

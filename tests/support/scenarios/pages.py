@@ -105,7 +105,8 @@ async def deaf_pages(directory: Path, pages: int, rate: int, stuck_seconds: floa
     """
     names = [f"name {i}" for i in range(300)]
     least: Counter[str] = Counter()
-    sooner = f"import app.live.broadcaster as b; from app.cli import main; b.STUCK_SECONDS = {stuck_seconds}; main()"
+    patch = f"import app.live.broadcaster as b; b.SLOW_CLIENT_TIMEOUT_SECONDS = {stuck_seconds}"
+    sooner = f"{patch}; from app.cli import main; main()"
     stop = asyncio.Event()
 
     async def write(app: Process) -> None:

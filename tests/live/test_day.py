@@ -1,0 +1,80 @@
+"""The running day without sockets: counts after a loss of the store, and cursors."""
+
+import json
+
+import pytest
+
+from app.domain.calendar import Calendar, Clock
+from app.live.day import NO_CURSOR, LiveDay, diff_after_loss
+from app.live.messages import Message, sse_chunks
+from app.settings import Settings
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(Calendar(Settings().timezone), lambda: 1_777_636_800.0)
+
+
+def test_a_client_that_resumes_after_a_loss_of_the_store_gets_the_remaining_counts(clock: Clock) -> None:
+    day = LiveDay(clock)
+    day.merge(day.day, {"a": 5, "b": 6, "c": 7})
+    day.take_deltas()
+    before = day.head.event_id
+    day.replace(clock.slot(), {"a": 2, "c": 7}, day.counts(), 0)
+    day.take_deltas()
+    assert day.parse_cursor(before).change == -1
+
+    def missed_counts(*events: str) -> dict[str, int]:
+        messages, end = day.catch_up_plain(day.parse_cursor(before), events)
+        assert end == day.head
+        return {data["eventName"]: data["count"] for data in (json.loads(message.data) for message in messages)}
+
+    assert missed_counts() == {"a": 2, "b": 0, "c": 7}
+    assert missed_counts("b", "c", "d") == {"b": 0, "c": 7, "d": 0}
+    assert day.parse_cursor(day.head.event_id).change == day.head.change
+    assert day.parse_cursor(NO_CURSOR.event_id) == NO_CURSOR
+
+
+@pytest.mark.parametrize(
+    ("shown", "read", "before", "lost", "after"),
+    [
+        # The store lost two hits of "a" and all of "b".
+        ({"a": 5, "b": 1}, {"a": 3}, {"a": 5, "b": 1}, {"a", "b"}, {"a": 3, "b": 0}),
+        # A hit came while the store was read.
+        ({"a": 6}, {"a": 5}, {"a": 5}, set(), {"a": 6}),
+        # The same, but the store had lost data before: what it had is right, the hit comes with the next read.
+        ({"a": 6, "new": 1}, {"a": 4}, {"a": 5}, {"a"}, {"a": 4, "new": 1}),
+        # Another node counted more.
+        ({"a": 5}, {"a": 7, "b": 2}, {"a": 5}, set(), {"a": 7, "b": 2}),
+        # The day began during the read, so nothing is shown of what was.
+        ({}, {}, {"a": 5}, set(), {}),
+    ],
+)
+def test_counts_after_a_loss_are_those_of_the_store_where_it_had_fewer_than_before(
+    shown: dict[str, int], read: dict[str, int], before: dict[str, int], lost: set[str], after: dict[str, int]
+) -> None:
+    assert diff_after_loss(shown, read, before) == (lost, after)
+
+
+@pytest.mark.catches(
+    "the new id with the first update of several",
+    "app/live/messages.py",
+    "[begin] * (len(part) - 1)",
+    "[end] * (len(part) - 1)",
+)
+@pytest.mark.parametrize("updates", [99, 100, 250])
+def test_only_the_last_event_of_a_stream_has_the_new_id(updates: int) -> None:
+    messages = iter([Message("update", {"n": i}, "/") for i in range(updates)])
+    text = b"".join(sse_chunks(messages, "begin", "end")).decode()
+    ids = [line for line in text.splitlines() if line.startswith("id: ")]
+    assert len(ids) == updates
+    assert set(ids[:-1]) <= {"id: begin"}
+    assert ids[-1] == ("id: begin" if updates == 100 else "id: end")  # or with the next comment
+
+
+def test_a_message_is_encoded_once_for_all_clients() -> None:
+    message = Message("changes", {"seq": 1, "text": "é" * 100}, "/live")
+    assert message.packet == '42/live,["changes",{"seq":1,"text":"' + "é" * 100 + '"}]'
+    payload = message.packet.encode()
+    assert message.frame == bytes([0x81, 126]) + len(payload).to_bytes(2, "big") + payload
+    assert message.frame is message.frame

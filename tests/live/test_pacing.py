@@ -1,0 +1,93 @@
+"""The CPU budget of broadcasting: how much of a busy and of an idle core it uses."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from app.live import broadcaster
+from app.live.broadcaster import CPU_SHARE
+from tests.live.clients import dashboard
+from tests.support.servers import Served, eventually
+
+
+@pytest.mark.catches("no budget", "app/live/broadcaster.py", "CPU_SHARE = 0.16", "CPU_SHARE = 0.9")
+async def test_broadcasting_uses_no_more_than_its_share_and_the_last_count_arrives(
+    tally: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds are made to cost as much as with hundreds of clients; their cost is measured on the thread's own clock."""
+    live = tally.app.state.live
+    spent, rounds, broadcast_once, done = 0.0, 0, live._broadcast_once, asyncio.Event()
+
+    async def costly_round() -> tuple[float, bool]:
+        nonlocal spent, rounds
+        began = time.thread_time()
+        _, is_blocked = await broadcast_once()
+        while time.thread_time() - began < 0.015:
+            pass
+        spent, rounds = spent + time.thread_time() - began, rounds + 1
+        done.set()
+        return time.thread_time() - began, is_blocked
+
+    async with dashboard(tally) as page, tally.client() as client:
+        began, hits = time.monotonic(), 0
+        with monkeypatch.context() as patch:
+            patch.setattr(live, "_broadcast_once", costly_round)
+            while rounds < 25:
+                done.clear()
+                await client.post("/event/a")
+                hits += 1
+                await done.wait()
+        share = spent / (time.monotonic() - began)
+        await eventually(lambda: page.counts == {"a": hits})
+    assert share < 0.4
+
+
+BUSY_CORE = pytest.mark.catches(
+    "as much of a busy core", "app/live/broadcaster.py", "1 - used / max(passed, 1e-6)", "1.0"
+)
+IDLE_CORE = pytest.mark.catches(
+    "no more of an idle core", "app/live/broadcaster.py", "CPU_SHARE * (1 + max(", "CPU_SHARE * (1 + 0 * max("
+)
+
+
+@pytest.mark.parametrize(
+    ("busy", "share"),
+    [
+        pytest.param(0.0, 2 * CPU_SHARE, marks=IDLE_CORE),
+        pytest.param(0.5, 1.5 * CPU_SHARE, marks=IDLE_CORE),
+        pytest.param(1.0, CPU_SHARE, marks=BUSY_CORE),
+    ],
+)
+async def test_broadcasting_uses_less_of_a_core_that_has_other_work(
+    tally: Served, monkeypatch: pytest.MonkeyPatch, busy: float, share: float
+) -> None:
+    """On simulated clocks, because other work of the machine would take part of the core."""
+    live = tally.app.state.live
+    live._sender.cancel()
+    began = now = live._round_began_at
+    spent, sleep, done = 0.0, asyncio.sleep, asyncio.Event()
+
+    async def costly_round() -> tuple[float, bool]:
+        nonlocal now, spent
+        now, spent = now + 0.015, spent + 0.015
+        live.wake()
+        if now > began + 30:
+            done.set()
+            await sleep(3600)  # until it is cancelled
+        return 0.015, False
+
+    async def simulated_sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await sleep(0)
+
+    monkeypatch.setattr(live, "_broadcast_once", costly_round)
+    clocks = SimpleNamespace(monotonic=lambda: now, process_time=lambda: now * busy, thread_time=time.thread_time)
+    monkeypatch.setattr(broadcaster, "time", clocks)
+    monkeypatch.setattr(broadcaster, "asyncio", SimpleNamespace(**(vars(asyncio) | {"sleep": simulated_sleep})))
+    sender = asyncio.create_task(live._broadcast_loop())
+    await done.wait()
+    assert spent / (now - began) == pytest.approx(share, rel=0.05)
+    sender.cancel()

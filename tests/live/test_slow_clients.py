@@ -1,0 +1,160 @@
+"""Clients that read slowly or not at all: bounded memory, fewer messages, and disconnection."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import socketio
+
+from app.live import broadcaster
+from app.live import socketio as live_socketio
+from tests.live.clients import SlowClient, dashboard, leave, stop_polling, unread_stream
+from tests.support.scenarios.pages import deaf_pages
+from tests.support.servers import Served, eventually
+
+Starter = Callable[[], AbstractAsyncContextManager[Served]]
+
+
+@pytest.mark.catches("unbounded queues", "app/live/socketio.py", "socket.queue.qsize() >= QUEUE_MAX", "False")
+async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
+    tally: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_socketio, "QUEUE_MAX", 50)
+    monkeypatch.setattr(broadcaster, "SLOW_CLIENT_TIMEOUT_SECONDS", 0.1)
+    stuck = socketio.AsyncClient(reconnection=False)
+    await stuck.connect(tally.url, transports=["polling"])
+    async with dashboard(tally) as page, tally.client() as client:
+        await stop_polling(stuck)
+        for i in range(100):
+            await client.post(f"/event/e{i}")
+        await eventually(lambda: len(page.counts) == 100)
+        for socket in tally.app.state.socketio.server.eio.sockets.values():
+            assert socket.queue.qsize() <= 51
+        await eventually(lambda: len(tally.app.state.live.clients) == 1)
+    await leave(stuck)
+
+
+@pytest.mark.catches(
+    "the kernel buffers as much as it likes",
+    "app/server/http_protocol.py",
+    "SEND_BUFFER_BYTES = 65_536",
+    "SEND_BUFFER_BYTES = 4_000_000",
+)
+@pytest.mark.catches(
+    "slow clients are never closed",
+    "app/live/broadcaster.py",
+    "client.blocked_seconds >= SLOW_CLIENT_TIMEOUT_SECONDS",
+    "client.blocked_seconds >= 1000",
+)
+async def test_clients_that_read_nothing_cost_little_and_are_disconnected(tmp_path: Path) -> None:
+    assert (await deaf_pages(tmp_path, pages=30, rate=5000, stuck_seconds=1)).broken == []
+
+
+@pytest.mark.catches(
+    "frames are written to a client that does not read",
+    "app/server/websocket_protocol.py",
+    "        if not self.writable.is_set():\n            return False\n",
+    "",
+)
+@pytest.mark.catches(
+    "a slow client does not get what it missed",
+    "app/live/clients.py",
+    "return None if self.cursor is day.head else day.catch_up_plain(self.cursor)\n",
+    "return None\n",
+)
+@pytest.mark.parametrize(
+    ("namespace", "names", "posts"),
+    [
+        ("/", 500, 100),
+        pytest.param(
+            *("/live", 2500, 7),  # few enough changes for the log
+            marks=[
+                pytest.mark.catches(
+                    "one number for several messages",
+                    "app/live/messages.py",
+                    " and i + MESSAGE_NAMES_MAX >= len(indices):",
+                    ":",
+                ),
+                pytest.mark.catches(
+                    "a slow dashboard does not get what it missed",
+                    "app/live/clients.py",
+                    "if self.cursor is not day.head:",
+                    "if self.cursor is NO_CURSOR:",
+                ),
+            ],
+        ),
+    ],
+)
+async def test_a_client_that_reads_slowly_gets_fewer_messages_and_ends_on_the_same_counts(
+    tally_with_small_buffers: Starter, namespace: str, names: int, posts: int
+) -> None:
+    batch = {f"{i} {'x' * 120}": 1 for i in range(names)}
+    async with tally_with_small_buffers() as tally, SlowClient(tally.url, namespace) as slow, tally.client() as client:
+        for _ in range(posts):
+            assert (await client.post("/events", json=batch)).status_code == 200
+        ((_, connected),) = tally.app.state.live.clients.items()
+        assert connected.undelivered  # all buffers are full, so nothing more is queued
+        while sum(slow.page.counts.values()) < posts * len(batch):
+            await slow.read()
+        assert set(slow.page.counts.values()) == {posts}
+        assert slow.changes < posts * len(batch)
+
+
+@pytest.mark.catches("a snapshot for each resync", "app/live/socketio.py", " and client.connection.is_drained:", ":")
+async def test_a_client_that_does_not_read_gets_no_further_snapshot(tally: Served) -> None:
+    async with tally.client() as client:
+        await client.post("/events", json={f"name {i}": 1 for i in range(3000)})
+    async with dashboard(tally, "polling") as page:
+        await stop_polling(page.client)
+        ((sid, connected),) = tally.app.state.live.clients.items()
+        for _ in range(50):
+            await tally.app.state.socketio._resync(sid)
+            await tally.app.state.live._broadcast_once()
+        socket = tally.app.state.socketio.server.eio.sockets[connected.connection.engine_id]
+        assert socket.queue.qsize() <= 2 * 5
+
+
+@pytest.mark.catches(
+    "a slow stream is never closed",
+    "app/live/clients.py",
+    "    async def close(self) -> None:\n        self.ended.set()",
+    "    async def close(self) -> None:\n        pass",
+)
+async def test_a_stream_that_nobody_reads_is_closed(
+    tally_with_small_buffers: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcaster, "SLOW_CLIENT_TIMEOUT_SECONDS", 0.5)
+    async with tally_with_small_buffers() as tally, tally.client() as client:
+        clients = tally.app.state.live.clients
+        with unread_stream(tally.url) as connection:
+            await eventually(lambda: len(clients) == 1)
+            requests = {f"{i} {'x' * 120}": 1 for i in range(500)}
+            while clients:
+                await client.post("/events", json=requests)
+            connection.setblocking(False)
+            async with asyncio.timeout(20):
+                while await asyncio.get_running_loop().sock_recv(connection, 65_536):
+                    pass  # what was sent before; then the connection is closed
+
+
+async def test_a_stream_that_is_read_slowly_gets_fewer_updates_and_ends_on_the_same_counts(
+    tally_with_small_buffers: Starter,
+) -> None:
+    batch = {f"{i} {'x' * 120}": 1 for i in range(500)}
+    async with tally_with_small_buffers() as tally, tally.client() as client:
+        with unread_stream(tally.url) as connection:
+            await eventually(lambda: len(tally.app.state.live.clients) == 1)
+            ((_, slow),) = tally.app.state.live.clients.items()
+            posts = 0
+            while not slow.undelivered:
+                await client.post("/events", json=batch)
+                posts += 1
+            for _ in range(50):
+                await client.post("/events", json=batch)
+            text, last = b"", f'"count":{posts + 50}}}'.encode()
+            connection.setblocking(False)
+            while text.count(last) < len(batch):
+                text += await asyncio.get_running_loop().sock_recv(connection, 65_536)
+    assert text.count(b"event: update") < (posts + 50) * len(batch)
