@@ -51,8 +51,8 @@ SESSIONS = ["", "&sid=", "&sid=x", "&sid=%0aERROR%20forged", "&sid=%ff", "&sid=a
 @pytest.mark.catches(
     "invalid packets reach engineio",
     "app/live/socketio.py",
-    "receive = heard(scope, receive)",
-    "heard(scope, receive)",
+    "receive = guard_receive(scope, receive)",
+    "guard_receive(scope, receive)",
 )
 @pytest.mark.catches(
     "packets are logged",

@@ -13,7 +13,8 @@ from app.domain.calendar import Calendar
 from app.domain.counting import Commit, HitGroup
 from app.settings import Settings
 from app.stores.base import StoreLimits
-from app.stores.redis import RedisStore, server
+from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.results import ApplyResult
 from tests.kafka.conftest import MakeSettings, StartNode
 from tests.kafka.waiting import wait_for_counts, wait_for_reason, wait_until_ready
@@ -38,8 +39,8 @@ async def test_each_shard_counts_a_record_once(
         await wait_for_counts(client, **amounts)
         assert await node.app.state.store.get_offset(f"kafka {topic} 0") == 1
     # A consumer crashed between two shards, one of which had applied a commit of two records.
-    target = server(redis_cluster.url)
-    shard = RedisStore(target, StoreLimits(1000), zlib.crc32(b"event 0") % target.tags)
+    target = RedisTarget.from_url(redis_cluster.url)
+    shard = RedisStore(target, StoreLimits(1000), zlib.crc32(b"event 0") % target.shards)
     now = Calendar(settings.timezone).slot(time.time())
     await shard.apply(f"kafka {topic} 0", 1, 3, [HitGroup(now, {"event 0": 2}, limited=False)])
     await shard.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.test_socketio import Dashboard
+from tests.live.clients import Dashboard
 from tests.stores.offline_stores import DURABLE, total_of, wait_ok
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import Process, eventually, serving, settings_for
@@ -121,7 +121,7 @@ def test_spooled_hits_survive_kill_9(process, own_redis: RedisServer) -> None:
 
 async def test_dashboards_receive_the_counts_of_redis_after_an_outage(tmp_path: Path, own_redis: RedisServer) -> None:
     def states(page: Dashboard) -> list[str]:
-        return [data["status"] for event, data in page.heard if event == "state"]
+        return [data["status"] for event, data in page.received if event == "state"]
 
     own_redis.start(*DURABLE)
     settings = settings_for("redis", tmp_path, own_redis)
@@ -166,7 +166,7 @@ async def test_a_node_with_a_full_spool_is_down(tmp_path: Path, own_redis: Redis
         assert health.json()["spoolBytes"] > 500_000
         page = Dashboard()
         await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
-        await eventually(lambda: page.heard and page.heard[-1][1].get("status") == "down")
+        await eventually(lambda: page.received and page.received[-1][1].get("status") == "down")
         await page.client.disconnect()
         own_redis.start()
         await wait_ok(client)
