@@ -1,11 +1,15 @@
 """Decoding of Kafka records: Tally's own, and foreign ones by a field mapping."""
 
+import base64
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
-from app.kafka.decoding import FieldMapping, RecordRejected, decode_own, foreign_decoder
+from app.domain.counting import IdempotencyKey
+from app.kafka.decoding import BufferedPost, FieldMapping, RecordRejected, decode_own, foreign_decoder
 
 
 def make_record(value: object = None, key: bytes | None = None, at: float = 1_800_000_000) -> SimpleNamespace:
@@ -80,3 +84,24 @@ def test_a_malformed_foreign_record_is_rejected(mapping, record) -> None:
 def test_a_malformed_record_in_tallys_own_topic_is_rejected(value: bytes) -> None:
     with pytest.raises(RecordRejected, match="malformed"):
         decode_own(SimpleNamespace(value=value, key=None, timestamp=0))
+
+
+# Records that Tally wrote at commit 767a782, and what it decoded from them.
+STORED = json.loads((Path(__file__).parent / "data/kafka-records.json").read_text())["records"]
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_a_record_of_an_older_tally_is_decoded_and_written_as_before(stored: dict[str, object]) -> None:
+    value = base64.b64decode(stored["value"])
+    decoded = decode_own(SimpleNamespace(value=value, key=None, timestamp=stored["timestamp"]))
+    meaning = stored["meaning"]
+    key = meaning["key"] and IdempotencyKey(*meaning["key"])
+    visits = [list(visit) for visit in decoded.visits]
+    assert (decoded.at, decoded.amounts, decoded.key, visits) == (
+        meaning["at"],
+        meaning["counts"],
+        key,
+        meaning["visits"],
+    )
+    post = BufferedPost(dict(decoded.amounts), decoded.key, tuple(decoded.visits))
+    assert msgspec.json.encode(post) == value
