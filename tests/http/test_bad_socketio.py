@@ -55,10 +55,7 @@ SESSIONS = ["", "&sid=", "&sid=x", "&sid=%0aERROR%20forged", "&sid=%ff", "&sid=a
     "guard_receive(scope, receive)",
 )
 @pytest.mark.catches(
-    "packets are logged",
-    "app/live/socketio.py",
-    "_packets.setLevel(logging.ERROR)",
-    "_packets.setLevel(logging.INFO)",
+    "packets are logged", "app/live/socketio.py", "_packets.setLevel(logging.ERROR)", "_packets.setLevel(logging.INFO)"
 )
 async def test_bad_polls(tally: Served, quiet: None) -> None:
     async with tally.client() as client:
