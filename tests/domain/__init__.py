@@ -1,0 +1,1 @@
+"""Tests of app/domain: pure functions, with examples and properties."""

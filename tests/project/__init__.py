@@ -1,0 +1,1 @@
+"""Tests of the repository: structure, vocabulary, dependencies, documents and compose."""

@@ -1,0 +1,1 @@
+"""What the tests run on: servers, proxies, loads, the history checker and the accuracy scenarios."""
