@@ -45,7 +45,7 @@ POST_TWICE = """async ([tally, key]) => {
     const post = () => fetch(`${tally}/event/a`, { method: "POST", headers, body: "{}" });
     await post();
     const repeated = await post();
-    return [repeated.status, repeated.headers.get("Idempotency-Replayed")];
+    return [repeated.status, repeated.headers.get("Idempotent-Replayed")];
 }"""
 SUBSCRIBE = """async ([tally, key]) => {
     const { io } = await import(`${tally}/static/vendor/socket.io.esm.min.js`);

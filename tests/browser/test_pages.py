@@ -236,5 +236,5 @@ def test_the_api_docs_list_the_routes(tally: Process, open_page, console_message
     page = open_page(f"{tally.url}/docs")
     expect(page.get_by_text("/event/{name}").first).to_be_visible()
     page.get_by_text("Count Events").click()
-    expect(page.get_by_text("Count many hits, all or none").first).to_be_visible()
+    expect(page.get_by_text("all are counted or none").first).to_be_visible()
     assert console_messages == []

@@ -12,7 +12,7 @@ type Health = {
   reasons: string[];
   store: string;
   ack: string;
-  survives: string;
+  durability: string;
   staleSeconds: number | null;
   spoolBytes: number;
   lostBatches: number;

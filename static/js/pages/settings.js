@@ -15,9 +15,9 @@ import { byteSize, dayEnd, number } from "../lib/format.js";
 };
 
 /** @param {Health} health @returns {Record<string, string>} */
-function healthFacts({ status, reasons, store, survives, nodes, spoolBytes, staleSeconds, lostBatches, resetsAt, version }) {
+function healthFacts({ status, reasons, store, durability, nodes, spoolBytes, staleSeconds, lostBatches, resetsAt, version }) {
   return {
-    Status: [status, ...reasons].join("; "), Store: store, "A counted hit survives": survives, Nodes: number(nodes),
+    Status: [status, ...reasons].join("; "), Store: store, "A counted hit survives": durability, Nodes: number(nodes),
     ...(staleSeconds === null ? {} : { "Store offline for": `${number(Math.round(staleSeconds))} s` }),
     ...(spoolBytes ? { "Waiting on disk": byteSize(spoolBytes) } : {}),
     ...(lostBatches ? { "Batches lost by the store": number(lostBatches) } : {}),
