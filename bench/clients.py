@@ -1,4 +1,4 @@
-"""A swarm of Socket.IO clients, cheap enough that thousands fit on the load's core."""
+"""Thousands of Socket.IO clients, cheap enough for the core of the load."""
 
 import asyncio
 import contextlib
@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from bench.load import Hit, WrongError
+from bench.load import Hit, ResultMismatch
 from bench.servers import Server
 
-CONNECTING_MAX = 50  # at a time
-CONNECT_SECONDS = 60
-WATCHED = 20  # clients, spread over the swarm, of which every arrival is kept
+CONNECTING_MAX = 50  # at the same time
+CONNECT_TIMEOUT_SECONDS = 60
+RECORDING_CLIENTS = 20  # spread evenly over all clients; they record when each count arrives
 
 _UPGRADE = (
     b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n"
@@ -27,52 +27,52 @@ _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 
 @lru_cache(maxsize=4096)
 def _decoded(payload: bytes) -> tuple[str, Any]:
-    """The event in a Socket.IO packet. All clients get the same bytes, so they are decoded once."""
+    """Decode the event in a Socket.IO packet, once for all clients because they get the same bytes."""
     event, data = msgspec.json.decode(payload[payload.index(b"[") :])
     return event, data
 
 
 class Client(asyncio.Protocol):
-    """What a page keeps: the latest number of each event. A raw WebSocket that speaks just enough of Socket.IO."""
+    """A client that keeps the latest count of each event: a raw WebSocket with just enough of Socket.IO."""
 
-    def __init__(self, namespace: str, watched: bool) -> None:
-        self._where = "" if namespace == "/" else f"{namespace},"
-        self._prefix = f"42{self._where}[".encode()
-        self._rest = b""
+    def __init__(self, namespace: str, recording: bool) -> None:
+        self._namespace = "" if namespace == "/" else f"{namespace},"
+        self._prefix = f"42{self._namespace}[".encode()
+        self._unparsed = b""
         self._upgraded = False
         self._seq = -1
-        self._names: list[str] = []  # on /live, an event is its place
+        self._names: list[str] = []  # /live sends the index of an event
         self.counts: dict[str, int] = {}
         self.ready = asyncio.get_running_loop().create_future()
-        self.updates = 0  # messages that brought numbers
-        self.changed = 0.0  # when the last one came
-        self.backwards = 0
+        self.updates = 0  # messages with counts
+        self.updated_at = 0.0
+        self.decreases = 0
         self.resyncs = 0
-        self.gone = False
-        self.arrivals: list[tuple[float, str, int]] | None = [] if watched else None
+        self.closed = False
+        self.arrivals: list[tuple[float, str, int]] | None = [] if recording else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._transport.write(_UPGRADE)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self.gone = True
+        self.closed = True
         if not self.ready.done():
-            self.ready.set_exception(ConnectionError("the server hung up"))
+            self.ready.set_exception(ConnectionError("the server closed the connection"))
 
     def close(self) -> None:
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
-        if self._rest:
-            data = self._rest + data
+        if self._unparsed:
+            data = self._unparsed + data
         at, end = 0, len(data)
         if not self._upgraded:
             at = data.find(b"\r\n\r\n") + 4
             self._upgraded = at > 3 and data.startswith(b"HTTP/1.1 101")
             if not self._upgraded:
-                self._rest = data
+                self._unparsed = data
                 return
         while end - at >= 2:
             start, length = at + 2, data[at + 1]
@@ -83,7 +83,7 @@ class Client(asyncio.Protocol):
                 break
             self._frame(data[at] & 15, data[start : start + length], now)
             at = start + length
-        self._rest = data[at:]
+        self._unparsed = data[at:]
 
     def _frame(self, opcode: int, payload: bytes, now: float) -> None:
         if opcode == _TEXT and payload.startswith(self._prefix):
@@ -91,14 +91,14 @@ class Client(asyncio.Protocol):
             if event in {"update", "changes", "snapshot"}:
                 getattr(self, f"_{event}")(data, now)
                 self.updates += 1
-                self.changed = now
+                self.updated_at = now
         elif opcode == _TEXT and payload.startswith(b"0"):
-            self._say(f"40{self._where}")
+            self._send_text(f"40{self._namespace}")
         elif opcode == _TEXT and payload.startswith(b"40"):
-            if not self._where:  # on /live it is ready once it has its snapshot
+            if not self._namespace:  # a client of /live is ready when it has its snapshot
                 self.ready.set_result(None)
         elif opcode == _TEXT and payload == b"2":
-            self._say("3")
+            self._send_text("3")
         elif opcode == _PING:
             self._send(_PONG, payload)
         elif opcode == _CLOSE:
@@ -120,7 +120,7 @@ class Client(asyncio.Protocol):
     def _changes(self, data: dict[str, Any], now: float) -> None:
         if data["seq"] != self._seq + 1:
             self.resyncs += 1
-            self._say(f'42{self._where}["resync"]')
+            self._send_text(f'42{self._namespace}["resync"]')
             return
         self._seq = data["seq"]
         self._names += data["names"]
@@ -129,79 +129,87 @@ class Client(asyncio.Protocol):
 
     def _set(self, event: str, count: int, now: float) -> None:
         if count < self.counts.get(event, 0):
-            self.backwards += 1
+            self.decreases += 1
         self.counts[event] = count
         if self.arrivals is not None:
             self.arrivals.append((now, event, count))
 
-    def _say(self, text: str) -> None:
+    def _send_text(self, text: str) -> None:
         self._send(_TEXT, text.encode())
 
-    def _send(self, opcode: int, payload: bytes) -> None:  # up to 125 bytes, under a mask of zeros
+    def _send(self, opcode: int, payload: bytes) -> None:
+        """Send a frame of up to 125 bytes, with a mask of zeros."""
         self._transport.write(bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
 
 
-class Swarm:
+class Clients:
+    """All clients of a measurement."""
+
     def __init__(self, server: Server, clients: list[Client]) -> None:
         self._server = server
-        self.clients = clients
+        self.all = clients
 
     def updates(self) -> list[int]:
-        return [client.updates for client in self.clients]
+        return [client.updates for client in self.all]
 
     def forget_arrivals(self) -> None:
-        for client in self.clients:
+        for client in self.all:
             if client.arrivals is not None:
                 client.arrivals.clear()
 
-    async def agree(self, seconds: float) -> float:
-        """The moment from which all have shown what the server counted, once they do."""
-        counts = await asyncio.to_thread(self._server.settled_counts)
-        deadline = time.perf_counter() + seconds
-        others = self.clients
-        while others := [client for client in others if client.counts != counts]:
-            if time.perf_counter() > deadline or any(client.gone for client in others):
-                gone = sum(client.gone for client in others)
-                raise WrongError(f"{self._server.name}: {len(others)} clients show other numbers, {gone} are cut off")
-            await asyncio.sleep(0.02)
-        backwards = sum(client.backwards for client in self.clients)
-        if backwards:
-            raise WrongError(f"{self._server.name}: a number ran backwards on a page, {backwards} times")
-        return max((client.changed for client in self.clients), default=0.0)
+    async def wait_until_converged(self, timeout_seconds: float) -> float:
+        """Wait until all clients have the counts of the server; return when the last client got them.
 
-    def delays(self, hits: list[Hit]) -> tuple[list[float], list[float]]:
-        """From the answer, and from when it was due: until the pages that are watched showed each hit."""
-        after_answer, after_due = [], []
-        for client in self.clients:
+        Raises ResultMismatch if they do not within the time-out, or if a count ever decreased.
+        """
+        counts = await asyncio.to_thread(self._server.settled_counts)
+        deadline = time.perf_counter() + timeout_seconds
+        behind = self.all
+        while behind := [client for client in behind if client.counts != counts]:
+            if time.perf_counter() > deadline or any(client.closed for client in behind):
+                closed = sum(client.closed for client in behind)
+                raise ResultMismatch(
+                    f"{self._server.name}: {len(behind)} clients have other counts, {closed} are closed"
+                )
+            await asyncio.sleep(0.02)
+        decreases = sum(client.decreases for client in self.all)
+        if decreases:
+            raise ResultMismatch(f"{self._server.name}: counts decreased on a client, {decreases} times")
+        return max((client.updated_at for client in self.all), default=0.0)
+
+    def latencies(self, hits: list[Hit]) -> tuple[list[float], list[float]]:
+        """Return the seconds until each recording client had each hit: after the response, and after it was due."""
+        after_response, after_due = [], []
+        for client in self.all:
             if client.arrivals is None:
                 continue
-            seen: defaultdict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+            arrived: defaultdict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
             for when, event, count in client.arrivals:
-                seen[event][0].append(count)
-                seen[event][1].append(when)
+                arrived[event][0].append(count)
+                arrived[event][1].append(when)
             for hit in hits:
-                counts, times = seen[hit.event]
-                shown = times[bisect_left(counts, hit.value)]
-                after_answer.append(max(0.0, shown - hit.answered))
+                counts, times = arrived[hit.event]
+                shown = times[bisect_left(counts, hit.count)]
+                after_response.append(max(0.0, shown - hit.acknowledged))
                 after_due.append(shown - hit.due)
-        return after_answer, after_due
+        return after_response, after_due
 
 
 @contextlib.asynccontextmanager
-async def swarm(server: Server, size: int, namespace: str) -> AsyncIterator[Swarm]:
-    """Clients that are connected and up to date."""
+async def connected_clients(server: Server, number: int, namespace: str) -> AsyncIterator[Clients]:
+    """Connect clients, and yield them when all are ready."""
     loop = asyncio.get_running_loop()
-    step = max(1, size // WATCHED)
+    step = max(1, number // RECORDING_CLIENTS)
     clients = []
-    async with asyncio.timeout(CONNECT_SECONDS):
-        for first in range(0, size, CONNECTING_MAX):
-            group = [Client(namespace, i % step == 0) for i in range(first, min(first + CONNECTING_MAX, size))]
+    async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+        for first in range(0, number, CONNECTING_MAX):
+            group = [Client(namespace, i % step == 0) for i in range(first, min(first + CONNECTING_MAX, number))]
             for client in group:
                 await loop.create_connection(lambda client=client: client, "127.0.0.1", server.port)
             await asyncio.gather(*(client.ready for client in group))
             clients += group
     try:
-        yield Swarm(server, clients)
+        yield Clients(server, clients)
     finally:
         for client in clients:
             client.close()

@@ -1,4 +1,4 @@
-"""The load: wrk, which asks as fast as it is answered, hits at a chosen rate, readers; and whether it was counted."""
+"""The load: wrk as fast as it can, hits at a fixed rate, readers. Each load checks that its hits were counted."""
 
 import asyncio
 import itertools
@@ -17,10 +17,11 @@ import msgspec
 from bench.servers import Server, core_seconds
 
 LUA = Path(__file__).parent / "wrk.lua"
-HITS = {"batch": 1000, "mostly-post": 0.9, "mostly-get": 0.1}  # in a request of this kind; in others 1
+# Hits per request, by kind of request. Other kinds have 1.
+HITS = {"batch": 1000, "mostly-post": 0.9, "mostly-get": 0.1}
 OPEN_CONNECTIONS = 256
-ANSWER_SECONDS = 60  # the longest wait for what was sent at a chosen rate
-SEED_NAMES = 5000  # in a batch
+RESPONSE_TIMEOUT_SECONDS = 60  # after the last hit at a fixed rate
+SEED_BATCH_NAMES = 5000
 PAGE_NAMES = 1000
 READS_PER_SECOND = 5
 
@@ -30,12 +31,12 @@ _COUNT = re.compile(rb'"count":(\d+)')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
-class WrongError(Exception):
-    """A server counted something else than it was told, or showed something else than it counted."""
+class ResultMismatch(Exception):
+    """A server counted other hits than it acknowledged, or its clients show other counts."""
 
 
 class Meter:
-    """The processor time that a server, its Redis and this load use from now on."""
+    """Measures the processor time of a server, its Redis and this load from its creation on."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -47,8 +48,9 @@ class Meter:
         return time.perf_counter(), self._server.cpu_seconds(), core_seconds(), own, redis
 
     def read(self, hits: float) -> Figures:
-        seconds, server, core, load, redis = (now - then for now, then in zip(self._now(), self._began, strict=True))
-        figures = {"us": server / max(hits, 1) * 1e6, "server": server / seconds, "load": load / seconds}
+        """Return µs per hit, and the share of a core that each program used."""
+        seconds, server, core, load, redis = (end - start for end, start in zip(self._now(), self._began, strict=True))
+        figures = {"cpu_us": server / max(hits, 1) * 1e6, "server": server / seconds, "load": load / seconds}
         figures["others"] = max(0.0, core - server) / seconds
         if self._server.redis:
             figures |= {"redis_us": redis / max(hits, 1) * 1e6, "redis": redis / seconds}
@@ -56,20 +58,24 @@ class Meter:
 
 
 async def wrk(server: Server, kind: str, names: int, connections: int, seconds: float, warm: float) -> Figures:
-    """Requests as fast as they are answered, after some to warm up; what they counted is checked."""
+    """Send requests as fast as possible for so many seconds, after `warm` seconds of warm-up.
+
+    Raises ResultMismatch if the server rejected a request or counted other hits than it acknowledged.
+    """
     if warm:
         await _wrk(server, kind, names, connections, warm)
     before = sum((await asyncio.to_thread(server.settled_counts)).values())
     meter = Meter(server)
     result = await _wrk(server, kind, names, connections, seconds)
-    figures = meter.read(result["answers"] * max(1, HITS.get(kind, 1))) | {"ended": time.perf_counter()}
+    figures = meter.read(result["responses"] * max(1, HITS.get(kind, 1))) | {"ended": time.perf_counter()}
     counted = sum((await asyncio.to_thread(server.settled_counts)).values()) - before
-    hits = result["answers"] * HITS.get(kind, 1)
-    over = (connections + result["broken"]) * max(1, HITS.get(kind, 1))  # requests under way when wrk left
-    under = connections if kind.startswith("mostly") else 0  # which of them were reads is not known
-    if result["refused"] or not hits - under <= counted <= hits + over:
-        raise WrongError(f"{server.name}: {hits:.0f} hits were answered, {counted} counted: {result}")
-    rates = {"rate": result["answers"] / result["seconds"], "hits": hits / result["seconds"]}
+    hits = result["responses"] * HITS.get(kind, 1)
+    # The requests in flight when wrk ended may have been counted. In a mix it is unknown which of them were reads.
+    surplus = (connections + result["broken"]) * max(1, HITS.get(kind, 1))
+    shortage = connections if kind.startswith("mostly") else 0
+    if result["rejected"] or not hits - shortage <= counted <= hits + surplus:
+        raise ResultMismatch(f"{server.name}: {hits:.0f} hits were acknowledged, {counted} counted: {result}")
+    rates = {"rate": result["responses"] / result["seconds"], "hits": hits / result["seconds"]}
     return rates | {key: result[key] for key in ("p50_ms", "p99_ms")} | figures
 
 
@@ -94,49 +100,49 @@ async def _wrk(server: Server, kind: str, names: int, connections: int, seconds:
 
 class Hit(NamedTuple):
     event: str
-    value: int  # the count in its answer
+    count: int  # in the response
     due: float
-    answered: float
+    acknowledged: float
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, one hit at a time."""
+    """A connection with at most one hit in flight."""
 
-    def __init__(self, offer: "_Offer") -> None:
-        self._offer = offer
+    def __init__(self, load: "_OpenLoopLoad") -> None:
+        self._load = load
         self._data = b""
-        self._under_way: tuple[str, float] | None = None
+        self._in_flight: tuple[str, float] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
 
     def send(self, event: str, due: float) -> None:
-        self._under_way = event, due
+        self._in_flight = event, due
         self._transport.write(b"POST /event/%b HTTP/1.1\r\nHost: bench\r\n\r\n" % event.encode())
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
         self._data += data
         head, complete, body = self._data.partition(b"\r\n\r\n")
-        if not complete or len(body) < int(_LENGTH.search(head)[1]):  # all servers tell it
+        if not complete or len(body) < int(_LENGTH.search(head)[1]):  # every server sends it
             return
         count = _COUNT.search(body) if head.startswith(b"HTTP/1.1 200") else None
-        if not count or not self._under_way:
-            self._offer.failed = self._data.decode()
+        if not count or not self._in_flight:
+            self._load.failed = self._data.decode()
             return
-        self._offer.hits.append(Hit(self._under_way[0], int(count[1]), self._under_way[1], now))
-        self._data, self._under_way = b"", None
-        self._offer.give(self)
+        self._load.hits.append(Hit(self._in_flight[0], int(count[1]), self._in_flight[1], now))
+        self._data, self._in_flight = b"", None
+        self._load.release(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        if self._under_way:
-            self._offer.failed = f"no answer to {self._under_way[0]}"
+        if self._in_flight:
+            self._load.failed = f"no response to {self._in_flight[0]}"
 
     def close(self) -> None:
         self._transport.close()
 
 
-class _Offer:
+class _OpenLoopLoad:
     """Hits that become due on a schedule, however long earlier ones take."""
 
     def __init__(self) -> None:
@@ -145,7 +151,7 @@ class _Offer:
         self.free: list[_Connection] = []
         self.waiting: deque[tuple[str, float]] = deque()
 
-    def give(self, connection: _Connection) -> None:
+    def release(self, connection: _Connection) -> None:
         if self.waiting:
             connection.send(*self.waiting.popleft())
         else:
@@ -156,73 +162,78 @@ class _Offer:
         for i in range(round(rate * seconds)):
             due = began + i / rate
             if i % 100 == 0:
-                await asyncio.sleep(0)  # also when late, or no answer would be read
+                await asyncio.sleep(0)  # so that responses are read even when the load is late
             while time.perf_counter() < due:
                 await asyncio.sleep(0.001)
             if time.perf_counter() > began + seconds + 1:
-                break  # the load itself cannot keep up: the rate says so
+                break  # the load itself is too slow, which shows in the rate
             self.waiting.append((next(events), due))
             if self.free:
                 self.free.pop().send(*self.waiting.popleft())
-        self.waiting.clear()  # what the server did not get round to was never sent
+        self.waiting.clear()  # these hits were never sent
 
 
-async def offer(server: Server, rate: float, seconds: float, names: int) -> tuple[list[Hit], Figures]:
-    """Hits at this rate, each answered; that the answers are each number once, and the last one kept, is checked."""
+async def open_loop_load(server: Server, rate: float, seconds: float, names: int) -> tuple[list[Hit], Figures]:
+    """Send `rate` hits per second over so many event names, and wait for all responses.
+
+    Raises ResultMismatch unless the responses contain each count exactly once, up to the final one.
+    """
     before = await asyncio.to_thread(server.settled_counts)
     loop = asyncio.get_running_loop()
-    offered = _Offer()
+    load = _OpenLoopLoad()
     connections = [
-        (await loop.create_connection(lambda: _Connection(offered), "127.0.0.1", server.port))[1]
+        (await loop.create_connection(lambda: _Connection(load), "127.0.0.1", server.port))[1]
         for _ in range(OPEN_CONNECTIONS)
     ]
-    offered.free = list(connections)
+    load.free = list(connections)
     meter = Meter(server)
-    await offered.run(rate, seconds, (f"event-{i % names + 1}" for i in itertools.count()))
-    async with asyncio.timeout(ANSWER_SECONDS):
-        while len(offered.free) < OPEN_CONNECTIONS and not offered.failed:
+    await load.run(rate, seconds, (f"event-{i % names + 1}" for i in itertools.count()))
+    async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
+        while len(load.free) < OPEN_CONNECTIONS and not load.failed:
             await asyncio.sleep(0.01)
-    figures = meter.read(len(offered.hits))
+    figures = meter.read(len(load.hits))
     for connection in connections:
         connection.close()
-    if offered.failed:
-        raise WrongError(f"{server.name}: {offered.failed}")
-    _check_answers(server, before, await asyncio.to_thread(server.settled_counts), offered.hits)
-    times = [(hit.answered - hit.due) * 1e3 for hit in offered.hits]
-    answers = {"answered": len(times) / seconds, "p50_ms": quantile(times, 0.5), "p99_ms": quantile(times, 0.99)}
-    return offered.hits, answers | figures
+    if load.failed:
+        raise ResultMismatch(f"{server.name}: {load.failed}")
+    _check_counts(server, before, await asyncio.to_thread(server.settled_counts), load.hits)
+    times = [(hit.acknowledged - hit.due) * 1e3 for hit in load.hits]
+    responses = {"answered": len(times) / seconds, "p50_ms": quantile(times, 0.5), "p99_ms": quantile(times, 0.99)}
+    return load.hits, responses | figures
 
 
-def _check_answers(server: Server, before: dict[str, int], after: dict[str, int], hits: list[Hit]) -> None:
-    answers: defaultdict[str, list[int]] = defaultdict(list)
+def _check_counts(server: Server, before: dict[str, int], after: dict[str, int], hits: list[Hit]) -> None:
+    by_event: defaultdict[str, list[int]] = defaultdict(list)
     for hit in hits:
-        answers[hit.event].append(hit.value)
-    for event, counts in answers.items():
+        by_event[hit.event].append(hit.count)
+    for event, counts in by_event.items():
         first = before.get(event, 0) + 1
         if sorted(counts) != list(range(first, after[event] + 1)):
-            raise WrongError(f"{server.name}: {len(counts)} hits of {event} from {first} on gave {after[event]}")
+            raise ResultMismatch(
+                f"{server.name}: {len(counts)} hits of {event}, counted from {first}, end at {after[event]}"
+            )
 
 
 async def seed(server: Server, names: int, times: int = 1) -> None:
-    """Hits of this many names, in batches."""
+    """Count each of so many event names `times` times, in batches."""
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         for _ in range(times):
-            for first in range(1, names + 1, SEED_NAMES):
-                batch = {f"event-{i}": 1 for i in range(first, min(first + SEED_NAMES, names + 1))}
+            for first in range(1, names + 1, SEED_BATCH_NAMES):
+                batch = {f"event-{i}": 1 for i in range(first, min(first + SEED_BATCH_NAMES, names + 1))}
                 (await client.post("/events", content=msgspec.json.encode(batch))).raise_for_status()
 
 
 async def read_pages(server: Server, delays: list[float]) -> None:
-    """A leaderboard and a page of all names in turn, on a schedule, until cancelled."""
+    """Read the leaderboard and a page of all event names in turn, on a schedule, until cancelled."""
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         page = first = f"/events?sort=-count&limit={PAGE_NAMES}"
         for i in itertools.count():
             began = time.perf_counter()
-            answer = await client.get(page if i % 2 else "/leaderboard")
-            answer.raise_for_status()
+            response = await client.get(page if i % 2 else "/leaderboard")
+            response.raise_for_status()
             delays.append(time.perf_counter() - began)
             if i % 2:
-                page = answer.links["next"]["url"] if "next" in answer.links else first
+                page = response.links["next"]["url"] if "next" in response.links else first
             await asyncio.sleep(max(0, 1 / READS_PER_SECOND - (time.perf_counter() - began)))
 
 

@@ -1,6 +1,6 @@
-"""What an open dashboard costs its browser: beside a page that redraws everything, and for as long as it is left open.
+"""The cost of an open dashboard in the browser, compared with a page that redraws everything, and over a long time.
 
-`make bench` ends with the first, half a minute; `make soak` is the second, for MINUTES=10.
+`make bench` ends with the comparison, which takes half a minute. `make soak` watches memory for MINUTES=10.
 """
 
 import argparse
@@ -23,7 +23,7 @@ EVENTS = 1000
 BATCH, BATCHES_PER_SECOND = 200, 20
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 VIEWPORT = {"width": 1440, "height": 900}
-# A dashboard as it is written first: for each update it redraws the card and puts all of them in order.
+# A first attempt at a dashboard: for each update it redraws the card and sorts all cards.
 NAIVE = """async () => {
   const { io } = await import("/static/vendor/socket.io.esm.min.js");
   const [counts, cards] = [{}, {}];
@@ -44,22 +44,25 @@ NAIVE = """async () => {
   io({ transports: ["websocket"] }).on("update", ({ eventName, count }) => { show(eventName, count); sort(); });
 }"""
 WATCH = """() => {
-  window.seen = { frames: 0, long: 0, longest: 0 };
+  window.measured = { frames: 0, long: 0, longest: 0 };
   new PerformanceObserver((list) => {
-    for (const { duration } of list.getEntries()) { seen.long += 1; seen.longest = Math.max(seen.longest, duration); }
+    for (const { duration } of list.getEntries()) {
+      measured.long += 1;
+      measured.longest = Math.max(measured.longest, duration);
+    }
   }).observe({ type: "longtask" });
-  const count = () => { seen.frames += 1; requestAnimationFrame(count); };
+  const count = () => { measured.frames += 1; requestAnimationFrame(count); };
   count();
 }"""
 
 
 @dataclass
 class Cost:
-    """Of a page, while so many batches came."""
+    """The cost of a page while it received so many batches; memory in bytes."""
 
     batches: int
-    main_ms: float  # all of the main thread, for each batch
-    frames: float  # a second
+    main_ms: float  # of the main thread, per batch
+    frames: float  # per second
     long_tasks: int
     longest_ms: float
     heap_before: int
@@ -67,27 +70,27 @@ class Cost:
 
 
 class Traffic(threading.Thread):
-    """Batches of changes at a steady pace, as long as it is not stopped."""
+    """Sends batches of changes at a steady rate until it is stopped."""
 
     def __init__(self, url: str, events: int) -> None:
         super().__init__(daemon=True)
         self._url = f"{url}/events"
         self._names = [f"event.{i:05}" for i in range(events)]
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self.batches = 0
         for i in range(0, events, 10_000):
             self._post(dict.fromkeys(self._names[i : i + 10_000], 1))
 
     def run(self) -> None:
         chance, due = random.Random(1), time.monotonic()
-        while not self._over.wait(max(0.0, due - time.monotonic())):
+        while not self._stopped.wait(max(0.0, due - time.monotonic())):
             due += 1 / BATCHES_PER_SECOND
             self._post({name: chance.randint(1, 5) for name in chance.sample(self._names, BATCH)})
             self.batches += 1
 
     def stop(self) -> None:
-        """And count one hit more, which says that all was heard."""
-        self._over.set()
+        """Stop, and count a last hit that shows when the page has received everything."""
+        self._stopped.set()
         self.join()
         self._post({"the.end": 1})
 
@@ -97,11 +100,11 @@ class Traffic(threading.Thread):
 
 
 def cost(page: Page, traffic: Traffic, seconds: float) -> Cost:
-    """Of a page that has settled, from the first batch until the last one is shown."""
+    """Measure a page that has finished loading, from the first batch until it shows the last one."""
     devtools = page.context.new_cdp_session(page)
-    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})  # CPU, whatever else runs here
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})  # CPU time, not wall time
     page.evaluate(WATCH)
-    before, heap = spent(devtools), live_heap(devtools)
+    before, heap = main_thread_seconds(devtools), live_heap(devtools)
     began = time.monotonic()
     traffic.start()
     page.wait_for_timeout(1000 * seconds)
@@ -109,16 +112,22 @@ def cost(page: Page, traffic: Traffic, seconds: float) -> Cost:
     page.locator('[data-event="the.end"], #match-count:text-is("1,001 events")').first.wait_for(
         state="attached", timeout=120_000
     )
-    took, main = time.monotonic() - began, spent(devtools) - before
-    seen = page.evaluate("seen")
+    took, main = time.monotonic() - began, main_thread_seconds(devtools) - before
+    measured = page.evaluate("measured")
     per_batch = 1000 * main / traffic.batches
     return Cost(
-        traffic.batches, per_batch, seen["frames"] / took, seen["long"], seen["longest"], heap, live_heap(devtools)
+        traffic.batches,
+        per_batch,
+        measured["frames"] / took,
+        measured["long"],
+        measured["longest"],
+        heap,
+        live_heap(devtools),
     )
 
 
-def spent(devtools: CDPSession) -> float:
-    """Seconds of the page's main thread: script, style, layout and paint."""
+def main_thread_seconds(devtools: CDPSession) -> float:
+    """Return the CPU seconds of the page's main thread: script, style, layout and paint."""
     metrics = devtools.send("Performance.getMetrics")["metrics"]
     return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
@@ -126,12 +135,13 @@ def spent(devtools: CDPSession) -> float:
 def live_heap(devtools: CDPSession) -> int:
     devtools.send("HeapProfiler.collectGarbage")
     usage = devtools.send("Runtime.getHeapUsage")
-    return int(usage["usedSize"] + usage["embedderHeapUsedSize"])  # of its scripts, and of what is in its document
+    # Scripts are on the first heap, and the document on the second.
+    return int(usage["usedSize"] + usage["embedderHeapUsedSize"])
 
 
-def of_dashboard(browser: Browser, url: str, seconds: float) -> Cost:
+def dashboard_cost(browser: Browser, url: str, seconds: float) -> Cost:
     traffic = Traffic(url, EVENTS)
-    with opened(browser, url) as page:
+    with open_page(browser, url) as page:
         page.locator('#status[data-state="live"]').wait_for()
         page.evaluate("document.querySelector('.all').scrollIntoView()")  # the screen is full of cards
         page.locator(".card .sparkline path[d]").first.wait_for(state="attached")
@@ -139,16 +149,16 @@ def of_dashboard(browser: Browser, url: str, seconds: float) -> Cost:
         return cost(page, traffic, seconds)
 
 
-def of_naive(browser: Browser, url: str, seconds: float) -> Cost:
+def naive_cost(browser: Browser, url: str, seconds: float) -> Cost:
     traffic = Traffic(url, EVENTS)
-    with opened(browser, f"{url}/health") as page:
+    with open_page(browser, f"{url}/health") as page:
         page.evaluate(NAIVE)
         page.locator(".card").first.wait_for()
         return cost(page, traffic, seconds)
 
 
 @contextmanager
-def opened(browser: Browser, url: str) -> Iterator[Page]:
+def open_page(browser: Browser, url: str) -> Iterator[Page]:
     context = browser.new_context(viewport=VIEWPORT, bypass_csp=True)
     page = context.new_page()
     page.goto(url)
@@ -157,9 +167,9 @@ def opened(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def until_usable(browser: Browser, url: str, events: int) -> tuple[float, float]:
-    """Seconds of a page of so many events, opened once more: to its first number, and to a filter's answer."""
+    """Open a page with so many events again; return the seconds to its first count and to the result of a filter."""
     Traffic(url, events)
-    with opened(browser, url) as page:
+    with open_page(browser, url) as page:
         number = page.locator("main:not([aria-busy]) .card .count").first
         number.wait_for()
         page.reload(wait_until="commit")
@@ -172,22 +182,22 @@ def until_usable(browser: Browser, url: str, events: int) -> tuple[float, float]
 
 def compare(browser: Browser) -> None:
     print(f"{EVENTS} cards, {BATCHES_PER_SECOND} batches/s of {BATCH} changes:")
-    for name, measure, seconds in (("redraws on each update", of_naive, 1), ("the dashboard", of_dashboard, 10)):
+    for name, measure, seconds in (("redraws on each update", naive_cost, 1), ("the dashboard", dashboard_cost, 10)):
         with serving("tally memory") as server:
-            found = measure(browser, server.url, seconds)
+            cost = measure(browser, server.url, seconds)
         print(
-            f"  {name}: {found.main_ms:.1f} ms of the main thread a batch, {found.frames:.0f} frames/s,"
-            f" {found.long_tasks} long tasks (the longest {found.longest_ms:.0f} ms)"
+            f"  {name}: {cost.main_ms:.1f} ms of the main thread per batch, {cost.frames:.0f} frames/s,"
+            f" {cost.long_tasks} long tasks (the longest {cost.longest_ms:.0f} ms)"
         )
     for events in (10, EVENTS, 10_000):
         with serving("tally memory") as server:
             first, usable = min(until_usable(browser, server.url, events) for _ in range(3))
-        print(f"  {events} events: first number after {first:.2f} s, filtered after {usable:.2f} s")
+        print(f"  {events} events: first count after {first:.2f} s, filtered after {usable:.2f} s")
 
 
 def soak(browser: Browser, minutes: float) -> None:
-    """The same traffic for a long time; memory of the page and of the server, ten times."""
-    with serving("tally memory") as server, opened(browser, server.url) as page:
+    """Send the same traffic for a long time, and print the memory of the page and the server ten times."""
+    with serving("tally memory") as server, open_page(browser, server.url) as page:
         traffic = Traffic(server.url, EVENTS)
         devtools = page.context.new_cdp_session(page)
         page.evaluate("document.querySelector('.all').scrollIntoView()")
@@ -201,7 +211,7 @@ def soak(browser: Browser, minutes: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.pages", description=__doc__)
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="leave it open for so long")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="watch memory for this time instead")
     options = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)

@@ -11,16 +11,16 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.results import ASKED, Results
+from bench.results import TARGETS, Results
 from bench.scenarios import SCENARIOS, Case, Scenario
 from bench.servers import REDIS_CORE, ROOT
 
-BUSY = 0.9  # a server whose core is used less than this is not what bounds a rate
-QUIET = 0.05  # of the servers' core, used by other programs
+BUSY_SHARE = 0.9  # below this use of its core, the server is not the bottleneck
+QUIET_SHARE = 0.05  # of the servers' core, used by other programs
 PACKAGES = ("uvicorn", "uvloop", "httptools", "fastapi", "python-socketio", "slowapi", "redis", "hiredis")
 PEERS = ("express", "socket.io", "express-rate-limit", "redis")
 
-# What is measured: the head of its column, and how it is written.
+# For each figure: the title of its column and the format of its values.
 COLUMNS = {
     "rate": ("requests/s", "{:,.0f}"),
     "hits": ("hits/s", "{:,.0f}"),
@@ -29,21 +29,21 @@ COLUMNS = {
     "answered": ("answered/s", "{:,.0f}"),
     "p50_ms": ("POST p50 ms", "{:.1f}"),
     "p99_ms": ("POST p99 ms", "{:.1f}"),
-    "alone_p50_ms": ("alone p50 ms", "{:.1f}"),
-    "alone_p99_ms": ("alone p99 ms", "{:.1f}"),
+    "without_reads_p50_ms": ("without reads p50 ms", "{:.1f}"),
+    "without_reads_p99_ms": ("without reads p99 ms", "{:.1f}"),
     "shown_p50_ms": ("shown p50 ms", "{:.1f}"),
     "shown_p99_ms": ("shown p99 ms", "{:.1f}"),
     "due_p99_ms": ("due to shown p99 ms", "{:.1f}"),
     "updates": ("updates/s", "{:,.1f}"),
-    "same_s": ("all the same after s", "{:.2f}"),
+    "converged_s": ("converged after s", "{:.2f}"),
     "read_p50_ms": ("read p50 ms", "{:.0f}"),
-    "rss_10000": ("process B/name of 10,000", "{:,.0f}"),
-    "rss_100000": ("of 100,000", "{:,.0f}"),
-    "redis_b_10000": ("Redis B/name of 10,000", "{:,.0f}"),
-    "redis_b_100000": ("of 100,000", "{:,.0f}"),
-    "file_10000": ("file B/name of 10,000", "{:,.0f}"),
-    "file_100000": ("of 100,000", "{:,.0f}"),
-    "us": ("server µs/hit", "{:.1f}"),
+    "rss_10000": ("process B/name, 10,000 names", "{:,.0f}"),
+    "rss_100000": ("100,000 names", "{:,.0f}"),
+    "redis_b_10000": ("Redis B/name, 10,000 names", "{:,.0f}"),
+    "redis_b_100000": ("100,000 names", "{:,.0f}"),
+    "file_10000": ("file B/name, 10,000 names", "{:,.0f}"),
+    "file_100000": ("100,000 names", "{:,.0f}"),
+    "cpu_us": ("server µs/hit", "{:.1f}"),
     "redis_us": ("Redis µs/hit", "{:.1f}"),
     "server": ("server busy", "{:.0%}"),
     "redis": ("Redis busy", "{:.0%}"),
@@ -53,45 +53,45 @@ COLUMNS = {
 HEAD = """\
 # Benchmarks
 
-Written by `make bench`, whole; change `bench/` instead. Each server runs alone on one core and the load on another, and
-is started anew for each measurement, {rounds} times in turn with all the others. A figure is the median, with the
-smallest and the largest in brackets. What a figure is divided by was measured in the same round.
+`make bench` writes this page; to change it, change `bench/`. Each server runs on its own core and the load on another.
+Each measurement starts a new server, {rounds} times in turn with all the others. A figure is the median, with the
+minimum and the maximum in brackets. A ratio compares figures of the same round.
 
 ## How to read it
 
-- Machines differ, so read the ratios. "Server busy" is the share of its core that the server used, "load busy" that
-  of the load. Where a server that was asked as fast as it answers is under {busy:.0%}, its rate is marked with °: then
-  the load, a disk or Redis was the bound, and the server could do more.
-- "Server µs/hit" is the processor time of a hit. What it gives as a ratio suffers least from a machine that is not
-  quiet, and says what a server would do with a core of its own.
-- A p99 under the load of wrk is that of a server asked for all it can; one at a chosen rate is counted from when the
-  hit was due, so that a server that falls behind cannot hide it.
-- Every run is checked while it is measured: a server has counted what it answered, and nothing that was not sent; the
-  answers at a chosen rate are each number once; every page ends on the server's numbers, and no number runs backwards.
-- Redis keeps nothing on disk here, for anyone. SQLite is synced to a real disk before each answer; the peers on memory
-  keep nothing.
-- Limits are set so high that they are never hit, and are evaluated, by Tally and its peers alike.
+- Compare ratios, because machines differ. "Server busy" is the share of its core that the server used, "load busy"
+  that of the load. If a saturated server was busy for less than {busy:.0%}, its rate has a °: the load, a disk or
+  Redis was the bottleneck, and the server could do more.
+- "Server µs/hit" is processor time per hit. Ratios of it are the least sensitive to other programs on the machine, and
+  show how the server would do with a core of its own.
+- p99 under a saturating load is that of an overloaded server. At a fixed rate, latency counts from when the hit was
+  due, so that a server that falls behind cannot hide it.
+- Every measurement checks its counts: the server counted every acknowledged hit and no others; at a fixed rate, the
+  responses contain each count exactly once; every client ends with the server's counts, and no count decreases.
+- Redis does not write to disk here, for any server. SQLite syncs to a real disk before each response; the peers keep
+  counts in memory.
+- Rate limits are evaluated, by Tally and its peers, but never reached.
 
 The peers are in [bench/peers](../bench/peers): `express` is Express, Socket.IO and express-rate-limit, written with
-care; `naive` is what a first afternoon with FastAPI gives; `bare` is uvicorn and a dict, the limit of a Python process;
-`webdis` is HTTP in front of Redis, measured where it is installed.
+care; `naive` is a first attempt with FastAPI; `bare` is uvicorn and a dict, the limit of a Python process; `webdis` is
+HTTP in front of Redis, measured if it is installed.
 """
 
 
 def tables(results: Results) -> str:
-    parts = [disturbance(results), asked_table(results)] + [
+    parts = [disturbance(results), target_table(results)] + [
         scenario_table(name, scenario, results) for name, scenario in SCENARIOS.items()
     ]
     return "\n".join(part for part in parts if part)
 
 
 def document(results: Results, rounds: int) -> str:
-    return "\n".join([HEAD.format(rounds=rounds, busy=BUSY), machine(), tables(results)])
+    return "\n".join([HEAD.format(rounds=rounds, busy=BUSY_SHARE), machine(), tables(results)])
 
 
 def disturbance(results: Results) -> str:
-    others = [figures["others"] for place in results.rounds for figures in results.rounds[place] if "others" in figures]
-    if not others or max(others) < QUIET:
+    others = [figures["others"] for rounds in results.rounds.values() for figures in rounds if "others" in figures]
+    if not others or max(others) < QUIET_SHARE:
         return ""
     return (
         f"**The machine was not quiet**: other programs used {statistics.median(others):.0%} of the servers' core in "
@@ -99,43 +99,43 @@ def disturbance(results: Results) -> str:
     )
 
 
-def asked_table(results: Results) -> str:
+def target_table(results: Results) -> str:
     rows = []
-    for asked in ASKED:
-        values = asked.find(results)
+    for target in TARGETS:
+        values = target.measured(results)
         if values:
-            verdict = "met" if asked.met(statistics.median(values)) else "**missed**"
-            rows.append([asked.what, asked.bounds(), _spread(values, asked.form), verdict])
-    return "## What is asked\n\n" + _table(["", "asked", "measured", ""], rows) if rows else ""
+            verdict = "met" if target.is_met(statistics.median(values)) else "**missed**"
+            rows.append([target.title, target.bounds(), _spread(values, target.form), verdict])
+    return "## Targets\n\n" + _table(["", "target", "measured", ""], rows) if rows else ""
 
 
 def scenario_table(name: str, scenario: Scenario, results: Results) -> str:
     cases = [case for case in scenario.cases if results.rounds.get(f"{name}/{case.row}")]
-    columns = [key for key in COLUMNS if any(results.of(f"{name}/{case.row}", key) for case in cases)]
+    columns = [key for key in COLUMNS if any(results.values(f"{name}/{case.row}", key) for case in cases)]
     head = [name, *(COLUMNS[key][0] for key in columns)]
     rows = [[case.row, *(_cell(f"{name}/{case.row}", key, scenario, results) for key in columns)] for case in cases]
-    if any(case.beside for case in cases):
-        head += ["beside", "the same by processor time"]
+    if any(case.baselines for case in cases):
+        head += ["compared with", "by processor time"]
         for case, row in zip(cases, rows, strict=True):
-            row += [_beside(f"{name}/{case.row}", case, ratio) for ratio in (results.beside, results.beside_by_cpu)]
+            row += [_ratios(f"{name}/{case.row}", case, ratio) for ratio in (results.ratio_to, results.cpu_ratio_to)]
     return f"## {scenario.title}\n\n{scenario.text}\n\n{_table(head, rows)}" if cases else ""
 
 
-def _cell(place: str, key: str, scenario: Scenario, results: Results) -> str:
-    values = results.of(place, key)
+def _cell(row_id: str, key: str, scenario: Scenario, results: Results) -> str:
+    values = results.values(row_id, key)
     if not values:
         return ""
     rate = key in {"rate", "hits"} and scenario.saturating
-    return _spread(values, COLUMNS[key][1]) + ("°" if rate and _core_was_free(place, results) else "")
+    return _spread(values, COLUMNS[key][1]) + ("°" if rate and _core_was_free(row_id, results) else "")
 
 
-def _core_was_free(place: str, results: Results) -> bool:
-    used = zip(results.of(place, "server"), results.of(place, "others"), strict=True)
-    return statistics.median(server + others for server, others in used) < BUSY
+def _core_was_free(row_id: str, results: Results) -> bool:
+    used = zip(results.values(row_id, "server"), results.values(row_id, "others"), strict=True)
+    return statistics.median(server + others for server, others in used) < BUSY_SHARE
 
 
-def _beside(place: str, case: Case, ratio: Callable[[str, str], list[float]]) -> str:
-    found = [(ratio(place, other), other.partition("/")[2]) for other in case.beside]
+def _ratios(row_id: str, case: Case, ratio: Callable[[str, str], list[float]]) -> str:
+    found = [(ratio(row_id, baseline), baseline.partition("/")[2]) for baseline in case.baselines]
     return "; ".join(f"{statistics.median(ratios):.2f}× {row}" for ratios, row in found if ratios)
 
 
@@ -161,9 +161,9 @@ def machine() -> str:
     facts = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB of memory",
-        "placed": f"servers on core 0, the load on core 1, Redis on {redis_at}",
-        "system": f"Linux {platform.release()}, {_said('stat', '-f', '-c', '%T', str(ROOT))} for SQLite's file",
-        "programs": f"Python {platform.python_version()}, node {_said('node', '--version')}, "
+        "cores": f"servers on core 0, the load on core 1, Redis on {redis_at}",
+        "system": f"Linux {platform.release()}, {_output_of('stat', '-f', '-c', '%T', str(ROOT))} for SQLite's file",
+        "programs": f"Python {platform.python_version()}, node {_output_of('node', '--version')}, "
         f"Redis {_version('redis-server', '--version')}, wrk {_version('wrk', '-v')}",
         "Python packages": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
         "node packages": ", ".join(f"{package} {_node_version(package)}" for package in PEERS),
@@ -171,12 +171,12 @@ def machine() -> str:
     return "## The machine\n\n" + _table(["", ""], [[name, fact] for name, fact in facts.items()])
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version(*command: str) -> str:
-    found = re.search(r"\d+\.\d+(\.\d+)?", _said(*command))
+    found = re.search(r"\d+\.\d+(\.\d+)?", _output_of(*command))
     return found[0] if found else "?"
 
 

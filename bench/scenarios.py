@@ -1,4 +1,4 @@
-"""What is measured: scenarios of cases, each a server and what is asked of it."""
+"""The scenarios. Each is a table of the report, and each of its cases is a row: a server and a measurement."""
 
 import asyncio
 import time
@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from bench.clients import swarm
+from bench.clients import connected_clients
 from bench.kafka import records
-from bench.load import Figures, offer, quantile, read_pages, seed, wrk
+from bench.load import Figures, open_loop_load, quantile, read_pages, seed, wrk
 from bench.servers import UNLIMITED, Server
 
 NAMES = 50
 CONNECTIONS = 64
 BATCH_CONNECTIONS = 8
 MANY_NAMES = 100_000
-AGREE_SECONDS = 60  # the longest wait for pages to show the same numbers
+CONVERGE_TIMEOUT_SECONDS = 60
 
 STORES = ("memory", "sqlite", "redis")
 PEER = {"memory": "express memory", "sqlite": "express memory", "redis": "express redis"}
@@ -23,56 +23,62 @@ PEERS = ("express memory", "express redis")
 
 
 @dataclass(frozen=True)
-class Pace:
-    seconds: float  # of each measurement
-    warm: float  # before it
+class Durations:
+    """How long a measurement and the warm-up before it take, in seconds."""
+
+    measured: float
+    warm_up: float
 
 
-Measure = Callable[[Server, Pace], Awaitable[Figures]]
+Measure = Callable[[Server, Durations], Awaitable[Figures]]
 
 
 @dataclass(frozen=True)
 class Case:
+    """A row of a table. `baselines` are the ids ("scenario/row") of the rows to divide its rate by."""
+
     server: str
-    what: str  # distinguishes it from other cases of the server
+    variant: str  # distinguishes it from other cases of the server
     measure: Measure
-    beside: tuple[str, ...] = ()  # "scenario/row" of those to divide its rate by
+    baselines: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def row(self) -> str:
-        return f"{self.server}, {self.what}" if self.what else self.server
+        return f"{self.server}, {self.variant}" if self.variant else self.server
 
 
 @dataclass(frozen=True)
 class Scenario:
+    """A table of the report. A saturating load sends as fast as the server responds, so the server should be busy."""
+
     title: str
     text: str
     cases: list[Case]
-    saturating: bool = True  # the load asks as fast as it is answered, so the server should be busy
-    times: int = 1  # it is measured in each round
+    saturating: bool = True
+    repeat: int = 1  # measurements of each case in a round
 
 
 async def posts(
-    server: Server, pace: Pace, *, kind: str = "post", names: int = NAMES, connections: int = CONNECTIONS
+    server: Server, durations: Durations, *, kind: str = "post", names: int = NAMES, connections: int = CONNECTIONS
 ) -> Figures:
     if names > NAMES:
         await seed(server, names)
-    figures = await wrk(server, kind, names, connections, pace.seconds, pace.warm)
+    figures = await wrk(server, kind, names, connections, durations.measured, durations.warm_up)
     return _without(figures, "ended", "rate" if kind == "batch" else "hits")
 
 
-async def posts_with_clients(server: Server, pace: Pace, *, clients: int, namespace: str) -> Figures:
-    async with swarm(server, clients, namespace) as pages:
-        await wrk(server, "post", NAMES, CONNECTIONS, pace.warm, 0)
-        await pages.agree(AGREE_SECONDS)
-        before, began = pages.updates(), time.perf_counter()
-        figures = await wrk(server, "post", NAMES, CONNECTIONS, pace.seconds, 0)
-        updates = [now - then for now, then in zip(pages.updates(), before, strict=True)]
+async def posts_with_clients(server: Server, durations: Durations, *, clients: int, namespace: str) -> Figures:
+    async with connected_clients(server, clients, namespace) as connected:
+        await wrk(server, "post", NAMES, CONNECTIONS, durations.warm_up, 0)
+        await connected.wait_until_converged(CONVERGE_TIMEOUT_SECONDS)
+        before, began = connected.updates(), time.perf_counter()
+        figures = await wrk(server, "post", NAMES, CONNECTIONS, durations.measured, 0)
+        updates = [after - earlier for after, earlier in zip(connected.updates(), before, strict=True)]
         seconds = time.perf_counter() - began
-        agreed = await pages.agree(AGREE_SECONDS)
+        converged = await connected.wait_until_converged(CONVERGE_TIMEOUT_SECONDS)
     if clients:
-        figures |= {"updates": min(updates) / seconds, "same_s": max(0.0, agreed - figures["ended"])}
+        figures |= {"updates": min(updates) / seconds, "converged_s": max(0.0, converged - figures["ended"])}
     return _without(figures, "ended", "hits")
 
 
@@ -80,50 +86,50 @@ def _without(figures: Figures, *names: str) -> Figures:
     return {name: figure for name, figure in figures.items() if name not in names}
 
 
-async def delays(server: Server, pace: Pace, *, rate: int, namespace: str, clients: int) -> Figures:
-    async with swarm(server, clients, namespace) as pages:
-        await offer(server, rate, pace.warm, NAMES)
-        await pages.agree(AGREE_SECONDS)
-        pages.forget_arrivals()
-        hits, figures = await offer(server, rate, pace.seconds, NAMES)
-        agreed = await pages.agree(AGREE_SECONDS)
-    after_answer, after_due = pages.delays(hits)
+async def latencies(server: Server, durations: Durations, *, rate: int, namespace: str, clients: int) -> Figures:
+    async with connected_clients(server, clients, namespace) as connected:
+        await open_loop_load(server, rate, durations.warm_up, NAMES)
+        await connected.wait_until_converged(CONVERGE_TIMEOUT_SECONDS)
+        connected.forget_arrivals()
+        hits, figures = await open_loop_load(server, rate, durations.measured, NAMES)
+        converged = await connected.wait_until_converged(CONVERGE_TIMEOUT_SECONDS)
+    after_response, after_due = connected.latencies(hits)
     return figures | {
-        "shown_p50_ms": quantile(after_answer, 0.5) * 1e3,
-        "shown_p99_ms": quantile(after_answer, 0.99) * 1e3,
+        "shown_p50_ms": quantile(after_response, 0.5) * 1e3,
+        "shown_p99_ms": quantile(after_response, 0.99) * 1e3,
         "due_p99_ms": quantile(after_due, 0.99) * 1e3,
-        "same_s": max(0.0, agreed - max(hit.answered for hit in hits)),
+        "converged_s": max(0.0, converged - max(hit.acknowledged for hit in hits)),
     }
 
 
-async def posts_while_reading(server: Server, pace: Pace) -> Figures:
+async def posts_while_reading(server: Server, durations: Durations) -> Figures:
     await seed(server, MANY_NAMES)
-    await offer(server, 1000, pace.warm, NAMES)
-    _, alone = await offer(server, 1000, pace.seconds, NAMES)
+    await open_loop_load(server, 1000, durations.warm_up, NAMES)
+    _, without_reads = await open_loop_load(server, 1000, durations.measured, NAMES)
     read: list[float] = []
     async with asyncio.TaskGroup() as tasks:
         reader = tasks.create_task(read_pages(server, read))
-        _, figures = await offer(server, 1000, pace.seconds, NAMES)
+        _, figures = await open_loop_load(server, 1000, durations.measured, NAMES)
         reader.cancel()
-    figures |= {"alone_p50_ms": alone["p50_ms"], "alone_p99_ms": alone["p99_ms"]}
+    figures |= {f"without_reads_{name}": without_reads[name] for name in ("p50_ms", "p99_ms")}
     figures["read_p50_ms"] = quantile(read, 0.5) * 1e3
-    return _without(figures, "us", "redis_us")  # which would be of more than the hits
+    return _without(figures, "cpu_us", "redis_us")  # which would include the reads
 
 
-async def memory(server: Server, _pace: Pace) -> Figures:
-    """What a name costs: what the process, Redis and the file grow by from the first hundred names on."""
+async def memory(server: Server, _durations: Durations) -> Figures:
+    """Measure the growth of the process, Redis and the file per event name, from the first hundred names on."""
     await seed(server, 100, times=3)
     begin = _sizes(server)
     figures: Figures = {}
     for names in (10_000, MANY_NAMES):
         await seed(server, names, times=3)
         await asyncio.sleep(0.5)
-        figures |= {f"{what}_{names}": (size - begin[what]) / (names - 100) for what, size in _sizes(server).items()}
+        figures |= {f"{kind}_{names}": (size - begin[kind]) / (names - 100) for kind, size in _sizes(server).items()}
     return figures
 
 
-async def waiting_records(server: Server, pace: Pace) -> Figures:
-    return await records(server, pace.seconds)
+async def waiting_records(server: Server, durations: Durations) -> Figures:
+    return await records(server, durations.measured)
 
 
 def _sizes(server: Server) -> dict[str, int]:
@@ -135,22 +141,22 @@ def _sizes(server: Server) -> dict[str, int]:
     return sizes
 
 
-def _watched(server: str, clients: int, namespace: str, *beside: str) -> Case:
-    what = f"{clients:,} on {namespace}" if clients else "nobody"
+def _with_dashboards(server: str, clients: int, namespace: str, *baselines: str) -> Case:
+    variant = f"{clients:,} on {namespace}" if clients else "none"
     measure = partial(posts_with_clients, clients=clients, namespace=namespace)
-    return Case(server, what, measure, tuple(f"dashboards/{row}" for row in beside))
+    return Case(server, variant, measure, tuple(f"dashboards/{row}" for row in baselines))
 
 
-def _delay(server: str, rate: int, namespace: str) -> Case:
-    return Case(server, f"{rate:,} a second", partial(delays, rate=rate, namespace=namespace, clients=200))
+def _latency(server: str, rate: int, namespace: str) -> Case:
+    return Case(server, f"{rate:,} hits/s", partial(latencies, rate=rate, namespace=namespace, clients=200))
 
 
-ANOTHER_LIMIT = {"TALLY_WRITE_LIMIT": f"{UNLIMITED};1000000000000/minute"}
+SECOND_LIMIT = {"TALLY_WRITE_LIMIT": f"{UNLIMITED};1000000000000/minute"}
 
 SCENARIOS: dict[str, Scenario] = {
     "post": Scenario(
-        "Bare POST",
-        f"One hit a request, {NAMES} names in turn, {CONNECTIONS} connections, nobody watching.",
+        "Single POST",
+        f"One hit per request, {NAMES} event names in turn, {CONNECTIONS} connections, no dashboards.",
         [
             *(Case(f"tally {store}", "", posts, (f"post/{PEER[store]}", "post/bare")) for store in STORES),
             Case("express memory", "", posts),
@@ -163,7 +169,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "connections": Scenario(
         "Many connections",
-        "The same from 512 connections.",
+        "Single POST over 512 connections.",
         [
             *(
                 Case(
@@ -179,8 +185,9 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "names": Scenario(
         "Many names",
-        "The same over more and more names. With 100,000 they were all counted once before. Each is measured three "
-        "times in a round, since neighbours on the same machine change these figures by as much as names do.",
+        "Single POST over more event names. All 100,000 names exist before the measurement starts. Each row is "
+        "measured three times per round, because other programs on the machine change these figures as much as names "
+        "do.",
         [
             Case(
                 f"tally {store}",
@@ -189,25 +196,26 @@ SCENARIOS: dict[str, Scenario] = {
                 () if names == 10 else (f"names/tally {store}, 10 names",),
             )
             for store in STORES
-            for names in (10, MANY_NAMES, 1000)  # the two that are compared one after the other
+            for names in (10, MANY_NAMES, 1000)  # rows that are compared are measured one after the other
         ],
-        times=3,
+        repeat=3,
     ),
     "dashboards": Scenario(
         "With dashboards",
-        "The same while pages are connected: Tally's own dashboard on `/live`, or plain Socket.IO clients on `/`. The "
-        "updates are those of the client that got the fewest; one on `/live` holds all that a commit changed.",
+        "Single POST with connected clients: Tally's dashboards on `/live`, or plain Socket.IO clients on `/`. "
+        "updates/s is that of the client with the fewest updates. An update on `/live` contains all changes of a "
+        "commit.",
         [
-            _watched("tally memory", 0, "/live"),
-            _watched("tally memory", 200, "/live", "tally memory, nobody", "express memory, 200 on /"),
-            _watched("tally memory", 1000, "/live", "tally memory, nobody", "express memory, 1,000 on /"),
-            _watched("tally memory", 200, "/", "tally memory, nobody", "express memory, 200 on /"),
-            _watched("tally sqlite", 200, "/live", "express memory, 200 on /"),
-            _watched("tally redis", 200, "/live", "express redis, 200 on /"),
-            _watched("express memory", 200, "/"),
-            _watched("express memory", 1000, "/"),
-            _watched("express redis", 200, "/"),
-            _watched("naive memory", 200, "/", "express memory, 200 on /"),
+            _with_dashboards("tally memory", 0, "/live"),
+            _with_dashboards("tally memory", 200, "/live", "tally memory, none", "express memory, 200 on /"),
+            _with_dashboards("tally memory", 1000, "/live", "tally memory, none", "express memory, 1,000 on /"),
+            _with_dashboards("tally memory", 200, "/", "tally memory, none", "express memory, 200 on /"),
+            _with_dashboards("tally sqlite", 200, "/live", "express memory, 200 on /"),
+            _with_dashboards("tally redis", 200, "/live", "express redis, 200 on /"),
+            _with_dashboards("express memory", 200, "/"),
+            _with_dashboards("express memory", 1000, "/"),
+            _with_dashboards("express redis", 200, "/"),
+            _with_dashboards("naive memory", 200, "/", "express memory, 200 on /"),
         ],
     ),
     "batch": Scenario(
@@ -225,74 +233,77 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "mixed": Scenario(
         "Reads and writes",
-        f"`POST` and `GET /event/{{name}}`, nine of one and one of the other, {CONNECTIONS} connections.",
+        f"A mix of `POST` and `GET /event/{{name}}`, 90 % of one and 10 % of the other, {CONNECTIONS} connections.",
         [
             case
-            for kind, what in (("mostly-post", "90 % POST"), ("mostly-get", "90 % GET"))
+            for kind, mix in (("mostly-post", "90 % POST"), ("mostly-get", "90 % GET"))
             for case in (
-                Case("tally memory", what, partial(posts, kind=kind), (f"mixed/express memory, {what}",)),
-                Case("tally sqlite", what, partial(posts, kind=kind), (f"mixed/express memory, {what}",)),
-                Case("express memory", what, partial(posts, kind=kind)),
+                Case("tally memory", mix, partial(posts, kind=kind), (f"mixed/express memory, {mix}",)),
+                Case("tally sqlite", mix, partial(posts, kind=kind), (f"mixed/express memory, {mix}",)),
+                Case("express memory", mix, partial(posts, kind=kind)),
             )
         ],
     ),
     "reads": Scenario(
         "Large reads",
-        "1,000 hits a second are due, alone and then while the leaderboard and pages of 1,000 of 100,000 names are "
-        "read, five a second.",
+        "1,000 hits/s, first without reads, then with five reads per second: the leaderboard and pages of 1,000 of "
+        "100,000 event names.",
         [Case(f"tally {store}", "", posts_while_reading) for store in STORES],
         saturating=False,
     ),
-    "delay": Scenario(
-        "From a hit to every page",
-        "Hits are due at a rate, however long earlier ones take, and 200 pages are connected (Tally's on `/live`): the "
-        "time from an answer until a page has shown that hit, 0 where it did before, on twenty pages spread over them. "
-        "Express shows a hit in the turn that answers it, and others wait, which is seen from when a hit was due.",
+    "latency": Scenario(
+        "End-to-end latency",
+        "Hits at a fixed rate with 200 connected clients (Tally's on `/live`). *shown* is the time from the response "
+        "until a client has the hit, or 0 if it had it before; it is measured on 20 of the clients. Express broadcasts "
+        "each hit before it handles the next request. Its delay therefore shows up in *due to shown*, not in *shown*.",
         [
-            _delay(server, rate, namespace)
+            _latency(server, rate, namespace)
             for rate in (100, 1000, 10_000)
             for server, namespace in (("tally memory", "/live"), ("express memory", "/"))
         ],
         saturating=False,
     ),
-    "crowd": Scenario(
-        "A crowd on one node",
-        "2,000 dashboards, 1,000 hits a second due: how long after the last answer all show the same, final numbers.",
+    "many-dashboards": Scenario(
+        "2,000 dashboards on one node",
+        "1,000 hits/s with 2,000 dashboards. *converged after* is the time from the last response until all show its "
+        "count.",
         [
-            Case(f"tally {store}", "2,000", partial(delays, rate=1000, namespace="/live", clients=2000))
+            Case(f"tally {store}", "2,000", partial(latencies, rate=1000, namespace="/live", clients=2000))
             for store in ("memory", "sqlite")
         ],
         saturating=False,
     ),
     "memory": Scenario(
         "Memory",
-        "What a name costs that was hit three times within a minute or two. A name that is hit in many minutes costs "
-        "more: each minute keeps its own count.",
+        "Memory per event name, after three hits within two minutes. A name with hits in many minutes needs more, "
+        "because each minute has its own count.",
         [Case(f"tally {store}", "", memory) for store in STORES],
         saturating=False,
     ),
     "features": Scenario(
-        "What each feature costs",
-        "The bare POST with one thing more. The minutes, hours and totals of a hit cannot be switched off.",
+        "Cost of each feature",
+        "Single POST with one more feature. Counts per minute, hour and in total are always on.",
         [
-            Case("tally memory", "bare", posts),
-            Case("tally memory", "a body", partial(posts, kind="by"), ("features/tally memory, bare",)),
-            Case("tally memory", "a key", partial(posts, kind="key"), ("features/tally memory, bare",)),
-            Case("tally memory", "a second limit", posts, ("features/tally memory, bare",), ANOTHER_LIMIT),
+            Case("tally memory", "plain", posts),
+            Case("tally memory", "with a body", partial(posts, kind="by"), ("features/tally memory, plain",)),
+            Case(
+                "tally memory", "with an idempotency key", partial(posts, kind="key"), ("features/tally memory, plain",)
+            ),
+            Case("tally memory", "with a second rate limit", posts, ("features/tally memory, plain",), SECOND_LIMIT),
             Case(
                 "tally memory",
-                "a dashboard",
+                "with a dashboard",
                 partial(posts_with_clients, clients=1, namespace="/live"),
-                ("features/tally memory, bare",),
+                ("features/tally memory, plain",),
             ),
-            Case("tally redis", "a key", partial(posts, kind="key"), ("post/tally redis",)),
+            Case("tally redis", "with an idempotency key", partial(posts, kind="key"), ("post/tally redis",)),
         ],
     ),
-    "log": Scenario(
-        "Kafka in front",
-        "POSTs that are answered once they are in Kafka, whose one broker has the load's core, and are counted from "
-        "there at the same time; and records of 50 names in 8 partitions that wait to be counted, beside a consumer "
-        "that counts them in a dict and does nothing else.",
+    "kafka": Scenario(
+        "Kafka in front of a store",
+        "POSTs that are acknowledged once they are in Kafka and counted at the same time; the broker shares the core "
+        "of the load. *records* are waiting records of 50 event names in 8 partitions, compared with a plain consumer "
+        "that only counts them in a dict.",
         [
             *(Case(f"kafka {store}", "POST", posts, (f"post/tally {store}",)) for store in STORES),
             Case(

@@ -1,4 +1,4 @@
-"""The servers that are measured: each started anew for each measurement, alone on the first core."""
+"""The servers to measure. Each measurement starts a new one, on the first core."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ REDIS_CORE = 2 if (os.cpu_count() or 1) > 2 else LOAD_CORE
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-UNLIMITED = "1000000000/second"  # never hit, always evaluated
+UNLIMITED = "1000000000/second"  # evaluated, but never reached
 TALLY = {
     "TALLY_WRITE_LIMIT": UNLIMITED,
     "TALLY_READ_LIMIT": UNLIMITED,
@@ -37,10 +37,10 @@ TALLY = {
 }
 UVICORN = ["-m", "uvicorn", "--port", "{port}", "--no-access-log", "--log-level", "warning"]
 
-# What is measured: a program, and after it the store.
+# The commands of the programs. A server is named by its program and its store, such as `tally sqlite`.
 COMMANDS = {
     "tally": [sys.executable, "-m", "app"],
-    "kafka": [sys.executable, "-m", "app"],  # Tally with a log in front of its store
+    "kafka": [sys.executable, "-m", "app"],  # Tally with Kafka in front of its store
     "express": ["node", "bench/peers/express/server.js"],
     "naive": [sys.executable, *UVICORN, "bench.peers.naive:app"],
     "bare": [sys.executable, *UVICORN, "--lifespan", "off", "--no-server-header", "bench.peers.bare:app"],
@@ -55,7 +55,7 @@ def installed(name: str) -> bool:
 
 @dataclass
 class Redis:
-    """A redis-server that keeps nothing on disk, for whichever server is measured on it."""
+    """A redis-server that does not write to disk."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -69,8 +69,8 @@ class Redis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def cpu_seconds(self) -> float:
-        used = self.client.info("cpu")
-        return used["used_cpu_user"] + used["used_cpu_sys"]
+        cpu = self.client.info("cpu")
+        return cpu["used_cpu_user"] + cpu["used_cpu_sys"]
 
     def used_memory(self) -> int:
         return self.client.info("memory")["used_memory"]
@@ -78,6 +78,8 @@ class Redis:
 
 @dataclass
 class Server:
+    """A running server: Tally or a peer."""
+
     name: str
     process: subprocess.Popen[bytes]
     port: int
@@ -104,43 +106,43 @@ class Server:
         if self.name.startswith("webdis") and self.redis:
             names = self.redis.client.keys()
             return dict(zip(names, map(int, self.redis.client.mget(names)), strict=True)) if names else {}
-        with urllib.request.urlopen(f"{self.url}/events", timeout=120) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(f"{self.url}/events", timeout=120) as response:
+            return json.load(response)
 
-    def is_well(self) -> bool:
-        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{self.url}/health") as answer:
-            return json.load(answer)["status"] == "ok"
+    def is_healthy(self) -> bool:
+        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{self.url}/health") as response:
+            return json.load(response)["status"] == "ok"
         return False
 
     def settled_counts(self) -> dict[str, int]:
-        """The counts once nothing more arrives: a load that was stopped leaves requests under way."""
+        """Return the counts once they no longer change, because a stopped load leaves requests in flight."""
         before, counts = None, self.counts()
         while counts != before:
-            time.sleep(2.5 if self.kafka else 0.1)  # what lies in a log is counted after its answer
+            time.sleep(2.5 if self.kafka else 0.1)  # Tally counts hits in Kafka after it acknowledges them
             before, counts = counts, self.counts()
         return counts
 
 
 @contextlib.contextmanager
 def serving(name: str, **environment: str) -> Iterator[Server]:
-    """`tally sqlite` or `express redis`, from its start until it is stopped."""
+    """Run a server such as `tally sqlite` or `express redis`."""
     program, _, kind = name.partition(" ")
-    data = ROOT / "data"  # beside the code, so that its disk is a real one
+    data = ROOT / "data"  # /tmp may be in memory, and this is on a real disk
     data.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=data)))
         store = stack.enter_context(redis_server(directory)) if kind == "redis" or program == "webdis" else None
-        log = ""
+        brokers = ""
         if program == "kafka":
-            log = stack.enter_context(kafka(directory / "kafka"))
-            environment |= {"TALLY_KAFKA": log, "TALLY_KAFKA_INPUTS": f"{log}/records"}
+            brokers = stack.enter_context(kafka(directory / "kafka"))
+            environment |= {"TALLY_KAFKA": brokers, "TALLY_KAFKA_INPUTS": f"{brokers}/records"}
         port = free_port()
-        chosen = _environment(program, kind, port, directory, store) | environment
+        variables = _environment(program, kind, port, directory, store) | environment
         command = [part.format(port=port, directory=directory) for part in COMMANDS[program]]
-        process = stack.enter_context(_running(command, directory / "log", SERVER_CORE, chosen))
-        server = Server(name, process, port, directory, store, log)
-        _wait_until_it_answers(server)
-        while log and not server.is_well():
+        process = stack.enter_context(_running(command, directory / "log", SERVER_CORE, variables))
+        server = Server(name, process, port, directory, store, brokers)
+        _wait_until_ready(server)
+        while brokers and not server.is_healthy():
             time.sleep(0.05)
         yield server
 
@@ -170,7 +172,7 @@ def redis_server(directory: Path) -> Iterator[Redis]:
                 store.client.ping()
                 break
             if time.monotonic() > deadline:
-                raise RuntimeError("redis-server does not answer")
+                raise RuntimeError("redis-server does not respond")
             time.sleep(0.02)
         yield store
 
@@ -190,24 +192,24 @@ def _running(
         process.wait()
 
 
-def _wait_until_it_answers(server: Server) -> None:
+def _wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + 30
     while server.process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, ConnectionError), socket.create_connection(server.address):
             server.counts()
             return
         time.sleep(0.05)
-    raise RuntimeError(f"{server.name} does not answer: {(server.directory / 'log').read_text()[-2000:]}")
+    raise RuntimeError(f"{server.name} does not respond: {(server.directory / 'log').read_text()[-2000:]}")
 
 
 def core_seconds() -> float:
-    """What all programs together have used of the servers' core."""
+    """Return the seconds that all programs together have used the servers' core."""
     line = re.search(rf"^cpu{SERVER_CORE} (\d+) (\d+) (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
     return sum(map(int, line.groups())) / TICKS if line else 0.0
 
 
 def free_port() -> int:
-    """One that no outgoing connection takes before the server does: below where those begin."""
+    """Return a free port below the range of outgoing connections, so that none takes it before the server does."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The limit of one uvicorn process: an ASGI callable that counts in a dict, and checks nothing."""
+"""The limit of one uvicorn process: an ASGI callable that counts in a dict and checks nothing."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""The counter that a first afternoon with FastAPI gives: one INCR and one emit for each hit."""
+"""A first attempt at a counter with FastAPI: one INCR and one emit for each hit."""
 
 import os
 from collections import Counter
@@ -25,13 +25,13 @@ Name = Annotated[str, Path(min_length=1, max_length=128)]
 
 
 class Counted(BaseModel):
-    eventName: str  # noqa: N815 # as clients read it
+    eventName: str  # noqa: N815 # the name in JSON
     count: int
 
 
 @api.post("/event/{name}")
-@limiter.limit("1000000000/second")  # never hit, always evaluated
-async def count_event(request: Request, name: Name) -> Counted:  # noqa: ARG001 # slowapi looks for the request
+@limiter.limit("1000000000/second")  # evaluated, but never reached
+async def count_event(request: Request, name: Name) -> Counted:  # noqa: ARG001 # slowapi requires the request
     if store:
         count = await store.incr(name)
     else:

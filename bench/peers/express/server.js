@@ -1,4 +1,4 @@
-// Express + Socket.IO + express-rate-limit, as those who know them write it: the counter that Tally is measured beside.
+// A counter with Express, Socket.IO and express-rate-limit, written with care. Tally is compared with it.
 import { createServer } from 'node:http'
 import express from 'express'
 import { rateLimit } from 'express-rate-limit'
@@ -64,12 +64,12 @@ const store = process.env.REDIS_URL
 
 const app = express()
 app.disable('x-powered-by')
-app.disable('etag') // a digest of each answer, which nobody asks for
+app.disable('etag') // a digest of each response would only cost time
 const server = createServer(app)
 server.keepAliveTimeout = 75_000
 const io = new Server(server, { serveClient: false })
 
-// never hit, always evaluated, and without the headers that say how much is left
+// The limit is evaluated but never reached, and its headers are off.
 app.use(rateLimit({ windowMs: 1000, limit: 1e9, standardHeaders: false, legacyHeaders: false }))
 
 app.param('name', (request, response, next, name) => {
