@@ -1,4 +1,4 @@
-"""What the tests stand on: real Redis servers, every store, the app on a real socket, and a clock to choose."""
+"""Fixtures for all tests: real Redis and Kafka servers, processes of the app, and a clock that tests set."""
 
 import contextlib
 from collections import Counter
@@ -10,16 +10,16 @@ import pytest
 
 from tests.support.kafka_broker import Broker
 from tests.support.redis_servers import Cluster, GuardedRedis, RedisServer, Sentinels
-from tests.support.servers import ChosenClock, Fleet, Process, composed
+from tests.support.servers import Fleet, Process, SettableClock, compose_fleet
 
 pytest_plugins = ["tests.support.browser"]
 Servers = TypeVar("Servers", Cluster, Sentinels, GuardedRedis)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two tests with one id xdist runs one, and says nothing."""
-    if doubled := {name for name, times in Counter(item.nodeid for item in items).items() if times > 1}:
-        raise pytest.UsageError(f"more than one test is called {', '.join(sorted(doubled))}")
+    """Reject tests with the same id, because pytest-xdist would silently run only one of them."""
+    if repeated := {name for name, times in Counter(item.nodeid for item in items).items() if times > 1}:
+        raise pytest.UsageError(f"more than one test has the id {', '.join(sorted(repeated))}")
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test alone, not started yet; what it was told to keep survives a stop."""
+    """Yield a Redis for this test, not started yet. A restart keeps its data if it is configured to persist."""
     server = RedisServer(tmp_path)
     yield server
     server.stop()
@@ -51,7 +51,7 @@ def redis_server(shared_redis: RedisServer) -> RedisServer:
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with up(Cluster(tmp_path_factory.mktemp("cluster"))) as cluster:
+    with running(Cluster(tmp_path_factory.mktemp("cluster"))) as cluster:
         yield cluster
 
 
@@ -63,25 +63,25 @@ def redis_cluster(shared_cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster of this test alone, with a replica of each master."""
-    with up(Cluster(tmp_path, replicas=1)) as cluster:
+    """Yield a cluster for this test, with a replica of each master."""
+    with running(Cluster(tmp_path, replicas=1)) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
-    with up(Sentinels(tmp_path)) as watched:
-        yield watched
+    with running(Sentinels(tmp_path)) as sentinels:
+        yield sentinels
 
 
 @pytest.fixture
 def guarded_redis(tmp_path: Path) -> Iterator[GuardedRedis]:
-    with up(GuardedRedis(tmp_path)) as server:
+    with running(GuardedRedis(tmp_path)) as server:
         yield server
 
 
 @contextlib.contextmanager
-def up(servers: Servers) -> Iterator[Servers]:
+def running(servers: Servers) -> Iterator[Servers]:
     try:
         servers.start()
         yield servers
@@ -100,8 +100,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def clock() -> ChosenClock:
-    return ChosenClock()
+def clock() -> SettableClock:
+    return SettableClock()
 
 
 @pytest.fixture
@@ -113,12 +113,12 @@ def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         return started[-1].start()
 
     yield start
-    for one in started:
-        one.kill()
+    for app in started:
+        app.kill()
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Each test of a module comes from an address of its own, for an address has 30 hits a minute."""
-    with composed(tmp_path_factory.mktemp, TALLY_WRITE_LIMIT="30/minute") as fleet:
+    """Yield a fleet for a module. Its limit is 30 hits per minute, so each test needs a client address of its own."""
+    with compose_fleet(tmp_path_factory.mktemp, TALLY_WRITE_LIMIT="30/minute") as fleet:
         yield fleet

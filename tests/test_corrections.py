@@ -11,7 +11,7 @@ import pytest
 
 from app.main import create_app
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import AS_ADMIN, ChosenClock, Served, eventually, serving, settings_for
+from tests.support.servers import AS_ADMIN, RunningApp, SettableClock, eventually, serving, settings_for
 from tests.support.watchers import watching
 
 BAD_BODIES = [b"", b"{}", b'{"count":-1}', b'{"count":1.5}', b'{"total":9007199254740992}', b"[1]", b'{"x":1}', b"\xff"]
@@ -19,7 +19,7 @@ BAD_BODIES = [b"", b"{}", b'{"count":-1}', b'{"count":1.5}', b'{"total":90071992
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> AsyncIterator[httpx.AsyncClient]:
     clock.go_to("2026-03-28T12:00:00+00:00")
     app = create_app(settings_for(request.param, tmp_path, redis_server, events_max=5), clock)
@@ -50,7 +50,9 @@ async def test_a_correction_sets_only_the_numbers_that_it_contains(client: httpx
     assert [point["count"] for point in points] == [11]  # the series keeps the hits
 
 
-async def test_a_reset_keeps_earlier_counts_as_a_part_of_the_day(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_a_reset_keeps_earlier_counts_as_a_part_of_the_day(
+    client: httpx.AsyncClient, clock: SettableClock
+) -> None:
     await client.post("/events", json={"a": 5, "b": 1})
     await client.put("/event/b", json={"count": 3})
     assert (await client.post("/reset")).json()["before"] == {"count": 8, "total": 6}
@@ -110,7 +112,7 @@ async def load(node: httpx.AsyncClient, stop: asyncio.Event) -> None:
         await node.post("/events", json={"a": 1, "b": 2, "c": 3})
 
 
-async def correct_under_load(nodes: list[Served], watched: Served) -> None:
+async def correct_under_load(nodes: list[RunningApp], watched: RunningApp) -> None:
     """Reset, correct and delete on the first node under load, until all clients show the final counts."""
     async with contextlib.AsyncExitStack() as stack:
         first, *_, last = [await stack.enter_async_context(node.client()) for node in nodes]

@@ -23,7 +23,7 @@ from app.stores.base import StoreLimits
 from app.stores.memory import MemoryStore
 from app.stores.results import GroupResult, Value
 from tests.support.redis_servers import RedisServer, wait_until
-from tests.support.servers import AS_ADMIN, ROOT, ChosenClock, settings_for
+from tests.support.servers import AS_ADMIN, ROOT, SettableClock, settings_for
 
 EVENTS, USERS = 300, 40
 RANKED = 25  # users of a bucket that have a count of their own
@@ -45,7 +45,9 @@ def run(*words: str, store: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-async def filled(tmp_path: Path, redis_server: RedisServer, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch) -> str:
+async def filled(
+    tmp_path: Path, redis_server: RedisServer, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The URL of a SQLite store with buckets of every kind."""
     monkeypatch.setattr(rules, "RANKED_VISITORS_MAX", RANKED)
     settings = settings_for("sqlite", tmp_path, redis_server, write_limit="100000/second")
@@ -95,7 +97,7 @@ async def test_an_import_that_is_killed_and_repeated_ends_the_same(
 
 
 async def test_estimated_visitors_survive_an_export_and_two_imports(
-    filled: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    filled: str, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> None:
     there, back = str(tmp_path / "there.ndjson"), str(tmp_path / "back.ndjson")
     home = f"sqlite:///{tmp_path}/home.db"
@@ -119,7 +121,7 @@ async def test_estimated_visitors_survive_an_export_and_two_imports(
 
 
 async def test_import_over_http_adds_a_valid_file_once_and_an_invalid_one_not_at_all(
-    filled: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    filled: str, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> None:
     file = tmp_path / "all.ndjson"
     assert run("export", str(file), store=filled)[0] == 0
@@ -242,7 +244,7 @@ async def test_hits_during_an_export_leave_it_consistent() -> None:
     assert applied.groups == [GroupResult({"new 2": Value(1, 1)})]
 
 
-async def test_an_import_adds_to_existing_counts_while_hits_arrive(clock: ChosenClock) -> None:
+async def test_an_import_adds_to_existing_counts_while_hits_arrive(clock: SettableClock) -> None:
     store, target, file = MemoryStore(StoreLimits(100)), MemoryStore(StoreLimits(1)), io.BytesIO()
     await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 5, "b": 1})])
     await target.apply("s", 0, 1, [HitGroup(NOON, {"a": 100})])

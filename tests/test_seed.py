@@ -13,15 +13,15 @@ import pytest
 import socketio
 
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import ChosenClock, Process, Served, eventually, serving, settings_for
+from tests.support.servers import Process, RunningApp, SettableClock, eventually, serving, settings_for
 
-STORES = ["memory", "sqlite", "redis", "away"]
+STORES = ["memory", "sqlite", "redis", "offline"]
 
 
 @pytest.fixture(params=STORES)
 async def tally(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
-) -> AsyncIterator[Served]:
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
+) -> AsyncIterator[RunningApp]:
     limits = getattr(request.function, "limits", {})
     async with serving(settings_for(request.param, tmp_path, redis_server, **limits), clock) as served:
         yield served
@@ -44,7 +44,7 @@ class Watcher:
 
 
 @pytest.fixture
-async def watchers(tally: Served) -> AsyncIterator[list[Watcher]]:
+async def watchers(tally: RunningApp) -> AsyncIterator[list[Watcher]]:
     watching = [Watcher() for _ in range(3)]
     for watcher in watching:
         await watcher.client.connect(tally.url)
@@ -53,7 +53,7 @@ async def watchers(tally: Served) -> AsyncIterator[list[Watcher]]:
         await watcher.client.disconnect()
 
 
-async def test_three_posts_answer_1_2_3(tally: Served) -> None:
+async def test_three_posts_answer_1_2_3(tally: RunningApp) -> None:
     async with tally.client() as client:
         answers = [await client.post("/event/signup") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
@@ -61,7 +61,7 @@ async def test_three_posts_answer_1_2_3(tally: Served) -> None:
     assert {answer.json()["eventName"] for answer in answers} == {"signup"}
 
 
-async def test_one_event_and_all_of_them_are_read_back(tally: Served) -> None:
+async def test_one_event_and_all_of_them_are_read_back(tally: RunningApp) -> None:
     async with tally.client() as client:
         for name in ("signup", "signup", "login"):
             await client.post(f"/event/{name}")
@@ -70,7 +70,7 @@ async def test_one_event_and_all_of_them_are_read_back(tally: Served) -> None:
         assert (await client.get("/events")).json() == {"signup": 2, "login": 1}
 
 
-async def test_every_post_reaches_every_connected_client(tally: Served, watchers: list[Watcher]) -> None:
+async def test_every_post_reaches_every_connected_client(tally: RunningApp, watchers: list[Watcher]) -> None:
     async with tally.client() as client:
         for _ in range(3):
             await client.post("/event/signup")
@@ -80,7 +80,7 @@ async def test_every_post_reaches_every_connected_client(tally: Served, watchers
         assert watcher.updates() == expected
 
 
-async def test_the_leaderboard_ranks_the_top_n(tally: Served) -> None:
+async def test_the_leaderboard_ranks_the_top_n(tally: RunningApp) -> None:
     async with tally.client() as client:
         for name, hits in {"a": 3, "b": 5, "c": 1}.items():
             await client.post(f"/event/{name}", json={"by": hits})
@@ -96,7 +96,7 @@ async def test_the_leaderboard_ranks_the_top_n(tally: Served) -> None:
     "    address = client_address(request)\n",
     "    address = client_address(request) + request.url.path\n",
 )
-async def test_over_the_limit_is_429_only_for_that_address(tally: Served) -> None:
+async def test_over_the_limit_is_429_only_for_that_address(tally: RunningApp) -> None:
     async with tally.client("127.0.0.1") as greedy, tally.client("127.0.0.2") as other:
         answers = await asyncio.gather(*(greedy.post(f"/event/name{i % 5}") for i in range(40)))
         statuses = [answer.status_code for answer in answers]
@@ -120,7 +120,7 @@ test_over_the_limit_is_429_only_for_that_address.limits = {"write_limit": "20/mi
     "no reset is sent", "app/live/day.py", 'self.head.epoch, [self._reset("/")]', "self.head.epoch, []"
 )
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
-    tally: Served, watchers: list[Watcher], clock: ChosenClock
+    tally: RunningApp, watchers: list[Watcher], clock: SettableClock
 ) -> None:
     async with tally.client() as client:
         today = (await client.post("/event/signup")).json()["day"]

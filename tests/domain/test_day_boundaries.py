@@ -20,7 +20,7 @@ from app.stores.base import StoreLimits
 from app.stores.memory import MemoryStore
 from tests.support.redis_servers import RedisServer
 from tests.support.scenarios.days import clock_jumps
-from tests.support.servers import ChosenClock, settings_for
+from tests.support.servers import SettableClock, settings_for
 
 DAYS = 400
 ZONES = ["Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo", "Atlantic/Azores"]
@@ -88,12 +88,12 @@ async def days_of(client: httpx.AsyncClient) -> dict[str, int]:
 )
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 async def test_a_clock_that_jumps_loses_no_hit_and_no_day_goes_back(kind: str, tmp_path: Path) -> None:
-    assert (await clock_jumps(tmp_path, kind, jumps=8)).broken == []
+    assert (await clock_jumps(tmp_path, kind, jumps=8)).violations == []
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_a_restart_across_midnight_keeps_both_days(
-    kind: str, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    kind: str, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> None:
     settings = settings_for(kind, tmp_path, redis_server)
 

@@ -15,7 +15,7 @@ import websockets
 
 from tests.support.nginx import Proxy, client_from, problem_of
 from tests.support.redis_servers import free_port
-from tests.support.scenarios.pages import slow_clients
+from tests.support.scenarios.clients import slow_clients
 from tests.support.servers import ADMIN_KEY, AS_ADMIN, ROOT, Process, eventually
 
 CONF = "deploy/nginx.conf"
@@ -158,7 +158,7 @@ async def test_a_flood_from_one_address_is_limited_by_the_proxy(proxy, replaced:
 
 @pytest.mark.catches("a head may take a minute", CONF, "client_header_timeout 10s", "client_header_timeout 60s")
 async def test_a_client_that_sends_half_a_request_is_disconnected(tmp_path: Path) -> None:
-    assert (await slow_clients(tmp_path, connections=40, timeout="300ms")).broken == []
+    assert (await slow_clients(tmp_path, connections=40, timeout="300ms")).violations == []
 
 
 def test_a_head_that_arrives_byte_by_byte_has_a_time_limit(proxy) -> None:

@@ -20,7 +20,7 @@ from app.stores.base import StoreLimits
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from tests.support.redis_servers import Cluster, RedisServer
-from tests.support.servers import ADMIN_KEY, AS_ADMIN, ChosenClock, eventually
+from tests.support.servers import ADMIN_KEY, AS_ADMIN, SettableClock, eventually
 
 NOON = Calendar(ZoneInfo("UTC")).slot(1_795_521_600)
 
@@ -78,7 +78,7 @@ async def tally(request: pytest.FixtureRequest, masters: list[RedisServer], tmp_
     url = masters[0].url
     if len(masters) > 1:
         url = request.getfixturevalue("redis_cluster").url.replace("shards=16", "shards=3")
-    clock = ChosenClock()
+    clock = SettableClock()
     clock.go_to("2026-11-24T12:00:00+00:00")
     app = create_app(Settings(TALLY_STORE=url, spool=str(tmp_path / "spool"), admin_keys=ADMIN_KEY), clock)
     transport = httpx.ASGITransport(app)

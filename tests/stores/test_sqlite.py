@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.scenarios.disks import disk_full, limit_files, sync_fails, synced_first
+from tests.support.scenarios.disks import disk_full, limit_files, sync_before_response, sync_errors
 from tests.support.servers import Process
 
 
@@ -56,14 +56,14 @@ needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is 
 @pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.catches(*FAILED_COMMIT)), "redis"])
 async def test_a_disk_that_was_full_has_every_acknowledged_hit(kind: str, tmp_path: Path) -> None:
     figures = await disk_full(tmp_path, kind, times=2)
-    assert figures.broken == []
+    assert figures.violations == []
     assert figures.also["503s"] + figures.also["spooled"] > 100
 
 
 @needs_strace
 @pytest.mark.catches(*FAILED_COMMIT)
 async def test_a_hit_is_not_acknowledged_if_fsync_fails(tmp_path: Path) -> None:
-    assert (await sync_fails(tmp_path, times=5)).broken == []
+    assert (await sync_errors(tmp_path, times=5)).violations == []
 
 
 @needs_strace
@@ -71,7 +71,7 @@ async def test_a_hit_is_not_acknowledged_if_fsync_fails(tmp_path: Path) -> None:
     "commits are not synced", "app/stores/sqlite_connection.py", '"synchronous = FULL"', '"synchronous = NORMAL"'
 )
 async def test_a_hit_is_synced_before_its_response_is_sent(tmp_path: Path) -> None:
-    assert (await synced_first(tmp_path, answers=100)).broken == []
+    assert (await sync_before_response(tmp_path, responses=100)).violations == []
 
 
 # The first schema, with the counts of one day.

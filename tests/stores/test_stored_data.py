@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.stores.base import CounterStore
 from app.stores.results import GroupResult, Value
 from tests.support.redis_servers import Cluster, RedisServer
-from tests.support.servers import ADMIN_KEY, AS_ADMIN, ChosenClock, eventually
+from tests.support.servers import ADMIN_KEY, AS_ADMIN, SettableClock, eventually
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
@@ -36,7 +36,7 @@ def expected(name: str) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def opened(url: str, spool: Path, at: float) -> AsyncIterator[tuple[httpx.AsyncClient, CounterStore]]:
     """The app on this store, with its clock at `at`."""
-    clock = ChosenClock()
+    clock = SettableClock()
     clock.go_to(datetime.fromtimestamp(at, UTC).isoformat())
     settings = Settings(TALLY_STORE=url, spool=str(spool), admin_keys=ADMIN_KEY, read_limit="100000/second")
     app = create_app(settings, clock)

@@ -1,6 +1,6 @@
-"""`make accuracy`: every scenario of the matrix in its full size, one after the other, into docs/accuracy.md.
+"""`make accuracy`: run every accuracy scenario in full size, and write docs/accuracy.md.
 
-ONLY=name runs those whose names begin so. Each row is written when it is measured, and the others stay.
+ONLY=prefix runs only the scenarios whose names begin with it. Each row is written when its scenario ends; others stay.
 """
 
 import asyncio
@@ -21,31 +21,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.scenarios import ALWAYS, EVERYSEC, NEVER, Figures
-from tests.support.scenarios.days import clock_jumps, midnights, names_flood
-from tests.support.scenarios.disks import disk_full, sync_fails, synced_first
-from tests.support.scenarios.killed import app_killed, fleet_killed, redis_killed, restarted
-from tests.support.scenarios.network import duplicates, network_fails, redis_away
-from tests.support.scenarios.pages import deaf_pages, idle_pages, pages_agree, slow_clients
+from tests.support.scenarios.clients import clients_that_do_not_read, dashboards_converge, idle_clients, slow_clients
+from tests.support.scenarios.days import clock_jumps, event_name_flood, midnights
+from tests.support.scenarios.disks import disk_full, sync_before_response, sync_errors
+from tests.support.scenarios.kills import kill_fleet, kill_node, kill_redis, rolling_restart
+from tests.support.scenarios.network import duplicate_requests, network_faults, redis_offline
 
 PAGE = Path(__file__).parents[2] / "docs/accuracy.md"
-COLUMNS = ("scenario", "size", "acknowledged", "unknown", "counted", "lost", "doubled", "s", "promise", "also", "on")
+COLUMNS = ("scenario", "size", "acknowledged", "unknown", "counted", "lost", "counted twice", "s", "guarantee")
+COLUMNS += ("details", "date")
 TABLE = (f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---:|---:|---:|---:|---:|---|---|---|")
 INTRODUCTION = """# Accuracy
 
-What was counted under faults, as `make accuracy` measured it; it writes this page. Each scenario runs against real
-processes, sockets and disks, compares every count with what its clients were answered, and lies in
-[tests/scenarios](../tests/scenarios). `make test` runs the same scenarios in a smaller size, and `make mutants`
-shows that they fail on builds that are wrong. [Exactly once](exactly-once.md) says what is promised and why it holds.
+How accurate the counts are under faults. `make accuracy` measures this and writes the page. Each scenario runs with
+real processes, sockets and disks, and compares every count with the responses to its clients. The scenarios are in
+[tests/support/scenarios](../tests/support/scenarios). `make test` runs them in a smaller size, and `make mutants`
+checks that they fail on code with deliberate bugs. [Exactly once](exactly-once.md) explains the guarantees.
 
-*Acknowledged* are hits that were answered with a 2xx, *unknown* those of which the client cannot know. *Lost* is what
-was acknowledged and not counted, *doubled* what was counted beyond both. A promise that was broken stands in its row.
-Where hits are lost and the promise is kept, Redis was set up to lose them: the row says how many, and the scenario
-below what was promised.
+*Acknowledged* hits got a 2xx. For *unknown* ones, the client cannot know whether they were counted. *Lost* hits were
+acknowledged but not counted, and hits *counted twice* were counted beyond both. A violated guarantee is described in
+its row. If hits are lost and the guarantee is kept, Redis was configured so that it may lose them; the scenario below
+gives the exact guarantee.
 """
 
 
 class Case(NamedTuple):
-    """A scenario in its full size."""
+    """A scenario with its arguments for the full size."""
 
     scenario: Callable[..., Coroutine[None, None, Figures]]
     size: str
@@ -53,80 +54,80 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "app killed, SQLite": Case(app_killed, "50 kills", ("sqlite", 50, 4000)),
-    "app killed, Redis": Case(app_killed, "50 kills", ("redis", 50, 1000)),
-    "Redis killed, fsync always": Case(redis_killed, "50 kills", (ALWAYS, 50, 800)),
-    "Redis killed, fsync everysec": Case(redis_killed, "50 kills", (EVERYSEC, 50, 800)),
-    "Redis killed, no AOF": Case(redis_killed, "5 kills", (NEVER, 5, 2000)),
-    "nodes and Redis killed, nginx": Case(fleet_killed, "51 kills", (17,)),
-    "graceful restarts, nginx": Case(restarted, "15 restarts", (15, 1000)),
-    "answers lost": Case(network_fails, "5,000 cuts", ("cut after", 5000)),
-    "requests lost": Case(network_fails, "200 resets", ("reset", 200)),
-    "requests held": Case(network_fails, "10 times", ("freeze", 10)),
-    "Redis frozen": Case(redis_away, "30 s, 2,000 hits/s", ("frozen", 2000, 30)),
-    "Redis dead": Case(redis_away, "30 s, 2,000 hits/s", ("killed", 2000, 30)),
-    "duplicates at once": Case(duplicates, "5,000 keys, 10 each", (5000, 10)),
+    "node killed, SQLite": Case(kill_node, "50 kills", ("sqlite", 50, 4000)),
+    "node killed, Redis": Case(kill_node, "50 kills", ("redis", 50, 1000)),
+    "Redis killed, fsync always": Case(kill_redis, "50 kills", (ALWAYS, 50, 800)),
+    "Redis killed, fsync everysec": Case(kill_redis, "50 kills", (EVERYSEC, 50, 800)),
+    "Redis killed, no AOF": Case(kill_redis, "5 kills", (NEVER, 5, 2000)),
+    "nodes and Redis killed, nginx": Case(kill_fleet, "51 kills", (17,)),
+    "graceful restarts, nginx": Case(rolling_restart, "15 restarts", (15, 1000)),
+    "responses lost": Case(network_faults, "5,000 times", ("cut after", 5000)),
+    "requests lost": Case(network_faults, "200 resets", ("reset", 200)),
+    "requests delayed": Case(network_faults, "10 times", ("freeze", 10)),
+    "Redis frozen": Case(redis_offline, "30 s, 2,000 hits/s", ("frozen", 2000, 30)),
+    "Redis down": Case(redis_offline, "30 s, 2,000 hits/s", ("killed", 2000, 30)),
+    "concurrent duplicates": Case(duplicate_requests, "5,000 keys, 10 each", (5000, 10)),
     "disk full, SQLite": Case(disk_full, "20 times", ("sqlite", 20)),
     "disk full, Redis": Case(disk_full, "10 times", ("redis", 10)),
-    "sync fails, SQLite": Case(sync_fails, "100 errors", (100,)),
-    "synced first, SQLite": Case(synced_first, "2,000 answers", (2000,)),
-    "pages agree": Case(pages_agree, "1,000 pages", (1000, 1_000_000, 2.0)),
-    "deaf pages": Case(deaf_pages, "50 pages, 10,000 hits/s", (50, 10_000)),
-    "idle pages": Case(idle_pages, "8,000 pages", (8000,)),
+    "sync errors, SQLite": Case(sync_errors, "100 errors", (100,)),
+    "sync before response, SQLite": Case(sync_before_response, "2,000 responses", (2000,)),
+    "dashboards converge": Case(dashboards_converge, "1,000 clients", (1000, 1_000_000, 2.0)),
+    "clients that do not read": Case(clients_that_do_not_read, "50 clients, 10,000 hits/s", (50, 10_000)),
+    "idle clients": Case(idle_clients, "8,000 clients", (8000,)),
     "slow clients, nginx": Case(slow_clients, "2,000 connections", (2000,)),
-    "flood of names, SQLite": Case(names_flood, "1,000,000 names", ("sqlite", 1_000_000, 100_000)),
-    "flood of names, Redis": Case(names_flood, "1,000,000 names", ("redis", 1_000_000, 100_000)),
+    "many event names, SQLite": Case(event_name_flood, "1,000,000 names", ("sqlite", 1_000_000, 100_000)),
+    "many event names, Redis": Case(event_name_flood, "1,000,000 names", ("redis", 1_000_000, 100_000)),
     "clock jumps, SQLite": Case(clock_jumps, "400 jumps", ("sqlite", 400)),
     "clock jumps, Redis": Case(clock_jumps, "400 jumps", ("redis", 400)),
     "midnights, 3 nodes": Case(midnights, "20 midnights", (20,)),
 }
 
-REPEAT = """
-## To repeat it
+REPRODUCE = """
+## Reproduce
 
-`make accuracy` takes half an hour on two cores; `make accuracy ONLY=disk` runs what begins so. It ends with an
-error where a promise is broken. Where it may not mount a small file system, the disk is made full by a quota; without
-strace, what needs it is said to be missing.
+`make accuracy` takes half an hour on two cores; `make accuracy ONLY=disk` runs the scenarios whose names begin with
+"disk". It exits with an error if a guarantee is violated. If it may not mount a small file system, it fills the disk
+with a quota. Scenarios that need strace fail without it.
 
 """
 
 
 def main() -> None:
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     only = os.environ.get("ONLY", "")
-    chosen = {name: case for name, case in CASES.items() if name.startswith(only)}
-    broken = 0
+    cases = {name: case for name, case in CASES.items() if name.startswith(only)}
+    failures = 0
     print(*TABLE, sep="\n")
-    for name, case in chosen.items():
+    for name, case in cases.items():
         began = time.monotonic()
         figures = run(case)
-        broken += bool(figures.broken)
-        measured = row(name, case, figures, time.monotonic() - began)
-        print(measured, flush=True)
-        PAGE.write_text(page(measured_before() | {name: measured}))
-    sys.exit(bool(broken or not chosen))
+        failures += bool(figures.violations)
+        new_row = row(name, case, figures, time.monotonic() - began)
+        print(new_row, flush=True)
+        PAGE.write_text(page(rows_of_page() | {name: new_row}))
+    sys.exit(bool(failures or not cases))
 
 
 def run(case: Case) -> Figures:
     with tempfile.TemporaryDirectory(prefix="t") as directory:
         try:
             return asyncio.run(case.scenario(Path(directory), *case.arguments))
-        except Exception as error:  # noqa: BLE001 # it is said in its row, and the others are measured all the same
+        except Exception as error:  # noqa: BLE001 # its row reports it, and the others still run
             traceback.print_exc()
-            return Figures(0, 0, 0, 0, 0, broken=[f"it came to no end: {error!r}"])
+            return Figures(0, 0, 0, 0, 0, violations=[f"it failed: {error!r}"])
 
 
 def row(name: str, case: Case, figures: Figures, seconds: float) -> str:
     counts = (figures.acknowledged, figures.unknown, figures.day_buckets, figures.lost, figures.doubled, round(seconds))
-    verdict = "broken: " + "; ".join(figures.broken) if figures.broken else "kept"
-    also = "; ".join(f"{what} {figure:,}" for what, figure in figures.also.items())
-    cells = [name, case.size, *(f"{count:,}" for count in counts), verdict.replace("|", "/"), also]
+    verdict = "violated: " + "; ".join(figures.violations) if figures.violations else "kept"
+    details = "; ".join(f"{name} {figure:,}" for name, figure in figures.details.items())
+    cells = [name, case.size, *(f"{count:,}" for count in counts), verdict.replace("|", "/"), details]
     return f"| {' | '.join(cells)} | {datetime.now(UTC):%Y-%m-%d} |"
 
 
-def measured_before() -> dict[str, str]:
-    """The rows of the page as it is, by their names."""
+def rows_of_page() -> dict[str, str]:
+    """Return the rows of the current page by the names of their scenarios."""
     lines = PAGE.read_text().splitlines() if PAGE.exists() else []
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
 
@@ -136,8 +137,8 @@ def machine() -> str:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     versions = [f"Python {platform.python_version()}", f"SQLite {sqlite3.sqlite_version}"]
     for command in (["redis-server", "--version"], ["nginx", "-v"]):
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-        versions.append(" ".join((said.stdout + said.stderr).split()[:3]))
+        output = subprocess.run(command, capture_output=True, text=True, check=False)
+        versions.append(" ".join((output.stdout + output.stderr).split()[:3]))
     return (
         f"The last run was on {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, "
         f"{platform.system()} {platform.release()}, {', '.join(versions)}; clients, nodes and Redis share the cores."
@@ -146,14 +147,25 @@ def machine() -> str:
 
 def page(rows: dict[str, str]) -> str:
     table = [*TABLE, *(rows[name] for name in CASES if name in rows)]
-    told: dict[str, str] = {}  # a scenario of several rows once
+    titles: dict[str, str] = {}  # by description, because a scenario may have several rows
     for name, case in CASES.items():
-        told.setdefault(inspect.getdoc(case.scenario) or "", name.split(",")[0])
-    what = [f"**{name}.** {text}" for text, name in told.items()]
+        titles.setdefault(inspect.getdoc(case.scenario) or "", name.split(",")[0])
+    descriptions = [f"**{title}.** {text}" for text, title in titles.items()]
     missing = [name for name in CASES if name not in rows]
     unmeasured = [f"Not measured yet: {'; '.join(missing)}."] if missing else []
     return "\n".join(
-        [INTRODUCTION, *table, "", *unmeasured, REPEAT, machine(), "", "## The scenarios\n", "\n\n".join(what), ""]
+        [
+            INTRODUCTION,
+            *table,
+            "",
+            *unmeasured,
+            REPRODUCE,
+            machine(),
+            "",
+            "## The scenarios\n",
+            "\n\n".join(descriptions),
+            "",
+        ]
     )
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy between a node and its Redis that does what networks do, where and when a test says so."""
+"""A TCP proxy between a node and its Redis that injects network faults."""
 
 import asyncio
 import math
@@ -19,35 +19,40 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 
 @dataclass(eq=False)
 class Fault:
-    """What happens, by chance, to a request that holds these bytes.
+    """A fault that hits, with some probability, requests that contain some bytes.
 
-    `cut before`: the request does not reach Redis. `reset`: likewise, and with a RST. `slow`: the answer comes so many
-    seconds later. `cut after`: Redis answers, and so many seconds later the answer is lost. `freeze`: the request is
-    held until `thaw`, then sent on, even if nobody waits for its answer any more.
+    `cut before`: the connection closes before the request reaches Redis. `reset`: the same, with a TCP reset.
+    `slow`: the response is delayed by `seconds`. `cut after`: Redis responds, and the connection closes `seconds` later
+    without the response. `freeze`: the request is held until `release`, and then sent even if its client no longer
+    waits.
     """
 
     kind: Kind = "pass"
-    holding: bytes = b"EVAL"  # and so EVALSHA, not the pings and reads
-    chance: float = 1.0
-    left: float = math.inf  # how often it may strike yet
+    matching: bytes = b"EVAL"  # also EVALSHA, but no pings and reads
+    probability: float = 1.0
+    remaining: float = math.inf  # how often it may still happen
     seconds: float = 0
-    struck: int = 0
-    chosen_at: float = 0  # when it last chose its request, by time.monotonic()
-    thawed: asyncio.Event = field(default_factory=asyncio.Event)
+    injected: int = 0  # how often it has happened
+    matched_at: float = 0  # when it last matched a request, by time.monotonic()
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def meets(self, request: bytes, dice: random.Random) -> bool:
-        if self.kind == "pass" or self.holding not in request or self.left < 1 or dice.random() >= self.chance:
+    def matches(self, request: bytes, dice: random.Random) -> bool:
+        """Decide whether the fault happens to a request."""
+        if self.kind == "pass" or self.matching not in request or self.remaining < 1:
             return False
-        self.left -= 1
-        self.chosen_at = time.monotonic()
+        if dice.random() >= self.probability:
+            return False
+        self.remaining -= 1
+        self.matched_at = time.monotonic()
         return True
 
-    def thaw(self) -> None:
-        self.thawed.set()
+    def release(self) -> None:
+        """Send the requests that `freeze` holds."""
+        self.released.set()
 
 
 class FaultProxy:
-    """Listens on a port of this machine as long as it is entered; `fault` is what it does now."""
+    """Listens on a port of this machine while its context is open. `fault` is the current fault."""
 
     def __init__(self, redis_socket: Path, seed: int = 0) -> None:
         self.fault = Fault()
@@ -70,10 +75,10 @@ class FaultProxy:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
 
-    def strike(self, kind: Kind, **how: object) -> Fault:
-        """From now on this; what the last fault holds goes on its way."""
-        self.fault.thaw()
-        self.fault = Fault(kind, **how)
+    def inject(self, kind: Kind, **options: object) -> Fault:
+        """Replace the current fault, and send the requests that it holds. Options are fields of Fault."""
+        self.fault.release()
+        self.fault = Fault(kind, **options)
         return self.fault
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,54 +87,54 @@ class FaultProxy:
         link.add_done_callback(self._links.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry bytes both ways until one side ends, or a fault does."""
+        """Copy bytes in both directions until one side or a fault closes the connection."""
         try:
             from_redis, to_redis = await asyncio.open_unix_connection(self._redis_socket)
-        except OSError:  # Redis is away, and so is this
+        except OSError:  # Redis is unreachable, so this connection must fail, too
             writer.transport.abort()
             return
-        link = _Link(writer, to_redis, lambda request: self.fault if self.fault.meets(request, self._dice) else None)
-        ways = [asyncio.create_task(link.requests(reader)), asyncio.create_task(link.answers(from_redis))]
+        link = _Link(writer, to_redis, lambda request: self.fault if self.fault.matches(request, self._dice) else None)
+        directions = [asyncio.create_task(link.requests(reader)), asyncio.create_task(link.responses(from_redis))]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
+            for direction in directions:
+                direction.cancel()
             for side in (writer, to_redis):
                 side.close()
-            await asyncio.gather(*ways, writer.wait_closed(), to_redis.wait_closed(), return_exceptions=True)
+            await asyncio.gather(*directions, writer.wait_closed(), to_redis.wait_closed(), return_exceptions=True)
 
 
 @dataclass(eq=False)
 class _Link:
-    """One connection; the node has at most one request under way on it, or a pipeline that goes out as one."""
+    """A connection with at most one request in flight. A pipeline is one request."""
 
     to_node: asyncio.StreamWriter
     to_redis: asyncio.StreamWriter
-    meets: Callable[[bytes], Fault | None]
-    on_answer: Fault | None = None  # what happens to the answer that comes next
+    fault_for: Callable[[bytes], Fault | None]
+    response_fault: Fault | None = None  # applies to the next response
 
     async def requests(self, node: asyncio.StreamReader) -> None:
         with suppress(OSError):
             while chunk := await node.read(CHUNK_BYTES):
-                fault = self.meets(chunk)
+                fault = self.fault_for(chunk)
                 if fault and fault.kind in {"cut after", "slow"}:
-                    self.on_answer = fault
+                    self.response_fault = fault
                 elif fault:
-                    fault.struck += 1
+                    fault.injected += 1
                     if fault.kind != "freeze":
                         self._cut(fault)
                         return
-                    await fault.thawed.wait()
+                    await fault.released.wait()
                 self.to_redis.write(chunk)
                 await self.to_redis.drain()
 
-    async def answers(self, redis: asyncio.StreamReader) -> None:
+    async def responses(self, redis: asyncio.StreamReader) -> None:
         with suppress(OSError):
             while chunk := await redis.read(CHUNK_BYTES):
-                fault, self.on_answer = self.on_answer, None
+                fault, self.response_fault = self.response_fault, None
                 if fault:
-                    fault.struck += 1
+                    fault.injected += 1
                     await asyncio.sleep(fault.seconds)
                     if fault.kind == "cut after":
                         return

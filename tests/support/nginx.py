@@ -1,4 +1,4 @@
-"""nginx on deploy/nginx.conf, told where its nodes are instead of asking Docker. As a script: does nginx accept it?"""
+"""nginx with deploy/nginx.conf, but with fixed nodes instead of DNS. As a script it checks the configuration."""
 
 import getpass
 import os
@@ -14,11 +14,11 @@ import httpx
 from tests.support.redis_servers import free_port, wait_until
 
 CONF = Path(__file__).parents[2] / "deploy/nginx.conf"
-NODE = re.compile(r"server app:8000 resolve (.*);")  # Debian's nginx does not know how to follow a name
+NODE = re.compile(r"server app:8000 resolve (.*);")  # Debian's nginx cannot resolve names at run time
 
 
 class Proxy:
-    """An nginx in front of these ports, with parts of its configuration replaced by others."""
+    """An nginx in front of these ports. `replaced` maps texts of its configuration to other texts."""
 
     def __init__(self, directory: Path, nodes: list[int], replaced: dict[str, str] | None = None) -> None:
         self.port = free_port()
@@ -26,17 +26,18 @@ class Proxy:
         self.log = directory / "nginx.log"
         conf = CONF.read_text()
         for old, new in (replaced or {}).items():
-            assert conf.count(old) == 1, f"{old!r} is there {conf.count(old)} times"
+            assert conf.count(old) == 1, f"{old!r} occurs {conf.count(old)} times"
             conf = conf.replace(old, new)
-        conf = NODE.sub(lambda rest: " ".join(f"server 127.0.0.1:{node} {rest[1]};" for node in nodes), conf)
-        conf = conf.replace("listen 8080", f"listen 127.0.0.1:{self.port}").replace("/tmp/", f"{directory}/")  # noqa: S108 # the image's
+        conf = NODE.sub(lambda match: " ".join(f"server 127.0.0.1:{node} {match[1]};" for node in nodes), conf)
+        conf = conf.replace("listen 8080", f"listen 127.0.0.1:{self.port}").replace("/tmp/", f"{directory}/")  # noqa: S108 # the path in the image
         (directory / "nginx.conf").write_text(conf)
-        # started by root, nginx would make its workers somebody who may not write here
-        always = f"daemon off; user {getpass.getuser()};"
-        self._command = [_binary(), "-p", str(directory), "-c", str(directory / "nginx.conf"), "-g", always]
+        # If root starts nginx, its workers run as a user that may not write here.
+        directives = f"daemon off; user {getpass.getuser()};"
+        self._command = [_binary(), "-p", str(directory), "-c", str(directory / "nginx.conf"), "-g", directives]
         self._process: subprocess.Popen[bytes] | None = None
 
     def check(self) -> int:
+        """Return 0 if nginx accepts the configuration."""
         return subprocess.run([*self._command, "-t", "-q"], check=False).returncode
 
     def start(self) -> "Proxy":
@@ -82,7 +83,9 @@ def problem_of(response: httpx.Response) -> dict[str, object]:
 
 
 def _binary() -> str:
-    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian keeps it from users
+    binary = shutil.which(
+        "nginx", path=f"{os.environ['PATH']}:/usr/sbin"
+    )  # Debian's directory, which is not in a user's PATH
     assert binary, "nginx is not installed: apt-get install nginx"
     return binary
 

@@ -1,4 +1,4 @@
-"""Real redis-servers: one alone, a cluster, one under sentinels, one behind TLS and an access list, and compose's."""
+"""Real Redis servers: a single one, a cluster, one with sentinels, one with TLS and an ACL, and that of compose."""
 
 import contextlib
 import hashlib
@@ -19,9 +19,9 @@ import redis
 ROOT = Path(__file__).parents[2]
 SLOTS = 16_384
 _ports = itertools.count(random.randrange(1000))
-SERVICE = "tally"  # what the sentinels call the master
+SERVICE = "tally"  # the name of the master in the sentinels
 USER = "tally"
-# what Tally asks of Redis, and nothing more
+# The only commands, keys and channels that Tally needs.
 ALLOWED = (
     "resetkeys ~tally:* resetchannels &tally:* -@all +@read +@write -@dangerous"
     " +auth +hello +ping +eval +evalsha +publish +subscribe +unsubscribe +info"
@@ -29,9 +29,9 @@ ALLOWED = (
 
 
 def free_port() -> int:
-    """One below those that outgoing connections get, so that none of them takes it before its server does, or after.
+    """Return a free port below those of outgoing connections, so that none of these takes it.
 
-    None is given twice, and each of the processes that run tests side by side has a thousand of its own.
+    No port is returned twice, and each worker of pytest-xdist has a thousand ports of its own.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
@@ -42,14 +42,15 @@ def free_port() -> int:
 
 
 def wait_until(done: Callable[[], bool], explain: Callable[[], str] = str, seconds: float = 20) -> None:
+    """Wait for a condition. After so many seconds, fail with the explanation."""
     deadline = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < deadline, f"it did not come to that within {seconds} s: {explain()}"
+        assert time.monotonic() < deadline, f"the condition was not met within {seconds} s: {explain()}"
         time.sleep(0.02)
 
 
 class RedisServer:
-    """A redis-server process on a unix socket, and on a port where it has one, to stop, freeze and start again."""
+    """A redis-server process on a Unix socket, and on a port unless it is 0."""
 
     def __init__(self, directory: Path, *arguments: str, port: int = 0, password: str = "") -> None:
         directory.mkdir(exist_ok=True)
@@ -63,20 +64,21 @@ class RedisServer:
         self._password = password
 
     def start(self, *options: str) -> None:
+        """Start it, and wait until it responds."""
         self.launch(*options)
-        wait_until(self.answers, self.log)
+        wait_until(self.responds, self.log)
 
     def launch(self, *options: str) -> None:
-        """Start it, and wait for nothing."""
+        """Start it without waiting."""
         binary = shutil.which("redis-server")
         assert binary, "redis-server is not installed: apt-get install redis-server"
-        doors = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
+        listen = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
         with self._log.open("ab") as log:
-            command = [binary, *self._arguments, *doors, "--save", "", *options]
+            command = [binary, *self._arguments, *listen, "--save", "", *options]
             self.process = subprocess.Popen(command, cwd=self._directory, stdout=log, stderr=log)
 
     def stop(self) -> None:
-        """As kill -9 does."""
+        """Kill it with SIGKILL."""
         if self.process:
             self.process.kill()
             self.process.wait()
@@ -87,12 +89,12 @@ class RedisServer:
             client.flushall()
 
     def client(self) -> redis.Redis:
-        """As its operator, who may do everything."""
+        """Return a client that may use all commands."""
         return redis.Redis(
             unix_socket_path=str(self.socket), password=self._password or None, decode_responses=True, socket_timeout=5
         )
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         assert self.process
         assert self.process.poll() is None, f"redis-server ended: {self.log()}"
         with self.client() as client, contextlib.suppress(redis.ConnectionError):
@@ -100,8 +102,8 @@ class RedisServer:
         return False
 
     def replicates(self) -> bool:
-        """Whether it is a replica that has all its master has."""
-        return self.answers() and self.info("replication").get("master_link_status") == "up"
+        """Return whether it is a replica with all data of its master."""
+        return self.responds() and self.info("replication").get("master_link_status") == "up"
 
     def info(self, section: str) -> dict[str, object]:
         with self.client() as client:
@@ -112,24 +114,24 @@ class RedisServer:
 
 
 class Cluster:
-    """Three masters with a third of the slots each, and as many replicas of each as asked for.
+    """Three masters with a third of the slots each, and so many replicas of each.
 
-    They find each other, their places and their slots in the file in which a node keeps what it knows of its cluster,
-    so that nobody has to introduce them; then it takes the 2 s that a master waits before it says it is ready.
+    Each node starts with a nodes.conf that describes the whole cluster, so that no CLUSTER MEET is needed. A master
+    then waits for 2 s before it is ready.
     """
 
     def __init__(self, directory: Path, replicas: int = 0) -> None:
         self.nodes: list[RedisServer] = []
-        places = [(free_port(), free_port()) for _ in range(3 * (1 + replicas))]
-        names = [hashlib.sha1(str(place).encode()).hexdigest() for place in places]  # noqa: S324 # a name of 40 digits
+        ports = [(free_port(), free_port()) for _ in range(3 * (1 + replicas))]
+        names = [hashlib.sha1(str(pair).encode()).hexdigest() for pair in ports]  # noqa: S324 # a name of 40 digits
         bounds = [SLOTS * i // 3 for i in range(4)]
-        for me, (port, bus) in enumerate(places):
+        for me, (port, bus) in enumerate(ports):
             known = ["vars currentEpoch 3 lastVoteEpoch 0"]
-            for i, (its_port, its_bus) in enumerate(places):
+            for i, (its_port, its_bus) in enumerate(ports):
                 flags = ("myself," if i == me else "") + ("master -" if i < 3 else f"slave {names[i % 3]}")
                 slots = f"{bounds[i]}-{bounds[i + 1] - 1}" if i < 3 else ""
-                place = f"127.0.0.1:{its_port}@{its_bus}"
-                known.append(f"{names[i]} {place} {flags} 0 0 {i % 3 + 1} connected {slots}".rstrip())
+                address = f"127.0.0.1:{its_port}@{its_bus}"
+                known.append(f"{names[i]} {address} {flags} 0 0 {i % 3 + 1} connected {slots}".rstrip())
             (directory / str(port)).mkdir()
             (directory / str(port) / "nodes.conf").write_text("\n".join(known) + "\n")
             options = f"--cluster-enabled yes --cluster-port {bus} --cluster-node-timeout 2000".split()
@@ -142,7 +144,7 @@ class Cluster:
         for node in self.nodes:
             node.launch(*options)
         for node in self.nodes:
-            wait_until(lambda node=node: node.answers() and self._is_ok(node), node.log)
+            wait_until(lambda node=node: node.responds() and self._is_ok(node), node.log)
         for node in self.nodes[3:]:
             wait_until(node.replicates, node.log)
 
@@ -155,11 +157,11 @@ class Cluster:
             node.flush()
 
     def kill_master(self) -> None:
-        """One that has a replica, which will take its place."""
+        """Kill a master that has a replica, which will be promoted."""
         self.masters()[-1].stop()
 
     def masters(self) -> list[RedisServer]:
-        """Of the nodes that live, by what they say of themselves now."""
+        """Return the running nodes that are masters now."""
         return [node for node in self.nodes if node.process and node.info("replication")["role"] == "master"]
 
     def _is_ok(self, node: RedisServer) -> bool:
@@ -168,7 +170,7 @@ class Cluster:
 
 
 class Sentinels:
-    """A master, its replica, and three sentinels that watch them; no door opens without a name and a password."""
+    """A master, its replica, and three sentinels. All of them require a user and a password."""
 
     def __init__(self, directory: Path) -> None:
         password, operators = secrets.token_hex(8), secrets.token_hex(8)
@@ -191,14 +193,14 @@ class Sentinels:
                 f"sentinel known-replica {SERVICE} 127.0.0.1 {ports[1]}",
                 *(f"sentinel known-sentinel {SERVICE} 127.0.0.1 {ports[i]} {names[i]}" for i in (2, 3, 4) if i != me),
             ]
-            place = directory / str(ports[me])
-            place.mkdir()
-            (place / "sentinel.conf").write_text("\n".join(lines) + "\n")
-            arguments = [str(place / "sentinel.conf"), "--sentinel", *user]
-            self.sentinels.append(RedisServer(place, *arguments, port=ports[me], password=operators))
+            sentinel_directory = directory / str(ports[me])
+            sentinel_directory.mkdir()
+            (sentinel_directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
+            arguments = [str(sentinel_directory / "sentinel.conf"), "--sentinel", *user]
+            self.sentinels.append(RedisServer(sentinel_directory, *arguments, port=ports[me], password=operators))
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports[2:])
-        theirs = f"sentinel_username={USER}&sentinel_password={password}"
-        self.url = f"redis+sentinel://{USER}:{password}@{hosts}/{SERVICE}/0?{theirs}"
+        credentials = f"sentinel_username={USER}&sentinel_password={password}"
+        self.url = f"redis+sentinel://{USER}:{password}@{hosts}/{SERVICE}/0?{credentials}"
 
     def start(self) -> None:
         master, replica = self.servers
@@ -208,7 +210,7 @@ class Sentinels:
             sentinel.launch()
         wait_until(replica.replicates, replica.log)
         for sentinel in self.sentinels:
-            wait_until(lambda sentinel=sentinel: sentinel.answers() and self._sees_all(sentinel), sentinel.log)
+            wait_until(lambda sentinel=sentinel: sentinel.responds() and self._sees_all(sentinel), sentinel.log)
 
     def stop(self) -> None:
         for server in (*self.sentinels, *self.servers):
@@ -217,19 +219,19 @@ class Sentinels:
     def kill_master(self) -> None:
         self.master().stop()
 
-    def part(self) -> None:
-        """From now on the replica hears nothing of what its master counts, and nobody minds until the master dies."""
+    def stop_replication(self) -> None:
+        """Disconnect the replica from its master for ever. The sentinels notice only when the master dies."""
         master = self.master()
         for server in self.servers:
             with server.client() as client:
                 if server is master:
-                    client.wait(1, 5000)  # until now it has heard everything
+                    client.wait(1, 5000)  # the replica has everything up to now
                 client.config_set("masterauth", "forgotten")
         with master.client() as client:
             client.client_kill_filter(_type="replica")
 
     def master(self) -> RedisServer:
-        """Whom the first sentinel calls that."""
+        """Return the master, according to the first sentinel."""
         with self.sentinels[0].client() as client:
             _, port = client.sentinel_get_master_addr_by_name(SERVICE)
         return next(server for server in self.servers if server.port == port)
@@ -238,12 +240,12 @@ class Sentinels:
         with sentinel.client() as client:
             master = client.sentinel_master(SERVICE)
             (replica,) = client.sentinel_slaves(SERVICE)
-        seen = (master["flags"], master["num-other-sentinels"], replica["flags"], replica["master-link-status"])
-        return seen == ("master", 2, "slave", "ok")
+        state = (master["flags"], master["num-other-sentinels"], replica["flags"], replica["master-link-status"])
+        return state == ("master", 2, "slave", "ok")
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate of this address, which vouches for itself, and its key."""
+    """Create a self-signed certificate of this address; return the certificate and its key."""
     assert shutil.which("openssl"), "openssl is not installed: apt-get install openssl"
     certificate, key = directory / "server.crt", directory / "server.key"
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=here"
@@ -253,7 +255,7 @@ def certificate(directory: Path) -> tuple[Path, Path]:
 
 
 class GuardedRedis(RedisServer):
-    """Redis behind TLS alone, with a user who may do what Tally asks, on Tally's keys and channels."""
+    """Redis with TLS only, and with a user that may use only the commands, keys and channels of Tally."""
 
     def __init__(self, directory: Path) -> None:
         self.authority, key = certificate(directory)
@@ -264,15 +266,16 @@ class GuardedRedis(RedisServer):
             *("--tls-auth-clients", "no", "--user", *f"{USER} on >{password} {ALLOWED}".split()),
             password=secrets.token_hex(8),
         )
-        self.unverifiable = f"rediss://{USER}:{password}@127.0.0.1:{port}/0"  # for who does not know the authority
+        # Without the certificate of the authority, a client cannot verify the server.
+        self.unverifiable = f"rediss://{USER}:{password}@127.0.0.1:{port}/0"
         self.url = f"{self.unverifiable}?ssl_ca_certs={self.authority}"
 
 
-class ComposedRedis(RedisServer):
-    """Redis as docker-compose.yml starts it with deploy/redis.conf, but for where it listens."""
+class ComposeRedis(RedisServer):
+    """Redis as in docker-compose.yml with deploy/redis.conf, but on another port."""
 
     def __init__(self, directory: Path) -> None:
-        compose = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (ROOT / "docker-compose.yml").read_text())  # each with its default
+        compose = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (ROOT / "docker-compose.yml").read_text())  # the defaults
         (options,) = re.findall(r"- /etc/redis.conf\n((?: {6,}.*\n)+)", compose)
         words = [line.strip().removeprefix("- ") for line in options.splitlines() if line.strip()[0] != "#"]
         port = free_port()
@@ -281,5 +284,5 @@ class ComposedRedis(RedisServer):
         self.url = f"redis://{USER}:{self.password}@127.0.0.1:{port}/0"
 
     def client(self) -> redis.Redis:
-        """As a node, for there is nobody else."""
+        """Return a client with the credentials of a node, because no other user exists."""
         return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=5)

@@ -1,4 +1,4 @@
-"""The app on a real socket, as a process, or as compose runs it; and a clock to choose."""
+"""The app in this process, as a process of its own, or as in docker-compose.yml; and a clock that tests set."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from app.server.http_protocol import SingleWriteProtocol
 from app.server.websocket_protocol import SharedFrameProtocol
 from app.settings import Settings
 from tests.support.nginx import Proxy
-from tests.support.redis_servers import ComposedRedis, RedisServer, free_port, wait_until
+from tests.support.redis_servers import ComposeRedis, RedisServer, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 ADMIN_KEY = "the-key-of-an-administrator"
@@ -32,19 +32,19 @@ AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
 
 async def eventually(check: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until an awaitable check holds; how long is the machine's affair."""
+    """Wait until a check, which may be async, returns true. Fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         result = check()
         if await result if asyncio.iscoroutine(result) else result:
             return
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, f"the condition was not met within {seconds} s"
         await asyncio.sleep(0.02)
 
 
 @dataclass
-class ChosenClock:
-    """Real time, shifted: so that it runs, and a test can choose where."""
+class SettableClock:
+    """A clock that runs like the real one, with a shift in seconds that a test sets."""
 
     shift: float = 0.0
 
@@ -52,12 +52,13 @@ class ChosenClock:
         return time.time() + self.shift
 
     def go_to(self, instant: str) -> None:
+        """Set the clock to an ISO 8601 time."""
         self.shift = datetime.fromisoformat(instant).timestamp() - time.time()
 
 
 @dataclass
-class Served:
-    """The app on a real socket, in this process."""
+class RunningApp:
+    """The app on a real socket of this process."""
 
     url: str
     settings: Settings
@@ -70,8 +71,10 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings, clock: Callable[[], float] = time.time, buffer: int = 0) -> AsyncIterator[Served]:
-    """Serve on a free port; with a send buffer of so many bytes, so that a client that does not read is soon felt."""
+async def serving(
+    settings: Settings, clock: Callable[[], float] = time.time, buffer: int = 0
+) -> AsyncIterator[RunningApp]:
+    """Run the app on a free port. A small send buffer (in bytes) makes a client that does not read noticeable soon."""
     app = create_app(settings, clock)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -90,31 +93,31 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time, bu
     if buffer:
         sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     ended = asyncio.Event()
-    server.main_loop = ended.wait  # its own looks ten times a second whether it is to end
+    server.main_loop = ended.wait  # uvicorn's own polls ten times per second, which makes tests slow to end
     running = asyncio.create_task(server._serve(sockets))
     await eventually(lambda: server.started or running.done())
     if running.done():
         running.result()
     try:
-        yield Served(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", settings, app)
+        yield RunningApp(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", settings, app)
     finally:
         ended.set()
         await running
 
 
-def settings_for(kind: str, tmp_path: Path, shared_redis: RedisServer, **chosen: object) -> Settings:
-    """Settings for a kind of store, with everything it writes under tmp_path."""
+def settings_for(kind: str, tmp_path: Path, shared_redis: RedisServer, **options: object) -> Settings:
+    """Return settings for a kind of store, which writes only to tmp_path. `offline` is an unreachable Redis."""
     urls = {
         "memory": "memory://",
         "sqlite": f"sqlite:///{tmp_path}/tally.db",
         "redis": shared_redis.url,
-        "away": f"redis://127.0.0.1:{free_port()}/0",
+        "offline": f"redis://127.0.0.1:{free_port()}/0",
     }
-    return Settings(TALLY_STORE=urls[kind], spool=str(tmp_path / "spool"), **{"admin_keys": ADMIN_KEY, **chosen})
+    return Settings(TALLY_STORE=urls[kind], spool=str(tmp_path / "spool"), **{"admin_keys": ADMIN_KEY, **options})
 
 
 class Process:
-    """`python -m app`, or another command line, as an operator runs it."""
+    """A process of `python -m app` or of another command line."""
 
     def __init__(self, directory: Path, *command: str, **environment: str) -> None:
         self.port = free_port()
@@ -131,7 +134,7 @@ class Process:
         with self.log.open("ab") as log:
             environment = clean | self._environment
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
-        wait_until(self._answers, self.log.read_text)
+        wait_until(self._responds, self.log.read_text)
         return self
 
     @property
@@ -145,23 +148,23 @@ class Process:
     def terminate(self) -> int:
         return self._end(subprocess.Popen.terminate)
 
-    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> int:
+    def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> int:
         if self._process is None:
             return 0
-        how(self._process)
+        end(self._process)
         code = self._process.wait(timeout=20)
         self._process = None
         return code
 
     def get(self, path: str) -> object:
-        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(self.url + path, timeout=20) as response:
+            return json.load(response)
 
     def post(self, path: str, body: bytes = b"") -> object:
-        with urllib.request.urlopen(self.url + path, data=body, timeout=20) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(self.url + path, data=body, timeout=20) as response:
+            return json.load(response)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         assert self._process
         assert self._process.poll() is None, f"the app ended: {self.log.read_text()}"
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
@@ -171,18 +174,18 @@ class Process:
 
 @dataclass
 class Fleet:
-    """What `docker compose up --scale app=3` starts: nginx, the nodes, and their Redis."""
+    """The processes of `docker compose up --scale app=3`: nginx, three nodes and their Redis."""
 
     proxy: Proxy
     nodes: list[Process]
-    redis: ComposedRedis
+    redis: ComposeRedis
 
 
 @contextlib.contextmanager
-def composed(directory: Callable[[str], Path], *redis_options: str, **environment: str) -> Iterator[Fleet]:
-    """Three nodes behind the proxy, on the Redis that docker-compose.yml describes."""
+def compose_fleet(directory: Callable[[str], Path], *redis_options: str, **environment: str) -> Iterator[Fleet]:
+    """Run three nodes behind nginx, with Redis configured as in docker-compose.yml."""
     with contextlib.ExitStack() as started:
-        server = ComposedRedis(directory("redis"))
+        server = ComposeRedis(directory("redis"))
         started.callback(server.stop)
         server.start(*redis_options)
         shared = {

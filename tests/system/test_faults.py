@@ -1,4 +1,4 @@
-"""A network that fails between a node and its Redis, and a Redis that goes away under load."""
+"""Hits are counted exactly once on a faulty network between a node and Redis, and while Redis is down."""
 
 import asyncio
 from pathlib import Path
@@ -11,12 +11,12 @@ from redis.exceptions import RedisError
 
 from tests.support.fault_proxy import FaultProxy, Kind
 from tests.support.redis_servers import RedisServer
-from tests.support.scenarios.network import network_fails, redis_away, scene
+from tests.support.scenarios.network import network_faults, redis_offline, scene
 from tests.support.servers import Process, eventually
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "counted", "counted_late"),
+    ("kind", "error", "counted", "counted_later"),
     [
         ("cut before", "closed by server", 0, 0),
         ("reset", "reset by peer", 0, 0),
@@ -25,38 +25,41 @@ from tests.support.servers import Process, eventually
         ("freeze", "Timeout", 0, 1),
     ],
 )
-async def test_a_fault_is_what_it_says(
-    kind: Kind, error: str, counted: int, counted_late: int, redis_server: RedisServer
+async def test_the_fault_proxy_injects_each_kind_of_fault(
+    kind: Kind, error: str, counted: int, counted_later: int, redis_server: RedisServer
 ) -> None:
     async with (
         FaultProxy(redis_server.socket) as proxy,
         Redis(port=proxy.port, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client,
-        Redis(unix_socket_path=str(redis_server.socket), decode_responses=True) as beside,
+        Redis(unix_socket_path=str(redis_server.socket), decode_responses=True) as direct_client,
     ):
-        fault = proxy.strike(kind, holding=b"INCR", seconds=1 if kind == "slow" else 0)
+        fault = proxy.inject(kind, matching=b"INCR", seconds=1 if kind == "slow" else 0)
         with pytest.raises(RedisError, match=error):
             await client.incr("plain")
-        assert (await beside.get("plain"), fault.struck) == ("1" if counted else None, 1)
-        proxy.strike("pass")
+        assert (await direct_client.get("plain"), fault.injected) == ("1" if counted else None, 1)
+        proxy.inject("pass")
         await client.ping()
 
-        async def late() -> bool:
-            return await beside.get("plain") == ("1" if counted_late else None)
+        async def is_counted_later() -> bool:
+            return await direct_client.get("plain") == ("1" if counted_later else None)
 
-        await eventually(late)
+        await eventually(is_counted_later)
 
 
-async def count_plainly(proxy: FaultProxy, asked: int) -> tuple[int, int]:
-    """What redis-py as it comes makes of so many INCRs when a third of the answers is lost, and how many were lost."""
-    fault = proxy.strike("cut after", holding=b"INCR", chance=1 / 3)
-    async with Redis(port=proxy.port) as plain:
-        for _ in range(asked):
-            await plain.incr("plain")
-        return int(await plain.getdel("plain")), fault.struck
+async def incr_with_retries(proxy: FaultProxy, times: int) -> tuple[int, int]:
+    """INCR with redis-py's default retries while a third of the responses is lost.
+
+    Returns the count in Redis and the number of lost responses.
+    """
+    fault = proxy.inject("cut after", matching=b"INCR", probability=1 / 3)
+    async with Redis(port=proxy.port) as client:
+        for _ in range(times):
+            await client.incr("plain")
+        return int(await client.getdel("plain")), fault.injected
 
 
 @pytest.mark.catches(
-    "adds without looking where the source stands",
+    "applies a commit without comparing offsets",
     "app/stores/lua/offset.lua",
     """if offset == new_offset then
   return {'applied', redis.call('HGET', KEYS[1], 'answers')}
@@ -66,13 +69,13 @@ end
 """,
     "",
 )
-async def test_hits_are_counted_once_although_redis_answers_are_lost(tmp_path: Path) -> None:
-    assert (await network_fails(tmp_path, "cut after", 200)).broken == []
+async def test_hits_are_counted_once_although_responses_of_redis_are_lost(tmp_path: Path) -> None:
+    assert (await network_faults(tmp_path, "cut after", 200)).violations == []
 
 
-async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twice(redis_server: RedisServer) -> None:
+async def test_a_client_with_plain_retries_counts_twice_on_the_same_network(redis_server: RedisServer) -> None:
     async with FaultProxy(redis_server.socket) as proxy:
-        counted, lost = await count_plainly(proxy, 30)
+        counted, lost = await incr_with_retries(proxy, 30)
     assert counted == 30 + lost > 30
 
 
@@ -83,7 +86,7 @@ async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twic
             "cut before",
             50,
             marks=pytest.mark.catches(
-                "acknowledged and not spooled",
+                "acknowledged but not spooled",
                 "app/stores/spool_file.py",
                 "await asyncio.to_thread(self.files[-1].append, line)",
                 "pass",
@@ -93,7 +96,7 @@ async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twic
             "reset",
             50,
             marks=pytest.mark.catches(
-                "the way back drops what it should send",
+                "replay drops spooled commits",
                 "app/stores/offline.py",
                 "await self._replay_line(lines[replayed])",
                 "pass",
@@ -103,7 +106,7 @@ async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twic
             "freeze",
             2,
             marks=pytest.mark.catches(
-                "what comes late is added all the same",
+                "a delayed commit is applied again",
                 "app/stores/lua/offset.lua",
                 "elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then",
                 "elseif false then",
@@ -111,47 +114,49 @@ async def test_the_same_network_makes_a_client_that_retries_by_itself_count_twic
         ),
     ],
 )
-async def test_hits_are_counted_once_on_a_network_that_fails(kind: Kind, times: int, tmp_path: Path) -> None:
-    assert (await network_fails(tmp_path, kind, times)).broken == []
+async def test_hits_are_counted_once_on_a_faulty_network(kind: Kind, times: int, tmp_path: Path) -> None:
+    assert (await network_faults(tmp_path, kind, times)).violations == []
 
 
 @pytest.mark.catches(
-    "a commit for every hit", "app/group_commit.py", "COMMIT_EVENTS_MAX = 10_000", "COMMIT_EVENTS_MAX = 1"
+    "a commit for each hit", "app/group_commit.py", "COMMIT_EVENTS_MAX = 10_000", "COMMIT_EVENTS_MAX = 1"
 )
-async def test_a_slow_redis_costs_one_wait_for_many_hits(tmp_path: Path) -> None:
-    async with scene(tmp_path) as now:
-        fault = now.proxy.strike("slow", seconds=0.05)
-        before = now.load.acknowledged
-        await now.come_to(lambda: fault.struck >= 50)
-        assert now.load.acknowledged - before > 3 * 50
-        assert (await now.end()).broken == []
+async def test_many_hits_share_one_round_trip_to_a_slow_redis(tmp_path: Path) -> None:
+    async with scene(tmp_path) as current:
+        fault = current.proxy.inject("slow", seconds=0.05)
+        before = current.load.acknowledged
+        await current.wait_until(lambda: fault.injected >= 50)
+        assert current.load.acknowledged - before > 3 * 50
+        assert (await current.end()).violations == []
 
 
 @pytest.mark.catches(
-    "a read during a commit is believed",
+    "a read during a commit is trusted",
     "app/stores/offline.py",
     "commit_in_flight=self._gate.locked()",
     "commit_in_flight=False",
 )
-async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_server: RedisServer) -> None:
+async def test_a_hit_whose_response_is_lost_is_not_shown_twice(process, redis_server: RedisServer) -> None:
     async with FaultProxy(redis_server.socket) as proxy:
         app: Process = await asyncio.to_thread(process, TALLY_STORE=proxy.url)
         assert (await asyncio.to_thread(app.post, "/event/a"))["count"] == 1
-        fault = proxy.strike("cut after", left=1, seconds=1)  # Redis has counted; a second later its answer is lost
-        group = asyncio.create_task(asyncio.to_thread(app.post, "/event/a"))
-        await eventually(lambda: fault.struck)
+        fault = proxy.inject(
+            "cut after", remaining=1, seconds=1
+        )  # Redis has counted; a second later its answer is lost
+        second_hit = asyncio.create_task(asyncio.to_thread(app.post, "/event/a"))
+        await eventually(lambda: fault.injected)
         assert (await asyncio.to_thread(app.get, "/event/a"))["count"] in {1, 2}
-        answer = await group
-        assert (answer["ack"], answer["count"]) == ("spooled", 2)
+        response = await second_hit
+        assert (response["ack"], response["count"]) == ("spooled", 2)
 
 
 @pytest.mark.parametrize(
-    "how",
+    "outage",
     [
         pytest.param(
             "frozen",
             marks=pytest.mark.catches(
-                "waits as long as it takes",
+                "commands to Redis have no time-out",
                 "app/stores/redis_url.py",
                 "COMMAND_TIMEOUT_SECONDS = ",
                 "COMMAND_TIMEOUT_SECONDS = 100 * ",
@@ -160,7 +165,7 @@ async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_serv
         pytest.param(
             "killed",
             marks=pytest.mark.catches(
-                "drops more of the spool than it has applied",
+                "drops more spooled commits than it has applied",
                 "app/stores/offline.py",
                 "files[0].drop, lines[:replayed])",
                 "files[0].drop, lines)",
@@ -168,5 +173,5 @@ async def test_a_hit_whose_answer_is_lost_is_not_shown_twice(process, redis_serv
         ),
     ],
 )
-async def test_an_outage_under_load_costs_no_hit_and_no_long_wait(how: str, tmp_path: Path) -> None:
-    assert (await redis_away(tmp_path, how, rate=1500, seconds=3)).broken == []
+async def test_an_outage_under_load_loses_no_hit_and_delays_none_for_long(outage: str, tmp_path: Path) -> None:
+    assert (await redis_offline(tmp_path, outage, rate=1500, seconds=3)).violations == []

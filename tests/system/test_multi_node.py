@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from tests.support.load import BARE, KEYED, Load
+from tests.support.load import KEYED, UNKEYED, Load
 from tests.support.redis_servers import Cluster, GuardedRedis, RedisServer, Sentinels
-from tests.support.scenarios.days import midnights, names_flood
-from tests.support.scenarios.network import REST_SECONDS, duplicates
-from tests.support.scenarios.pages import idle_pages, pages_agree
+from tests.support.scenarios.clients import dashboards_converge, idle_clients
+from tests.support.scenarios.days import event_name_flood, midnights
+from tests.support.scenarios.network import REST_SECONDS, duplicate_requests
 from tests.support.servers import eventually, serving
 from tests.support.watchers import Watcher, watching
 
@@ -27,16 +27,16 @@ def settings(url: str, directory: Path) -> Settings:
 
 
 async def test_400_dashboards_on_two_nodes_end_on_the_same_numbers(tmp_path: Path) -> None:
-    assert (await pages_agree(tmp_path, pages=400, messages=10_000)).broken == []
+    assert (await dashboards_converge(tmp_path, clients=400, messages=10_000)).violations == []
 
 
 async def test_an_idle_dashboard_costs_little_and_gets_updates_at_once(tmp_path: Path) -> None:
-    assert (await idle_pages(tmp_path, pages=200)).broken == []
+    assert (await idle_clients(tmp_path, clients=200)).violations == []
 
 
 @pytest.mark.catches("missing dedup", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
 async def test_an_idempotency_key_sent_to_three_nodes_at_once_is_counted_once(tmp_path: Path) -> None:
-    assert (await duplicates(tmp_path, keys=200, copies=10)).broken == []
+    assert (await duplicate_requests(tmp_path, keys=200, copies=10)).violations == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ async def test_an_idempotency_key_sent_to_three_nodes_at_once_is_counted_once(tm
     ],
 )
 async def test_a_flood_of_new_names_stops_at_the_limit_on_event_names(kind: str, tmp_path: Path) -> None:
-    assert (await names_flood(tmp_path, kind, names=5000, cap=500)).broken == []
+    assert (await event_name_flood(tmp_path, kind, names=5000, limit=500)).violations == []
 
 
 @pytest.mark.catches(
@@ -68,7 +68,7 @@ async def test_a_flood_of_new_names_stops_at_the_limit_on_event_names(kind: str,
     "self._show(self._live_day.day, message.counts, message.generation)",
 )
 async def test_midnight_passes_under_load_on_nodes_whose_clocks_differ(tmp_path: Path) -> None:
-    assert (await midnights(tmp_path, nights=1)).broken == []
+    assert (await midnights(tmp_path, nights=1)).violations == []
 
 
 async def test_redis_behind_tls_and_an_access_list_needs_only_the_commands_that_tally_uses(
@@ -200,7 +200,7 @@ async def test_hits_are_acknowledged_while_a_replica_is_promoted(
         await eventually(lambda: none_stale(one, two))
         for node in (one, two):
             values = (await node.get("/events")).json()
-            for event in (*BARE, *KEYED):
+            for event in (*UNKEYED, *KEYED):
                 with history.reading(event) as read:
                     read.append(values.get(event, 0))
         assert [wrong for wrong in history.wrong_reads() if wrong.read.value > wrong.upper] == []
@@ -274,7 +274,7 @@ async def test_commits_lost_in_a_failover_are_reported_and_leave_all_dashboards(
         for node in (one, two):
             await node.post("/events", json={"a": 10, "b": 1})
         await all_show(pages, {"a": 20, "b": 2}, epochs=1)
-        sentinels.part()
+        sentinels.stop_replication()
         for _ in range(3):
             assert (await one.post("/event/a", json={"by": 100})).json()["ack"] == "redis"
         await all_show(pages, {"a": 320, "b": 2}, epochs=1)

@@ -1,3 +1,3 @@
-"""Stands before the one that is installed for tests alone: a node has none, and starts sooner without it."""
+"""Hides the installed requests, which only tests need: a node must run without it, and starts faster."""
 
 raise ImportError

@@ -1,6 +1,7 @@
-"""The accuracy matrix: each fault is a scenario, written once. A test runs it small, `make accuracy` in its full size.
+"""The accuracy scenarios. Tests run them in a small size, and `make accuracy` in full size.
 
-A scenario starts what it needs in a directory, and gives what it measured and which promises were broken.
+A scenario is a function that injects a fault, compares the counts with the responses to its clients, and returns
+Figures with the violated guarantees. It starts its servers in a directory that its caller provides.
 """
 
 import asyncio
@@ -16,12 +17,12 @@ from pathlib import Path
 import httpx
 
 from tests.support.history_checker import Add, History
-from tests.support.load import Load, Offer
+from tests.support.load import Load, OpenLoopLoad
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import Process, eventually
 
 UNLIMITED = {"TALLY_WRITE_LIMIT": "1000000/second", "TALLY_READ_LIMIT": "1000000/second"}
-UNLIMITED |= {"TALLY_KEYS_MAX": "100000000"}  # of which an address has a tenth
+UNLIMITED |= {"TALLY_KEYS_MAX": "100000000"}  # one address may use a tenth of them
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")
 NEVER = ("--appendonly", "no")
@@ -29,50 +30,55 @@ NEVER = ("--appendonly", "no")
 
 @dataclass
 class Figures:
-    """What was measured, in hits."""
+    """The measured hits, further details, and descriptions of the violated guarantees."""
 
     acknowledged: int
     unknown: int
     counted: int
-    lost: int  # acknowledged, and not counted
-    doubled: int  # counted, and neither acknowledged nor unknown
-    also: dict[str, object] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)  # promises
+    lost: int  # acknowledged, but not counted
+    doubled: int  # counted more often than acknowledged or unknown
+    details: dict[str, object] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
 
-    def promise(self, kept: object, what: str) -> None:
-        if not kept:
-            self.broken.append(what)
+    def require(self, holds: object, violation: str) -> None:
+        """Record a violation unless a guarantee holds."""
+        if not holds:
+            self.violations.append(violation)
 
 
-def exact(figures: Figures) -> Figures:
-    figures.promise(not figures.lost, f"no acknowledged hit is lost, and {figures.lost} were")
-    figures.promise(not figures.doubled, f"no hit is counted twice, and {figures.doubled} were")
+def require_exact(figures: Figures) -> Figures:
+    """Require that no hit is lost or counted twice."""
+    figures.require(not figures.lost, f"{figures.lost} acknowledged hits were lost")
+    figures.require(not figures.doubled, f"{figures.doubled} hits were counted twice")
     return figures
 
 
-def compared(least: Counter[str], most: Counter[str], values: Mapping[str, int]) -> Figures:
-    """What each event has, with what was acknowledged of it, and with what may be."""
+def compare_counts(lower: Counter[str], upper: Counter[str], values: Mapping[str, int]) -> Figures:
+    """Compare the count of each event with its bounds: the acknowledged hits, and these with the unknown ones."""
     counted = Counter(values)
-    lost, doubled = (least - counted).total(), (counted - most).total()
-    return Figures(least.total(), (most - least).total(), counted.total(), lost, doubled)
+    lost, doubled = (lower - counted).total(), (counted - upper).total()
+    return Figures(lower.total(), (upper - lower).total(), counted.total(), lost, doubled)
 
 
-def judged(adds: list[Add], values: Mapping[str, int]) -> Figures:
-    least, most = Counter[str](), Counter[str]()
+def compare_with_history(adds: list[Add], values: Mapping[str, int]) -> Figures:
+    """Compare the count of each event with the outcomes of its hits."""
+    lower, upper = Counter[str](), Counter[str]()
     for add in adds:
-        least[add.event] += add.by * (add.outcome == "acknowledged")
-        most[add.event] += add.by * (add.outcome != "refused")
-    return compared(least, most, values)
+        lower[add.event] += add.by * (add.outcome == "acknowledged")
+        upper[add.event] += add.by * (add.outcome != "rejected")
+    return compare_counts(lower, upper, values)
 
 
-def read_rightly(figures: Figures, *histories: History) -> None:
+def check_reads(figures: Figures, *histories: History) -> None:
+    """Require that each read lies within its bounds."""
     reads, wrong = sum(len(h.reads) for h in histories), [w for h in histories for w in h.wrong_reads()]
-    figures.also["reads"] = reads
-    figures.promise(not wrong, f"every read lies within its bounds, and {len(wrong)} of {reads} did not: {wrong[:2]}")
+    figures.details["reads"] = reads
+    figures.require(not wrong, f"{len(wrong)} of {reads} reads are outside their bounds: {wrong[:2]}")
 
 
 @contextmanager
 def redis(directory: Path, *options: str) -> Iterator[RedisServer]:
+    """Run a Redis server with these options."""
     server = RedisServer(directory)
     try:
         server.start(*options)
@@ -83,7 +89,7 @@ def redis(directory: Path, *options: str) -> Iterator[RedisServer]:
 
 @contextmanager
 def store(directory: Path, kind: str) -> Iterator[str]:
-    """The URL of an empty store."""
+    """Yield the URL of an empty store."""
     if kind != "redis":
         yield {"sqlite": f"sqlite:///{directory}/tally.db", "memory": "memory://"}[kind]
         return
@@ -93,6 +99,7 @@ def store(directory: Path, kind: str) -> Iterator[str]:
 
 @contextmanager
 def node(directory: Path, url: str, *command: str, **environment: str) -> Iterator[Process]:
+    """Run a node without rate limits on this store."""
     app = Process(directory, *command, TALLY_STORE=url, **(UNLIMITED | environment))
     try:
         yield app.start()
@@ -102,17 +109,19 @@ def node(directory: Path, url: str, *command: str, **environment: str) -> Iterat
 
 @contextmanager
 def nodes(directory: Path, url: str, number: int, **environment: str) -> Iterator[list[Process]]:
+    """Run several nodes without rate limits on this store."""
     with contextlib.ExitStack() as started:
         yield [started.enter_context(node(directory, url, **environment)) for _ in range(number)]
 
 
-def places(directory: Path) -> Callable[[str], Path]:
+def directories(directory: Path) -> Callable[[str], Path]:
+    """Return a function that creates new directories with short names in this one."""
     return lambda name: Path(tempfile.mkdtemp(prefix=name[:1], dir=directory))
 
 
 @asynccontextmanager
-async def send_nowait(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """Run it beside the block, and let it not outlive a block that fails."""
+async def in_background(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a coroutine during the block, and cancel it at the end of the block."""
     running = asyncio.create_task(work)
     try:
         yield running
@@ -122,41 +131,47 @@ async def send_nowait(work: Coroutine[None, None, None]) -> AsyncIterator[asynci
 
 
 @asynccontextmanager
-async def loaded(load: Load | Offer) -> AsyncIterator[Callable[..., Coroutine[None, None, None]]]:
-    """Under this load; what it gives waits for as many more 200s. In the end those under way are waited for."""
-    async with send_nowait(load.run()) as running:
+async def under_load(load: Load | OpenLoopLoad) -> AsyncIterator[Callable[..., Coroutine[None, None, None]]]:
+    """Run a load during the block, and wait for its pending responses at the end.
 
-        async def go_on(more: int) -> None:
-            enough = load.acknowledged + more
-            await eventually(lambda: running.done() or load.acknowledged >= enough, 120)
+    Yields a function that waits for so many further acknowledged hits.
+    """
+    async with in_background(load.run()) as running:
 
-        yield go_on
+        async def wait_for_hits(more: int) -> None:
+            target = load.acknowledged + more
+            await eventually(lambda: running.done() or load.acknowledged >= target, 120)
+
+        yield wait_for_hits
         load.stop.set()
         await running
 
 
-async def healthy(*apps: Process) -> None:
+async def wait_until_healthy(*apps: Process) -> None:
+    """Wait until each node reports that it is healthy and sees all nodes. A reported data loss is permanent."""
+
     async def ok() -> bool:
         states = await asyncio.gather(*(asyncio.to_thread(app.get, "/health") for app in apps))
-        well = [all("has lost" in reason for reason in state["reasons"]) for state in states]  # which it says for good
-        return all(well) and all(state["nodes"] == len(apps) for state in states)
+        healthy = [all("has lost" in reason for reason in state["reasons"]) for state in states]
+        return all(healthy) and all(state["nodes"] == len(apps) for state in states)
 
     await eventually(ok, 60)
 
 
-def in_redis(server: RedisServer) -> dict[str, int]:
-    """Today's counts as they stand in Redis, whoever put them there."""
+def counts_in_redis(server: RedisServer) -> dict[str, int]:
+    """Read today's counts from the keys in Redis."""
     counts: Counter[str] = Counter()
     with server.client() as client:
         for key in client.scan_iter("tally:*"):
             if re.search(r"\}:day:\d+$", key):
                 counts.update({event: int(count) for event, count in client.hgetall(key).items()})
-    del counts[""]  # all of them together
+    del counts[""]  # the sum of all events
     return dict(counts)
 
 
-def memory_kb(app: Process, what: str) -> int:
-    return int(re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{app.pid}/status").read_text())[1])
+def memory_kb(app: Process, field: str) -> int:
+    """Return a field of the node's /proc status, such as VmRSS, in kB."""
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{app.pid}/status").read_text())[1])
 
 
 def metric(app: Process, name: str) -> float:

@@ -1,4 +1,4 @@
-"""A flood of names, a clock that jumps, and midnights."""
+"""Scenarios with many event names, with clocks that jump, and at midnight."""
 
 import asyncio
 import contextlib
@@ -16,50 +16,52 @@ import httpx
 from app.main import create_app
 from app.settings import Settings
 from tests.support.load import Connection
-from tests.support.scenarios import NEVER, Figures, compared, exact, memory_kb, nodes, redis, store
-from tests.support.servers import ChosenClock, Process, eventually, serving
+from tests.support.scenarios import NEVER, Figures, compare_counts, memory_kb, nodes, redis, require_exact, store
+from tests.support.servers import Process, SettableClock, eventually, serving
 from tests.support.watchers import watching
 
 
-async def names_flood(directory: Path, kind: str, names: int, cap: int) -> Figures:
-    """Random names flood a store that takes so many, from one node on SQLite or from three on Redis, 100 in a request.
+async def event_name_flood(directory: Path, kind: str, names: int, limit: int) -> Figures:
+    """Clients count random event names, 100 per request, on one node with SQLite or on three with Redis.
 
-    There are exactly as many names as the cap says in the end, further ones are refused with a 429, and the counts of
-    names that were known before are exact all the time.
+    Names up to the limit (TALLY_EVENTS_MAX) are counted, further ones are rejected with a 429, and the counts of
+    existing names stay exact.
     """
     number = 3 if kind == "redis" else 1
     known = [f"known {i}" for i in range(10)]
-    with store(directory, kind) as url, nodes(directory, url, number, TALLY_EVENTS_MAX=str(cap)) as apps:
+    with store(directory, kind) as url, nodes(directory, url, number, TALLY_EVENTS_MAX=str(limit)) as apps:
         await asyncio.to_thread(apps[0].post, "/events", json.dumps(dict.fromkeys(known, 1)).encode())
         resident = memory_kb(apps[0], "VmRSS")
-        least, refused = Counter[str](known), 0
+        expected, rejected = Counter[str](known), 0
         todo = iter(range(names // 100))
 
         async def count(connection: Connection, counts: dict[str, int]) -> bool:
-            nonlocal refused
-            answer = await connection.ask("POST", "/events", json.dumps(counts).encode())
-            assert answer.status in {200, 429}, answer
-            if answer.status == 200:
-                least.update(counts)
-            refused += answer.status == 429
-            return answer.status == 200
+            nonlocal rejected
+            response = await connection.request("POST", "/events", json.dumps(counts).encode())
+            assert response.status in {200, 429}, response
+            if response.status == 200:
+                expected.update(counts)
+            rejected += response.status == 429
+            return response.status == 200
 
         async def flood(app: Process) -> None:
-            connection, alone = Connection(app.url), True
+            connection, has_room = Connection(app.url), True
             for _ in todo:
                 fresh = [uuid.uuid4().hex for _ in range(100)]
-                if not await count(connection, dict.fromkeys(fresh, 1)) and alone:
-                    alone = all([await count(connection, {name: 1}) for name in fresh])  # as many as there is room for
+                if not await count(connection, dict.fromkeys(fresh, 1)) and has_room:
+                    # A batch is all or nothing, so fill the remaining room with single names.
+                    has_room = all([await count(connection, {name: 1}) for name in fresh])
                 assert await count(connection, {random.choice(known): 1})
             connection.close()
 
         await asyncio.gather(*(flood(app) for _ in range(4) for app in apps))
         values = apps[0].get("/events")
         growth = (memory_kb(apps[0], "VmRSS") - resident) / 1000
-    figures = exact(compared(least, least, values))
-    figures.also |= {"names tried": names, "names kept": len(values), "cap": cap, "refused requests": refused}
-    figures.also["memory of a node, MB"] = round(growth, 1)
-    figures.promise(len(values) == cap, f"there are {len(values)} names, and the cap is {cap}")
+    figures = require_exact(compare_counts(expected, expected, values))
+    figures.details |= {"names tried": names, "names counted": len(values), "limit": limit}
+    figures.details["rejected requests"] = rejected
+    figures.details["memory of a node, MB"] = round(growth, 1)
+    figures.require(len(values) == limit, f"there are {len(values)} names with a limit of {limit}")
     return figures
 
 
@@ -68,11 +70,12 @@ SHIFTS = [50 * 60, 60 * 60, -2 * 3600, 140 * 60, -3600, 70 * 60, 3 * 86_400 + 70
 
 
 async def clock_jumps(directory: Path, kind: str, jumps: int) -> Figures:
-    """The clock of a node jumps an hour on, two back, over midnight, back over it, three days on, and so on.
+    """The clock of a node jumps forwards and backwards by hours and days, over midnight in both directions.
 
-    No day goes back, each hit is in the day that its answer says, and the days together are all hits.
+    The current day never moves backwards, every hit is in the day that its response names, and the days add up to all
+    hits.
     """
-    clock = ChosenClock()
+    clock = SettableClock()
     clock.go_to("2026-05-01T22:00:00+00:00")
     with store(directory, kind) as url:
         settings = Settings(TALLY_STORE=url, spool=str(directory / "spool"), **LIMITS)
@@ -88,53 +91,54 @@ async def clock_jumps(directory: Path, kind: str, jumps: int) -> Figures:
                 last = max(last, datetime.fromtimestamp(clock(), UTC).date().isoformat())
                 expected[last] += 5
                 answers = await asyncio.gather(*(http.post("/event/a") for _ in range(5)))
-                days.update(answer.json()["day"] for answer in answers)
+                days.update(response.json()["day"] for response in answers)
                 assert (await http.get("/event/a")).json()["day"] == last
             clock.shift += 5 * 86_400
             counted = {day["day"]: day["hits"] for day in (await http.get("/history")).json()}
             total = (await http.get("/event/a")).json()["total"]
             hours = (await http.get("/event/a/series?step=hour&points=1440")).json()["points"]
-    figures = exact(compared(days, days, counted))
-    figures.also |= {"jumps": jumps, "days": len(days)}
-    figures.promise(days == expected, "no day goes back, and each hit is in the day that the clock says")
-    figures.promise(total == jumps * 5, f"the total of all days is {total}")
-    figures.promise(len(days) > 60 or sum(point["count"] for point in hours) == total, "the hours are all hits, too")
+    figures = require_exact(compare_counts(days, days, counted))
+    figures.details |= {"jumps": jumps, "days": len(days)}
+    figures.require(days == expected, "hits are in another day than that of the clock, or a day went backwards")
+    figures.require(total == jumps * 5, f"the total of all days is {total}")
+    hits_in_hours = sum(point["count"] for point in hours)
+    figures.require(len(days) > 60 or hits_in_hours == total, "the hours do not add up to all hits")
     return figures
 
 
 async def midnights(directory: Path, nights: int) -> Figures:
-    """Midnight passes under load on three nodes whose clocks are a second apart, night after night, with pages open.
+    """Midnight passes many times under load, on three nodes whose clocks differ by a second, with open dashboards.
 
-    Each day is closed once and has what was acknowledged of it, every page is told once that a new one begins, and no
-    page shows a number of the one day on the other.
+    Each day is closed once with all its acknowledged hits, each client gets one `reset` per day, and no client shows a
+    count of one day on another.
     """
-    clocks, days = [ChosenClock() for _ in range(3)], defaultdict[str, Counter[str]](Counter)
+    clocks, days = [SettableClock() for _ in range(3)], defaultdict[str, Counter[str]](Counter)
     events = [f"e{i}" for i in range(5)]
 
     async def post(http: httpx.AsyncClient, event: str, by: int = 1) -> str:
-        answer = (await http.post(f"/event/{event}", json={"by": by})).json()
-        days[answer["day"]][event] += by
-        return answer["day"]
+        response = (await http.post(f"/event/{event}", json={"by": by})).json()
+        days[response["day"]][event] += by
+        return response["day"]
 
     async def write_over_midnight(http: httpx.AsyncClient, day: str) -> None:
-        of_new_day = 0
+        hits_of_new_day = 0
         for event in itertools.cycle(events):
-            of_new_day += await post(http, event) > day
-            if of_new_day == 30:
+            hits_of_new_day += await post(http, event) > day
+            if hits_of_new_day == 30:
                 return
 
     with redis(directory, *NEVER) as server:
-        chosen = Settings(TALLY_STORE=server.url, spool=str(directory / "spool"), **LIMITS)
+        settings = Settings(TALLY_STORE=server.url, spool=str(directory / "spool"), **LIMITS)
         async with contextlib.AsyncExitStack() as stack:
             night = datetime(2026, 5, 1, 12, tzinfo=UTC)
             for ahead, clock in enumerate(clocks):
                 clock.shift = night.timestamp() - time.time() + ahead
-            served = [await stack.enter_async_context(serving(chosen, clock)) for clock in clocks]
-            https = [await stack.enter_async_context(one.client()) for one in served]
-            pages = await stack.enter_async_context(watching(*(one.url for one in served), live=4, plain=4))
+            apps = [await stack.enter_async_context(serving(settings, clock)) for clock in clocks]
+            https = [await stack.enter_async_context(app.client()) for app in apps]
+            pages = await stack.enter_async_context(watching(*(app.url for app in apps), live=4, plain=4))
             for number in range(nights):
                 day = (night + timedelta(days=number)).date().isoformat()
-                for event in events:  # so that every count of the old day is larger than any of the new one
+                for event in events:  # a count of the old day is larger than any of the new one
                     await post(https[0], event, by=1_000_000 - number)
                 await eventually(lambda day=day: all(page.counts == days[day] for page in pages))
                 for ahead, clock in enumerate(clocks):
@@ -143,8 +147,8 @@ async def midnights(directory: Path, nights: int) -> Figures:
                 await asyncio.gather(*(write_over_midnight(http, day) for http in https for _ in range(2)))
                 new = days[max(days)]
                 await eventually(lambda new=new: all(page.counts == new for page in pages))
-            told = [page for page in pages if page.resets != sorted(days)[1:]]
-            wrong = [what for page in pages for what in page.wrong]
+            wrong_resets = [page for page in pages if page.resets != sorted(days)[1:]]
+            wrong = [text for page in pages for text in page.wrong]
             counted: Counter[str] = Counter()
             for day in days:
                 path = f"/history/{day}" if day < max(days) else "/events"
@@ -153,10 +157,10 @@ async def midnights(directory: Path, nights: int) -> Figures:
                 counts = first["parts"][0]["counts"] if day < max(days) else first
                 counted.update({f"{day} {event}": count for event, count in counts.items()})
             closed = [line["day"] for line in (await https[0].get("/history")).json()]
-    least = Counter({f"{day} {event}": count for day, counts in days.items() for event, count in counts.items()})
-    figures = exact(compared(least, least, counted))
-    figures.also |= {"midnights": nights, "pages": len(pages)}
-    figures.promise(closed == sorted(days)[-2::-1], f"each day is closed once: {closed}")
-    figures.promise(not told, f"each page is told of each day once: {[page.resets for page in told[:2]]}")
-    figures.promise(not wrong, f"no page shows a number of another day: {wrong[:2]}")
+    expected = Counter({f"{day} {event}": count for day, counts in days.items() for event, count in counts.items()})
+    figures = require_exact(compare_counts(expected, expected, counted))
+    figures.details |= {"midnights": nights, "clients": len(pages)}
+    figures.require(closed == sorted(days)[-2::-1], f"the closed days are {closed}")
+    figures.require(not wrong_resets, f"clients got other resets: {[page.resets for page in wrong_resets[:2]]}")
+    figures.require(not wrong, f"clients show counts of another day: {wrong[:2]}")
     return figures
