@@ -140,9 +140,8 @@ async def test_a_hit_whose_response_is_lost_is_not_shown_twice(process, redis_se
     async with FaultProxy(redis_server.socket) as proxy:
         app: Process = await asyncio.to_thread(process, TALLY_STORE=proxy.url)
         assert (await asyncio.to_thread(app.post, "/event/a"))["count"] == 1
-        fault = proxy.inject(
-            "cut after", remaining=1, seconds=1
-        )  # Redis has counted; a second later its answer is lost
+        # Redis counts the hit, and its response is lost a second later.
+        fault = proxy.inject("cut after", remaining=1, seconds=1)
         second_hit = asyncio.create_task(asyncio.to_thread(app.post, "/event/a"))
         await eventually(lambda: fault.injected)
         assert (await asyncio.to_thread(app.get, "/event/a"))["count"] in {1, 2}
