@@ -239,9 +239,11 @@ async def test_a_node_that_does_not_respond_in_time_is_a_504(proxy) -> None:
 
 
 @pytest.mark.catches("a page has no HSTS header", CONF, "on max-age=31536000;", "")
-@pytest.mark.catches("the dashboard has no HSTS header", CONF, "$hsts always; # where", "'' always; # where")
-@pytest.mark.catches("Socket.IO has no HSTS header", CONF, "$hsts always; # of Socket.IO", "'' always;")
-@pytest.mark.catches("an error has no HSTS header", CONF, "$hsts always; # of an error", "'' always;")
+@pytest.mark.catches(
+    "the dashboard has no HSTS header", CONF, "$hsts always; # a location with", "'' always; # a location with"
+)
+@pytest.mark.catches("Socket.IO has no HSTS header", CONF, "$hsts always; # repeated for Socket.IO", "'' always;")
+@pytest.mark.catches("an error has no HSTS header", CONF, "$hsts always; # repeated for errors", "'' always;")
 @pytest.mark.catches("the node does not know the scheme", CONF, "X-Forwarded-Proto $scheme", "X-Forwarded-Proto http")
 @pytest.mark.catches(
     "TLS 1.0 is allowed", "docs/operating.md", "ssl_protocols TLSv1.2 TLSv1.3;", "ssl_protocols TLSv1;"
