@@ -1,4 +1,4 @@
-# Every target sets up what it needs. `make run` is the first one to try.
+# Each target installs its own requirements. Start with `make run`.
 .PHONY: run test kafka bench accuracy soak mutants check format lock screenshots clean
 
 PYTHON ?= python3
@@ -10,37 +10,38 @@ NODE := node_modules/.package-lock.json
 run: $(BIN)/.installed
 	@$(BIN)/python -m app
 
+# `make test PACKAGE=live` runs only the tests in tests/live.
 test: $(TOOLS) $(NODE)
 	@tools/setup redis-server nginx openssl chromium
-	@tools/setup maven || true # without it, Kafka's tests are skipped
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@tools/setup maven || true # without it, the Kafka tests are skipped
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(PACKAGE),tests/$(PACKAGE))
 
-# Kafka's faults in their full size, some minutes: 500,000 records, and a burst of 20 s.
+# The tests of Kafka faults in full size: 500,000 records, and a burst of 20 s. They take some minutes.
 kafka: $(TOOLS)
 	@tools/setup redis-server maven
 	TALLY_TEST_KAFKA_RECORDS=500000 TALLY_TEST_KAFKA_BURST_SECONDS=20 $(BIN)/python -m pytest -s tests/kafka/test_faults.py
 
-# How fast, beside its peers: writes docs/benchmarks.md. `make bench BENCH=--quick` and `make bench BENCH="post delay"`
-# measure less and only print. At the end, what the dashboard costs a browser, beside a page that redraws.
+# Compares Tally with its peers, and writes docs/benchmarks.md. `make bench BENCH=--quick` and
+# `make bench BENCH="post latency"` measure less and only print. At the end, it measures the dashboard in a browser.
 bench: $(TOOLS)
 	@tools/setup redis-server wrk npm maven chromium
 	@cd $(EXPRESS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	$(BIN)/python -m bench.run $(BENCH)
 	$(if $(filter-out --%,$(BENCH)),,$(BIN)/python -m bench.pages)
 
-# Nothing lost, nothing doubled: every scenario of docs/accuracy.md in its full size, half an hour, and the page anew.
-# `make accuracy ONLY=disk` runs those whose names begin so.
+# Runs every accuracy scenario in full size, and writes docs/accuracy.md. It takes half an hour.
+# `make accuracy ONLY=disk` runs only the scenarios whose names begin with "disk".
 accuracy: $(TOOLS)
 	@tools/setup redis-server nginx strace
 	ONLY="$(ONLY)" $(BIN)/python -m tests.support.accuracy
 
-# The memory of a dashboard that is left open under traffic, and of its server: for MINUTES, 1440 for a day.
+# Watches the memory of an open dashboard and its server under load, for MINUTES (1440 for a day).
 MINUTES ?= 10
 soak: $(TOOLS)
 	@tools/setup chromium
 	$(BIN)/python -m bench.pages --soak $(MINUTES)
 
-# Does each fault test fail on the wrong build that it names?
+# Checks that each test fails on the mutants of the code that it names.
 mutants: $(TOOLS) $(NODE)
 	@tools/setup redis-server nginx openssl chromium maven
 	$(BIN)/python -m tests.support.mutants
@@ -58,7 +59,7 @@ check: $(TOOLS) $(NODE)
 	$(BIN)/compose-lint docker-compose.yml
 	$(BIN)/python -m tests.support.nginx
 
-# The dashboard's pictures in docs/img, of a month that is counted for them; one to two minutes.
+# Takes the screenshots in docs/img, after counting a month of hits. It takes one to two minutes.
 screenshots: $(TOOLS)
 	@tools/setup chromium
 	$(BIN)/python -m tests.support.screenshots
@@ -67,7 +68,7 @@ format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The one place where versions change: pyproject.toml says which are wanted, these files which are installed.
+# Updates the pinned versions: pyproject.toml has the bounds, and the requirements files have the installed versions.
 lock: $(TOOLS)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.txt
@@ -80,7 +81,7 @@ clean:
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "Tally needs Python 3.11 or newer: install it, or name it with 'make PYTHON=python3.13'."; exit 1; }
+	  { echo "Tally needs Python 3.11 or newer: install it, or select it with 'make PYTHON=python3.13'."; exit 1; }
 	@$(PYTHON) -m venv .venv 2>/dev/null || \
 	  { rm -rf .venv; echo "Python's venv module is missing: on Debian and Ubuntu 'apt-get install python3-venv'."; exit 1; }
 
@@ -89,13 +90,13 @@ $(BIN)/.installed: requirements.txt | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
-# What checks the dashboard's types, looks at its pages, and the library that is vendored; nobody who runs Tally needs it.
+# Tools for the dashboard's types and browser tests, and the library to vendor. They are not needed to run Tally.
 $(NODE): package-lock.json
 	@tools/setup npm
 	@npm ci --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 $(TOOLS): requirements-dev.txt $(BIN)/.installed
-	@echo "Installing what the tests and checks need into .venv (once) ..."
+	@echo "Installing the requirements of tests and checks into .venv (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
