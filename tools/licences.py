@@ -1,6 +1,6 @@
-"""Under which licences the libraries are that Tally runs on: docs/licences.md, from what their packages say themselves.
+"""Write docs/licences.md from the metadata of the installed libraries, and check that the licences are allowed.
 
-`python tools/licences.py` writes it from what is installed; with --check it only compares. No network.
+`python tools/licences.py` writes the page; with --check it only compares. It uses no network.
 """
 
 import re
@@ -12,28 +12,31 @@ ROOT = Path(__file__).parent.parent
 LIST = ROOT / "docs/licences.md"
 HEAD = """# Licences
 
-What `requirements.txt` installs beside Tally, which is under the MIT licence itself, as each package says of itself.
-`fastapi-swagger` carries Swagger UI, under Apache-2.0; `static/vendor/LICENSES.txt` has the licence of what the
-dashboard carries. Made by `tools/licences.py`, which `make check` runs as well.
+Tally is under the MIT licence. These are the licences of the packages in `requirements.txt`, from their metadata.
+`fastapi-swagger` contains Swagger UI, under Apache-2.0. `static/vendor/LICENSES.txt` has the licences of the vendored
+files. `tools/licences.py` writes this page, and `make check` compares it.
 
 | package | licence |
 |---|---|
 """
-# All let anybody use, change and pass on a program made with them; MPL-2.0 asks that changes to its own files be shown.
+# All of them allow to use, change and distribute a program that includes the library. MPL-2.0 requires that changes to
+# its own files are published.
 ALLOWED = {"MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "PSF-2.0", "MPL-2.0"}
-SPOKEN = {"MIT License": "MIT", "Apache 2": "Apache-2.0", "Apache Software License": "Apache-2.0"}
+SPDX = {"MIT License": "MIT", "Apache 2": "Apache-2.0", "Apache Software License": "Apache-2.0"}
 
 
 def licence(package: str) -> str:
-    """What a package says of itself, as an SPDX expression; older ones say it in other words."""
-    said = metadata(package)
-    classifiers = [line.rpartition(" :: ")[2] for line in said.get_all("Classifier", []) if line.startswith("License")]
-    text = said["License-Expression"] or said["License"] or classifiers[0]
-    return SPOKEN.get(text, text)
+    """Return the licence of a package as an SPDX expression. Older packages use other texts."""
+    fields = metadata(package)
+    classifiers = [
+        line.rpartition(" :: ")[2] for line in fields.get_all("Classifier", []) if line.startswith("License")
+    ]
+    text = fields["License-Expression"] or fields["License"] or classifiers[0]
+    return SPDX.get(text, text)
 
 
 def update(listed: dict[str, str]) -> dict[str, str]:
-    """The list as it should be; of a package that this system does not need it says what it said."""
+    """Return the current licences. A package that is not installed on this system keeps its listed one."""
     found = {}
     for package in sorted(
         set(re.findall(r"^([a-z0-9][\w.-]*)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
@@ -46,7 +49,7 @@ def update(listed: dict[str, str]) -> dict[str, str]:
 
 
 def problems(found: dict[str, str]) -> list[str]:
-    """What may not be installed with Tally."""
+    """Return the packages whose licence is not allowed."""
     parts = {package: set(re.split(r" (?:AND|OR) ", text)) for package, text in found.items()}
     return [f"{package}: {found[package]}" for package, named in parts.items() if not named <= ALLOWED]
 
@@ -59,7 +62,7 @@ def main() -> None:
     if "--check" not in sys.argv:
         LIST.write_text(wanted)
     elif text != wanted:
-        sys.exit("docs/licences.md is not what is installed: python tools/licences.py")
+        sys.exit("docs/licences.md differs from the installed packages: run python tools/licences.py")
     sys.exit("\n".join(problems(found)) or 0)
 
 

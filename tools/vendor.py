@@ -1,6 +1,6 @@
-"""Vendored files: copied unchanged from node_modules, and checked against the manifest without a network.
+"""Copy vendored files from node_modules, and check them against the manifest without a network.
 
-`python tools/vendor.py` copies what package-lock.json pins; with --check it only compares.
+`python tools/vendor.py` copies the versions in package-lock.json; with --check it only compares.
 """
 
 import base64
@@ -14,8 +14,8 @@ VENDOR = ROOT / "static/vendor"
 FILES = {"socket.io.esm.min.js": ("socket.io-client", "dist/socket.io.esm.min.js")}
 
 
-def described(file: str, content: bytes) -> dict[str, object]:
-    """What the manifest says of a file: where it is from, as the lock pins it, and what is in it."""
+def manifest_entry(file: str, content: bytes) -> dict[str, object]:
+    """Return the manifest entry of a file: its package as pinned in package-lock.json, and its digest."""
     name, path = FILES[file]
     pinned = json.loads((ROOT / "package-lock.json").read_text())["packages"][f"node_modules/{name}"]
     digest = base64.b64encode(hashlib.sha384(content).digest()).decode()
@@ -29,7 +29,7 @@ def update() -> None:
         package = ROOT / "node_modules" / name
         content = (package / path).read_bytes()
         (VENDOR / file).write_bytes(content)
-        manifest.append(described(file, content))
+        manifest.append(manifest_entry(file, content))
         licences.append(f"{file}: {name} {manifest[-1]['version']}, {manifest[-1]['licence']}\n\n")
         licences.append((package / "LICENSE").read_text())
     (VENDOR / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n")
@@ -37,16 +37,16 @@ def update() -> None:
 
 
 def problems() -> list[str]:
-    """What is not as the manifest and the lock say."""
+    """Return a line for each difference from the manifest or package-lock.json."""
     manifest = {entry["file"]: entry for entry in json.loads((VENDOR / "MANIFEST.json").read_text())}
     found = {path.name for path in VENDOR.iterdir()} - {"MANIFEST.json", "LICENSES.txt"}
     licences = (VENDOR / "LICENSES.txt").read_text()
-    wrong = [f"{file}: not in both the directory and the manifest" for file in found ^ manifest.keys()]
+    wrong = [f"{file}: only in the directory or only in the manifest" for file in found ^ manifest.keys()]
     for file in sorted(found & manifest.keys()):
-        if manifest[file] != described(file, (VENDOR / file).read_bytes()):
-            wrong.append(f"{file}: not what the manifest or package-lock.json says")
+        if manifest[file] != manifest_entry(file, (VENDOR / file).read_bytes()):
+            wrong.append(f"{file}: differs from the manifest or package-lock.json")
         if f"{file}: {manifest[file]['name']} {manifest[file]['version']}, {manifest[file]['licence']}" not in licences:
-            wrong.append(f"{file}: without its licence")
+            wrong.append(f"{file}: its licence is missing in LICENSES.txt")
     return wrong
 
 
