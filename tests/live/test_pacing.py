@@ -7,12 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from app.live import broadcaster
-from app.live.broadcaster import CPU_SHARE
 from tests.live.clients import dashboard
 from tests.support.servers import Served, eventually
 
 
-@pytest.mark.catches("no budget", "app/live/broadcaster.py", "CPU_SHARE = 0.16", "CPU_SHARE = 0.9")
 async def test_broadcasting_uses_no_more_than_its_share_and_the_last_count_arrives(
     tally: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,6 +42,7 @@ async def test_broadcasting_uses_no_more_than_its_share_and_the_last_count_arriv
     assert share < 0.4
 
 
+NO_BUDGET = pytest.mark.catches("no budget", "app/live/broadcaster.py", "CPU_SHARE = 0.16", "CPU_SHARE = 0.9")
 BUSY_CORE = pytest.mark.catches(
     "as much of a busy core", "app/live/broadcaster.py", "1 - used / max(passed, 1e-6)", "1.0"
 )
@@ -55,9 +54,9 @@ IDLE_CORE = pytest.mark.catches(
 @pytest.mark.parametrize(
     ("busy", "share"),
     [
-        pytest.param(0.0, 2 * CPU_SHARE, marks=IDLE_CORE),
-        pytest.param(0.5, 1.5 * CPU_SHARE, marks=IDLE_CORE),
-        pytest.param(1.0, CPU_SHARE, marks=BUSY_CORE),
+        pytest.param(0.0, 0.32, marks=IDLE_CORE),
+        pytest.param(0.5, 0.24, marks=IDLE_CORE),
+        pytest.param(1.0, 0.16, marks=[BUSY_CORE, NO_BUDGET]),
     ],
 )
 async def test_broadcasting_uses_less_of_a_core_that_has_other_work(
@@ -84,6 +83,7 @@ async def test_broadcasting_uses_less_of_a_core_that_has_other_work(
         await sleep(0)
 
     monkeypatch.setattr(live, "_broadcast_once", costly_round)
+    monkeypatch.setattr(broadcaster, "IDLE_SECONDS", 0)  # no client is connected
     clocks = SimpleNamespace(monotonic=lambda: now, process_time=lambda: now * busy, thread_time=time.thread_time)
     monkeypatch.setattr(broadcaster, "time", clocks)
     monkeypatch.setattr(broadcaster, "asyncio", SimpleNamespace(**(vars(asyncio) | {"sleep": simulated_sleep})))
