@@ -123,7 +123,7 @@ async def test_a_new_day_is_a_reset_also_for_clients_that_resume(tally: Served, 
 
 
 async def test_a_quiet_stream_has_comments_that_keep_it_open(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)
     async with tally.client() as client, reading(tally.url, "/stream?event=a") as reader:
         await client.post("/event/other")
         await eventually(lambda: reader.comments >= 3)
