@@ -12,7 +12,7 @@ from collections import Counter
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from bench.broker import TOPIC
-from bench.load import Figures, Meter, WrongError
+from bench.load import Figures, Meter, ResultMismatch
 from bench.servers import ROOT, SERVER_CORE, Server
 
 EVENT_NAMES = 50
@@ -23,8 +23,8 @@ PRODUCE_AT_ONCE = 5000
 async def records(server: Server, seconds: float) -> Figures:
     """Measure how many records per second a node counts; a run takes about so many seconds.
 
-    `plain_us` is the processor time, in µs per record, of a consumer that only counts in a dict. Raises WrongError if
-    the node's counts are wrong.
+    `plain_us` is the processor time, in µs per record, of a consumer that only counts in a dict. Raises ResultMismatch
+    if the node's counts are wrong.
     """
     total = int(seconds * RECORDS_PER_SECOND)
     os.kill(server.process.pid, signal.SIGSTOP)
@@ -37,7 +37,7 @@ async def records(server: Server, seconds: float) -> Figures:
     while (counted := counted_records(server)) < total:
         await asyncio.sleep(0.1)
     if sum(server.counts().values()) != total or counted != total:
-        raise WrongError(f"{total} records, of which {counted} were counted")
+        raise ResultMismatch(f"{total} records, of which {counted} were counted")
     rate = (total - counted_before) / (time.perf_counter() - began)
     return meter.read(total - counted_before) | {"records": rate, "plain_us": plain_seconds * 1e6}
 
@@ -62,8 +62,8 @@ async def produce(servers: str, total: int) -> None:
 def _run_plain_consumer(servers: str, total: int) -> float:
     """Run `plain_consumer` in its own process on the server's core, which is idle while the server is stopped."""
     code = f"import bench.kafka, asyncio; print(asyncio.run(bench.kafka.plain_consumer({servers!r}, {total})))"
-    output = os.popen(f'cd {ROOT} && taskset -c {SERVER_CORE} {sys.executable} -c "{code}"')  # noqa: S605 # no foreign input
-    return float(output.read())
+    output = os.popen(f'cd {ROOT} && taskset -c {SERVER_CORE} {sys.executable} -c "{code}"')  # noqa: S605 # no foreign
+    input return float(output.read())
 
 
 async def plain_consumer(servers: str, total: int) -> float:

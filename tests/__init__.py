@@ -1,1 +1,1 @@
-"""The tests, in the packages of `app/`, plus `system/` (several real processes), `browser/`, `project/` and `support/`."""
+"""The tests: one package per package of `app/`, plus `system/`, `browser/`, `project/` and `support/`."""

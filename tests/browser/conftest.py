@@ -9,7 +9,7 @@ import pytest
 
 from app.settings import Settings
 from tests.browser.dashboard import ADMIN_KEY, USUAL_COUNTS
-from tests.support.servers import ChosenClock, Process, serving
+from tests.support.servers import Process, SettableClock, serving
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def tally_with_history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
 
 async def count_two_days(store: str) -> None:
     """Count on the two days before today, with a correction on the first and a reset on the second."""
-    clock = ChosenClock(-2 * 86_400)
+    clock = SettableClock(-2 * 86_400)
     admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
     async with serving(Settings(TALLY_STORE=store, admin_keys=ADMIN_KEY), clock) as tally, tally.client() as client:
         await client.post("/events", json={**USUAL_COUNTS, "gone": 9})

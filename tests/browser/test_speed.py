@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Browser
 
-from bench.pages import of_dashboard, of_naive, until_usable
+from bench.pages import dashboard_cost, naive_cost, until_usable
 from tests.support.servers import Process
 
 MANY = 10_000
@@ -17,8 +17,8 @@ def tally(process) -> Process:
 
 @pytest.mark.timeout(120)
 def test_a_burst_costs_a_tenth_of_a_page_that_redraws(tally: Process, browser: Browser) -> None:
-    naive = of_naive(browser, tally.url, 0.3)
-    dashboard = of_dashboard(browser, tally.url, 3)
+    naive = naive_cost(browser, tally.url, 0.3)
+    dashboard = dashboard_cost(browser, tally.url, 3)
     assert dashboard.main_ms < naive.main_ms / 10, (naive, dashboard)
     assert dashboard.heap_after < dashboard.heap_before + 5_000_000
     assert dashboard.long_tasks < dashboard.batches / 2

@@ -9,12 +9,12 @@ import pytest
 
 from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import ChosenClock, Served, serving, settings_for
+from tests.support.servers import RunningApp, SettableClock, serving, settings_for
 
 
 @pytest.fixture
 async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application on SQLite, without a server. A parameter of the test is a dict of settings."""
     clock.go_to("2026-03-28T22:30:00+00:00")
@@ -28,7 +28,7 @@ async def shared_app(
     tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application that all tests of a module share."""
-    clock = ChosenClock()
+    clock = SettableClock()
     clock.go_to("2026-03-28T22:30:00+00:00")
     settings = settings_for(
         "sqlite", tmp_path_factory.mktemp("shared"), shared_redis, countapi=True, write_limit="100000/second"
@@ -47,12 +47,12 @@ async def empty_app(shared_app: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncC
 @pytest.fixture(scope="module")
 async def serve_once(
     tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer
-) -> AsyncIterator[Callable[..., Awaitable[Served]]]:
+) -> AsyncIterator[Callable[..., Awaitable[RunningApp]]]:
     """Start a server on the memory store for each set of settings, once for all tests of a module."""
-    servers: dict[str, Served] = {}
+    servers: dict[str, RunningApp] = {}
     async with AsyncExitStack() as started:
 
-        async def start(**chosen: object) -> Served:
+        async def start(**chosen: object) -> RunningApp:
             key = repr(sorted(chosen.items()))
             if key not in servers:
                 settings = settings_for("memory", tmp_path_factory.mktemp("server"), shared_redis, **chosen)
@@ -63,10 +63,10 @@ async def serve_once(
 
 
 @pytest.fixture
-def serve(tmp_path: Path, redis_server: RedisServer) -> Callable[..., AbstractAsyncContextManager[Served]]:
+def serve(tmp_path: Path, redis_server: RedisServer) -> Callable[..., AbstractAsyncContextManager[RunningApp]]:
     """Start a server on the memory store with the given settings, and without an admin key unless one is given."""
 
-    def start(**chosen: object) -> AbstractAsyncContextManager[Served]:
+    def start(**chosen: object) -> AbstractAsyncContextManager[RunningApp]:
         return serving(settings_for("memory", tmp_path, redis_server, **{"admin_keys": "", **chosen}))
 
     return start
@@ -75,7 +75,7 @@ def serve(tmp_path: Path, redis_server: RedisServer) -> Callable[..., AbstractAs
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 async def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer
-) -> AsyncIterator[Served]:
+) -> AsyncIterator[RunningApp]:
     shared_redis.flush()
     directory = tmp_path_factory.mktemp("served")
     settings = settings_for(request.param, directory, shared_redis, countapi=True, write_limit="100000/second")
@@ -85,7 +85,7 @@ async def served(
 
 
 @pytest.fixture
-async def tally(served: Served) -> AsyncIterator[Served]:
+async def tally(served: RunningApp) -> AsyncIterator[RunningApp]:
     """A server that all tests of a module share. Each test must leave its counts as they were."""
     yield served
     async with served.client() as client:

@@ -18,7 +18,7 @@ from app.stores.redis_url import RedisTarget
 from app.stores.sqlite import SqliteStore
 from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import AS_ADMIN, ChosenClock, settings_for
+from tests.support.servers import AS_ADMIN, SettableClock, settings_for
 
 NOON = 1_795_435_200
 USERS = 100_000
@@ -27,7 +27,7 @@ CALENDAR = Calendar(ZoneInfo("UTC"))
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> AsyncIterator[httpx.AsyncClient]:
     clock.go_to("2026-03-28T12:00:00+00:00")
     async with asgi_client(settings_for(request.param, tmp_path, redis_server), clock) as client:
@@ -42,7 +42,7 @@ async def audience(client: httpx.AsyncClient, path: str = "/audience") -> tuple[
     return found["users"], found["sessions"], found["activeSessions"]
 
 
-async def test_unique_users_and_sessions(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_unique_users_and_sessions(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/event/a", json={"user": "ann", "session": "1", "by": 3})
     await client.post("/event/a")
     await client.post("/events", json=[{"event": "a", "user": "ann"}, {"event": "b", "user": "bob", "session": "2"}])
@@ -57,7 +57,7 @@ async def test_unique_users_and_sessions(client: httpx.AsyncClient, clock: Chose
     assert await audience(client, "/audience?days=2") == (2, 2, 0)
 
 
-async def test_the_users_of_an_event_are_ranked_by_window(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_the_users_of_an_event_are_ranked_by_window(client: httpx.AsyncClient, clock: SettableClock) -> None:
     async def ranked(window: str) -> list[tuple[int, str, int]]:
         return [tuple(row.values()) for row in (await client.get(f"/leaderboard?event=a&window={window}")).json()]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import websockets
 
-from tests.support.servers import Process, Served
+from tests.support.servers import Process, RunningApp
 
 POLL = "/socket.io/?EIO=4&transport=polling"
 WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
 
 
-def first_line(tally: Served | Process, *pieces: bytes) -> bytes:
+def first_line(tally: RunningApp | Process, *pieces: bytes) -> bytes:
     """Send these bytes, and return the first line of the response."""
     host, port = tally.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:

@@ -11,11 +11,11 @@ import pytest
 
 from tests.http.bad_values import AMOUNTS, BODIES, NAMES
 from tests.http.problems import assert_client_error
-from tests.support.servers import AS_ADMIN, Served, eventually
+from tests.support.servers import AS_ADMIN, RunningApp, eventually
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_bad_name(tally: Served, name: str) -> None:
+async def test_a_bad_name(tally: RunningApp, name: str) -> None:
     segment = NAMES[name]
     async with tally.client() as client:
         for path in (b"/event/" + segment, b"/event/" + segment + b"/series"):
@@ -28,7 +28,7 @@ async def test_a_bad_name(tally: Served, name: str) -> None:
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
-async def test_a_bad_amount(tally: Served, amount: str) -> None:
+async def test_a_bad_amount(tally: RunningApp, amount: str) -> None:
     by = AMOUNTS[amount]
     async with tally.client() as client:
         assert_client_error(await client.post("/event/known", content=b'{"by": ' + by + b"}"), counted="no")
@@ -41,13 +41,13 @@ async def test_a_bad_amount(tally: Served, amount: str) -> None:
 
 
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_bad_body(tally: Served, body: str) -> None:
+async def test_a_bad_body(tally: RunningApp, body: str) -> None:
     async with tally.client() as client:
         for path in ("/event/known", "/events"):
             assert_client_error(await client.post(path, content=BODIES[body]), counted="no")
 
 
-async def test_a_client_that_disconnects_during_its_body(tally: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_disconnects_during_its_body(tally: RunningApp, caplog: pytest.LogCaptureFixture) -> None:
     async with tally.client() as client:
 
         async def rejected() -> str:
@@ -96,7 +96,7 @@ HEAD = b'{"tally":1,"export":"e","timezone":"UTC"}\n'
 IMPORTS |= {name: HEAD + line + b'\n{"end":2}\n' for name, line in LINES.items()}
 
 
-async def test_a_bad_import(tally: Served) -> None:
+async def test_a_bad_import(tally: RunningApp) -> None:
     async with tally.client() as client:
         for name, file in IMPORTS.items():
             assert_client_error(await client.post("/import", content=file, headers=AS_ADMIN), counted="no")
@@ -128,7 +128,7 @@ READS += [
 READS += ["/static/..%2f..%2fpyproject.toml", "/static/%2e%2e/%2e%2e/app/main.py", "/docs/assets/..%2f__init__.py"]
 
 
-async def test_bad_corrections_ids_and_queries(tally: Served) -> None:
+async def test_bad_corrections_ids_and_queries(tally: RunningApp) -> None:
     async with tally.client() as client:
 
         async def assert_rejected(method: str, path: bytes, content: bytes = b"") -> None:
@@ -156,7 +156,7 @@ async def test_bad_corrections_ids_and_queries(tally: Served) -> None:
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
-async def test_bodies_are_not_decompressed(tally: Served, compress: Callable[[bytes], bytes]) -> None:
+async def test_bodies_are_not_decompressed(tally: RunningApp, compress: Callable[[bytes], bytes]) -> None:
     bomb = compress(b"[" + b" " * 10_000_000 + b"]")
     async with tally.client() as client:
         for path in ("/event/known", "/events", "/import"):

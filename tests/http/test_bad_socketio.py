@@ -6,7 +6,7 @@ import pytest
 import websockets
 
 from tests.http.problems import assert_client_error
-from tests.support.servers import AS_ADMIN, Served
+from tests.support.servers import AS_ADMIN, RunningApp
 
 POLL = "/socket.io/?EIO=4&transport=polling"
 WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
@@ -57,7 +57,7 @@ SESSIONS = ["", "&sid=", "&sid=x", "&sid=%0aERROR%20forged", "&sid=%ff", "&sid=a
 @pytest.mark.catches(
     "packets are logged", "app/live/socketio.py", "_packets.setLevel(logging.ERROR)", "_packets.setLevel(logging.INFO)"
 )
-async def test_bad_polls(tally: Served, quiet: None) -> None:
+async def test_bad_polls(tally: RunningApp, quiet: None) -> None:
     async with tally.client() as client:
 
         async def session() -> str:
@@ -89,7 +89,7 @@ ENDING = ["", "x", "9", "0", "6", "4", "b!!!", "d=", "\u096a", "x" * 20_000, "4"
 @pytest.mark.catches(
     "an empty message is not a message", "app/live/inbound.py", 'if encoded_packet in {"", b""}:', "if False:"
 )
-async def test_bad_frames(tally: Served, quiet: None) -> None:
+async def test_bad_frames(tally: RunningApp, quiet: None) -> None:
     """A bad frame ends its connection or is ignored. Other connections are not affected."""
     url = tally.url.replace("http", "ws", 1) + WEBSOCKET
     async with websockets.connect(url) as watcher, tally.client() as client:

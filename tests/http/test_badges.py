@@ -15,7 +15,7 @@ from app.http.routes.badges import abbreviated
 from app.main import create_app
 from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import AS_ADMIN, ROOT, ChosenClock, settings_for
+from tests.support.servers import AS_ADMIN, ROOT, SettableClock, settings_for
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["signup", "a b+c%", "releases.svg", "<b>&\"'", "ورود کاربر", "👩‍💻", "x" * 128, "mysite.com:visits", "..."]
@@ -23,7 +23,7 @@ NAMES = ["signup", "a b+c%", "releases.svg", "<b>&\"'", "ورود کاربر", "
 
 @pytest.fixture
 async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> AsyncIterator[httpx.AsyncClient]:
     clock.go_to("2026-03-28T22:30:00+00:00")
     settings = settings_for("memory", tmp_path, redis_server, **{"countapi": True, **getattr(request, "param", {})})
@@ -37,7 +37,7 @@ def texts_of(svg: str) -> tuple[str, list[str]]:
     return root.findtext(f"{SVG}title"), [text.text for text in root.iter(f"{SVG}text")]
 
 
-async def test_a_badge_shows_the_total_or_todays_count(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_a_badge_shows_the_total_or_todays_count(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/event/signup", json={"by": 1200})
     clock.go_to("2026-03-29T01:00:00+00:00")
     await client.post("/event/signup", json={"by": 34})

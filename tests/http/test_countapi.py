@@ -8,12 +8,12 @@ import pytest
 
 from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import ChosenClock, settings_for
+from tests.support.servers import SettableClock, settings_for
 
 
 @pytest.fixture
 async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> AsyncIterator[httpx.AsyncClient]:
     clock.go_to("2026-03-28T22:30:00+00:00")
     settings = settings_for("memory", tmp_path, redis_server, **{"countapi": True, **getattr(request, "param", {})})
@@ -42,7 +42,7 @@ async def test_countapi_counts_reads_and_describes(client: httpx.AsyncClient) ->
     assert (await client.get("/get/default/visits")).json() == {"value": 1}
 
 
-async def test_countapi_returns_the_total_on_the_next_day(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_countapi_returns_the_total_on_the_next_day(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.get("/hit/mysite.com/visits")
     clock.go_to("2026-03-29T01:00:00+00:00")
     assert (await client.get("/hit/mysite.com/visits")).json() == {"value": 2}

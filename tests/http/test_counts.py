@@ -6,7 +6,7 @@ import pytest
 from app.http import queries
 from app.stores import sqlite
 from tests.http.problems import assert_problem
-from tests.support.servers import ChosenClock
+from tests.support.servers import SettableClock
 
 
 async def test_events_are_filtered_sorted_and_paged(client: httpx.AsyncClient) -> None:
@@ -42,7 +42,7 @@ async def test_long_listings_are_merged_from_slices(client: httpx.AsyncClient, m
         assert [(row["eventName"], row["count"]) for row in top] == [(e, counts[e]) for e in orders["-count"][:20]]
 
 
-async def test_leaderboards_of_today_and_of_all_time(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_leaderboards_of_today_and_of_all_time(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/events", json={"old": 10, "a": 1})
     clock.go_to("2026-03-29T00:10:00+00:00")
     await client.post("/events", json={"a": 2, "b": 2})
@@ -84,7 +84,7 @@ async def test_reads_have_a_rate_limit_of_their_own(client: httpx.AsyncClient) -
     assert (await client.get("/health")).status_code == 200
 
 
-async def test_leaderboards_of_the_last_hour_and_week(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_leaderboards_of_the_last_hour_and_week(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/event/old", json={"by": 9})
     clock.go_to("2026-03-28T23:20:00+00:00")
     await client.post("/event/a", json={"by": 2})

@@ -13,7 +13,7 @@ from app.stores.results import ApplyResult
 from tests.http.bad_values import AMOUNTS, BODIES, NAMES
 from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import ChosenClock, settings_for
+from tests.support.servers import SettableClock, settings_for
 
 SEGMENTS = [*NAMES.values(), b"a", b"A%20b", b"%C3%A9", b"e%CC%81", b"%zz", b"a%2Fb", b"a/series", b"a?b=c", b"x" * 128]
 HIT_BODIES = [b"", b" \n", b"{}", b'{"by":2}', *BODIES.values(), *(b'{"by":' + by + b"}" for by in AMOUNTS.values())]
@@ -32,7 +32,7 @@ class FailingStore(MemoryStore):
 
 
 async def record_responses(
-    path_pattern: str, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch, settings: object
+    path_pattern: str, clock: SettableClock, monkeypatch: pytest.MonkeyPatch, settings: object
 ) -> list[tuple]:
     """Send all requests of the tables, with this pattern of the fast path. Return the responses and the counts."""
     monkeypatch.setattr(fast_path, "_EVENT_PATH", re.compile(path_pattern))
@@ -93,7 +93,7 @@ async def record_responses(
     "headers = self._origins.check_host_and_cors(scope)",
 )
 async def test_fast_path_and_router_give_the_same_responses(
-    tmp_path: Path, redis_server: RedisServer, clock: ChosenClock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, redis_server: RedisServer, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(
         "memory", tmp_path, redis_server, write_limit="250/hour", read_limit="100/hour", events_max=40

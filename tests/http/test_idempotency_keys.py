@@ -6,13 +6,13 @@ import httpx
 import pytest
 
 from tests.http.problems import assert_problem
-from tests.support.servers import ChosenClock
+from tests.support.servers import SettableClock
 
 KEY = {"Idempotency-Key": "order-17"}
 
 
 async def test_a_retry_gets_the_first_response_even_after_midnight(
-    client: httpx.AsyncClient, clock: ChosenClock
+    client: httpx.AsyncClient, clock: SettableClock
 ) -> None:
     first = await client.post("/event/a", json={"by": 3}, headers=KEY)
     assert "Idempotent-Replayed" not in first.headers

@@ -10,7 +10,7 @@ import websockets
 from tests.http.api_keys import KEYS, bearer
 from tests.http.problems import detail_of
 from tests.support.nginx import Proxy
-from tests.support.servers import Served
+from tests.support.servers import RunningApp
 
 SHOP, EVIL = "https://shop.example", "https://evil.example"
 SOCKETS = "/socket.io/?EIO=4&transport="
@@ -85,7 +85,7 @@ async def test_requests_of_foreign_origins(serve_once, chosen: dict, origin: str
         await assert_websocket(tally, headers, 101 if writes else 403)
 
 
-async def assert_websocket(tally: Served, headers: dict[str, str], status: int) -> None:
+async def assert_websocket(tally: RunningApp, headers: dict[str, str], status: int) -> None:
     url = tally.url.replace("http", "ws", 1) + SOCKETS + "websocket"
     try:
         async with websockets.connect(url, additional_headers=headers) as page:
@@ -163,7 +163,7 @@ async def test_allowed_hosts(serve, chosen: dict, allowed: list[str], foreign: l
                 await assert_host(tally, host, is_allowed)
 
 
-async def assert_host(tally: Served, host: str, is_allowed: bool) -> None:
+async def assert_host(tally: RunningApp, host: str, is_allowed: bool) -> None:
     """Check the response to a WebSocket handshake with this Host header."""
     address, port = tally.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(address, int(port))

@@ -16,7 +16,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.http.api_keys import CLOSED, KEYS, bearer
 from tests.http.problems import detail_of
-from tests.support.servers import Served
+from tests.support.servers import RunningApp
 
 MAY = {
     "anyone": {"none", "wrong", "read", "write", "admin"},
@@ -39,7 +39,7 @@ def routes(app: object) -> set[str]:
     return mounts | {f"{method} {route.path_format}" for route in others for method in route.methods - {"HEAD"}}
 
 
-async def statuses(tally: Served, role: str) -> dict[str, int]:
+async def statuses(tally: RunningApp, role: str) -> dict[str, int]:
     """Return the status of each route for this role. Only the head is read, because a stream has no end."""
     seen = {}
     async with tally.client() as client:

@@ -14,7 +14,7 @@ from app.http.responses import csv_response
 from app.stores.memory import MemoryStore
 from tests.http.api_keys import bearer
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import AS_ADMIN, ChosenClock, Process, eventually, serving, settings_for
+from tests.support.servers import AS_ADMIN, Process, SettableClock, eventually, serving, settings_for
 
 POLL = "/socket.io/?EIO=4&transport=polling"
 HTML_PAGES = ["/", "/kiosk", "/embed/a"]
@@ -156,7 +156,7 @@ HARMLESS = ["a;=1+1", 'a",=1+1', "a,=1+1", "'=1+1", "a=1", "1", "ورود", "�
 @pytest.mark.catches("formulas are not escaped", "app/http/responses.py", 'f"\'{cell}" if', "cell if")
 @pytest.mark.catches("a semicolon ends a cell", "app/http/responses.py", ", quoting=csv.QUOTE_NONNUMERIC", "")
 async def test_no_name_is_a_formula_in_a_spreadsheet(
-    tmp_path: Path, redis_server: RedisServer, clock: ChosenClock
+    tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> None:
     names = [f"{begin}{formula}" for begin in STARTS for formula in ("1+1", "cmd|' C calc'!A0", 'HYPERLINK("x","y")')]
     names += HARMLESS

@@ -6,11 +6,11 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from tests.support.servers import ChosenClock, eventually
+from tests.support.servers import SettableClock, eventually
 
 
 async def test_series_are_filled_with_zeros_and_end_with_the_running_bucket(
-    client: httpx.AsyncClient, clock: ChosenClock
+    client: httpx.AsyncClient, clock: SettableClock
 ) -> None:
     await client.post("/event/a", json={"by": 2})
     clock.go_to("2026-03-28T23:10:00+00:00")
@@ -26,7 +26,7 @@ async def test_series_are_filled_with_zeros_and_end_with_the_running_bucket(
 
 
 @pytest.mark.parametrize("client", [{"timezone": ZoneInfo("Europe/Berlin")}], indirect=True)
-async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/event/a")  # 23:30 in Berlin, the evening before the clock goes forward
     clock.go_to("2026-03-29T10:00:00+00:00")
     assert (await client.post("/event/a")).json() | {"ack": ""} == {
@@ -43,7 +43,7 @@ async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient
     assert (await client.get("/health")).json()["resetsAt"] == "2026-03-30T00:00:00+02:00"
 
 
-async def test_history_lists_past_days_newest_first(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_history_lists_past_days_newest_first(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/events", json={"a": 2, "=1+1": 3})
     clock.go_to("2026-03-30T12:00:00+00:00")
     await client.post("/event/a")
@@ -61,7 +61,7 @@ async def test_history_lists_past_days_newest_first(client: httpx.AsyncClient, c
 
 
 @pytest.mark.parametrize("client", [{"minutes_kept_hours": 24, "hours_kept_days": 2, "days_kept": 8}], indirect=True)
-async def test_old_data_is_deleted_and_totals_stay(client: httpx.AsyncClient, clock: ChosenClock) -> None:
+async def test_old_data_is_deleted_and_totals_stay(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/event/a")
     clock.go_to("2026-04-10T12:00:00+00:00")
     jobs = client._transport.app.state.jobs

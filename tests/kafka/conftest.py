@@ -12,10 +12,10 @@ from app.settings import Settings
 from tests.kafka.waiting import wait_until_ready
 from tests.support.kafka_broker import Broker
 from tests.support.redis_servers import RedisServer
-from tests.support.servers import Served, serving, settings_for
+from tests.support.servers import RunningApp, serving, settings_for
 
 MakeSettings = Callable[..., Settings]
-StartNode = Callable[..., AbstractAsyncContextManager[tuple[Served, httpx.AsyncClient]]]
+StartNode = Callable[..., AbstractAsyncContextManager[tuple[RunningApp, httpx.AsyncClient]]]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def buffering_node(make_settings: MakeSettings, broker: Broker, names: dict[str,
     """Return a function that creates the topics and starts a node with the write buffer, which has reached Kafka."""
 
     @asynccontextmanager
-    async def start(kind: str = "sqlite", **chosen: object) -> AsyncIterator[tuple[Served, httpx.AsyncClient]]:
+    async def start(kind: str = "sqlite", **chosen: object) -> AsyncIterator[tuple[RunningApp, httpx.AsyncClient]]:
         await broker.create_topics(names["kafka_topic"], names["kafka_dead_letters"])
         async with serving(make_settings(kind, **chosen)) as node, node.client() as client:
             await wait_until_ready(client)

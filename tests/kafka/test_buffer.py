@@ -19,7 +19,7 @@ from tests.kafka.conftest import MakeSettings, StartNode
 from tests.kafka.waiting import wait_for_counts, wait_until_ready
 from tests.support.kafka_broker import Broker
 from tests.support.redis_servers import RedisServer, free_port
-from tests.support.servers import ChosenClock, serving, settings_for
+from tests.support.servers import SettableClock, serving, settings_for
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a run may download Kafka
 
@@ -108,13 +108,15 @@ async def submit(buffer: PostBuffer, event: str, key: IdempotencyKey | None = No
     return (await buffer.submit({event: 1}, key)).result.reason
 
 
-def buffer_on(store: MemoryStore, clock: ChosenClock, **limits: int) -> PostBuffer:
+def buffer_on(store: MemoryStore, clock: SettableClock, **limits: int) -> PostBuffer:
     settings = Settings(TALLY_STORE="memory://", kafka="k:1", **limits)
     calendar_clock = Clock(Calendar(settings.timezone), clock)
     return PostBuffer(settings, FakeWriter(), store, calendar_clock, lambda _: 0, Metrics())
 
 
-async def test_the_buffer_rejects_new_event_names_beyond_the_limit_until_the_store_has_room(clock: ChosenClock) -> None:
+async def test_the_buffer_rejects_new_event_names_beyond_the_limit_until_the_store_has_room(
+    clock: SettableClock,
+) -> None:
     store = MemoryStore(StoreLimits(10))
     buffer = buffer_on(store, clock, events_max=2)
     assert [await submit(buffer, event) for event in ("a", "b", "c", "a")] == [None, None, "full", None]
@@ -126,7 +128,7 @@ async def test_the_buffer_rejects_new_event_names_beyond_the_limit_until_the_sto
     assert [await submit(buffer, event) for event in ("c", "d", "a")] == [None, "full", None]
 
 
-async def test_the_buffer_rejects_idempotency_keys_beyond_a_clients_tenth_and_the_total(clock: ChosenClock) -> None:
+async def test_the_buffer_rejects_idempotency_keys_beyond_a_clients_tenth_and_the_total(clock: SettableClock) -> None:
     buffer = buffer_on(MemoryStore(StoreLimits(10)), clock, keys_max=20)
     for number in range(20):
         assert await submit(buffer, "a", IdempotencyKey(f"id {number}", "request", f"client {number // 2}")) is None
@@ -179,7 +181,7 @@ async def test_a_post_that_kafka_does_not_acknowledge_in_time_is_unknown_and_cou
 
 
 async def test_a_hit_counts_on_the_day_of_its_acknowledgement(
-    make_settings: MakeSettings, broker: Broker, names, clock: ChosenClock
+    make_settings: MakeSettings, broker: Broker, names, clock: SettableClock
 ) -> None:
     await broker.create_topics(names["kafka_topic"], message_timestamp_after_max_ms=str(2 * 86_400_000))
     settings = make_settings()

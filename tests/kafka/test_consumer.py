@@ -155,9 +155,9 @@ async def test_a_lost_response_of_the_store_counts_nothing_twice(
         buffering_node("redis", redis=SimpleNamespace(url=proxy.url)) as (_, client),
     ):
         for number in range(1, 4):
-            lost = proxy.strike("cut after", holding=names["kafka_topic"].encode(), left=1)
+            lost = proxy.inject("cut after", matching=names["kafka_topic"].encode(), remaining=1)
             assert (await client.post("/event/a")).status_code == 202
-            await eventually(lambda lost=lost: lost.struck)
+            await eventually(lambda lost=lost: lost.injected)
             await wait_for_counts(client, a=number)
         assert (await client.get("/health")).json()["spoolBytes"] == 0
 

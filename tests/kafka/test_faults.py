@@ -161,7 +161,7 @@ async def test_the_buffer_acknowledges_a_burst_that_is_faster_than_the_store(
 ) -> None:
     await broker.create_topics("tally.events", "tally.dead", partitions=PARTITIONS)
     async with FaultProxy(redis_server.socket) as slow:
-        slow.strike("slow", seconds=COMMIT_SECONDS)
+        slow.inject("slow", seconds=COMMIT_SECONDS)
         limits = {"TALLY_WRITE_LIMIT": "1000000/second", "TALLY_READ_LIMIT": "1000000/second"}
         app = Process(tmp_path, TALLY_STORE=slow.url, TALLY_KAFKA=broker.servers, **limits)
         try:
@@ -205,7 +205,7 @@ class Burst:
         for number in self._batches:
             await asyncio.sleep(began + number * BATCH_HITS / BURST_HITS_PER_SECOND - time.monotonic())
             body = "\n".join(f"event {random.randrange(EVENT_NAMES)}" for _ in range(BATCH_HITS)).encode()
-            response = await connection.ask("POST", "/events", body)
+            response = await connection.request("POST", "/events", body)
             self.outcomes["acknowledged" if response.status == 202 else response.outcome] += BATCH_HITS
         connection.close()
 

@@ -12,7 +12,7 @@ import httpx
 import socketio
 import websockets
 
-from tests.support.servers import Served, eventually
+from tests.support.servers import RunningApp, eventually
 
 
 class Dashboard:
@@ -52,7 +52,7 @@ class Dashboard:
 
 @contextlib.asynccontextmanager
 async def dashboard(
-    tally: Served, *transports: str, namespaces: tuple[str, ...] = ("/live",)
+    tally: RunningApp, *transports: str, namespaces: tuple[str, ...] = ("/live",)
 ) -> AsyncIterator[Dashboard]:
     """A connected dashboard, by default on a WebSocket."""
     page = Dashboard()

@@ -9,10 +9,10 @@ import socketio
 
 from app.live import socketio as live_socketio
 from tests.live.clients import SlowClient, dashboard, leave, stop_polling
-from tests.support.servers import Served, eventually
+from tests.support.servers import RunningApp, eventually
 
 
-async def test_a_plain_client_gets_an_update_for_each_of_three_slow_hits(tally: Served) -> None:
+async def test_a_plain_client_gets_an_update_for_each_of_three_slow_hits(tally: RunningApp) -> None:
     plain, counts = socketio.AsyncClient(reconnection=False), []
     plain.on("update", lambda data: counts.append(data["count"]))
     await plain.connect(tally.url)
@@ -24,7 +24,7 @@ async def test_a_plain_client_gets_an_update_for_each_of_three_slow_hits(tally: 
 
 
 @pytest.mark.parametrize("namespace", ["/", "/live"])
-async def test_a_client_may_send_auth(shared_tally: Served, namespace: str) -> None:
+async def test_a_client_may_send_auth(shared_tally: RunningApp, namespace: str) -> None:
     page = socketio.AsyncClient(reconnection=False)
     received: list[str] = []
     page.on("*", lambda event, *_: received.append(event), namespace=namespace)
@@ -35,7 +35,7 @@ async def test_a_client_may_send_auth(shared_tally: Served, namespace: str) -> N
     await leave(page)
 
 
-async def test_a_client_of_another_origin_may_not_connect(shared_tally: Served) -> None:
+async def test_a_client_of_another_origin_may_not_connect(shared_tally: RunningApp) -> None:
     for transport in ("polling", "websocket"):
         foreign = socketio.AsyncClient(reconnection=False)
         with pytest.raises(socketio.exceptions.ConnectionError):
@@ -44,7 +44,7 @@ async def test_a_client_of_another_origin_may_not_connect(shared_tally: Served) 
             await foreign.eio.http.close()
 
 
-async def test_sessions_are_bounded(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sessions_are_bounded(tally: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_socketio, "CLIENTS_MAX", 2)
     async with tally.client() as client:
         responses = [await client.get("/socket.io/?EIO=4&transport=polling") for _ in range(3)]
@@ -54,7 +54,7 @@ async def test_sessions_are_bounded(tally: Served, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("namespace", ["/", "/live"])
 async def test_a_client_that_upgrades_from_polling_misses_nothing_and_its_counts_never_go_backwards(
-    tally: Served, namespace: str
+    tally: RunningApp, namespace: str
 ) -> None:
     pages = [socketio.AsyncClient(reconnection=False) for _ in range(10)]
     received: dict[int, list[int]] = {i: [] for i in range(10)}
@@ -82,7 +82,7 @@ async def test_a_client_that_upgrades_from_polling_misses_nothing_and_its_counts
     assert all(client.connection.is_direct for client in tally.app.state.live.clients.values())
 
 
-async def test_a_dead_client_takes_nothing_from_the_others(tally: Served) -> None:
+async def test_a_dead_client_takes_nothing_from_the_others(tally: RunningApp) -> None:
     dead, healthy = socketio.AsyncClient(reconnection=False), socketio.AsyncClient(reconnection=False)
     received: list[str] = []
     healthy.on("update", lambda data: received.append(data["eventName"]))
@@ -113,7 +113,7 @@ ATTACHMENTS_ACCEPTED = pytest.mark.catches(
     "kind", [pytest.param(kind, marks=ATTACHMENTS_ACCEPTED if kind == "attachments" else []) for kind in HOSTILE]
 )
 async def test_a_hostile_client_harms_no_other_client(
-    tally: Served, kind: str, caplog: pytest.LogCaptureFixture
+    tally: RunningApp, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clients = tally.app.state.live.clients
     async with contextlib.AsyncExitStack() as stack:

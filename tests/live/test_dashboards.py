@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.live.clients import Dashboard, dashboard
-from tests.support.servers import ChosenClock, Served, eventually
+from tests.support.servers import RunningApp, SettableClock, eventually
 
 
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
-async def test_a_dashboard_gets_a_snapshot_and_then_every_change(tally: Served, transport: str) -> None:
+async def test_a_dashboard_gets_a_snapshot_and_then_every_change(tally: RunningApp, transport: str) -> None:
     async with tally.client() as client:
         await client.post("/events", json={"a": 3, "b": 1})
         async with dashboard(tally, transport) as page:
@@ -28,7 +28,7 @@ async def test_a_dashboard_gets_a_snapshot_and_then_every_change(tally: Served, 
             await eventually(lambda: page.events().count("snapshot") == 2)
 
 
-async def test_a_long_snapshot_comes_in_several_messages(tally: Served) -> None:
+async def test_a_long_snapshot_comes_in_several_messages(tally: RunningApp) -> None:
     async with tally.client() as client:
         await client.post("/events", json={f"name {i}": i + 1 for i in range(2500)})
     async with dashboard(tally) as page:
@@ -37,7 +37,7 @@ async def test_a_long_snapshot_comes_in_several_messages(tally: Served) -> None:
         assert page.counts["name 2499"] == 2500
 
 
-async def test_a_new_day_is_a_reset_and_a_new_snapshot(tally: Served, clock: ChosenClock) -> None:
+async def test_a_new_day_is_a_reset_and_a_new_snapshot(tally: RunningApp, clock: SettableClock) -> None:
     async with dashboard(tally, "polling", "websocket") as page, tally.client() as client:
         await client.post("/event/a")
         clock.go_to("2026-05-02T00:00:01+00:00")
@@ -51,7 +51,7 @@ async def test_a_new_day_is_a_reset_and_a_new_snapshot(tally: Served, clock: Cho
         assert page.events().count("reset") == 1
 
 
-async def test_concurrent_hits_end_at_the_same_count_on_every_dashboard(tally: Served) -> None:
+async def test_concurrent_hits_end_at_the_same_count_on_every_dashboard(tally: RunningApp) -> None:
     pages = [Dashboard() for _ in range(5)]
     for page in pages:
         await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
@@ -70,7 +70,7 @@ async def test_concurrent_hits_end_at_the_same_count_on_every_dashboard(tally: S
     "seq=begin.seq + math.ceil(len(changed) / MESSAGE_NAMES_MAX)",
     "seq=begin.seq",
 )
-async def test_a_dashboard_misses_no_change_of_a_time_when_none_was_connected(tally: Served) -> None:
+async def test_a_dashboard_misses_no_change_of_a_time_when_none_was_connected(tally: RunningApp) -> None:
     async with tally.client() as client:
         for hits in range(3):
             async with dashboard(tally) as page:
@@ -79,7 +79,7 @@ async def test_a_dashboard_misses_no_change_of_a_time_when_none_was_connected(ta
             await client.post("/events", json={"a": 1, f"new {hits}": 1})  # while the last snapshot may still be reused
 
 
-async def test_a_large_commit_comes_in_messages_of_a_bounded_size(tally: Served) -> None:
+async def test_a_large_commit_comes_in_messages_of_a_bounded_size(tally: RunningApp) -> None:
     async with dashboard(tally) as page, tally.client() as client:
         await client.post("/events", json={f"name {i}": i + 1 for i in range(1500)})
         await eventually(lambda: len(page.counts) == 1500)
@@ -91,7 +91,7 @@ async def test_a_large_commit_comes_in_messages_of_a_bounded_size(tally: Served)
         assert max(len(data["changes"]) for event, data in page.received if event == "changes") == 1000
 
 
-async def test_one_connection_may_join_both_namespaces(tally: Served) -> None:
+async def test_one_connection_may_join_both_namespaces(tally: RunningApp) -> None:
     updates: list[dict] = []
     async with dashboard(tally, namespaces=("/", "/live")) as page, tally.client() as client:
         page.client.on("update", updates.append)

@@ -13,10 +13,10 @@ from app.live import broadcaster
 from tests.live.clients import reading, update
 from tests.server.test_nginx import stub_nodes
 from tests.support.nginx import Proxy
-from tests.support.servers import AS_ADMIN, ChosenClock, Process, Served, eventually
+from tests.support.servers import AS_ADMIN, Process, RunningApp, SettableClock, eventually
 
 
-async def test_a_stream_of_some_events_begins_with_their_counts_and_has_no_others(tally: Served) -> None:
+async def test_a_stream_of_some_events_begins_with_their_counts_and_has_no_others(tally: RunningApp) -> None:
     async with tally.client() as client:
         await client.post("/events", json={"a b": 3, "c": 5})
         async with reading(tally.url, "/stream?event=a+b&event=new&event=a%20b") as reader:
@@ -30,7 +30,7 @@ async def test_a_stream_of_some_events_begins_with_their_counts_and_has_no_other
             assert reader.received[2:] == [update("new", 1), update("a b", 4)]
 
 
-async def test_a_stream_of_all_events_has_each_change(tally: Served) -> None:
+async def test_a_stream_of_all_events_has_each_change(tally: RunningApp) -> None:
     async with tally.client() as client:
         await client.post("/event/before")
         async with reading(tally.url) as reader:
@@ -53,7 +53,7 @@ async def test_a_stream_of_all_events_has_each_change(tally: Served) -> None:
     "known = False and",
 )
 @pytest.mark.parametrize("query", ["", "?event=a&event=b&event=quiet"])
-async def test_a_client_that_resumes_gets_exactly_the_changes_since(tally: Served, query: str) -> None:
+async def test_a_client_that_resumes_gets_exactly_the_changes_since(tally: RunningApp, query: str) -> None:
     async with tally.client() as client:
         await client.post("/events", json={"a": 1, "b": 1, "quiet": 7})
         async with reading(tally.url, f"/stream{query}") as first:
@@ -71,7 +71,7 @@ async def test_a_client_that_resumes_gets_exactly_the_changes_since(tally: Serve
 @pytest.mark.parametrize(
     "last_id", ["nonsense", "0a0b0c0d-1777593600:3", "é", "--1:-1", "x" * 5000, "{epoch}-{day}:999999"]
 )
-async def test_a_client_that_resumes_from_an_unknown_id_gets_all_counts(tally: Served, last_id: str) -> None:
+async def test_a_client_that_resumes_from_an_unknown_id_gets_all_counts(tally: RunningApp, last_id: str) -> None:
     head = tally.app.state.live._day.head
     last_id = last_id.format(epoch=head.epoch, day=head.day)
     async with tally.client() as client:
@@ -82,7 +82,7 @@ async def test_a_client_that_resumes_from_an_unknown_id_gets_all_counts(tally: S
             await eventually(lambda: named.counts == {"b": 4, "c": 0})
 
 
-async def test_a_correction_and_a_reset_are_updates_of_a_stream(tally: Served) -> None:
+async def test_a_correction_and_a_reset_are_updates_of_a_stream(tally: RunningApp) -> None:
     async with tally.client() as client:
         await client.post("/events", json={"a": 5, "b": 6})
         async with reading(tally.url) as every, reading(tally.url, "/stream?event=a&event=c") as named:
@@ -103,7 +103,7 @@ async def test_a_correction_and_a_reset_are_updates_of_a_stream(tally: Served) -
     "cursor.day in {self.head.day, NO_CURSOR.day}",
     "True",
 )
-async def test_a_new_day_is_a_reset_also_for_clients_that_resume(tally: Served, clock: ChosenClock) -> None:
+async def test_a_new_day_is_a_reset_also_for_clients_that_resume(tally: RunningApp, clock: SettableClock) -> None:
     async with tally.client() as client:
         await client.post("/events", json={"a": 3, "b": 4})
         async with reading(tally.url, "/stream?event=a") as reader:
@@ -122,7 +122,9 @@ async def test_a_new_day_is_a_reset_also_for_clients_that_resume(tally: Served, 
             await eventually(lambda: named.received == [("reset", {"day": "2026-05-02"}), update("b", 1)])
 
 
-async def test_a_quiet_stream_has_comments_that_keep_it_open(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_stream_has_comments_that_keep_it_open(
+    tally: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)
     async with tally.client() as client, reading(tally.url, "/stream?event=a") as reader:
         await client.post("/event/other")
@@ -144,7 +146,7 @@ async def test_a_quiet_stream_has_comments_that_keep_it_open(tally: Served, monk
     "        finally:\n            self.remove(client_id)",
     "        finally:\n            pass",
 )
-async def test_open_streams_are_bounded(tally: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_open_streams_are_bounded(tally: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broadcaster, "CLIENTS_MAX", 2)
     async with tally.client() as client:
         async with reading(tally.url), reading(tally.url), client.stream("GET", "/stream") as rejected:
@@ -160,13 +162,13 @@ async def test_open_streams_are_bounded(tally: Served, monkeypatch: pytest.Monke
     "path",
     ["/stream?event=%20", "/stream?event=", "/stream?event=a/b", "/stream?" + "event=a&" * 101, "/embed/%FF/stream"],
 )
-async def test_a_stream_of_an_invalid_name_is_rejected(shared_tally: Served, path: str) -> None:
+async def test_a_stream_of_an_invalid_name_is_rejected(shared_tally: RunningApp, path: str) -> None:
     async with shared_tally.client() as client:
         response = await client.get(path)
         assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
 
 
-async def test_an_embedded_page_has_its_own_stream(tally: Served) -> None:
+async def test_an_embedded_page_has_its_own_stream(tally: RunningApp) -> None:
     async with tally.client() as client, reading(tally.url, "/embed/sign%20up/stream") as reader:
         await client.post("/event/sign%20up")
         await eventually(lambda: reader.received[-1:] == [update("sign up", 1)])
@@ -190,7 +192,7 @@ def test_a_stream_ends_cleanly_when_the_server_shuts_down(process: Callable[...,
     "location = /never {",
 )
 async def test_the_proxy_passes_a_stream_on_at_once_and_keeps_it_open_while_it_is_quiet(
-    tally: Served, tmp_path: Path
+    tally: RunningApp, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
     async with stub_nodes(1, answers=False) as (silent, _), contextlib.AsyncExitStack() as started:

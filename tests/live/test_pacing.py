@@ -8,11 +8,11 @@ import pytest
 
 from app.live import broadcaster
 from tests.live.clients import dashboard
-from tests.support.servers import Served, eventually
+from tests.support.servers import RunningApp, eventually
 
 
 async def test_broadcasting_uses_no_more_than_its_share_and_the_last_count_arrives(
-    tally: Served, monkeypatch: pytest.MonkeyPatch
+    tally: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounds are made to cost as much as with hundreds of clients; their cost is measured on the thread's own clock."""
     live = tally.app.state.live
@@ -60,7 +60,7 @@ IDLE_CORE = pytest.mark.catches(
     ],
 )
 async def test_broadcasting_uses_less_of_a_core_that_has_other_work(
-    tally: Served, monkeypatch: pytest.MonkeyPatch, busy: float, share: float
+    tally: RunningApp, monkeypatch: pytest.MonkeyPatch, busy: float, share: float
 ) -> None:
     """On simulated clocks, because other work of the machine would take part of the core."""
     live = tally.app.state.live

@@ -11,15 +11,15 @@ import socketio
 from app.live import broadcaster
 from app.live import socketio as live_socketio
 from tests.live.clients import SlowClient, dashboard, leave, stop_polling, unread_stream
-from tests.support.scenarios.pages import deaf_pages
-from tests.support.servers import Served, eventually
+from tests.support.scenarios.clients import clients_that_do_not_read
+from tests.support.servers import RunningApp, eventually
 
-Starter = Callable[[], AbstractAsyncContextManager[Served]]
+Starter = Callable[[], AbstractAsyncContextManager[RunningApp]]
 
 
 @pytest.mark.catches("unbounded queues", "app/live/socketio.py", "socket.queue.qsize() >= QUEUE_MAX", "False")
 async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
-    tally: Served, monkeypatch: pytest.MonkeyPatch
+    tally: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_socketio, "QUEUE_MAX", 50)
     monkeypatch.setattr(broadcaster, "SLOW_CLIENT_TIMEOUT_SECONDS", 0.1)
@@ -49,7 +49,7 @@ async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
     "client.blocked_seconds >= 1000",
 )
 async def test_clients_that_read_nothing_cost_little_and_are_disconnected(tmp_path: Path) -> None:
-    assert (await deaf_pages(tmp_path, pages=30, rate=5000, stuck_seconds=1)).broken == []
+    assert (await clients_that_do_not_read(tmp_path, clients=30, rate=5000, stuck_seconds=1)).violations == []
 
 
 @pytest.mark.catches(
@@ -103,7 +103,7 @@ async def test_a_client_that_reads_slowly_gets_fewer_messages_and_ends_on_the_sa
 
 
 @pytest.mark.catches("a snapshot for each resync", "app/live/socketio.py", " and client.connection.is_drained:", ":")
-async def test_a_client_that_does_not_read_gets_no_further_snapshot(tally: Served) -> None:
+async def test_a_client_that_does_not_read_gets_no_further_snapshot(tally: RunningApp) -> None:
     async with tally.client() as client:
         await client.post("/events", json={f"name {i}": 1 for i in range(3000)})
     async with dashboard(tally, "polling") as page:

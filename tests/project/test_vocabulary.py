@@ -30,9 +30,7 @@ REJECTED = {
     r"what is (?:said|asked|wanted|to be)": "name the thing",
 }
 # A file may use a word that matches, for the reason given.
-EXCEPTIONS = {
-    "tests/project/test_vocabulary.py": "this list",
-}
+EXCEPTIONS = {"tests/project/test_vocabulary.py": "this list"}
 SUFFIXES = {".py", ".lua", ".js", ".ts", ".toml", ".yml", ".yaml", ".conf", ".html", ".css", ""}
 FOLDERS = ("app/", "static/", "tests/", "bench/", "tools/", "deploy/", ".ci/", ".github/")
 TOP = {"Makefile", "Dockerfile", "pyproject.toml", "docker-compose.yml", ".compose-lint.yml"}

@@ -19,9 +19,7 @@ from tests.support.servers import Process
     "lambda offset: self._store.apply(source, offset, new_offset, commit),",
     "lambda _: self._store.apply(str(time.monotonic()), 0, 1, commit),",
 )
-@pytest.mark.catches(
-    "idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n"
-)
+@pytest.mark.catches("idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
 async def test_hits_are_counted_once_while_nodes_and_redis_are_killed_in_turn(tmp_path: Path) -> None:
     assert (await kill_fleet(tmp_path, rounds=2)).violations == []
 

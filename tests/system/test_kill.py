@@ -22,9 +22,7 @@ from tests.support.servers import eventually
             applied = await self._apply(self._store.apply, commit)
 """,
 )
-@pytest.mark.catches(
-    "idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n"
-)
+@pytest.mark.catches("idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 async def test_kill_9_of_a_node_loses_no_acknowledged_hit_and_counts_none_twice(store: str, tmp_path: Path) -> None:
     figures = await kill_node(tmp_path, store, kills=5, hits=200)
