@@ -137,7 +137,7 @@ async def correct_under_load(nodes: list[RunningApp], watched: RunningApp) -> No
         assert [watcher.wrong for watcher in dashboards] == [[]] * 50  # no count went backwards within a generation
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a smaller count of a new generation is ignored",
     "app/live/peers.py",
     "            live_day.replace(slot, counts, before, generation)",
@@ -173,7 +173,7 @@ async def test_corrections_are_rejected_while_the_store_is_unreachable(tmp_path:
         assert (await client.get("/event/a")).json()["total"] == 7
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "counts while offline lack the last change",
     "app/stores/last_known.py",
     "            self.counts.write(change.writes)",

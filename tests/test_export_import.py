@@ -70,7 +70,7 @@ async def filled(
     return settings.store
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a repeated import adds its lines again",
     "app/export_import.py",
     'f"import {line.export}", offset, offset + 1',
@@ -189,7 +189,7 @@ INVALID_LINES = [  # as bytes, or as a bucket with its counts
 ]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a bucket may start at any second",
     "app/export_import.py",
     "getattr(calendar.slot(bucket.start), bucket.step)",
@@ -219,7 +219,7 @@ def test_an_invalid_head_is_named_as_line_1(wrong: dict[str, object]) -> None:
         list(export_import.read_lines(io.BytesIO(head(**wrong) + b'\n{"end":1}\n'), CLOCK))
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an event without a total is exported",
     "app/export_import.py",
     "if event != ALL_EVENTS and event in totals}",

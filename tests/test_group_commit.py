@@ -117,7 +117,7 @@ async def test_waiting_hits_are_limited(
     assert sum(isinstance(result, Overloaded) for result in results) == 7
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an offset is used for two commits",
     "app/group_commit.py",
     "            self._use_new_source()  # an offset must never be used for two commits\n",
@@ -135,7 +135,7 @@ async def test_a_failed_commit_is_reported_and_its_offset_is_not_used_again(
     assert len({source for source, _ in store.sources}) == 2
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a loss is not recorded", "app/stores/rules.py", "if mismatch.offset < expected_offset == offset:", "if False:"
 )
 async def test_a_store_that_lost_a_commit_accepts_the_next_one_and_records_the_loss(
@@ -160,7 +160,7 @@ async def test_a_client_that_disconnects_does_not_affect_the_others(
     assert [count_of(await tasks[0]), count_of(await tasks[2])] == [1, 3]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "waiting hits are dropped", "app/group_commit.py", "        await self._task\n", "        self._task.cancel()\n"
 )
 async def test_closing_commits_all_waiting_hits(committer: GroupCommitter, store: BlockingStore) -> None:

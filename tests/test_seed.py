@@ -90,7 +90,7 @@ async def test_the_leaderboard_ranks_the_top_n(tally: RunningApp) -> None:
         ]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "limit by name",
     "app/http/rate_limits.py",
     "    address = client_address(request)\n",
@@ -110,13 +110,13 @@ async def test_over_the_limit_is_429_only_for_that_address(tally: RunningApp) ->
 test_over_the_limit_is_429_only_for_that_address.limits = {"write_limit": "20/minute"}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "destructive reset",
     "app/scheduler.py",
     'cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]',
     'cutoffs["day"] = slot.day',
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "no reset is sent", "app/live/day.py", 'self.head.epoch, [self._reset("/")]', "self.head.epoch, []"
 )
 async def test_midnight_empties_the_counters_and_reaches_the_clients(

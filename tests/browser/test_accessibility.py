@@ -53,19 +53,19 @@ def test_no_screen_scrolls_sideways_at_any_width(tally: Process, open_page, cons
     assert console_messages == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an image without a name until its numbers are loaded",
     "static/js/components/bar-chart.js",
     ', "aria-label": title.textContent ?? ""',
     "",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the table of one event under the name of another",
     "static/js/components/bar-chart.js",
     "return tableView.replaceChildren()",
     "return",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the bars of one event under the name of another",
     "static/js/components/bar-chart.js",
     'svg.style.visibility = points.length ? "" : "hidden";',

@@ -27,7 +27,7 @@ def enter_key(page: Page, key: str) -> None:
     page.get_by_role("button", name="Use", exact=True).click()
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "keeps the key in the browser", "static/js/data/prefs.js", "() => sessionStorage", "() => localStorage"
 )
 @pytest.mark.parametrize("path", ["/", "/kiosk"])

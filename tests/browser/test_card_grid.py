@@ -28,10 +28,12 @@ def test_a_pinned_card_comes_first_even_after_a_reload(tally: Process, open_page
     assert console_messages == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "forgets the view", "static/js/pages/overview.js", "view = Object.fromEntries(query);", "view = {};"
 )
-@pytest.mark.catches("forgets the last letter", "static/js/pages/overview.js", ' filter: byId("filter").value,', "")
+@pytest.mark.fails_on_mutant(
+    "forgets the last letter", "static/js/pages/overview.js", ' filter: byId("filter").value,', ""
+)
 def test_a_view_can_be_shared_by_its_address_and_left_with_back(
     tally: Process, open_page, console_messages: list[str]
 ) -> None:
@@ -68,7 +70,7 @@ def test_cards_follow_the_chosen_order(tally: Process, open_page) -> None:
         expect(names).to_have_text([f"order.{name}" for name in expected])
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "moves cards under the pointer",
     "static/js/components/card-grid.js",
     '!list.matches(":hover, :focus-within")',
@@ -88,7 +90,7 @@ def test_cards_do_not_move_under_the_pointer(tally: Process, open_page) -> None:
     expect(page.locator(".card").first).to_have_attribute("data-event", "overtaker")
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "moves rows under the pointer",
     "static/js/components/ranking.js",
     'rows.size && list.matches(":hover, :focus-within")',
@@ -116,13 +118,13 @@ def test_sparklines_load_for_many_long_names(tally: Process, open_page, console_
     assert console_messages == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "leaves space after the last card",
     "static/js/components/card-grid.js",
     "Math.min(rows, Math.max(0, row))",
     "Math.max(0, row)",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "renders every card", "static/js/components/card-grid.js", "const OVERSCAN = 120;", "const OVERSCAN = 1e6;"
 )
 def test_only_cards_near_the_screen_are_rendered(process, open_page, console_messages: list[str]) -> None:

@@ -201,7 +201,7 @@ def test_the_script_counts_hits_and_shows_live_counts(
     assert [text for text in console_messages if "404" not in text] == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "sends another Idempotency-Key with each retry",
     "static/tally-1.js",
     "await fetch(eventUrl(event), request)",

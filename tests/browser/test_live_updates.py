@@ -87,7 +87,7 @@ def test_a_page_loads_its_data_again_after_the_server_returns(restartable_tally:
     expect(page.locator("#history-note")).to_contain_text("No day is over yet", timeout=20_000)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "sees no new version", "static/js/data/session.js", "health.version !== version", "health.version === 'another'"
 )
 def test_a_new_server_version_is_offered_to_a_page_and_reloads_a_kiosk(empty_tally: Process, open_page) -> None:
@@ -142,7 +142,9 @@ def test_a_page_shows_placeholders_before_its_scripts_run(tally: Process, browse
     page.context.close()
 
 
-@pytest.mark.catches("paints while paused", "static/js/data/session.js", "if (!paused) paintNow();", "paintNow();")
+@pytest.mark.fails_on_mutant(
+    "paints while paused", "static/js/data/session.js", "if (!paused) paintNow();", "paintNow();"
+)
 def test_a_paused_page_keeps_its_numbers_and_catches_up(tally: Process, open_page, console_messages: list[str]) -> None:
     tally.post("/event/paused")
     page = open_page(tally.url)
@@ -184,7 +186,9 @@ def test_a_page_catches_up_after_sleeping(tally: Process, open_page, console_mes
     assert console_messages == []
 
 
-@pytest.mark.catches("shows a silent server as live", "static/js/data/socket.js", 'if (silent) return "stale";', "")
+@pytest.mark.fails_on_mutant(
+    "shows a silent server as live", "static/js/data/socket.js", 'if (silent) return "stale";', ""
+)
 def test_a_page_with_a_silent_server_is_not_live(tally: Process, open_page) -> None:
     tally.post("/event/quiet")
     page = open_page(tally.url, clock=True)

@@ -153,7 +153,7 @@ def test_unique_users_are_counted_and_ranked(tally: Process, open_page, console_
     assert console_messages == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "asks for no name",
     "static/js/components/confirm-dialog.js",
     "submit.disabled = wordInput.value.normalize() !== word;",

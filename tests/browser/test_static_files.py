@@ -24,7 +24,7 @@ def test_static_files_are_small_when_compressed() -> None:
     assert len(gzip.compress(b"".join(path.read_bytes() for path in files))) < 70_000
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a helper imports the data layer",
     "static/js/lib/csv.js",
     "function cell(",

@@ -27,13 +27,13 @@ ZONES = ["Europe/Berlin", "America/New_York", "America/Santiago", "America/Havan
 ZONES += ["Asia/Kolkata", "Australia/Lord_Howe"]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "every day has 24 hours",
     "app/domain/calendar.py",
     "_hour_start(local), day_start(zone, local.date()))",
     "_hour_start(local), minute - minute % 86_400)",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a reset is sent twice", "app/live/day.py", "if slot.day > self._slot.day:", "if slot.day >= self._slot.day:"
 )
 @pytest.mark.parametrize("name", ZONES)
@@ -80,7 +80,7 @@ async def days_of(client: httpx.AsyncClient) -> dict[str, int]:
     return {point["start"][:10]: point["count"] for point in days if point["count"]}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the day goes back with the clock",
     "app/domain/calendar.py",
     "at = max(self._now(), self._earliest)",

@@ -24,7 +24,7 @@ from tests.support.servers import Process
 LOW_LIMITS = {"read_limit": "20/hour", "write_limit": "20/hour"}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a wrong key costs nothing",
     "app/http/permissions.py",
     'self._rate_limits.consume(HTTPConnection(scope), "read" if permission in GRANTS["read"] else "write")',
@@ -46,7 +46,7 @@ async def test_a_wrong_key_consumes_the_rate_limit(serve, path: str) -> None:
             assert (await other.request(method, path, headers=bearer("admin"))).status_code == 200
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "keys are not compared in constant time",
     "app/http/permissions.py",
     "if compare_digest(digest, given)",
@@ -106,7 +106,9 @@ async def test_a_key_in_two_lists_has_both_roles(serve) -> None:
         assert "TALLY_ADMIN_KEYS" not in (await client.get("/event/a", headers=bearer("read"))).text
 
 
-@pytest.mark.catches("packets are logged", "app/live/socketio.py", "engineio_logger=_packets", "engineio_logger=log")
+@pytest.mark.fails_on_mutant(
+    "packets are logged", "app/live/socketio.py", "engineio_logger=_packets", "engineio_logger=log"
+)
 async def test_a_key_is_neither_shown_nor_logged(serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     client_log = logging.getLogger("the client's own")
@@ -202,7 +204,7 @@ def test_startup_warns_about_open_roles_on_a_public_address(
     assert not words or f"{words}." in warnings[0]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "idempotency keys are shared by all clients",
     "app/http/parsing.py",
     "{permissions.client_id(request.scope)} {route}",

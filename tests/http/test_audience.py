@@ -121,7 +121,7 @@ async def test_bad_ids_and_days_are_rejected(client: httpx.AsyncClient, path: st
     assert (await client.get("/leaderboard?event=a/b")).status_code == 422
 
 
-COUNTED_AT_ONCE = pytest.mark.catches(
+COUNTED_AT_ONCE = pytest.mark.fails_on_mutant(
     "only the users of the last day are counted",
     "app/stores/base.py",
     "ids.update(*await self.read([bucket]))",

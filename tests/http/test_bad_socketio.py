@@ -48,13 +48,13 @@ IGNORED |= {b'42/x\nERROR forged,["resync"]', b"40/x\nERROR forged,", b"41/x\nER
 SESSIONS = ["", "&sid=", "&sid=x", "&sid=%0aERROR%20forged", "&sid=%ff", "&sid=a&sid=b", "&j=x"]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "invalid packets reach engineio",
     "app/live/socketio.py",
     "receive = guard_receive(scope, receive)",
     "guard_receive(scope, receive)",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "packets are logged", "app/live/socketio.py", "_packets.setLevel(logging.ERROR)", "_packets.setLevel(logging.INFO)"
 )
 async def test_bad_polls(tally: RunningApp, quiet: None) -> None:
@@ -86,7 +86,7 @@ async def test_bad_polls(tally: RunningApp, quiet: None) -> None:
 ENDING = ["", "x", "9", "0", "6", "4", "b!!!", "d=", "\u096a", "x" * 20_000, "4" + "x" * 20_000]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an empty message is not a message", "app/live/inbound.py", 'if encoded_packet in {"", b""}:', "if False:"
 )
 async def test_bad_frames(tally: RunningApp, quiet: None) -> None:

@@ -53,13 +53,13 @@ async def test_a_badge_shows_the_total_or_todays_count(client: httpx.AsyncClient
     assert texts_of((await client.get("/badge/signup.svg")).text)[1] == ["signup", "1.2k"]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "'.svg' removed from a name twice",
     "app/http/parsing.py",
     ".removesuffix(suffix)",
     '.removesuffix(suffix).removesuffix(b".svg")',
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the text of a badge is not escaped", "app/http/routes/badges.py", ">{escape(text)}</text>", ">{text}</text>"
 )
 async def test_any_name_has_a_badge_and_a_shield(client: httpx.AsyncClient) -> None:
@@ -115,10 +115,10 @@ async def test_bad_input_is_rejected_and_not_counted(empty_app: httpx.AsyncClien
     assert ("counted" in response.json()) is path.startswith("/hit/")
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the ETag of a badge does not change", "app/http/routes/badges.py", "blake2b(svg,", "blake2b(svg[:9],"
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a list of ETags is not searched", "app/http/routes/badges.py", "fresh = etag in", "fresh = etag == "
 )
 async def test_a_badge_has_an_etag_of_its_content(client: httpx.AsyncClient) -> None:
@@ -133,7 +133,7 @@ async def test_a_badge_has_an_etag_of_its_content(client: httpx.AsyncClient) -> 
     assert (changed.status_code, texts_of(changed.text)[1]) == (200, ["a", "1"])
 
 
-@pytest.mark.catches("the general policy on a badge", "app/http/middleware.py", " if n not in own)", ")")
+@pytest.mark.fails_on_mutant("the general policy on a badge", "app/http/middleware.py", " if n not in own)", ")")
 async def test_a_badge_is_sandboxed_and_pages_of_any_origin_may_use_it(client: httpx.AsyncClient) -> None:
     for response in (await client.get("/badge/a.svg"), await client.get("/badge/a.svg?color=x")):
         assert response.headers["cross-origin-resource-policy"] == "cross-origin"

@@ -65,7 +65,7 @@ async def test_countapi_returns_scripts_and_images(client: httpx.AsyncClient) ->
     assert (await client.get("/get/mysite.com/visits")).json() == {"value": 2}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a script for Tally's own pages",
     "app/http/routes/countapi.py",
     'request.headers.get("sec-fetch-site") != "same-origin"',
@@ -95,7 +95,7 @@ async def test_reserved_words_are_replaced_by_the_page(
     assert (await client.get(f"/hit/{path}", headers=encoded)).headers["x-path"] == counter
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "HEAD counts", "app/http/routes/countapi.py", '@router.get(f"/hit/{path}"', '@router.head(f"/hit/{path}"'
 )
 async def test_only_a_get_counts(client: httpx.AsyncClient) -> None:

@@ -22,7 +22,7 @@ async def test_events_are_filtered_sorted_and_paged(client: httpx.AsyncClient) -
         assert seen == list((await client.get(f"/events?sort={sort}")).json())
 
 
-@pytest.mark.catches("only the last slice is merged", "app/http/queries.py", "chain(*runs)", "runs[-1]")
+@pytest.mark.fails_on_mutant("only the last slice is merged", "app/http/queries.py", "chain(*runs)", "runs[-1]")
 async def test_long_listings_are_merged_from_slices(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "SLICE", 7)
     monkeypatch.setattr(sqlite, "PAGE_ROWS", 5)

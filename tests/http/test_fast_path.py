@@ -80,13 +80,13 @@ async def record_responses(
     return recorded
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the fast path matches longer paths",
     "app/http/fast_path.py",
     "_EVENT_PATH.fullmatch(scope",
     "_EVENT_PATH.match(scope",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the fast path has only the CORS headers",
     "app/http/fast_path.py",
     "headers = browser_headers(scope, self._origins)",

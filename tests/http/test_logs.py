@@ -33,7 +33,7 @@ HEADERS += [b"X-Forwarded-For: ", b"Cookie: "]
 BODY = b'[{"event":"a\\r\\nERROR forged\\u001b","user":"\\r\\nERROR forged"}]'
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a path is logged unescaped",
     "app/http/fast_path.py",
     "            response = await self._error_response(request, error)\n",
@@ -79,7 +79,7 @@ PASSWORD = "a-secret-password"  # noqa: S105 # of no real server
     [
         pytest.param(
             *("TALLY_STORE", "redis://tally:{}@127.0.0.1:x/0"),
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "the error contains the URL",
                 "app/stores/redis_url.py",
                 '"TALLY_STORE is not a valid Redis URL; ',

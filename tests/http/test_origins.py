@@ -16,11 +16,11 @@ SHOP, EVIL = "https://shop.example", "https://evil.example"
 SOCKETS = "/socket.io/?EIO=4&transport="
 ALLOWED = {"allowed_origins": f"{SHOP},http://localhost:5173"}
 OWN = "http://{host}"
-ANY_ORIGIN = pytest.mark.catches(
+ANY_ORIGIN = pytest.mark.fails_on_mutant(
     "origins are not checked", "app/http/permissions.py", "if permission in _ORIGIN_CHECKED:", "if permission is None:"
 )
 
-ANY_HOST = pytest.mark.catches(
+ANY_HOST = pytest.mark.fails_on_mutant(
     "hosts are not checked",
     "app/http/origins.py",
     "if not self._is_allowed_host(",

@@ -53,16 +53,16 @@ async def statuses(tally: RunningApp, role: str) -> dict[str, int]:
     return seen
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "routes are not authorized", "app/http/app.py", "dependencies=[Depends(permissions.authorize_request)],", ""
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the fast path does not authorize",
     "app/http/fast_path.py",
     "            self._permissions.authorize(scope, f\"{scope['method']} {EVENT_ROUTE}\")\n",
     "",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "any known key is accepted",
     "app/http/permissions.py",
     "if permission in self.key_required - granted:",
@@ -134,7 +134,7 @@ async def test_bodies_and_headers_of_401_and_403(serve) -> None:
         assert (await client.get("/health")).status_code == 200
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an unknown key is taken for none",
     "app/http/permissions.py",
     'GRANTS["admin"] if self._grants else self.key_required',

@@ -53,23 +53,25 @@ RESPONSES += [
 ]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "pages in foreign frames",
     "app/http/routes/pages.py",
     "{_PAGE_POLICY}; frame-ancestors {frame_ancestors}",
     "{_PAGE_POLICY}",
 )
-@pytest.mark.catches("data in foreign frames", "app/http/middleware.py", "'none'; frame-ancestors 'none'\"", "'none'\"")
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
+    "data in foreign frames", "app/http/middleware.py", "'none'; frame-ancestors 'none'\"", "'none'\""
+)
+@pytest.mark.fails_on_mutant(
     "types are guessed", "app/http/middleware.py", '    (b"x-content-type-options", b"nosniff"),\n', ""
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "errors have no security headers",
     "app/http/app.py",
     "SecurityMiddleware(super().build_middleware_stack(),",
     "SecurityMiddleware(self.router,",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the fast path has no security headers", "app/http/fast_path.py", "        response.raw_headers += headers\n", ""
 )
 async def test_every_response_has_all_security_headers(
@@ -134,10 +136,10 @@ FORWARDED += [
 ]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "any peer is trusted", "app/server/server.py", "forwarded_allow_ips=trusted_proxies", 'forwarded_allow_ips="*"'
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a client has many addresses", "app/http/rate_limits.py", "ipaddress.IPv6Network((ip, 64), strict=False)", "ip"
 )
 def test_the_rate_limit_uses_the_address_from_a_trusted_proxy(process: Callable[..., Process]) -> None:
@@ -153,8 +155,8 @@ STARTS = ["=", "+", "-", "@", "＝", "＋", "－", "＠"]  # noqa: RUF001 # full
 HARMLESS = ["a;=1+1", 'a",=1+1', "a,=1+1", "'=1+1", "a=1", "1", "ورود", "👩‍💻"]
 
 
-@pytest.mark.catches("formulas are not escaped", "app/http/responses.py", 'f"\'{cell}" if', "cell if")
-@pytest.mark.catches("a semicolon ends a cell", "app/http/responses.py", ", quoting=csv.QUOTE_NONNUMERIC", "")
+@pytest.mark.fails_on_mutant("formulas are not escaped", "app/http/responses.py", 'f"\'{cell}" if', "cell if")
+@pytest.mark.fails_on_mutant("a semicolon ends a cell", "app/http/responses.py", ", quoting=csv.QUOTE_NONNUMERIC", "")
 async def test_no_name_is_a_formula_in_a_spreadsheet(
     tmp_path: Path, redis_server: RedisServer, clock: SettableClock
 ) -> None:
@@ -182,7 +184,7 @@ INVALID_MESSAGES = [b"", b"\xff\xfe", b"x", b"[]", b"{}", b"[" * 100_000, b'{"no
 INVALID_MESSAGES += [b'{"node":"n","epoch":null,"day":"x","counts":{"a":-1},"generation":[]}']
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an invalid message ends the subscription",
     "app/live/peers.py",
     "except Exception as error:  # noqa: BLE001 # later messages have to be received",

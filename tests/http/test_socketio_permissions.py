@@ -24,7 +24,7 @@ def assert_rejection(rejection: dict, auth: object) -> None:
     assert "key" in rejection["message"]
 
 
-@pytest.mark.catches("any client may read", "app/live/socketio.py", "self._admit(auth, scope)", "pass")
+@pytest.mark.fails_on_mutant("any client may read", "app/live/socketio.py", "self._admit(auth, scope)", "pass")
 async def test_a_client_without_read_permission_gets_an_error_and_nothing_else(serve) -> None:
     async with serve(**CLOSED) as tally, tally.client() as client:
         for auth, namespace in itertools.product(AUTHS, ("/", "/live")):
@@ -62,7 +62,7 @@ async def test_a_polling_client_without_read_permission_gets_an_error_and_nothin
                 assert not more
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a Socket.IO client may guess without limit",
     "app/http/permissions.py",
     'self._rate_limits.consume(HTTPConnection(scope), "read", 0)',
@@ -82,16 +82,16 @@ async def test_a_wrong_key_over_socketio_consumes_the_rate_limit(serve) -> None:
         assert await connect(KEYS["read"]) == 429
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "unjoined connections stay",
     "app/live/socketio.py",
     "            await socket.close(wait=False)\n",
     "            continue\n",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a WebSocket stays", "app/live/socketio.py", "            socket.queue.put_nowait(None)", "            pass"
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "joined clients are closed", "app/live/socketio.py", "sockets.keys() - joined", "set(sockets.keys())"
 )
 async def test_rejected_and_unjoined_connections_are_closed(serve) -> None:

@@ -55,7 +55,9 @@ async def test_a_post_is_acknowledged_when_kafka_has_it_and_counted_from_there(
         assert records == (3 if kind == "memory" else 0)
 
 
-@pytest.mark.catches("no idempotency in the buffer", "app/kafka/commits.py", "        if key:\n", "        if False:\n")
+@pytest.mark.fails_on_mutant(
+    "no idempotency in the buffer", "app/kafka/commits.py", "        if key:\n", "        if False:\n"
+)
 async def test_an_idempotency_key_survives_the_buffer_and_counts_once(
     buffering_node: StartNode, broker: Broker, names
 ) -> None:
@@ -83,7 +85,7 @@ async def test_visitors_survive_the_buffer(buffering_node: StartNode) -> None:
         assert {row["user"]: row["count"] for row in ranks} == {"Zoë": 2, "ann": 2}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a large request that is unknown", "app/kafka/producer.py", "except MessageSizeTooLargeError:", "except IndexError:"
 )
 async def test_a_request_that_exceeds_kafkas_message_size_is_rejected_with_413(buffering_node: StartNode) -> None:
@@ -151,13 +153,13 @@ async def test_without_kafka_a_post_is_rejected_in_time(tmp_path: Path, redis_se
         assert (health.status_code, health.json()["status"]) == (503, "down")
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "writes to a partition that does not acknowledge",
     "app/kafka/producer.py",
     "(stuck and not stuck.done()) or not await",
     "not await",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an unknown outcome reported as rejected",
     "app/kafka/producer.py",
     'raise OutcomeUnknown("Kafka did not',
@@ -198,7 +200,7 @@ async def test_a_hit_counts_on_the_day_of_its_acknowledgement(
         assert (await client.get(f"/history/{before}")).json()["parts"][0]["counts"] == {"a": 1}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "Kafka records are spooled as well",
     "app/stores/offline.py",
     "source.startswith(PERMANENT_SOURCE_PREFIX)",

@@ -49,7 +49,7 @@ async def test_each_shard_counts_a_record_once(
         await wait_for_counts(client, **(amounts | {"event 0": 5, "event 1": 6}))
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "results of another commit",
     "app/kafka/consumer.py",
     "except ValueError:  # the saved",
@@ -77,7 +77,7 @@ async def test_the_consumer_continues_after_records_that_another_has_counted_in_
     assert "reading from Kafka failed" not in caplog.text
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "every error is taken for another consumer's commit",
     "app/kafka/consumer.py",
     "            if await self._store.get_offset(source) < new_offset:\n                raise\n",
@@ -102,19 +102,19 @@ async def test_an_unexpected_error_is_logged_and_retried(
     assert "reading from Kafka failed" in caplog.text
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a bad record stops its partition",
     "app/kafka/commits.py",
     "        except RecordRejected as error:\n",
     "        except KeyError as error:\n",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a record counts on the day of its consumption",
     "app/kafka/commits.py",
     "minute, slot = at // 60, calendar.slot(at)",
     "minute, slot = at // 60, calendar.slot(now)",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "no limit on event names", "app/kafka/consumer.py", "limited = decode is not decode_own", "limited = False"
 )
 async def test_bad_records_become_dead_letters_and_the_others_count_on_their_own_day(
@@ -162,7 +162,7 @@ async def test_a_lost_response_of_the_store_counts_nothing_twice(
         assert (await client.get("/health")).json()["spoolBytes"] == 0
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "reading from Kafka's own offsets",
     "app/kafka/consumer.py",
     "            elif self._offsets.get(partition) != offset:\n                consumer.seek(partition, offset)\n",

@@ -70,7 +70,7 @@ class Writer:
         return await producer.send("own" if own else "theirs", json.dumps(value).encode(), key=name.encode())
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "reading from an offset in Kafka",
     "app/kafka/consumer.py",
     "offset = await self._store.get_offset(_source(partition))",

@@ -64,7 +64,7 @@ async def test_concurrent_hits_end_at_the_same_count_on_every_dashboard(tally: R
         await page.client.disconnect()
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "only messages that a client received are numbered",
     "app/live/day.py",
     "seq=begin.seq + math.ceil(len(changed) / MESSAGE_NAMES_MAX)",

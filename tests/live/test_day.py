@@ -56,7 +56,7 @@ def test_counts_after_a_loss_are_those_of_the_store_where_it_had_fewer_than_befo
     assert diff_after_loss(shown, read, before) == (lost, after)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the new id with the first update of several",
     "app/live/messages.py",
     "[begin] * (len(part) - 1)",

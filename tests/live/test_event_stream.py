@@ -40,13 +40,13 @@ async def test_a_stream_of_all_events_has_each_change(tally: RunningApp) -> None
             assert reader.received == [update("a", 1), update("b", 1)]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a client that resumes misses the changes",
     "app/live/clients.py",
     "self.cursor = day.parse_cursor(self._last_event_id)",
     "self.cursor = day.head",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a client that resumes gets everything",
     "app/live/day.py",
     "known = match[1] == self.head.epoch and",
@@ -97,7 +97,7 @@ async def test_a_correction_and_a_reset_are_updates_of_a_stream(tally: RunningAp
             await eventually(lambda: reader.counts == {"a": 0})
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a client that resumes on the next day gets no reset",
     "app/live/day.py",
     "cursor.day in {self.head.day, NO_CURSOR.day}",
@@ -137,10 +137,10 @@ async def test_a_quiet_stream_has_comments_that_keep_it_open(
         assert reader.received == [update("a", 0)]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "streams are not counted", "app/live/broadcaster.py", "self.add(client_id, client)", "client.join(self._day)"
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "ended streams are counted",
     "app/live/broadcaster.py",
     "        finally:\n            self.remove(client_id)",
@@ -185,7 +185,7 @@ def test_a_stream_ends_cleanly_when_the_server_shuts_down(process: Callable[...,
     assert "rror" not in node.log.read_text()
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the proxy ends quiet streams",
     "deploy/nginx.conf",
     "location ~ ^/(stream|embed/[^/]+/stream)$ {",

@@ -42,11 +42,11 @@ async def test_broadcasting_uses_no_more_than_its_share_and_the_last_count_arriv
     assert share < 0.4
 
 
-NO_BUDGET = pytest.mark.catches("no budget", "app/live/broadcaster.py", "CPU_SHARE = 0.16", "CPU_SHARE = 0.9")
-BUSY_CORE = pytest.mark.catches(
+NO_BUDGET = pytest.mark.fails_on_mutant("no budget", "app/live/broadcaster.py", "CPU_SHARE = 0.16", "CPU_SHARE = 0.9")
+BUSY_CORE = pytest.mark.fails_on_mutant(
     "as much of a busy core", "app/live/broadcaster.py", "1 - used / max(passed, 1e-6)", "1.0"
 )
-IDLE_CORE = pytest.mark.catches(
+IDLE_CORE = pytest.mark.fails_on_mutant(
     "no more of an idle core", "app/live/broadcaster.py", "CPU_SHARE * (1 + max(", "CPU_SHARE * (1 + 0 * max("
 )
 

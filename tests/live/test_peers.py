@@ -83,7 +83,7 @@ async def test_counts_that_the_store_lost_disappear(scene: Scene) -> None:
     assert scene.day.counts() == {"a": 2}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a hit during the read counts as a loss",
     "app/live/day.py",
     "for event, count in before.items()",
@@ -98,7 +98,9 @@ async def test_a_hit_during_the_read_of_a_new_epoch_is_no_loss(scene: Scene) -> 
     assert scene.day.head.epoch == epoch  # so no client gets a new snapshot
 
 
-@pytest.mark.catches("yesterday is shown today", "app/live/peers.py", "if live_day.day > slot.day:", "if False:")
+@pytest.mark.fails_on_mutant(
+    "yesterday is shown today", "app/live/peers.py", "if live_day.day > slot.day:", "if False:"
+)
 async def test_a_day_that_ends_during_its_read_is_not_shown_on_the_next_day(scene: Scene) -> None:
     def midnight() -> None:
         scene.store.after_full_read = lambda: None
@@ -114,7 +116,9 @@ async def test_a_day_that_ends_during_its_read_is_not_shown_on_the_next_day(scen
     assert scene.day.counts() == {"a": 1}
 
 
-@pytest.mark.catches("hits in flight count as lost", "app/live/peers.py", "shown <= stored <= self", "stored == self")
+@pytest.mark.fails_on_mutant(
+    "hits in flight count as lost", "app/live/peers.py", "shown <= stored <= self", "stored == self"
+)
 async def test_hits_during_the_comparison_cause_no_full_read(scene: Scene) -> None:
     def read() -> None:
         raise AssertionError
@@ -124,7 +128,7 @@ async def test_hits_during_the_comparison_cause_no_full_read(scene: Scene) -> No
     assert scene.day.counts() == {"a": 7, "b": 1}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "messages before the subscription are not missed",
     "app/live/peers.py",
     "self._gap_possible or is_first",

@@ -17,7 +17,7 @@ from tests.support.servers import RunningApp, eventually
 Starter = Callable[[], AbstractAsyncContextManager[RunningApp]]
 
 
-@pytest.mark.catches("unbounded queues", "app/live/socketio.py", "socket.queue.qsize() >= QUEUE_MAX", "False")
+@pytest.mark.fails_on_mutant("unbounded queues", "app/live/socketio.py", "socket.queue.qsize() >= QUEUE_MAX", "False")
 async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
     tally: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,13 +36,13 @@ async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
     await leave(stuck)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the kernel buffers as much as it likes",
     "app/server/http_protocol.py",
     "SEND_BUFFER_BYTES = 65_536",
     "SEND_BUFFER_BYTES = 4_000_000",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "slow clients are never closed",
     "app/live/broadcaster.py",
     "client.blocked_seconds >= SLOW_CLIENT_TIMEOUT_SECONDS",
@@ -52,13 +52,13 @@ async def test_clients_that_read_nothing_cost_little_and_are_disconnected(tmp_pa
     assert (await clients_that_do_not_read(tmp_path, clients=30, rate=5000, stuck_seconds=1)).violations == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "frames are written to a client that does not read",
     "app/server/websocket_protocol.py",
     "        if not self.writable.is_set():\n            return False\n",
     "",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a slow client does not get what it missed",
     "app/live/clients.py",
     "return None if self.cursor is day.head else day.catch_up_plain(self.cursor)\n",
@@ -71,13 +71,13 @@ async def test_clients_that_read_nothing_cost_little_and_are_disconnected(tmp_pa
         pytest.param(
             *("/live", 2500, 7),  # few enough changes for the log
             marks=[
-                pytest.mark.catches(
+                pytest.mark.fails_on_mutant(
                     "one number for several messages",
                     "app/live/messages.py",
                     " and i + MESSAGE_NAMES_MAX >= len(indices):",
                     ":",
                 ),
-                pytest.mark.catches(
+                pytest.mark.fails_on_mutant(
                     "a slow dashboard does not get what it missed",
                     "app/live/clients.py",
                     "if self.cursor is not day.head:",
@@ -102,7 +102,9 @@ async def test_a_client_that_reads_slowly_gets_fewer_messages_and_ends_on_the_sa
         assert slow.changes < posts * len(batch)
 
 
-@pytest.mark.catches("a snapshot for each resync", "app/live/socketio.py", " and client.connection.is_drained:", ":")
+@pytest.mark.fails_on_mutant(
+    "a snapshot for each resync", "app/live/socketio.py", " and client.connection.is_drained:", ":"
+)
 async def test_a_client_that_does_not_read_gets_no_further_snapshot(tally: RunningApp) -> None:
     async with tally.client() as client:
         await client.post("/events", json={f"name {i}": 1 for i in range(3000)})
@@ -116,7 +118,7 @@ async def test_a_client_that_does_not_read_gets_no_further_snapshot(tally: Runni
         assert socket.queue.qsize() <= 2 * 5
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a slow stream is never closed",
     "app/live/clients.py",
     "    async def close(self) -> None:\n        self.ended.set()",

@@ -8,10 +8,14 @@ from tests.support.servers import ROOT
 PUBLISHED = '- "127.0.0.1:8000:8080"'
 
 
-@pytest.mark.catches("all networks reach it", "docker-compose.yml", PUBLISHED, '- "8000:8080"')
-@pytest.mark.catches("nodes reach the world", "docker-compose.yml", "[inside, counts]", "[inside, counts, outside]")
-@pytest.mark.catches("the proxy reaches Redis", "docker-compose.yml", "[inside, outside]", "[inside, outside, counts]")
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant("all networks reach it", "docker-compose.yml", PUBLISHED, '- "8000:8080"')
+@pytest.mark.fails_on_mutant(
+    "nodes reach the world", "docker-compose.yml", "[inside, counts]", "[inside, counts, outside]"
+)
+@pytest.mark.fails_on_mutant(
+    "the proxy reaches Redis", "docker-compose.yml", "[inside, outside]", "[inside, outside, counts]"
+)
+@pytest.mark.fails_on_mutant(
     "Redis reaches the world", "docker-compose.yml", "Redis\n    internal: true", "Redis\n    internal: false"
 )
 def test_only_the_proxy_is_published_and_only_nodes_reach_redis() -> None:

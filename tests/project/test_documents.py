@@ -45,7 +45,7 @@ def test_links_between_documents_resolve() -> None:
 
 def test_every_mutant_matches_its_file_once(request: pytest.FixtureRequest) -> None:
     for item in request.session.items:
-        for mark in item.iter_markers("catches"):
+        for mark in item.iter_markers("fails_on_mutant"):
             _, file, old, new = mark.args
             assert (ROOT / file).read_text().count(old) == 1, f"{item.nodeid}: {old!r} in {file}"
             assert old != new

@@ -60,12 +60,12 @@ async def writes_of(
     return [*transport.writes, b"%d" % cycle.response_complete, b"%d" % complete.is_set()]
 
 
-@pytest.mark.catches("the body is not written", PROTOCOL, "write(head + body)", "write(head)")
-@pytest.mark.catches("the head is not written", PROTOCOL, "            await super().send(start)\n", "")
-@pytest.mark.catches("invalid headers are written", PROTOCOL, "    invalid = any", "    invalid = not any")
-@pytest.mark.catches("a wrong length is written", PROTOCOL, 'b"%d" % body_bytes)) != 1', 'b"4")) != 1')
-@pytest.mark.catches("connections are not closed", PROTOCOL, "self.keep_alive and not", "not")
-@pytest.mark.catches("HEAD gets a body", PROTOCOL, 'self.scope["method"] != "HEAD" and', "")
+@pytest.mark.fails_on_mutant("the body is not written", PROTOCOL, "write(head + body)", "write(head)")
+@pytest.mark.fails_on_mutant("the head is not written", PROTOCOL, "            await super().send(start)\n", "")
+@pytest.mark.fails_on_mutant("invalid headers are written", PROTOCOL, "    invalid = any", "    invalid = not any")
+@pytest.mark.fails_on_mutant("a wrong length is written", PROTOCOL, 'b"%d" % body_bytes)) != 1', 'b"4")) != 1')
+@pytest.mark.fails_on_mutant("connections are not closed", PROTOCOL, "self.keep_alive and not", "not")
+@pytest.mark.fails_on_mutant("HEAD gets a body", PROTOCOL, 'self.scope["method"] != "HEAD" and', "")
 async def test_a_response_has_the_bytes_that_uvicorn_would_send_in_one_write() -> None:
     length = (b"content-length", b"4")
     for headers, pieces, one_write in (
@@ -85,7 +85,7 @@ async def test_a_response_has_the_bytes_that_uvicorn_would_send_in_one_write() -
             assert len(ours) == len(uvicorns) - (one_write and method == "POST" and keep_alive)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a closed connection is never aborted", PROTOCOL, "self._loop.call_later(LINGER_SECONDS", "(lambda *_: 0)(0"
 )
 async def test_a_closed_connection_whose_client_does_not_read_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ assert state() == before, state().items() ^ before.items()
 """
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "uvicorn is changed for the process",
     PROTOCOL,
     "\n\n@lru_cache(maxsize=1000)",

@@ -79,7 +79,7 @@ def test_no_hash_is_a_consistent_hash() -> None:
             {"method": "GET", "url": "/metrics"},
             403,
             None,
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "an error of nginx may be embedded in a frame", CONF, "; frame-ancestors 'none'\"", '"'
             ),
         ),
@@ -109,7 +109,7 @@ def test_the_largest_bodies_reach_a_node(proxy_without_node: Proxy) -> None:
             assert http.post(path, content=b"x" * size).status_code == 502
 
 
-@pytest.mark.catches("an import is limited like a batch", CONF, "client_max_body_size 0;", "")
+@pytest.mark.fails_on_mutant("an import is limited like a batch", CONF, "client_max_body_size 0;", "")
 def test_an_export_and_import_of_any_size_pass_through_the_proxy(proxy, process, node: Process) -> None:
     other_node = process(TALLY_STORE="memory://", TALLY_ADMIN_KEYS=ADMIN_KEY)
     filled, other = (
@@ -156,7 +156,7 @@ async def test_a_flood_from_one_address_is_limited_by_the_proxy(proxy, replaced:
     assert problem_of(rejected)["counted"] == "no"
 
 
-@pytest.mark.catches("a head may take a minute", CONF, "client_header_timeout 10s", "client_header_timeout 60s")
+@pytest.mark.fails_on_mutant("a head may take a minute", CONF, "client_header_timeout 10s", "client_header_timeout 60s")
 async def test_a_client_that_sends_half_a_request_is_disconnected(tmp_path: Path) -> None:
     assert (await slow_clients(tmp_path, connections=40, timeout="300ms")).violations == []
 
@@ -204,7 +204,7 @@ async def stub_nodes(number: int, *, answers: bool = True) -> AsyncIterator[tupl
     [
         pytest.param(
             ("POST", "/event/a"),
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "a POST is sent twice",
                 CONF,
                 "proxy_next_upstream error timeout;",
@@ -213,7 +213,7 @@ async def stub_nodes(number: int, *, answers: bool = True) -> AsyncIterator[tupl
         ),
         pytest.param(
             ("GET", "/hit/mysite.com/visits"),
-            marks=pytest.mark.catches("a GET that counts is sent twice", CONF, "proxy_next_upstream off;", "#"),
+            marks=pytest.mark.fails_on_mutant("a GET that counts is sent twice", CONF, "proxy_next_upstream off;", "#"),
         ),
     ],
     ids=["POST", "GET"],
@@ -238,17 +238,21 @@ async def test_a_node_that_does_not_respond_in_time_is_a_504(proxy) -> None:
     assert (late.status_code, problem_of(late)["counted"], len(received)) == (504, "unknown", 1)
 
 
-@pytest.mark.catches("a page has no HSTS header", CONF, "on max-age=31536000;", "")
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant("a page has no HSTS header", CONF, "on max-age=31536000;", "")
+@pytest.mark.fails_on_mutant(
     "the dashboard has no HSTS header", CONF, "$hsts always; # a location with", "'' always; # a location with"
 )
-@pytest.mark.catches("Socket.IO has no HSTS header", CONF, "$hsts always; # repeated for Socket.IO", "'' always;")
-@pytest.mark.catches("an error has no HSTS header", CONF, "$hsts always; # repeated for errors", "'' always;")
-@pytest.mark.catches("the node does not know the scheme", CONF, "X-Forwarded-Proto $scheme", "X-Forwarded-Proto http")
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
+    "Socket.IO has no HSTS header", CONF, "$hsts always; # repeated for Socket.IO", "'' always;"
+)
+@pytest.mark.fails_on_mutant("an error has no HSTS header", CONF, "$hsts always; # repeated for errors", "'' always;")
+@pytest.mark.fails_on_mutant(
+    "the node does not know the scheme", CONF, "X-Forwarded-Proto $scheme", "X-Forwarded-Proto http"
+)
+@pytest.mark.fails_on_mutant(
     "TLS 1.0 is allowed", "docs/operating.md", "ssl_protocols TLSv1.2 TLSv1.3;", "ssl_protocols TLSv1;"
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an unknown directive", "docs/operating.md", "ssl_session_cache shared", "ssl_sessions_cache shared"
 )
 async def test_the_tls_setup_of_the_documentation_works(proxy, node: Process, tmp_path: Path) -> None:

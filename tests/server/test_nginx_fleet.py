@@ -26,9 +26,9 @@ def live_clients(node: Process) -> float:
     return float(re.search(r"^tally_live_clients (\S+)", metrics, re.MULTILINE)[1])
 
 
-@pytest.mark.catches("polls go from node to node", CONF, "hash $pick;", "")
-@pytest.mark.catches("clients without cookies change nodes", CONF, "'' $remote_addr;", "'' $request_id;")
-@pytest.mark.catches("the proxy drops the port of the host", CONF, "Host $http_host", "Host $host")
+@pytest.mark.fails_on_mutant("polls go from node to node", CONF, "hash $pick;", "")
+@pytest.mark.fails_on_mutant("clients without cookies change nodes", CONF, "'' $remote_addr;", "'' $request_id;")
+@pytest.mark.fails_on_mutant("the proxy drops the port of the host", CONF, "Host $http_host", "Host $host")
 async def test_twenty_of_twenty_default_clients_connect_and_get_updates(fleet: Fleet) -> None:
     received: list[list[dict]] = [[] for _ in range(20)]
     clients = [socketio.AsyncClient(reconnection=False) for _ in received]
@@ -52,7 +52,7 @@ async def test_clients_that_begin_with_a_websocket_are_spread_over_the_nodes(fle
         await client.disconnect()
 
 
-@pytest.mark.catches("the cookie is ignored", CONF, "default $cookie_tally_node;", "default $remote_addr;")
+@pytest.mark.fails_on_mutant("the cookie is ignored", CONF, "default $cookie_tally_node;", "default $remote_addr;")
 async def test_a_cookie_keeps_a_polling_client_at_its_node_when_its_address_changes(fleet: Fleet) -> None:
     async with client_from(fleet.proxy) as http:
         handshake = await http.get(POLL)
@@ -64,8 +64,8 @@ async def test_a_cookie_keeps_a_polling_client_at_its_node_when_its_address_chan
             assert (pong.status_code, pong.text) == (200, "OK")
 
 
-@pytest.mark.catches("each node has a rate limit of its own", CONF, "hash $remote_addr;", "")
-@pytest.mark.catches("a client chooses its address", CONF, "For $remote_addr;", "For $http_x_forwarded_for;")
+@pytest.mark.fails_on_mutant("each node has a rate limit of its own", CONF, "hash $remote_addr;", "")
+@pytest.mark.fails_on_mutant("a client chooses its address", CONF, "For $remote_addr;", "For $http_x_forwarded_for;")
 async def test_an_address_has_one_rate_limit_on_all_nodes_whatever_headers_it_sends(fleet: Fleet) -> None:
     async with client_from(fleet.proxy, "127.0.3.1") as http:
         responses = [
@@ -112,7 +112,9 @@ async def test_a_node_that_ends_fails_few_requests_and_counts_nothing_twice(
         await asyncio.to_thread(fleet.nodes[1].start)
 
 
-@pytest.mark.catches("Redis needs no password", "deploy/redis.conf", "user default off", "user default on nopass")
+@pytest.mark.fails_on_mutant(
+    "Redis needs no password", "deploy/redis.conf", "user default off", "user default on nopass"
+)
 def test_redis_needs_a_password_and_a_node_may_use_few_commands(fleet: Fleet) -> None:
     wrong = {"username": USER, "password": f"{fleet.redis.password}?"}
     for credentials in ({}, wrong):
@@ -128,7 +130,7 @@ def test_redis_needs_a_password_and_a_node_may_use_few_commands(fleet: Fleet) ->
     assert (health["status"], health["durability"]) == ("ok", "a crash of Redis, but for the last 2 seconds")
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "Redis may not load its own file", "deploy/redis.conf", "user default off ~* &* +@all", "user default off"
 )
 def test_redis_keeps_all_counts_across_a_restart(fleet: Fleet) -> None:

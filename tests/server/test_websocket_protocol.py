@@ -18,13 +18,13 @@ PROTOCOL = "app/server/websocket_protocol.py"
 FRAME = Frame(Opcode.TEXT, b"prepared").serialize(mask=False)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a frame is written to a full buffer",
     PROTOCOL,
     "        if not self.writable.is_set():\n            return False\n",
     "",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a frame is written to a closed connection",
     PROTOCOL,
     "        if self.disconnected or self.conn.state is not State.OPEN:\n            raise ClientDisconnected\n",

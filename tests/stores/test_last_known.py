@@ -60,7 +60,7 @@ async def test_spooled_commits_count_on_top_without_limits() -> None:
     assert await known(last_known) == {"a": 7, "b": 1}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "whole reads are never merged",
     "app/stores/last_known.py",
     "for bucket, counts in self._whole_reads.items():",
@@ -75,7 +75,7 @@ async def test_whole_reads_of_events_are_merged_when_an_outage_starts() -> None:
     assert await known(last_known) == {"a": 2}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "reads are not deferred", "app/stores/last_known.py", "        if commit_in_flight:\n", "        if False:\n"
 )
 async def test_a_read_during_a_commit_that_is_spooled_is_dropped() -> None:
@@ -89,7 +89,7 @@ async def test_a_read_during_a_commit_that_is_spooled_is_dropped() -> None:
     assert await known(last_known) == {"a": 2}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "deferred reads are never merged",
     "app/stores/last_known.py",
     "        self.merge_reads(reads, commit_in_flight=False)\n",
@@ -103,7 +103,7 @@ async def test_a_read_during_a_commit_that_succeeds_is_merged() -> None:
     assert await known(last_known) == {"a": 2}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "deferred reads have no bound", "app/stores/last_known.py", "deque(maxlen=DEFERRED_READS_MAX)", "deque()"
 )
 async def test_only_the_latest_hundred_reads_are_deferred() -> None:
@@ -114,7 +114,7 @@ async def test_only_the_latest_hundred_reads_are_deferred() -> None:
     assert set(await known(last_known)) == {f"event {n}" for n in range(1, 101)}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "whole reads outlive their generation",
     "app/stores/last_known.py",
     "            self._whole_reads.clear()\n            self._deferred_reads.clear()\n            self.counts",
@@ -165,7 +165,7 @@ async def test_a_refill_starts_again_with_the_counts_of_the_store() -> None:
     assert (await known(last_known), await known(last_known, TOTAL)) == ({"b": 1}, {"b": 1})
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a change during the refill is missed",
     "app/stores/last_known.py",
     "_empty_store(), dict(generations)",

@@ -39,7 +39,7 @@ async def test_requests_succeed_while_redis_is_down(tmp_path: Path, own_redis: R
     assert not list((tmp_path / "spool").iterdir())
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "waits as long as it takes",
     "app/stores/redis_url.py",
     "COMMAND_TIMEOUT_SECONDS = 1.5",
@@ -100,7 +100,7 @@ async def test_tally_reconnects_under_load(tmp_path: Path, own_redis: RedisServe
     assert await total_of(own_redis, "a") == acknowledged
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "spooled only in memory",
     "app/stores/spool_file.py",
     'SpoolFile(self._directory / f"{uuid.uuid4().hex}{self.suffix}")',

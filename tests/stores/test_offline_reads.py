@@ -19,7 +19,7 @@ from tests.support.redis_servers import RedisServer
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "whole reads are forgotten",
     "app/stores/last_known.py",
     "                self._whole_reads[bucket] = counts\n",
@@ -43,7 +43,7 @@ async def test_an_outage_keeps_the_counts_that_were_read_of_another_node(
     await other.close()
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "totals forgotten",
     "app/stores/offline.py",
     "            self._last_known.refill(dict(zip(buckets, found, strict=True)), generations)\n",
@@ -68,13 +68,13 @@ async def test_a_second_outage_keeps_the_totals_of_the_first(tmp_path: Path, own
         assert result.groups[0].values["a"].total == 5
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "refilled although the response was lost",
     "app/stores/offline.py",
     "        buckets = self._last_known.buckets_to_refill()\n",
     "        buckets = self._last_known.buckets_to_refill()\n        self._last_known.refill({}, generations)\n",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the epoch is taken for a refresh",
     "app/stores/offline.py",
     "            await self._refill_last_known()\n",
@@ -136,7 +136,7 @@ class ScriptedStore(MemoryStore):
     [
         pytest.param(
             True,
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "a read during a commit is merged",
                 "app/stores/offline.py",
                 "commit_in_flight=self._gate.locked()",

@@ -29,7 +29,9 @@ from tests.support.servers import eventually, serving, settings_for
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.mark.catches("no recovery", "app/stores/spool_file.py", 'sorted(self._directory.glob(f"*{self.suffix}"))', "[]")
+@pytest.mark.fails_on_mutant(
+    "no recovery", "app/stores/spool_file.py", 'sorted(self._directory.glob(f"*{self.suffix}"))', "[]"
+)
 async def test_the_spool_of_a_dead_process_is_recovered_once(tmp_path: Path, own_redis: RedisServer) -> None:
     async with opened(offline_store(own_redis, tmp_path)) as dead:
         for offset in range(5):
@@ -44,13 +46,13 @@ async def test_the_spool_of_a_dead_process_is_recovered_once(tmp_path: Path, own
     assert not list(tmp_path.glob("*.spool*"))
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "add without compare",
     "app/stores/lua/offset.lua",
     "elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then",
     "elseif false then",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "missing dedup", "app/stores/rules.py", "if mismatch.offset >= new_offset:", "if mismatch.offset < 0:"
 )
 async def test_a_replay_that_was_interrupted_is_finished(tmp_path: Path, own_redis: RedisServer) -> None:
@@ -106,7 +108,7 @@ async def test_a_damaged_spool_file_is_logged_and_not_touched(
     assert damaged.read_bytes() == b"no database" * 1000
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "recovery only at the start",
     "app/scheduler.py",
     "_log_store_errors(self._store.recover_orphans)",

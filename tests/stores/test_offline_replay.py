@@ -21,7 +21,7 @@ from tests.support.redis_servers import RedisServer
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "blind retry",
     "app/stores/offline.py",
     "lambda offset: self._store.apply(source, offset, new_offset, commit),",
@@ -44,7 +44,7 @@ async def test_a_commit_whose_response_was_lost_is_counted_once(tmp_path: Path, 
         assert (await store.apply("s", 2, 3, hits("a", 100))).groups == [GroupResult({"a": Value(111, 111)})]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a gap loses later commits", "app/stores/rules.py", "if mismatch.offset >= new_offset:", "if True:"
 )
 async def test_spooled_commits_count_although_redis_has_lost_earlier_ones(
@@ -64,7 +64,7 @@ async def test_spooled_commits_count_although_redis_has_lost_earlier_ones(
         assert store.status().reasons == ("Redis has lost 3 acknowledged commits since this process started",)
 
 
-@pytest.mark.catches("no size limit", "app/stores/spool_file.py", "> self._bytes_max\n", "> 10**9\n")
+@pytest.mark.fails_on_mutant("no size limit", "app/stores/spool_file.py", "> self._bytes_max\n", "> 10**9\n")
 async def test_a_full_spool_rejects_commits(tmp_path: Path, own_redis: RedisServer) -> None:
     async with opened(offline_store(own_redis, tmp_path, bytes_max=300)) as store:
         acknowledged = 0
@@ -91,7 +91,7 @@ async def test_hits_are_kept_in_memory_if_the_spool_cannot_be_written(tmp_path: 
         assert await total_of(own_redis, "a") == 2
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "gives up at an error of the disk",
     "app/stores/offline.py",
     "except Exception as error:",
@@ -148,7 +148,7 @@ async def test_the_replay_to_a_store_slower_than_the_spool_ends_under_load(tmp_p
         assert result.groups == [GroupResult({"a": Value(counted + 1, counted + 1)})]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a limit outlives the acknowledgement",
     "app/stores/offline.py",
     "if result and (missing :=",
@@ -160,7 +160,7 @@ async def test_the_replay_to_a_store_slower_than_the_spool_ends_under_load(tmp_p
         True,
         pytest.param(
             False,
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "a limit of one event outlives it",
                 "app/stores/offline.py",
                 "for event, reason in group_result.rejected.items()",
@@ -200,7 +200,7 @@ async def test_hits_that_a_limit_rejected_in_a_lost_response_are_counted(
         assert await store.read([TOTAL], ["a", "b"]) == [{"a": 1, "b": 1}]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a pause after each lost response",
     "app/stores/offline.py",
     "if self._replayed_lines > replayed_lines:",

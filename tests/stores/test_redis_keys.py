@@ -116,10 +116,10 @@ def is_row_of(row: Row, key: StoredKey) -> bool:
     return row.matches(key.name) and row.type == key.type and in_time
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a key that expires too late", "app/stores/lua/count.lua", "'EX', 2 * key_ttl", "'EX', 3 * key_ttl"
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a key that is not documented", "app/stores/lua/offset.lua", "'SADD', prefix .. 'ofs:'", "'SADD', prefix .. 'of:'"
 )
 async def test_each_stored_key_is_in_the_table_with_its_type_and_expiry(
@@ -149,7 +149,7 @@ async def test_nodes_subscribe_to_the_channel_of_the_table(tally: FastAPI, maste
     assert channel.matches(channels()[0])
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a scratch key that another event has",
     "app/stores/lua/write.lua",
     "prefix .. 'seen:' .. bucket, prefix .. 'sketch'",

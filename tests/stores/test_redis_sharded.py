@@ -47,7 +47,7 @@ async def totals(store: ShardedRedisStore) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "half rejected", "app/stores/redis_sharded.py", "rejected = await self._prepare(source, new_offset, commit)", "pass"
 )
 async def test_a_group_that_one_shard_rejects_is_counted_by_none(store: ShardedRedisStore) -> None:
@@ -67,7 +67,7 @@ async def test_the_limit_on_names_holds_in_each_shard(redis_cluster: Cluster) ->
         assert len(await totals(store)) - 1 == sum(bool(group.values) for group in result.groups) <= 2 * SHARDS
 
 
-@pytest.mark.catches("no limit", "app/stores/redis_sharded.py", "(preparing or not group.atomic)", "preparing")
+@pytest.mark.fails_on_mutant("no limit", "app/stores/redis_sharded.py", "(preparing or not group.atomic)", "preparing")
 async def test_the_limit_on_names_holds_in_each_shard_for_a_group_that_is_not_atomic(redis_cluster: Cluster) -> None:
     async with opened(sharded(redis_cluster, names=1)) as store:
         names = [f"event {i}" for i in range(200)]
@@ -78,7 +78,7 @@ async def test_the_limit_on_names_holds_in_each_shard_for_a_group_that_is_not_at
         assert await totals(store) == {**dict.fromkeys(group.values, 1), ALL_EVENTS: SHARDS}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "no claim", "app/stores/redis_sharded.py", "                claims.groups.append(", "                list().append("
 )
 async def test_a_key_belongs_to_one_request_even_if_another_has_no_event_in_common(store: ShardedRedisStore) -> None:
@@ -131,7 +131,7 @@ async def apply_in_half_of_the_shards(store: ShardedRedisStore, commit: Commit) 
         await shard.apply("s", 1, 2, part.groups)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a lost shard stops all", "app/stores/rules.py", "            offset = mismatch.offset\n", "            raise\n"
 )
 async def test_a_shard_that_lost_data_takes_new_commits_and_the_loss_is_recorded(
@@ -155,7 +155,7 @@ async def test_a_shard_that_lost_data_takes_new_commits_and_the_loss_is_recorded
     }
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "keys not declared", "app/stores/redis.py", "(len(all_keys), *all_keys, *arguments)", "(1, all_keys[0], *arguments)"
 )
 async def test_a_commit_during_the_move_of_a_slot_is_not_half_counted(redis_cluster: Cluster) -> None:
@@ -230,7 +230,7 @@ def test_an_invalid_url_is_rejected_with_a_sentence(url: str) -> None:
         RedisTarget.from_url(url)
 
 
-@pytest.mark.catches("the old name is ignored", "app/stores/redis_url.py", 'if "tags" in query:', "if False:")
+@pytest.mark.fails_on_mutant("the old name is ignored", "app/stores/redis_url.py", 'if "tags" in query:', "if False:")
 def test_the_old_name_of_shards_is_rejected_with_the_new_one() -> None:
     with pytest.raises(StoreOpenError, match=r"TALLY_STORE: .* write shards=8 instead"):
         RedisTarget.from_url("redis+cluster://h?tags=8")

@@ -40,7 +40,7 @@ def close(files: list[SpoolFile]) -> None:
         file.close()
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a group of single hits becomes atomic",
     "app/stores/spool_file.py",
     "group.visits, not group.atomic)",
@@ -57,7 +57,7 @@ def test_a_spooled_group_has_no_limits() -> None:
     assert decode(encode(limited)).commit == [PLAIN]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "lines of an older version are rejected", "app/stores/spool_file.py", "by_event: bool = False", "by_event: bool"
 )
 def test_a_line_of_an_older_version_has_atomic_groups() -> None:
@@ -131,7 +131,7 @@ async def test_orphans_are_the_files_of_dead_processes_with_the_same_store(open_
     close(orphans)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "an empty file is recovered", "app/stores/spool_file.py", "if not path.stat().st_size:", "if False:"
 )
 def test_a_file_that_is_being_created_is_no_orphan(tmp_path: Path, open_spool: Callable[..., Spool]) -> None:
@@ -142,7 +142,7 @@ def test_a_file_that_is_being_created_is_no_orphan(tmp_path: Path, open_spool: C
     assert path.exists()
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a file without lines is recovered", "app/stores/spool_file.py", "        if not lines:\n", "        if False:\n"
 )
 def test_a_file_without_lines_is_removed(tmp_path: Path, open_spool: Callable[..., Spool]) -> None:
@@ -159,7 +159,7 @@ def test_a_file_without_lines_is_removed(tmp_path: Path, open_spool: Callable[..
             encode(SpooledCommit("node", 0, 1, [HitGroup(OLD, {"a": 1})])),
             "is older than 30 days",
             id="old",
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "old files are recovered", "app/stores/spool_file.py", "< time.time() - SOURCE_TTL_SECONDS", "< 0"
             ),
         ),

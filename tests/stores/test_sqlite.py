@@ -19,7 +19,7 @@ def wal_salts(file: Path) -> bytes:
     return Path(f"{file}-wal").read_bytes()[16:24]
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the connection and its WAL are used after an error",
     "app/stores/sqlite.py",
     "if not self._writer.healthy:",
@@ -53,7 +53,7 @@ FAILED_COMMIT = (
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 
 
-@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.catches(*FAILED_COMMIT)), "redis"])
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.fails_on_mutant(*FAILED_COMMIT)), "redis"])
 async def test_a_disk_that_was_full_has_every_acknowledged_hit(kind: str, tmp_path: Path) -> None:
     figures = await disk_full(tmp_path, kind, times=2)
     assert figures.violations == []
@@ -61,13 +61,13 @@ async def test_a_disk_that_was_full_has_every_acknowledged_hit(kind: str, tmp_pa
 
 
 @needs_strace
-@pytest.mark.catches(*FAILED_COMMIT)
+@pytest.mark.fails_on_mutant(*FAILED_COMMIT)
 async def test_a_hit_is_not_acknowledged_if_fsync_fails(tmp_path: Path) -> None:
     assert (await sync_errors(tmp_path, times=5)).violations == []
 
 
 @needs_strace
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "commits are not synced", "app/stores/sqlite_connection.py", '"synchronous = FULL"', '"synchronous = NORMAL"'
 )
 async def test_a_hit_is_synced_before_its_response_is_sent(tmp_path: Path) -> None:
@@ -98,7 +98,9 @@ PRAGMA user_version = 1;
 """
 
 
-@pytest.mark.catches("no migration", "app/stores/sqlite_connection.py", "_MIGRATIONS[version:]", "_MIGRATIONS[3:]")
+@pytest.mark.fails_on_mutant(
+    "no migration", "app/stores/sqlite_connection.py", "_MIGRATIONS[version:]", "_MIGRATIONS[3:]"
+)
 def test_a_file_of_the_first_schema_is_upgraded_with_its_counts(
     tmp_path: Path, process: Callable[..., Process]
 ) -> None:

@@ -40,9 +40,11 @@ def copy_with_wal(file: Path, copy: Path) -> None:
     shutil.copy(f"{file}-wal", f"{copy}-wal")
 
 
-@pytest.mark.catches("the log is shortened too early", TABLES, "event in self._unflushed]", "not self._unflushed]")
-@pytest.mark.catches("a late hit is evicted", TABLES, " - self._changed", "")
-@pytest.mark.catches("the log is never flushed", TABLES, "slot.buckets, True", "slot.buckets, False")
+@pytest.mark.fails_on_mutant(
+    "the log is shortened too early", TABLES, "event in self._unflushed]", "not self._unflushed]"
+)
+@pytest.mark.fails_on_mutant("a late hit is evicted", TABLES, " - self._changed", "")
+@pytest.mark.fails_on_mutant("the log is never flushed", TABLES, "slot.buckets, True", "slot.buckets, False")
 async def test_the_file_has_every_acknowledged_commit_at_any_time(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +75,9 @@ async def test_the_file_has_every_acknowledged_commit_at_any_time(
     assert min(log_lengths[20:]) < max(log_lengths) < 60
 
 
-@pytest.mark.catches("line numbers are used twice", TABLES, "(self._last_line, line.decode())", "(None, line.decode())")
+@pytest.mark.fails_on_mutant(
+    "line numbers are used twice", TABLES, "(self._last_line, line.decode())", "(None, line.decode())"
+)
 def test_a_commit_between_two_steps_of_a_flush_is_not_lost(file: Path, tmp_path: Path) -> None:
     copy, total = tmp_path / "copy.db", 0
     with contextlib.closing(connect(file)) as db:
@@ -91,7 +95,7 @@ def test_a_commit_between_two_steps_of_a_flush_is_not_lost(file: Path, tmp_path:
                     assert EventTables(recovered).get_many(TOTAL, ["a"]) == {"a": total}
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "every event counts as flushed after one step", TABLES, "self._unflushed -= ids.keys()", "self._unflushed.clear()"
 )
 def test_a_cancelled_flush_is_completed_by_the_next(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

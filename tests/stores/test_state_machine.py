@@ -248,7 +248,7 @@ def test_memory_equals_the_model() -> None:
     run_state_machine_as_test(OnMemory, settings=LIMITS)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "idempotency keys are not saved", "app/stores/sqlite_writer.py", "if group.key and result.is_counted:", "if False:"
 )
 def test_sqlite_equals_the_model(directory: Path) -> None:
@@ -261,7 +261,7 @@ def test_sqlite_equals_the_model(directory: Path) -> None:
     run_state_machine_as_test(OnSqlite, settings=LIMITS)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "idempotency keys are not saved",
     "app/stores/lua/count.lua",
     "if key then save_idempotency",

@@ -1,6 +1,6 @@
 """`make mutants`: apply each mutant that a test names; the test must fail on it, and pass without it.
 
-A test names its mutants with @pytest.mark.catches(what, file, old, new); `old` occurs once in `file`.
+A test names its mutants with @pytest.mark.fails_on_mutant(what, file, old, new); `old` occurs once in `file`.
 """
 
 import os
@@ -41,7 +41,7 @@ class Collector:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            self.mutants += [Mutant(*mark.args, item.nodeid) for mark in item.iter_markers("catches")]
+            self.mutants += [Mutant(*mark.args, item.nodeid) for mark in item.iter_markers("fails_on_mutant")]
 
 
 @contextmanager

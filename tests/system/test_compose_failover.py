@@ -13,13 +13,15 @@ from tests.support.scenarios.kills import kill_fleet, rolling_restart
 from tests.support.servers import Process
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "replay uses another source",
     "app/stores/offline.py",
     "lambda offset: self._store.apply(source, offset, new_offset, commit),",
     "lambda _: self._store.apply(str(time.monotonic()), 0, 1, commit),",
 )
-@pytest.mark.catches("idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
+@pytest.mark.fails_on_mutant(
+    "idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n"
+)
 async def test_hits_are_counted_once_while_nodes_and_redis_are_killed_in_turn(tmp_path: Path) -> None:
     assert (await kill_fleet(tmp_path, rounds=2)).violations == []
 
@@ -28,13 +30,13 @@ async def test_no_request_fails_while_the_nodes_are_restarted_in_turn(tmp_path: 
     assert (await rolling_restart(tmp_path, rounds=2, hits=300)).violations == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "connections with a pending request are closed",
     "app/server/server.py",
     "if self.config.proxy_headers:",
     "if False:",
 )
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "no Connection: close during shutdown",
     "app/server/server.py",
     "default_headers.append((b",

@@ -58,7 +58,7 @@ async def incr_with_retries(proxy: FaultProxy, times: int) -> tuple[int, int]:
         return int(await client.getdel("plain")), fault.injected
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "applies a commit without comparing offsets",
     "app/stores/lua/offset.lua",
     """if offset == new_offset then
@@ -85,7 +85,7 @@ async def test_a_client_with_plain_retries_counts_twice_on_the_same_network(redi
         pytest.param(
             "cut before",
             50,
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "acknowledged but not spooled",
                 "app/stores/spool_file.py",
                 "await asyncio.to_thread(self.files[-1].append, line)",
@@ -95,7 +95,7 @@ async def test_a_client_with_plain_retries_counts_twice_on_the_same_network(redi
         pytest.param(
             "reset",
             50,
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "replay drops spooled commits",
                 "app/stores/offline.py",
                 "await self._replay_line(lines[replayed])",
@@ -105,7 +105,7 @@ async def test_a_client_with_plain_retries_counts_twice_on_the_same_network(redi
         pytest.param(
             "freeze",
             2,
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "a delayed commit is applied again",
                 "app/stores/lua/offset.lua",
                 "elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then",
@@ -118,7 +118,7 @@ async def test_hits_are_counted_once_on_a_faulty_network(kind: Kind, times: int,
     assert (await network_faults(tmp_path, kind, times)).violations == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a commit for each hit", "app/group_commit.py", "COMMIT_EVENTS_MAX = 10_000", "COMMIT_EVENTS_MAX = 1"
 )
 async def test_many_hits_share_one_round_trip_to_a_slow_redis(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ async def test_many_hits_share_one_round_trip_to_a_slow_redis(tmp_path: Path) ->
         assert (await current.end()).violations == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a read during a commit is trusted",
     "app/stores/offline.py",
     "commit_in_flight=self._gate.locked()",
@@ -154,7 +154,7 @@ async def test_a_hit_whose_response_is_lost_is_not_shown_twice(process, redis_se
     [
         pytest.param(
             "frozen",
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "commands to Redis have no time-out",
                 "app/stores/redis_url.py",
                 "COMMAND_TIMEOUT_SECONDS = ",
@@ -163,7 +163,7 @@ async def test_a_hit_whose_response_is_lost_is_not_shown_twice(process, redis_se
         ),
         pytest.param(
             "killed",
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "drops more spooled commits than it has applied",
                 "app/stores/offline.py",
                 "files[0].drop, lines[:replayed])",

@@ -11,7 +11,7 @@ from tests.support.scenarios.kills import kill_node, kill_redis
 from tests.support.servers import eventually
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "responses before the commit",
     "app/group_commit.py",
     "            applied = await self._apply(self._store.apply, commit)\n",
@@ -22,7 +22,9 @@ from tests.support.servers import eventually
             applied = await self._apply(self._store.apply, commit)
 """,
 )
-@pytest.mark.catches("idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
+@pytest.mark.fails_on_mutant(
+    "idempotency keys are ignored", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n"
+)
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 async def test_kill_9_of_a_node_loses_no_acknowledged_hit_and_counts_none_twice(store: str, tmp_path: Path) -> None:
     figures = await kill_node(tmp_path, store, kills=5, hits=200)
@@ -42,9 +44,9 @@ LOSS_UNREPORTED = ("a loss is not reported", "app/stores/offline.py", "self._los
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(ALWAYS, id="always", marks=pytest.mark.catches(*SPOOL_DROPPED)),
-        pytest.param(EVERYSEC, id="everysec", marks=pytest.mark.catches(*SPOOL_DROPPED)),
-        pytest.param(NEVER, id="never", marks=pytest.mark.catches(*LOSS_UNREPORTED)),
+        pytest.param(ALWAYS, id="always", marks=pytest.mark.fails_on_mutant(*SPOOL_DROPPED)),
+        pytest.param(EVERYSEC, id="everysec", marks=pytest.mark.fails_on_mutant(*SPOOL_DROPPED)),
+        pytest.param(NEVER, id="never", marks=pytest.mark.fails_on_mutant(*LOSS_UNREPORTED)),
     ],
 )
 async def test_kill_9_of_redis_loses_only_unsynced_hits_and_reports_the_loss(

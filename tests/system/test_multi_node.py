@@ -34,7 +34,7 @@ async def test_an_idle_dashboard_costs_little_and_gets_updates_at_once(tmp_path:
     assert (await idle_clients(tmp_path, clients=200)).violations == []
 
 
-@pytest.mark.catches("missing dedup", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
+@pytest.mark.fails_on_mutant("missing dedup", "app/http/parsing.py", "    if not texts:\n", "    if texts:\n")
 async def test_an_idempotency_key_sent_to_three_nodes_at_once_is_counted_once(tmp_path: Path) -> None:
     assert (await duplicate_requests(tmp_path, keys=200, copies=10)).violations == []
 
@@ -44,11 +44,13 @@ async def test_an_idempotency_key_sent_to_three_nodes_at_once_is_counted_once(tm
     [
         pytest.param(
             "sqlite",
-            marks=pytest.mark.catches("one name too many", "app/stores/rules.py", "names_left < 1:", "names_left < 0:"),
+            marks=pytest.mark.fails_on_mutant(
+                "one name too many", "app/stores/rules.py", "names_left < 1:", "names_left < 0:"
+            ),
         ),
         pytest.param(
             "redis",
-            marks=pytest.mark.catches(
+            marks=pytest.mark.fails_on_mutant(
                 "one name too many",
                 "app/stores/lua/count.lua",
                 "if free_names <= new_names then",
@@ -61,7 +63,7 @@ async def test_a_flood_of_new_names_stops_at_the_limit_on_event_names(kind: str,
     assert (await event_name_flood(tmp_path, kind, names=5000, limit=500)).violations == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "counts of any day",
     "app/live/peers.py",
     "self._show(message.day, message.counts, message.generation)",
@@ -167,7 +169,7 @@ class Writers(Load):
         pass
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "the script is still in the cache",
     "app/stores/redis.py",
     "except exceptions.NoScriptError:",
@@ -235,7 +237,7 @@ async def all_show(pages: list[Watcher], counts: dict[str, int], epochs: int) ->
     assert [page.wrong for page in pages if page.wrong] == []
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "larger numbers always win",
     "app/live/peers.py",
     "            live_day.replace(slot, counts, before, generation)",
@@ -264,7 +266,7 @@ async def test_all_dashboards_follow_a_redis_that_has_lost_everything(
             assert await lost_commits(node) > 0
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a loss that is not reported", "app/stores/offline.py", "self._lost_commits += commits", "self._lost_commits += 0"
 )
 async def test_commits_lost_in_a_failover_are_reported_and_leave_all_dashboards(
@@ -287,7 +289,7 @@ async def test_commits_lost_in_a_failover_are_reported_and_leave_all_dashboards(
         assert (await lost_commits(one), await lost_commits(two)) == (3, 0)
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "never subscribes again",
     "app/live/peers.py",
     "            await asyncio.sleep(random.uniform(0.5, 1.5))",

@@ -47,7 +47,7 @@ async def test_a_reset_subtracts_the_counts_it_was_planned_with(store: CounterSt
 
 
 @on_every_store(
-    redis=pytest.mark.catches(
+    redis=pytest.mark.fails_on_mutant(
         "the dimensions of the wrong buckets are read",
         "app/stores/redis.py",
         "zip(plain[i:], await",
@@ -77,7 +77,7 @@ async def test_a_deletion_leaves_only_a_line_in_the_correction_log(
 
 
 @on_every_store(
-    cluster=pytest.mark.catches(
+    cluster=pytest.mark.fails_on_mutant(
         "a user is erased in one shard only",
         "app/stores/redis_sharded.py",
         'if write.op == "take" or self._has_bucket(shard, write.bucket)',
@@ -95,7 +95,7 @@ async def test_an_erased_user_is_in_no_bucket_and_the_counts_stay(store: Counter
     assert (await store.read([TOTAL], ["a", "b"])) == [{"a": 2, "b": 1}]
 
 
-CONFLICT_IS_IGNORED = pytest.mark.catches(
+CONFLICT_IS_IGNORED = pytest.mark.fails_on_mutant(
     "two nodes change a day at the same time",
     "app/stores/lua/write.lua",
     "if expected_corrections and redis.call('HLEN', prefix .. day .. ':log') ~= expected_corrections then",
@@ -117,13 +117,13 @@ async def test_the_second_of_two_changes_planned_together_conflicts(store: Count
 
 
 @on_every_store(
-    redis=pytest.mark.catches(
+    redis=pytest.mark.fails_on_mutant(
         "a day's visitors are not pruned",
         "app/stores/redis.py",
         "keys = [key for d in dimensions for key in redis_keys.member_keys(bucket._replace(dimension=d))]",
         "keys = []",
     ),
-    cluster=pytest.mark.catches(
+    cluster=pytest.mark.fails_on_mutant(
         "a bucket is in no list", "app/stores/lua/write.lua", "if has_events and #counts > 0 then", "if has_events then"
     ),
 )

@@ -54,7 +54,7 @@ async def test_a_commit_may_have_ten_thousand_events(store: CounterStore) -> Non
 
 
 @on_every_store(
-    redis=pytest.mark.catches(
+    redis=pytest.mark.fails_on_mutant(
         "only the first page is read", "app/stores/redis.py", "            if cursor == 0:\n", "            if True:\n"
     )
 )

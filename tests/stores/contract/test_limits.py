@@ -22,20 +22,20 @@ async def test_a_group_that_overflows_is_rejected_and_the_others_count(store: Co
     assert retry.groups == result.groups
 
 
-VISITS_OF_REJECTED_HITS = pytest.mark.catches(
+VISITS_OF_REJECTED_HITS = pytest.mark.fails_on_mutant(
     "visits of rejected hits are counted", "app/stores/rules.py", "if visit.event in counted", "if True"
 )
 
 
 @on_every_store(
     memory=VISITS_OF_REJECTED_HITS,
-    sqlite=pytest.mark.catches(
+    sqlite=pytest.mark.fails_on_mutant(
         "results are saved in another order than the group's",
         "app/stores/results.py",
         "    for event in group.amounts:\n",
         "    for event in {**result.values, **result.rejected}:\n",
     ),
-    redis=pytest.mark.catches(
+    redis=pytest.mark.fails_on_mutant(
         "visits of rejected hits are counted",
         "app/stores/lua/count.lua",
         "if not rejected[visits[i]] then",

@@ -36,7 +36,7 @@ async def test_get_offset_returns_the_offset_of_the_last_commit(store: CounterSt
     assert (await read_day(store))["a"] == 1
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a partition's offset expires", "app/stores/sqlite_writer.py", " AND substr(name, 1, ?) <> ?", " AND ? <> ?"
 )
 async def test_sqlite_never_deletes_the_offset_of_a_partition(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ async def test_sqlite_never_deletes_the_offset_of_a_partition(tmp_path: Path) ->
     await store.close()
 
 
-@pytest.mark.catches(
+@pytest.mark.fails_on_mutant(
     "a partition's offset expires", "app/stores/lua/offset.lua", "if ARGV[6] ~= '0' then", "if ARGV[6] then"
 )
 async def test_redis_never_expires_the_offset_of_a_partition(redis_server: RedisServer) -> None:

@@ -38,13 +38,13 @@ async def test_visitors_are_counted_by_event_and_day_and_over_all_events(store: 
 
 
 @on_every_store(
-    sqlite=pytest.mark.catches(
+    sqlite=pytest.mark.fails_on_mutant(
         "the limit applies to each commit",
         "app/stores/sqlite_tables.py",
         "self._ranked[bucket] += len(uncounted) - len(unranked)",
         "pass",
     ),
-    redis=pytest.mark.catches("no limit", "app/stores/lua/offset.lua", "size < ranked_max or", "true or"),
+    redis=pytest.mark.fails_on_mutant("no limit", "app/stores/lua/offset.lua", "size < ranked_max or", "true or"),
 )
 async def test_visitors_after_the_first_ranked_visitors_max_have_no_count(
     store: CounterStore, monkeypatch: pytest.MonkeyPatch
