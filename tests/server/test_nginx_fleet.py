@@ -74,7 +74,7 @@ async def test_an_address_has_one_rate_limit_on_all_nodes_whatever_headers_it_se
             for name in ("X-Forwarded-For", "X_Forwarded_For", "X-Real-IP")
         ]
     assert [response.status_code for response in responses] == [200] * 30 + [429] * 30
-    assert problem_of(responses[-1])["detail"] == "more than 30 per 1 minute from one address"
+    assert problem_of(responses[-1])["detail"] == "rate limit exceeded: 30 per 1 minute per client address"
     async with client_from(fleet.proxy, "127.0.3.2") as http:
         assert (await http.post("/event/limited")).json()["count"] == 31
 
