@@ -57,7 +57,7 @@ needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is 
 async def test_a_disk_that_was_full_has_every_acknowledged_hit(kind: str, tmp_path: Path) -> None:
     figures = await disk_full(tmp_path, kind, times=2)
     assert figures.violations == []
-    assert figures.also["503s"] + figures.also["spooled"] > 100
+    assert figures.details["503s"] + figures.details["spooled"] > 100
 
 
 @needs_strace
