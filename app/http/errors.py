@@ -1,6 +1,5 @@
-"""Every error as RFC 9457 problem details: which exception becomes which response, and every Retry-After."""
+"""Every error as RFC 9457 problem details: which exception and which rejection becomes which response."""
 
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple
@@ -8,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
-from limits import RateLimitItem
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -88,12 +86,6 @@ def accepted_or_raise(outcome: Outcome) -> Mapping[str, Value]:
     if reason := outcome.result.reason:
         raise rejection(reason)
     return outcome.result.values
-
-
-def rate_limit_exceeded(limit: RateLimitItem, seconds_left: float) -> Problem:
-    """Return the problem for a client that is over this limit, whose window ends in so many seconds."""
-    headers = {"Retry-After": str(max(1, math.ceil(seconds_left)))}
-    return Problem(429, f"rate limit exceeded: {limit} per client address", headers)
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> ErrorHandler:

@@ -1,6 +1,7 @@
 """Rate limits per client address: slowapi's Limiter over a bounded storage of our own."""
 
 import ipaddress
+import math
 import time
 from collections import OrderedDict
 from functools import lru_cache
@@ -11,7 +12,7 @@ from limits.storage import Storage
 from slowapi import Limiter
 from starlette.requests import HTTPConnection
 
-from app.http.errors import rate_limit_exceeded
+from app.http.errors import Problem
 from app.settings import Settings
 
 WINDOWS_MAX = 100_000  # about 20 MB; beyond it the oldest window is forgotten
@@ -75,7 +76,9 @@ class RateLimits:
         for limit in self._limits[name]:
             if not self._limiter.hit(limit, name, address, cost=min(cost, limit.amount) - already_consumed):
                 window = self._limiter.get_window_stats(limit, name, address)
-                raise rate_limit_exceeded(limit, window.reset_time - time.monotonic())
+                seconds_left = max(1, math.ceil(window.reset_time - time.monotonic()))
+                headers = {"Retry-After": str(seconds_left)}
+                raise Problem(429, f"rate limit exceeded: {limit} per client address", headers)
 
 
 def client_address(request: HTTPConnection) -> str:
