@@ -1,4 +1,4 @@
 """The domain: names, calendar, buckets and hits, as pure code without I/O; time is an argument.
 
-Imports nothing else of `app`.
+May import no other package of `app`.
 """

@@ -1,4 +1,4 @@
-"""Kafka in front of a store: a write buffer for POSTs, and the records of existing topics as hits.
+"""Kafka in front of a store: a buffer for write requests, and the records of existing topics as hits.
 
 May import settings, domain, stores, metrics and group_commit; not http or live.
 """

@@ -1,4 +1,5 @@
-"""Live counts: the running day, its delivery to clients, and the sync between nodes. Imports domain, stores, metrics.
+"""Live counts: the running day, its delivery to clients, and the sync between nodes.
 
-In import order: messages, day, clients, broadcaster, inbound, socketio; and peers, which uses day.
+May import domain, stores and metrics. Its modules, in import order: messages, day, clients, broadcaster, inbound,
+socketio; peers imports only day.
 """

@@ -1,4 +1,5 @@
-"""What `python -m app` adds to uvicorn: protocols and a graceful shutdown. The only user of uvicorn's private parts.
+"""The server of `python -m app`: uvicorn with its own HTTP and WebSocket protocols, and a graceful shutdown.
 
-Imports nothing of `app`: the application and its callbacks are arguments.
+The only package that uses uvicorn's private parts. May import no other package of `app`: the application and its
+callbacks are arguments.
 """

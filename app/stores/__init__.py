@@ -1,6 +1,6 @@
-"""Stores: where counts are kept. One module per back end behind the contract in `base`; create_store chooses one.
+"""The stores that keep counts: the contract in `base`, and one module or more for each back end.
 
-Imports `app.domain` and `app.settings`.
+May import settings and domain. Other packages create a store with `create_store`, and use only the contract.
 """
 
 import math

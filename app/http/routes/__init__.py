@@ -1,1 +1,1 @@
-"""The routes, one module per subject. A route module imports `app.http.*` and lower packages, never another one."""
+"""The routes, one module per subject. A module may import `app.http` and lower packages, but no other route module."""
