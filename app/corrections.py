@@ -1,7 +1,7 @@
 """Administrative changes: correct, delete, reset and erase, as bucket writes that a store applies in one step.
 
-A change is planned from counts that were read a moment before, so it adds differences instead of setting numbers: a
-hit in between is a hit after the change. If another change was applied in between, the store rejects this one with
+A change is planned from counts that were read earlier. It adds differences instead of setting numbers, so hits that
+were counted in between are kept. If another change was applied in between, the store rejects this one with
 WriteConflict, and it is planned again.
 """
 
@@ -53,7 +53,7 @@ async def correct(
 ) -> tuple[DayChange, CorrectionRecord]:
     """Plan to set an event's count of the day, its total, or both; None leaves a number as it is.
 
-    `at` is the present UTC second, `names_max` the limit on event names. Raises ChangeRejected and StoreError.
+    `at` is the current UTC second, `names_max` the limit on event names. Raises ChangeRejected and StoreError.
     """
     generation = await _next_generation(store, slot)
     counts = await store.counts(slot.day, [event, ALL_EVENTS])
@@ -118,7 +118,7 @@ async def _next_generation(store: CounterStore, slot: TimeSlot) -> int:
 
 
 async def _take_member(store: CounterStore, buckets: Iterable[Bucket], member: str) -> list[BucketWrite]:
-    """Return the writes that take a member out of these buckets."""
+    """Return the writes that remove a member from these buckets."""
     buckets = list(buckets)
     found = await store.read(buckets, [member])
     return [BucketWrite("take", bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]

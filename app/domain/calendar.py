@@ -35,7 +35,7 @@ def _buckets(slot: TimeSlot) -> tuple[Bucket, Bucket, Bucket, Bucket]:
 
 
 class Calendar:
-    """The minutes, hours and days of a time zone, also on days on which its clock is put forward or back."""
+    """The minutes, hours and days of a time zone, including days on which its clocks change."""
 
     def __init__(self, zone: ZoneInfo) -> None:
         self.zone = zone
@@ -90,20 +90,20 @@ def day_start(zone: ZoneInfo, day: date) -> int:
 
 
 class Clock:
-    """The present time. Its day never goes back, even if the machine's clock does."""
+    """The current time. Its day never goes back, even if the machine's clock does."""
 
     def __init__(self, calendar: Calendar, now: Callable[[], float]) -> None:
-        """Use `now`, which returns the present UTC time in seconds."""
+        """Use `now`, which returns the current UTC time in seconds."""
         self.calendar = calendar
         self._now = now
         self._earliest = 0
 
     def at(self) -> float:
-        """Return the present UTC time in seconds, or the start of the latest day if the clock went back further."""
+        """Return the current UTC time in seconds, or the start of the latest day if the clock went back further."""
         at = max(self._now(), self._earliest)
         self._earliest = self.calendar.slot(at).day
         return at
 
     def slot(self) -> TimeSlot:
-        """Return the present time slot."""
+        """Return the current time slot."""
         return self.calendar.slot(self.at())

@@ -96,7 +96,7 @@ Commit = Sequence[HitGroup]  # a store writes it in one atomic step
 class BucketWrite(NamedTuple):
     """One operation on a bucket. If the members are events, the store also updates ALL_EVENTS.
 
-    `op`: "add" to counts, "mark" visitors, "merge" a HyperLogLog, "take" members out, or "drop" the bucket.
+    `op`: "add" to counts, "mark" visitors, "merge" a HyperLogLog, "take" members out of it, or "drop" the bucket.
     """
 
     op: Literal["add", "mark", "merge", "take", "drop"]

@@ -1,4 +1,4 @@
-"""Which event names, user ids and session ids are valid, and their stored form."""
+"""Validate event names, user ids and session ids, and return their stored form."""
 
 import unicodedata
 
