@@ -16,7 +16,7 @@ class StoreError(Exception):
 
 
 class StoreOpenError(StoreError):
-    """The store cannot be opened or its URL is invalid. The message contains the remedy."""
+    """The store cannot be opened or its URL is invalid. The message says what to do."""
 
 
 class StoreUnavailable(StoreError):
@@ -54,11 +54,12 @@ class Cardinality(NamedTuple):
 
 
 class StoreStatus(NamedTuple):
-    """The present state of a store.
+    """The current state of a store.
 
-    `ack` is what a hit would get now. `accepting` is false if hits are rejected. `reasons` are sentences for operators.
-    `stale_seconds` is the age of the counts that reads return, or None if they are current. `spool_bytes` is the size
-    of this node's spool. `lost_commits` is the number of acknowledged commits that the store lost.
+    `ack` is how durable a hit is if it is acknowledged now. `accepting` is false if hits are rejected. `reasons` are
+    sentences for operators. `stale_seconds` is the age of the counts that reads return, or None if they are current.
+    `spool_bytes` is the size of this node's spool. `lost_commits` is the number of acknowledged commits that the store
+    lost.
     """
 
     ack: Ack
@@ -165,7 +166,7 @@ class CounterStore(ABC):
         return list(counts.values())
 
     def status(self) -> StoreStatus:
-        """Return the present state, without I/O."""
+        """Return the current state, without I/O."""
         return StoreStatus(self.ack)
 
     async def epoch(self) -> str:
@@ -173,7 +174,7 @@ class CounterStore(ABC):
         return ""
 
     async def refresh(self) -> str:
-        """Renew what this store keeps in case of an outage, if counts may have gone back, and return the epoch."""
+        """Read the last known counts again if counts may have gone back, and return the epoch."""
         return await self.epoch()
 
     async def record_data_loss(self, commits: int) -> None:  # noqa: B027 # only Redis can lose acknowledged data

@@ -17,7 +17,7 @@ DEFERRED_READS_MAX = 100
 
 
 class CachedRead(NamedTuple):
-    """What the store returned for a bucket; `whole` means for all of its members."""
+    """The counts that the store returned for a bucket. `whole` is true if they include all of its members."""
 
     bucket: Bucket
     counts: Mapping[str, int]
@@ -47,7 +47,7 @@ class LastKnownCounts:
         return self._refilled_at != self.generations
 
     def merge_reads(self, reads: Iterable[CachedRead], *, commit_in_flight: bool) -> None:
-        """Take over what the store returned.
+        """Add counts that the store returned.
 
         During a commit, wait until its outcome is known. If it is spooled, it is counted on top, so merging a read
         that includes it would show it twice.
@@ -62,19 +62,19 @@ class LastKnownCounts:
                 self.counts.merge_counts(bucket, counts)
 
     def merge_deferred_reads(self) -> None:
-        """Take over what was read during a commit that has ended, unless `start_outage` has dropped it."""
+        """Add the counts that were read during a commit that has ended, unless `start_outage` has dropped it."""
         reads = list(self._deferred_reads)
         self._deferred_reads.clear()
         self.merge_reads(reads, commit_in_flight=False)
 
     def merge_result(self, commit: Commit, result: ApplyResult) -> None:
-        """Take over the values of a commit that the store has applied."""
+        """Add the values of a commit that the store has applied."""
         for group, group_result in zip(commit, result.groups, strict=True):
             self.counts.merge_values(group.slot.day, group_result.counted)
         self.drop_stale_generations(result.generations)
 
     def merge_change(self, change: DayChange, result: ApplyResult) -> None:
-        """Take over an administrative change that the store has applied."""
+        """Apply an administrative change that the store has applied."""
         # Without a new generation it is a line of an import, which may be large.
         if self._moved(result.generations):
             self.counts.write(change.writes)
@@ -119,7 +119,7 @@ class LastKnownCounts:
             self.counts.merge_counts(bucket, counts)
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
-        """Delete what `CounterStore.prune` deletes."""
+        """Delete the same buckets as `CounterStore.prune`."""
         await self.counts.prune(cutoffs, slot)
         for bucket in [bucket for bucket in self._whole_reads if bucket.start < cutoffs.get(bucket.step, 0)]:
             del self._whole_reads[bucket]

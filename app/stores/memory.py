@@ -24,7 +24,7 @@ from app.stores.rules import (
 
 
 class MemoryStore(CounterStore):
-    """The store for demos and tests, and the shortest one that keeps the contract."""
+    """The store for demos and tests, and the shortest implementation of the contract."""
 
     kind = "memory"
     ack: Ack = "memory"

@@ -1,8 +1,8 @@
-"""A store that goes on while the store behind it is unreachable.
+"""A store that keeps accepting hits while the store behind it is unreachable.
 
-Commits that Redis does not accept are spooled, and counted on top of the last known counts. When Redis is reachable
-again they are replayed with the source and offset of the first attempt. If Redis had applied one of them, although its
-response was lost, it is not counted twice.
+While Redis is unreachable, commits are spooled and counted on top of the last known counts. When Redis is reachable
+again, they are replayed with the source and offset of the first attempt. If Redis had applied a commit but its response
+was lost, the commit is not counted twice.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ from app.stores.results import ApplyResult, Reason
 from app.stores.rules import PERMANENT_SOURCE_PREFIX, apply_despite_loss
 from app.stores.spool_file import Spool, SpooledCommit, SpoolFile, SpoolFull, decode, encode
 
-REPLAY_LINES = 20  # replayed, then dropped in one commit of the spool file
+REPLAY_LINES = 20  # lines that are replayed, then deleted from the spool file in one transaction
 # Hits wait for a slice of the replay, and for one time-out of Redis at its end: 2.4 s at most.
 REPLAY_SLICE_SECONDS = 0.4
-RETRY_SECONDS = 0.5  # between two attempts to reconnect, give or take a half
+RETRY_SECONDS = 0.5  # between two attempts to reconnect, plus or minus half of it
 LIMITS: set[Reason | None] = {"full", "keys"}
 
 T = TypeVar("T")
@@ -48,8 +48,8 @@ class OfflineStore(CounterStore):
     """Wraps a store that may become unreachable. `identity` names it: spool files of other stores are not touched.
 
     It goes offline when a call of the store fails, and online when all spooled commits are replayed. Offline, an
-    administrative change raises StoreUnavailable, because nobody expects it to happen later. So does a commit of a
-    Kafka partition, because Kafka keeps the records.
+    administrative change raises StoreUnavailable, because applying it later would surprise. So does a commit of a Kafka
+    partition, because Kafka keeps the records.
     """
 
     def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
@@ -67,7 +67,7 @@ class OfflineStore(CounterStore):
         self._reconnecting: asyncio.Task[None] | None = None
 
     @property
-    def durability(self) -> str:  # type: ignore[override] # the wrapped store may find it out later
+    def durability(self) -> str:  # type: ignore[override] # the wrapped store may read it later
         return self._store.durability
 
     @property
@@ -322,7 +322,7 @@ class OfflineStore(CounterStore):
 
 
 def _rejected_by_limits(commit: Commit, result: ApplyResult) -> Commit:
-    """Return what the first attempt of a spooled commit had rejected for a limit.
+    """Return the hits that the first attempt of a spooled commit rejected because of a limit.
 
     That response was lost, and the hits were acknowledged as spooled, so they must be counted now.
     """

@@ -41,7 +41,7 @@ KEYS_PER_CALL = 200
 # Members of a bucket to read in one round trip, which keeps Redis busy for less than a millisecond.
 MEMBERS_PER_CALL = 500
 
-# What an acknowledged hit survives, by Redis' appendfsync.
+# How durable an acknowledged hit is, by Redis' appendfsync setting.
 _DURABILITY = {
     "always": "a crash of Redis and power loss: it is on the disk of Redis",
     "everysec": "a crash of Redis, but for the last 2 seconds",
@@ -58,7 +58,7 @@ log = logging.getLogger("tally.redis")
 
 
 class RedisStore(CounterStore):
-    """One shard, all of whose keys share a hash slot. A store that is not sharded is shard 0."""
+    """One shard of a store: all its keys share a hash slot. A store that is not sharded is shard 0."""
 
     kind = "redis"
     ack: Ack = "redis"

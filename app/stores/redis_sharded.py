@@ -174,7 +174,7 @@ class ShardedRedisStore(CounterStore):
     async def _read_shard(
         self, shard: int, buckets: Sequence[Bucket], members: Sequence[str] | None, has_events: bool
     ) -> dict[Bucket, dict[str, int]]:
-        """Return the counts that this shard has of buckets that all have events, or all have not."""
+        """Return this shard's counts of these buckets: either all of them have events, or none has."""
         if has_events:
             own_members = members and [event for event in members if event == ALL_EVENTS or self._shard(event) == shard]
             return dict(zip(buckets, await self._shards[shard].read(buckets, own_members), strict=True))
@@ -244,7 +244,7 @@ def _require_all(outcomes: Sequence[ApplyResult | BaseException]) -> list[ApplyR
 
 
 def _merge_results(one: GroupResult | None, other: GroupResult) -> GroupResult:
-    """Merge the results of a group that lies in several shards. A replay in one completes a first attempt."""
+    """Merge the results of a group that is in several shards. If one shard replays, the retry completes the others."""
     if one is None or other.reason:
         return other
     if one.reason:
@@ -255,7 +255,7 @@ def _merge_results(one: GroupResult | None, other: GroupResult) -> GroupResult:
 
 
 def _merge_counts(bucket: Bucket, parts: Sequence[dict[str, int]]) -> dict[str, int]:
-    """Merge the counts of a bucket that lies in several shards.
+    """Merge the counts of a bucket that is in several shards.
 
     Events differ between shards, but each shard has its own sum of all events, and the same visitor may be in several.
     A generation has begun when it has begun in all shards.

@@ -16,7 +16,7 @@ from app.stores.base import StoreOpenError
 
 # No request may wait longer than 2.5 s, the spool's fsync included.
 COMMAND_TIMEOUT_SECONDS = 1.5
-# A Sentinel that is down must leave time to ask another one.
+# If a Sentinel is down, there must be time to ask another one.
 SENTINEL_TIMEOUT_SECONDS = 0.3
 # More commands at once would only wait for each other.
 CONCURRENT_COMMANDS_MAX = 64
@@ -34,7 +34,7 @@ _OPTIONS: dict[str, Any] = {
 class RedisTarget(NamedTuple):
     """A client that all shards of a store share.
 
-    `identity` is the same for every URL of the same data. At most as many commands run at once as `command_slots` has.
+    `identity` is the same for every URL of the same data. `command_slots` limits how many commands run at once.
     """
 
     client: Any  # Redis or RedisCluster, which have no common type for the commands that both have

@@ -11,16 +11,17 @@ from app.stores.results import ApplyResult, GroupResult, Reason, Value, reject
 
 IDEMPOTENCY_TTL_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
 VISITOR_MINUTES_TTL_SECONDS = 2 * 3600  # how long the visitors of a minute are kept
-RANKED_VISITORS_MAX = 10_000  # visitors of a bucket that get a count; later ones are only known to have been there
+RANKED_VISITORS_MAX = 10_000  # visitors of a bucket that get a count of their own; later ones only add to its size
 SOURCE_TTL_SECONDS = 30 * 86_400  # how long a process's offset is kept after its last use
-# The names of sources that never expire, which are partitions of Kafka, begin with this.
+# The names of sources that never expire begin with this prefix. They are Kafka partitions.
 PERMANENT_SOURCE_PREFIX = "kafka "
 
 
 class IdempotencyRecord(NamedTuple):
     """The data that a store saves under an idempotency key.
 
-    `request` and `client` are hashes, `minute` is that of the first request (UTC second), `result` is the replay.
+    `request` and `client` are hashes. `minute` is the minute of the first request (UTC second). `result` is the result
+    for a retry.
     """
 
     request: str
@@ -95,7 +96,7 @@ async def apply_despite_loss(
     """Apply a commit even if the store has lost earlier commits of its source.
 
     `apply` takes the expected offset. `record_data_loss` is called with the number of lost commits. Returns None if the
-    source is past `new_offset` already. Raises StoreUnavailable, OutcomeUnknown, or WriteConflict.
+    source is already at `new_offset` or past it. Raises StoreUnavailable, OutcomeUnknown, or WriteConflict.
     """
     offset = expected_offset
     while True:
@@ -111,7 +112,7 @@ async def apply_despite_loss(
                 return None
             if mismatch.offset < expected_offset == offset:
                 await record_data_loss(expected_offset - mismatch.offset)
-            # A retry finds the result all the same, because new_offset identifies the commit.
+            # A retry still finds the result, because new_offset identifies the commit.
             offset = mismatch.offset
 
 

@@ -1,4 +1,4 @@
-"""The queue on disk of the commits that wait to be replayed, and the format of its lines."""
+"""The spool: the on-disk queue of commits that wait to be replayed, and the format of its lines."""
 
 import asyncio
 import hashlib
@@ -82,7 +82,7 @@ class Spool:
 class SpoolFile:
     """One process's commits on disk, one per line, in a SQLite file that only one process can have open.
 
-    SQLite brings the lock, the sync, and the handling of torn writes and of a full disk. The path ":memory:" keeps
+    SQLite provides the lock, the sync, and the handling of torn writes and of a full disk. The path ":memory:" keeps
     the lines in memory. `size` is in bytes: lines are ASCII.
     """
 
@@ -160,7 +160,7 @@ def encode(spooled: SpooledCommit) -> str:
 
 
 def decode(line: str) -> SpooledCommit:
-    """Return what `encode` wrote. Its hit groups have no limits, because they are acknowledged. Raises ValueError."""
+    """Return a commit that `encode` wrote. Its groups have no limits: they are acknowledged. Raises ValueError."""
     source, expected_offset, new_offset, rows = json.loads(line)
     return SpooledCommit(source, expected_offset, new_offset, [_decode_group(*row) for row in rows])
 

@@ -33,7 +33,7 @@ class SqliteWriter:
         self.events = EventTables(db)
 
     def _load_counters(self) -> None:
-        """Read the numbers that are kept in memory next to the tables: at first, and after a rollback."""
+        """Load the numbers that are cached in memory, on opening and after a rollback."""
         self.keys = KeyTable(self._db)
         self.members = MemberTables(self._db)
 
@@ -47,13 +47,13 @@ class SqliteWriter:
         return found or (0, "[]")
 
     def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
-        """Do what CounterStore.apply describes."""
+        """Implement CounterStore.apply."""
         slots = [group.slot for group in commit]
         saved = self._saved_result(source, expected_offset, new_offset, commit)
         return saved or self._commit(source, new_offset, commit, slots, lambda: self._count(commit))
 
     def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
-        """Do what CounterStore.apply_change describes."""
+        """Implement CounterStore.apply_change."""
         if saved := self._saved_result(source, expected_offset, new_offset, ()):
             return saved
         corrections = self.members.size(Bucket("day", change.slot.day, CORRECTION_LOG))

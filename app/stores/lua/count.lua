@@ -46,7 +46,7 @@ local function save_idempotency(key, minute, date, row)
   end
 end
 
--- Return why an event cannot be counted, as JSON, or nil. `new_names` of its group come before it.
+-- Return the reason for rejecting an event, as JSON, or nil. `new_names` new names come before it in its group.
 local function rejection(day, event, by, limited, new_names)
   local total = totals[event]
   if not total and limited then

@@ -1,5 +1,5 @@
 -- The beginning of count.lua and write.lua: compare the source's offset and save it with the results.
--- CounterStore.apply in app/stores/base.py states the rule, app/stores/redis_keys.py lists the keys.
+-- CounterStore.apply in app/stores/base.py documents the rule, app/stores/redis_keys.py lists the keys.
 --
 -- KEYS[1]  the source's hash; the other KEYS are only declared, so that Redis Cluster can check them
 -- ARGV[1]  prefix of every other key, with the same hash tag as KEYS[1]
