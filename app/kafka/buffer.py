@@ -1,4 +1,4 @@
-"""The write buffer: POSTs are acknowledged when they are in Tally's own Kafka topic, and counted from there."""
+"""The write buffer: hits are acknowledged when they are in Tally's own Kafka topic, and counted from there."""
 
 import secrets
 from collections import Counter
@@ -25,8 +25,8 @@ DURABILITY = "a crash of this process: it is in Kafka, as durable as the topic's
 class PostBuffer:
     """Writes the hits of each request to Tally's own topic, as one record.
 
-    Limits are checked before a hit is acknowledged, by what this node has seen. `count_of` returns the last known
-    count of today of an event, 0 if it is unknown.
+    Limits are checked before a hit is acknowledged, against the names and keys that this node has seen. `count_of`
+    returns the last known count of today of an event, 0 if it is unknown.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class KafkaConsumer:
     """One consumer of the group that counts on this store.
 
     `publish` sends today's counts to clients, as for GroupCommitter. `on_synced` is called after each comparison of
-    offsets, with whether all records are counted. `records` were counted or became dead letters; `missed` were dropped
+    offsets, with true if all records are counted. `records` were counted or became dead letters; `missed` were dropped
     by Kafka before they were counted.
     """
 
@@ -76,7 +76,7 @@ class KafkaConsumer:
         self.records = self.missed = 0
 
     def start(self) -> None:
-        """Start to count."""
+        """Start the task that counts."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:

@@ -39,7 +39,7 @@ class BufferedPost(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tru
 
 
 class FieldMapping(msgspec.Struct, forbid_unknown_fields=True):
-    """Which part of a foreign record becomes which part of a hit; see `field_getter`."""
+    """The path in a foreign record of each field of a hit; see `field_getter`."""
 
     event: str
     by: str = ""

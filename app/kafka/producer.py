@@ -36,7 +36,7 @@ class RequestTooLarge(Exception):
 class KafkaWriter:
     """Writes records, each of which is acknowledged when all in-sync replicas of its partition have it.
 
-    `is_connected` while Kafka is reachable and no record waits for an acknowledgement that is overdue.
+    `is_connected` is true while Kafka is reachable and no acknowledgement is overdue.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ class KafkaWriter:
         self.is_connected = False
 
     def start(self) -> None:
-        """Start to connect, and to reconnect whenever that is necessary."""
+        """Start the task that connects, and reconnects after a failure."""
         self._reconnecting = asyncio.create_task(self._reconnect_loop())
 
     async def close(self) -> None:
@@ -86,7 +86,7 @@ class KafkaWriter:
     async def _send(
         self, topic: str, key: bytes, value: bytes, at: float, headers: Sequence[Any]
     ) -> tuple[AIOKafkaProducer, TopicPartition, asyncio.Future[Any]]:
-        """Hand a record to aiokafka, which retries for ever: only before that is it certain that nothing is written."""
+        """Hand a record to aiokafka. It retries for ever, so an error before that proves that nothing was written."""
         producer = self._producer
         if not producer:
             raise StoreUnavailable("Kafka is unreachable")

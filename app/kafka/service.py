@@ -1,4 +1,4 @@
-"""Kafka's part of a node: the buffer and the consumer, started and stopped together, with health and metrics."""
+"""The Kafka service of a node: the buffer and the consumer, their start and stop, health and metrics."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ KafkaHealth = TypedDict(
 
 
 class KafkaService:
-    """Every node consumes. `buffer` takes POSTs if TALLY_KAFKA is set, and is None if only TALLY_KAFKA_INPUTS is.
+    """The buffer and the consumer; every node has one. `buffer` is None if only TALLY_KAFKA_INPUTS is set.
 
     `count_of` returns the last known count of today of an event; `publish` sends counts to clients, as for
     GroupCommitter. Raises StoreOpenError if the settings are invalid.
@@ -64,7 +64,7 @@ class KafkaService:
         await self._writer.close()
 
     def is_accepting(self) -> bool:
-        """Return whether POSTs are accepted, without I/O. Without a buffer, the store decides."""
+        """Return whether hits are accepted, without I/O. Without a buffer, the store decides."""
         return not self.buffer or self._writer.is_connected
 
     def reasons(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Paced delivery: sends every commit at once while that is cheap, and only the latest counts when it is not.
 
-The messages of a round are encoded once for all clients. A client that reads slowly is passed over, and gets the
-latest counts as soon as it takes more.
+The messages of a round are encoded once for all clients. A slow client is skipped, and gets the latest counts
+when it can take more.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ CLIENTS_MAX = 10_000
 # idle time is added, so it is 0.16 to 0.32.
 CPU_SHARE = 0.16
 BUDGET_BURST_SECONDS = 0.05  # largest unused budget that is carried over, in CPU seconds
-CLIENTS_AT_ONCE = 50  # clients that are served before hits get their turn
+CLIENTS_AT_ONCE = 50  # clients to send to before hits are processed again
 RETRY_SECONDS = 0.05  # between two tries to send to clients that could not take more
 IDLE_SECONDS = 0.05  # between two rounds while no client is connected
 SLOW_CLIENT_TIMEOUT_SECONDS = 25.0  # without taking a message, after all buffers are full
@@ -98,7 +98,7 @@ class Broadcaster:
         self.clients.pop(client_id, None)
 
     def wake(self) -> None:
-        """Begin a round now, because a client lacks something."""
+        """Begin a round now, because a client needs a message."""
         self._day.changed.set()
 
     @contextlib.contextmanager
@@ -136,7 +136,7 @@ class Broadcaster:
             try:
                 spent, is_blocked = await self._broadcast_once()
             except Exception:  # the hits are stored, and later ones have to be shown
-                log.exception("a broadcast failed; it is repeated")
+                log.exception("broadcasting failed and will be retried")
                 spent, is_blocked = 1.0, True
             rest = budget.spend(spent)
             if rest:
@@ -177,7 +177,7 @@ class Broadcaster:
             return client.deliver(self._day, deltas)
         except (OSError, RuntimeError):
             log.debug("client %s has disconnected", client_id)
-        except Exception:  # one client's error must not keep the others from their counts
+        except Exception:  # an error of one client must not affect the others
             log.exception("sending to a client failed; it is removed")
         self.remove(client_id)
         return 0

@@ -14,7 +14,7 @@ from app.live.day import NO_CURSOR, Cursor, Delta, LiveDay
 from app.live.messages import Message, sse_chunks, sse_id
 
 Send = Callable[[Any], Awaitable[None]]  # of an ASGI server
-Item = TypeVar("Item", Message, bytes)  # what is sent at once: a message, or a chunk of a stream
+Item = TypeVar("Item", Message, bytes)  # the unit of sending: a message, or a chunk of a stream
 
 
 class Connection(Protocol):
@@ -139,7 +139,7 @@ class SocketIoClient(Client[Message]):
 
 
 class PlainClient(SocketIoClient):
-    """A client of the namespace "/", which gets what changes after it connected."""
+    """A client of the namespace "/", which gets the changes after it connected."""
 
     def join(self, day: LiveDay) -> None:
         self.cursor = day.head

@@ -1,6 +1,6 @@
 """The running day as clients see it: current counts, a log of recent changes, and the service status.
 
-Each client has a cursor, and asks what changed since. Counts are absolute, so a client that receives fewer messages
+Each client has a cursor, and gets the changes since then. Counts are absolute, so a client that receives fewer messages
 than others still ends on the same numbers.
 """
 
@@ -122,7 +122,7 @@ class LiveDay:
         self.changed.set()
 
     def replace(self, slot: TimeSlot, read: Mapping[str, int], before: Mapping[str, int], generation: int) -> None:
-        """Take over the counts that were read from the store, also where they are smaller.
+        """Replace the counts with those that were read from the store, even with smaller ones.
 
         Within a generation, an event's count is smaller only if the store lost hits: if it is less than `before`, the
         count when the read began. In another generation an administrator changed the counts, so all of `read` holds.
@@ -157,13 +157,13 @@ class LiveDay:
             self.changed.set()
 
     def take_deltas(self) -> list[Delta]:
-        """Return what changed since the last call, oldest first. The end of the last one is `head`."""
+        """Return the deltas since the last call, oldest first. The end of the last one is `head`."""
         self._log_delta()
         deltas, self._deltas = self._deltas, []
         return deltas
 
     def parse_cursor(self, event_id: str) -> Cursor:
-        """Return the cursor of a client by its Last-Event-ID; one before all changes if that is not known here."""
+        """Return the cursor for a Last-Event-ID; a cursor before all changes if the id is unknown here."""
         match = _EVENT_ID.fullmatch(event_id)
         if not match:
             return NO_CURSOR
@@ -171,7 +171,7 @@ class LiveDay:
         return Cursor(int(match[3]) if known else -1, -1, 0, match[1], int(match[2]))
 
     def catch_up_plain(self, cursor: Cursor, events: Collection[str] = ()) -> tuple[Iterator[Message], Cursor]:
-        """Return what a plain client at this cursor lacks, of these events or all, and its cursor afterwards."""
+        """Return the messages that a plain client lacks, of these events or of all, and its cursor after them."""
         # The iterator may be read after a new day began, so it keeps this day's lists.
         names, counts, index = self._names, self._counts, self._index
         changed, is_complete = self._changed_since(cursor)
@@ -183,7 +183,7 @@ class LiveDay:
         return itertools.chain(self._reset_since(cursor, "/"), updates), self.head
 
     def catch_up_dashboard(self, cursor: Cursor) -> tuple[Iterator[Message], Cursor]:
-        """Return what a dashboard at this cursor lacks, and its cursor afterwards."""
+        """Return the messages that a dashboard at this cursor lacks, and its cursor after them."""
         changed, is_complete = self._changed_since(cursor)
         if not is_complete or (cursor.epoch, cursor.day) != (self.head.epoch, self.head.day):
             end, snapshot = self._build_snapshot()
@@ -233,7 +233,7 @@ class LiveDay:
             self._log_start = self.head.change - len(self._log)
 
     def _build_snapshot(self) -> tuple[Cursor, list[Message]]:
-        """Return a snapshot of the day and its cursor; all who ask within SNAPSHOT_SECONDS get the same one."""
+        """Return a snapshot of the day and its cursor; all calls within SNAPSHOT_SECONDS return the same one."""
         built, cursor, messages = self._snapshot
         head, is_current = self.head, (cursor.epoch, cursor.day) == (self.head.epoch, self.head.day)
         is_in_log = is_current and cursor.change >= self._log_start

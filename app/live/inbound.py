@@ -25,7 +25,7 @@ _INVALID_FRAME_PAYLOAD = 1007
 class InboundPacket(socketio.packet.Packet):  # type: ignore[misc] # socketio ships no types
     """A Socket.IO packet that carries nothing binary and no event but `resync`; any other becomes `ignored`.
 
-    python-socketio would take events such as `connect` from a client for its own.
+    python-socketio would treat events such as `connect` from a client as its own.
     """
 
     packet_type: int
@@ -33,7 +33,7 @@ class InboundPacket(socketio.packet.Packet):  # type: ignore[misc] # socketio sh
 
     def __init__(self, *fields: Any, encoded_packet: Any = None, **more: Any) -> None:
         super().__init__(*fields, encoded_packet=encoded_packet, **more)
-        if encoded_packet in {"", b""}:  # python-socketio does not decode it, and would take it for an event
+        if encoded_packet in {"", b""}:  # python-socketio does not decode it, and would treat it as an event
             self.decode("")
 
     def decode(self, encoded_packet: str) -> int:
@@ -50,7 +50,7 @@ class InboundPacket(socketio.packet.Packet):  # type: ignore[misc] # socketio sh
 
 
 def guard_receive(scope: Any, receive: Any) -> Any:
-    """Return an ASGI `receive` that passes on only what python-engineio can handle.
+    """Return an ASGI `receive` that returns only messages that python-engineio can handle.
 
     Raises HTTPException, here or when it is called: 405 for another method, 400 or 413 for an invalid body.
     """

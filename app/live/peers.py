@@ -2,8 +2,8 @@
 
 Each node publishes the counts of its commits. Counts are absolute: a message that comes twice, late or out of order
 does no harm, because the larger count is the newer one. Lost messages are noticed within seconds, and the day is read
-from the store. Smaller counts win only if the store's epoch changed, because it lost data, or the day's generation,
-because an administrator changed the counts.
+from the store. Smaller counts replace larger ones only if the store's epoch changed, because it lost data, or
+the day's generation, because an administrator changed the counts.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class CountsMessage(NamedTuple):
 
 
 class PeerSync:
-    """Keeps a LiveDay equal to the store, and to what other nodes show."""
+    """Keeps a LiveDay equal to the store and to the other nodes."""
 
     def __init__(self, store: CounterStore, live_day: LiveDay, clock: Clock, metrics: Metrics) -> None:
         self._store, self._live_day, self._clock = store, live_day, clock
@@ -72,7 +72,7 @@ class PeerSync:
             self._tasks += [asyncio.create_task(self._publish_loop()), asyncio.create_task(self._subscribe_loop())]
 
     async def close(self) -> None:
-        self._closing = True  # redis-py may take a cancellation for a failure of its own, and go on
+        self._closing = True  # redis-py may treat a cancellation as a failure of its own, and continue
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -153,7 +153,7 @@ class PeerSync:
     def reasons(self) -> list[str]:
         """Return why the sync is degraded, if the store's own status does not explain it already."""
         is_connected = self.count() or self._store.status().stale_seconds is not None
-        return [] if is_connected else ["no message from any node arrives, not even from this one"]
+        return [] if is_connected else ["no messages arrive from any node, including this one: check Redis"]
 
     async def _publish_loop(self) -> None:
         while not self._closing:

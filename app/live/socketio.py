@@ -1,4 +1,4 @@
-"""The Socket.IO server: namespaces, connections and resync. The only module that knows python-engineio from inside.
+"""The Socket.IO server: namespaces, connections and resync. The only user of python-engineio's private parts.
 
 python-engineio has no back-pressure (its issue 133): it queues messages without bound for a client that does not read.
 So EngineIoConnection uses its sockets directly. A new version of the library may need changes here, and only here.
@@ -66,7 +66,7 @@ class EngineIoConnection:
 
     @property
     def is_drained(self) -> bool:
-        """Whether the client is connected, and its queue is empty but for one packet, a ping or a sentinel."""
+        """Whether the client is connected, and its queue has at most one packet, a ping or a sentinel."""
         socket = self._socket
         return socket is not None and socket.queue.qsize() <= 1
 
@@ -213,7 +213,7 @@ class SocketIoServer:
             self._broadcaster.wake()
 
     async def close_unjoined(self) -> None:
-        """Close connections that were in no namespace at the last call either: they were refused, or never asked."""
+        """Close connections that are in no namespace, and were in none at the last call: refused or silent clients."""
         sockets = self._sockets
         clients = self._broadcaster.clients.values()
         joined = {client.connection.engine_id for client in clients if isinstance(client, SocketIoClient)}

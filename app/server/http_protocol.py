@@ -1,4 +1,4 @@
-"""HTTP/1.1 on uvicorn: one write per response, a bounded request head, and connections that close in the end."""
+"""HTTP/1.1 on uvicorn: one write per response, a bounded request head, and a time-out for closing."""
 
 import asyncio
 import socket

@@ -59,7 +59,7 @@ class TallyServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:
-        """Accept no new connections; answer on the existing ones until the proxy has closed them.
+        """Accept no new connections; respond on the existing ones until the proxy has closed them.
 
         `servers`, `default_headers` and `connections` are private: uvicorn's shutdown has no hook between closing the
         listening sockets and closing the connections.
