@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem details: which exception and which rejection becomes which response."""
+"""Error responses as RFC 9457 problem details: the status, detail and headers for each exception."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -76,7 +76,7 @@ REJECTION_RESPONSES: dict[str, tuple[int, str, dict[str, str]]] = {
 
 
 def rejection(reason: str) -> Problem:
-    """Return the problem for a reason for which a store rejects."""
+    """Return the problem for the reason of a rejection."""
     status, detail, headers = REJECTION_RESPONSES[reason]
     return Problem(status, detail, headers)
 

@@ -1,4 +1,4 @@
-"""The hot routes past FastAPI's router: POST and GET of one event."""
+"""The fast path: POST and GET of one event, without FastAPI's router."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ def event_endpoints(routes: Sequence[BaseRoute]) -> dict[str, EventEndpoint]:
 class FastPath:
     """Calls the endpoints of EVENT_ROUTE, by method, without FastAPI's routing, which takes longer than the hit itself.
 
-    The router has the same endpoints, for OpenAPI. A test checks that both ways give the same responses.
+    The router has the same endpoints, for OpenAPI. A test checks that both return the same responses.
     """
 
     def __init__(

@@ -12,13 +12,13 @@ SECURITY_HEADERS: Headers = [
     (b"cache-control", b"no-cache"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 ]
-# Pages of any origin may use these paths, so that even an error must be readable for them.
+# Pages of any origin may use these paths, so they must be able to read errors, too.
 _ANY_ORIGIN_PATHS = ("/badge/", "/hit/", "/get/", "/info/", "/static/tally-")
 _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
 
 
 def browser_headers(scope: Scope, origins: Origins) -> Headers:
-    """Check the host, and return the headers that tell a browser what it may do with the response.
+    """Check the host, and return the security and CORS headers of the response.
 
     The middleware and the fast path both call this first. Raises Problem (421).
     """

@@ -1,4 +1,4 @@
-"""The OpenAPI document: error responses, response headers and API keys, which FastAPI does not know of."""
+"""The OpenAPI document: error responses, response headers and API keys, which FastAPI does not add."""
 
 from http import HTTPStatus
 from typing import Any
@@ -34,7 +34,7 @@ def response_headers(*names: str, required: bool = False) -> dict[str, Any]:
 
 
 def complete(document: dict[str, Any], permissions: Permissions) -> dict[str, Any]:
-    """Add to FastAPI's document which routes need an API key, and the errors of every route."""
+    """Add the API keys and the error responses of every route to FastAPI's document."""
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     # FastAPI's own error schemas are removed, because errors are problem details here.
     for unused in ("HTTPValidationError", "ValidationError"):

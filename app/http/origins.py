@@ -1,4 +1,4 @@
-"""Which host names Tally serves, which web origins may use it, and the CORS headers that tell browsers."""
+"""The host names that Tally serves, the web origins that may use it, and the CORS headers."""
 
 import re
 from functools import lru_cache
@@ -24,8 +24,8 @@ _HOST_BYTES_MAX = 300  # no host name is longer; 1000 of them are cached
 class Origins:
     """The allowed hosts and origins of the settings.
 
-    Starlette's TrustedHostMiddleware and CORSMiddleware are not used: their errors are plain text, the first one does
-    not know addresses, and the fast path does not run middleware.
+    Starlette's TrustedHostMiddleware and CORSMiddleware are not used: their errors are plain text, the first one
+    does not accept all IP addresses, and the fast path does not run middleware.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What routes read from a request: names in paths and queries, bodies, and the Idempotency-Key."""
+"""Parse requests: names in paths and queries, bodies, and the Idempotency-Key."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Which permission each route needs, and which API key grants it."""
+"""The permission that each route needs, and the API keys that grant it."""
 
 import re
 from hashlib import blake2b
@@ -75,8 +75,8 @@ class Permissions:
     """The API keys and the open permissions of the settings.
 
     `key_required` has the permissions that need an API key. Once any key is configured, a key that a client sends
-    must be known even where none is required: taken for an anonymous client, one with an expired key would lose its
-    idempotency keys and count twice.
+    must be known even where none is required. Otherwise a client with an expired key would become anonymous, lose its
+    idempotency keys, and count twice.
     """
 
     def __init__(self, settings: Settings, origins: Origins, rate_limits: RateLimits) -> None:
@@ -139,7 +139,7 @@ class Permissions:
             detail = "API key required; send the header Authorization: Bearer <key>"
             if key:
                 detail = "unknown API key; it may have been replaced or mistyped"
-                # A wrong key costs what the request would, so that keys cannot be guessed quickly.
+                # A wrong key costs as much as the request, so that keys cannot be guessed quickly.
                 self._rate_limits.consume(HTTPConnection(scope), "read" if permission in GRANTS["read"] else "write")
             raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
         if permission in self.key_required - granted:

@@ -13,11 +13,11 @@ from app.domain.buckets import Bucket, Step
 from app.domain.calendar import Calendar, Clock
 from app.stores.base import CounterStore
 
-SLICE = 2000  # events handled before others have their turn, about a millisecond of work
+SLICE = 2000  # events handled before other tasks run, about a millisecond of work
 PAUSE_SECONDS = 0.001  # the shortest pause after a slice; the event loop does not wait for less
 
 T = TypeVar("T")
-# The position of an event in a listing: what sorts first, and the name.
+# The position of an event in a listing: its sort value, then its name.
 SortKey = tuple[float, str]
 FIRST: SortKey = (-math.inf, "")
 _LAST: SortKey = (math.inf, "")

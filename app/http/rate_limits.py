@@ -1,4 +1,4 @@
-"""Rate limits per client address: slowapi's Limiter over a bounded storage of our own."""
+"""Rate limits per client address: slowapi's Limiter with a storage of bounded size."""
 
 import ipaddress
 import math
@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from app.http.errors import Problem
 from app.settings import Settings
 
-WINDOWS_MAX = 100_000  # about 20 MB; beyond it the oldest window is forgotten
+WINDOWS_MAX = 100_000  # about 20 MB; beyond it the oldest window is dropped
 
 LimitName = Literal["write", "read"]
 

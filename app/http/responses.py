@@ -13,7 +13,7 @@ from app.domain.calendar import Calendar
 from app.http.origins import Headers
 from app.stores import rules
 
-# Spreadsheets take a cell that begins with one of these for a formula.
+# Spreadsheets treat a cell that begins with one of these as a formula.
 _FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 # the full-width forms count, too
 
 Numbers = TypedDict("Numbers", {"count": int, "total": int})
@@ -37,7 +37,7 @@ class FastJSONResponse(Response):
 
 
 def csv_response(response: Response, head: list[str], rows: list[list[Any]]) -> Response:
-    """Return CSV (RFC 4180) with the headers of `response`. All text is quoted, and no cell is taken for a formula."""
+    """Return CSV (RFC 4180) with the headers of `response`. All text is quoted, and no cell is treated as a formula."""
     out = io.StringIO()
     writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC)  # some spreadsheets end an unquoted cell at a semicolon
     writer.writerow(head)

@@ -17,7 +17,7 @@ from app.http.responses import CorrectedRow, correction_row
 from app.stores.base import CounterStore
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
-# Plans a correction for a time slot at a UTC second.
+# A function that plans a correction for a time slot at a UTC second.
 Plan = Callable[[TimeSlot, int], Awaitable[tuple[DayChange, corrections.CorrectionRecord]]]
 Correct = Callable[[Plan], Awaitable[CorrectedRow]]
 Erased = TypedDict("Erased", {"user": str, "uniquesKeep": bool})

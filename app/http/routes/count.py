@@ -42,7 +42,7 @@ BufferedBatch = TypedDict("BufferedBatch", {"accepted": int, "countsSeen": dict[
 
 _REPLAYED: Headers = [(b"idempotent-replayed", b"true")]
 
-# FastAPI does not know the request bodies and the header, because msgspec and `parsing` read them.
+# FastAPI cannot document the request bodies and the header, because msgspec and `parsing` read them.
 _BY = {"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX, "default": 1}
 _VISITOR = {"type": ["string", "null"], "maxLength": NAME_LENGTH_MAX}
 _HIT_FIELDS = {"by": _BY, "user": _VISITOR, "session": _VISITOR}
@@ -56,7 +56,7 @@ _KEY_HEADER = {"name": "Idempotency-Key", "in": "header", "schema": _KEY_SCHEMA}
 
 
 class HitCommitter(Protocol):
-    """Where hits go: the group committer, or the buffer in Kafka."""
+    """Accepts hits: the group committer, or the buffer in Kafka."""
 
     async def submit(
         self, amounts: Mapping[str, int], key: IdempotencyKey | None = None, visits: Sequence[Visit] = ()

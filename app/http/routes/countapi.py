@@ -1,4 +1,4 @@
-"""GET /hit, /get and /info as in CountAPI, a service that was closed: its pages work once they use Tally's host."""
+"""GET /hit, /get and /info as in CountAPI, which has closed: pages that used it work again with Tally's host."""
 
 import base64
 import re

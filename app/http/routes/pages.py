@@ -13,10 +13,10 @@ from starlette.types import ASGIApp
 from app.http.parsing import event_name_in_path
 from app.http.permissions import Permissions
 
-# In a wheel the files are inside the package, in a checkout and in the image next to it.
+# In a wheel, the files are inside the package. In a checkout and in the image, they are next to it.
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
 
-# What a page may load and do. All other responses have the policy in middleware.py.
+# The Content-Security-Policy of pages. All other responses have the policy in middleware.py.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'self'"

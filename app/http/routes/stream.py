@@ -11,7 +11,7 @@ from app.http.parsing import LINES_MAX, event_in_query, event_name_in_path
 from app.live.broadcaster import Broadcaster
 from app.live.clients import send_nowait
 
-HEARTBEAT_SECONDS = 15.0  # between two comments, so that no proxy takes the stream for dead
+HEARTBEAT_SECONDS = 15.0  # between two comments, so that proxies keep an idle stream open
 RETRY_MS = 3000  # after this time a client reconnects
 
 EmbedEvent = Annotated[str, Depends(event_name_in_path(b"embed"))]

@@ -1,4 +1,4 @@
-"""GET /audience, /user/{id} and /session/{id}: unique users and sessions, and what one of them did."""
+"""GET /audience, /user/{id} and /session/{id}: unique users and sessions, and the counts of each."""
 
 from typing import Annotated
 
