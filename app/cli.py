@@ -101,7 +101,7 @@ def _only_operations(app: ASGIApp) -> ASGIApp:
 
 
 def _tune_interpreter() -> None:
-    """Shorten pauses: of garbage collection, and of the event loop's wait for SQLite's thread and vice versa."""
+    """Shorten garbage collection, and the waits of the event loop and SQLite's thread for each other."""
     gc.collect()
     gc.freeze()  # imported modules are never garbage; traversing them would delay hits by 50 ms
     gc.set_threshold(10_000)  # hits are short-lived; with 1,000 clients, a full collection takes 0.15 s

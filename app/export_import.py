@@ -29,12 +29,12 @@ from app.stores.base import CounterStore, OffsetMismatch
 LINE_MEMBERS_MAX = 1000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 TIME_MAX = 2**35  # UTC second in the year 3058; later times are rejected
-# An estimate may differ from its exact number by this fraction of it, plus so many ids.
+# An estimate may differ from the exact number by this fraction of it, plus this many ids.
 ESTIMATE_TOLERANCE = (5 * hyperloglog.ERROR, 3)
 
 
 class TransferError(ValueError):
-    """The file is not a complete export, or does not fit this store. The message names the line."""
+    """The file is not a complete export, cannot be imported into this store, or differs from it."""
 
 
 class _Head(msgspec.Struct):
@@ -157,7 +157,7 @@ class Comparison:
         ]
 
     async def extra_in_store(self) -> list[str]:
-        """Return a sentence for each bucket of which the store has more than all lines. Raises StoreError."""
+        """Return a sentence for each bucket that has more members in the store than in the file. Raises StoreError."""
         extra = []
         for bucket in sorted(filter(_is_exported, await self._store.list_buckets()), key=_sort_key):
             size = self._sizes.get(bucket, 0)
@@ -206,7 +206,7 @@ def _is_generation(member: str, count: int) -> bool:
 
 
 def _is_correction_record(member: str, count: int) -> bool:
-    """Return whether Tally could have written this record. Encoding it again finds any other form of it."""
+    """Return whether Tally could have written this record. Encoding it again detects any other form of it."""
     record = msgspec.json.decode(member, type=CorrectionRecord)
     before, after = record.before, record.after
     numbers = record.generation, before.count, before.total, after.count, after.total

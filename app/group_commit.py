@@ -34,7 +34,7 @@ class Overloaded(Exception):
     """Too many hits are waiting to be written. This one was not counted."""
 
     def __init__(self) -> None:
-        super().__init__(f"overloaded: more than {WAITING_EVENTS_MAX} hits are waiting to be written")
+        super().__init__(f"overloaded: more than {WAITING_EVENTS_MAX} hits are waiting to be written; retry later")
 
 
 class Outcome(msgspec.Struct, frozen=True):
