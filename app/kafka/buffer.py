@@ -68,7 +68,7 @@ class PostBuffer:
         return Outcome(last_known, date, "kafka")
 
     async def refresh_name_quota(self, caught_up: bool) -> None:
-        """Read from the store how many new event names are left; `caught_up` if it has counted all of the topic."""
+        """Read from the store how many new names are left. `caught_up` is true if all records are counted."""
         (names,) = await self._store.sizes([TOTAL])
         self._names_left = self._settings.events_max - names
         if caught_up:

@@ -29,7 +29,7 @@ class BuiltCommit(NamedTuple):
 async def build_commit(
     decode: Decoder, limited: bool, records: Sequence[ConsumerRecord], clock: Clock, days_kept: int
 ) -> BuiltCommit:
-    """Take as many records as one commit may have; `limited` if the limits of the store apply to them."""
+    """Build a commit from as many records as it may have. `limited` is true if the store's limits apply to them."""
     now, calendar = clock.at(), clock.calendar
     oldest = calendar.slot(now).day - (days_kept - 1) * DAY_SECONDS
     latest = now + FUTURE_SECONDS_MAX

@@ -125,7 +125,7 @@ class PeerSync:
                 live_day.merge(slot.day, self._next_generation[2])
 
     async def _is_complete(self, slot: TimeSlot) -> bool:
-        """Return whether the store's total was the shown one at some time during the call, and no message was lost."""
+        """Return whether the store's sum of counts equalled the shown one during the call, and no message was lost."""
         shown = self._live_day.total()
         stored = (await self._store.counts(slot.day, [ALL_EVENTS])).get(ALL_EVENTS, 0)
         if stored > self._live_day.total():

@@ -79,7 +79,7 @@ def encode_result(commit: Commit, result: ApplyResult) -> str:
 
 
 def decode_result(commit: Commit, text: str, ack: Ack) -> ApplyResult:
-    """Return the result that `encode_result` saved. Raises ValueError if it belongs to a commit of another shape."""
+    """Return the result that `encode_result` saved. Raises ValueError if a row has the shape of another group."""
     generations, *rows = msgspec.json.decode(text)
     groups = [from_row(group, row) for group, row in zip(commit, rows, strict=False)]
     return ApplyResult(groups, ack, {int(day): n for day, n in generations.items()})
