@@ -86,7 +86,7 @@ export function createBarChart(host, onPick) {
     if (tableView.hidden) return;
     const rows = points.map((point, i) => [fullName(point), number(point.count), ...(previous[i] ? [number(previous[i].count)] : [])]);
     const unit = data.step[0].toUpperCase() + data.step.slice(1);
-    tableView.replaceChildren(table([unit, "Hits", ...(previous.length ? ["The period before"] : [])], rows.reverse()));
+    tableView.replaceChildren(table([unit, "Hits", ...(previous.length ? ["Previous period"] : [])], rows.reverse()));
   }
 
   /** @param {number} i a bar, or -1 for none */

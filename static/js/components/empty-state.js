@@ -21,7 +21,7 @@ export function createEmptyState(onHit) {
   copyOnClick(byId("copy"), code);
   button.addEventListener("click", async () => {
     button.disabled = true;
-    note.textContent = await send("POST", "/event/hello").then(() => "Counted.", (error) => `That did not work. ${error.message}`);
+    note.textContent = await send("POST", "/event/hello").then(() => "Counted.", (error) => `The request failed. ${error.message}`);
     button.disabled = false;
     onHit();
   });

@@ -20,7 +20,7 @@ export function createKeyForm(host, onChange) {
 
   function draw() {
     forget.hidden = !apiKey();
-    setText(note, apiKey() ? "Kept in this tab until it is closed, and nowhere else." : "");
+    setText(note, apiKey() ? "Stored only in this tab, until you close it." : "");
   }
 
   form.addEventListener("submit", (event) => {

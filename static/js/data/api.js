@@ -22,7 +22,7 @@ export function throttle(ms, run) {
 async function request(path, init = {}) {
   if (!init.method && rateLimitedForMs()) throw new Error("Too many requests from this address."); // More would prolong the limit.
   const headers = { ...init.headers, ...(apiKey() && { Authorization: `Bearer ${apiKey()}` }) };
-  const response = await fetch(path, { ...init, headers }).catch(() => { throw new Error("The server does not answer."); });
+  const response = await fetch(path, { ...init, headers }).catch(() => { throw new Error("The server does not respond."); });
   const date = Date.parse(response.headers.get("date") ?? "");
   // The Date header has whole seconds, so a smaller difference means nothing.
   if (Math.abs(date - Date.now()) > 2000) clockSkewMs = date - Date.now();

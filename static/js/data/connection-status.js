@@ -22,13 +22,13 @@ export function describe(/** @type {Status} */ { name, reasons, asOf, hint, limi
   const age = `Showing the numbers as of ${timeWithSeconds(asOf)}.`;
   const spool = health?.ack === "memory" ? "in memory" : `on disk (${byteSize(health?.spoolBytes ?? 0)})`;
   if (name === "spooling") return `The store is unreachable. Hits are kept ${spool} and counted when it is back.`;
-  if (name === "degraded") return `Not all is well: ${reasons.join("; ")}.`;
-  if (name === "down") return `Hits are refused: ${(health?.reasons ?? reasons).join("; ")}.`;
-  if (name === "limited") return `This address asks more than it may. Charts go on in ${Math.ceil(limitedMs / 1000)} s; counts are live.`;
+  if (name === "degraded") return `Degraded: ${reasons.join("; ")}.`;
+  if (name === "down") return `Hits are rejected: ${(health?.reasons ?? reasons).join("; ")}.`;
+  if (name === "limited") return `This address asks more than it may. Charts update again in ${Math.ceil(limitedMs / 1000)} s; counts are live.`;
   if (name === "paused") return waiting ? `Paused, ${waiting} changes are waiting.` : "Paused.";
-  if (name === "locked") return "Reading needs a key.";
-  if (name === "stale") return `The server has been silent for a while. ${age}`;
-  if (name === "reconnecting" && hint) return "No live connection yet. Behind a reverse proxy? It has to pass WebSocket upgrades on /socket.io/.";
-  if (name === "reconnecting") return `Connection lost, trying again. ${age}`;
+  if (name === "locked") return "This Tally needs an API key.";
+  if (name === "stale") return `No updates from the server. ${age}`;
+  if (name === "reconnecting" && hint) return "No live connection yet. Behind a reverse proxy? It must forward WebSocket upgrades on /socket.io/.";
+  if (name === "reconnecting") return `Connection lost. Reconnecting. ${age}`;
   return name === "offline" ? `You are offline. ${age}` : LABELS[name];
 }

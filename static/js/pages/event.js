@@ -77,17 +77,17 @@ export function createEventPage({ counters, now }, onCorrected) {
     confirmTyped({ ...confirmation, word: name, onDone: () => { onCorrected(); reload(); } });
   byId("share-open").addEventListener("click", openShareDialog);
   byId("event-reset").addEventListener("click", () => confirmAndReload({
-    title: "Start this event’s day at 0?", action: "Set to 0",
-    text: "Today’s count becomes 0. The total and the charts keep what was counted, and the history records the reset.",
+    title: "Reset today’s count of this event?", action: "Set to 0",
+    text: "Today’s count becomes 0. The total and the charts do not change, and the history records the reset.",
     run: () => send("PUT", eventPath(name), { count: 0 }),
   }));
   byId("event-correct").addEventListener("click", () => confirmAndReload({
-    title: "Correct these numbers", action: "Correct", text: "The correction is kept in the day’s history, with the previous numbers.",
+    title: "Correct this event", action: "Correct", text: "The correction is kept in the day’s history, with the previous numbers.",
     fields: [{ label: "Count today", name: "count", value: count() }, { label: "Total", name: "total", value: (totalBeforeToday ?? 0) + count() }],
     run: (values) => send("PUT", eventPath(name), values),
   }));
   byId("event-delete").addEventListener("click", () => confirmAndReload({
-    title: "Delete this event?", action: "Delete", text: "Its count, its total, its charts and its people are forgotten. This cannot be undone.",
+    title: "Delete this event?", action: "Delete", text: "This deletes its count, total, charts, users and sessions. It cannot be undone.",
     run: () => send("DELETE", eventPath(name)),
   }));
 

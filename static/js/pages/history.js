@@ -69,7 +69,7 @@ export function createHistory() {
     const parts = day.parts.length > 1 ? [h("p", { className: "note" }, `Reset ${day.parts.slice(0, -1).map(({ until }) => dateTime(Date.parse(until))).join(", ")}. ` +
       day.parts.map((part, i) => `Part ${i + 1}: ${number(total(Object.values(part.counts)))}`).join(", "))] : [];
     const corrections = day.corrections?.length ? [h("h3", {}, "Corrections"), h("ul", { className: "corrections" }, ...day.corrections.map(correctionRow))] : [];
-    const rest = rows.length > ROWS_MAX ? [h("p", { className: "note" }, `The first ${number(ROWS_MAX)} of ${number(rows.length)}; the file has all.`)] : [];
+    const rest = rows.length > ROWS_MAX ? [h("p", { className: "note" }, `The first ${number(ROWS_MAX)} of ${number(rows.length)}; the CSV file has all of them.`)] : [];
     return [h("p", { className: "lead" }, `${plural(total(counts.values()), "hit")} of ${plural(counts.size, "event")}${compared}.`), ...parts, ...corrections,
       table(["Event", ...(other ? [shortDate(day.day), shortDate(other.day), "Difference"] : ["Hits"])], cells), ...rest];
   }

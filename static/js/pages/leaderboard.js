@@ -27,7 +27,7 @@ export function createLeaderboard() {
     if (result instanceof Error) return setText(note, result.message);
     const rows = result.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
     ranking.draw(rows, { total: rows.reduce((sum, { count }) => sum + count, 0), linked: !event });
-    setText(note, result.partial ? "Ranked among the first 10,000 users that were seen." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "Nobody here yet.");
+    setText(note, result.partial ? "Only the first 10,000 users are ranked." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "No users yet.");
   });
 
   return {

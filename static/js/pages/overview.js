@@ -57,7 +57,7 @@ export function createOverview(session) {
     tick(synced) {
       const { resetsAt } = counters;
       const end = health()?.resetsAt;
-      headline.set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Counts start again ${dayEnd(end)}` : "");
+      headline.set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Counts reset ${dayEnd(end)}` : "");
       chart.tick(synced);
       cards.tick();
       if (!synced) return;

@@ -10,8 +10,8 @@ import { byteSize, dayEnd, number } from "../lib/format.js";
 /** @type {Record<string, [string, Record<string, string>]>} */ const CHOICES = {
   theme: ["Theme", { system: "As the system", light: "Light", dark: "Dark" }],
   density: ["Cards", { comfortable: "Comfortable", compact: "Compact" }],
-  shortcuts: ["Shortcuts of one key", { on: "On", off: "Off" }],
-  announce: ["Speak the sum (screen readers)", { 0: "Off", 30: "Every 30 s", 60: "Every minute" }],
+  shortcuts: ["Single-key shortcuts", { on: "On", off: "Off" }],
+  announce: ["Announce the total (screen readers)", { 0: "Off", 30: "Every 30 s", 60: "Every minute" }],
 };
 
 /** @param {Health} health @returns {Record<string, string>} */
@@ -20,7 +20,7 @@ function healthFacts({ status, reasons, store, durability, nodes, spoolBytes, st
     Status: [status, ...reasons].join("; "), Store: store, "A counted hit survives": durability, Nodes: number(nodes),
     ...(staleSeconds === null ? {} : { "Store offline for": `${number(Math.round(staleSeconds))} s` }),
     ...(spoolBytes ? { "Waiting on disk": byteSize(spoolBytes) } : {}),
-    ...(lostBatches ? { "Batches lost by the store": number(lostBatches) } : {}),
+    ...(lostBatches ? { "Commits lost by the store": number(lostBatches) } : {}),
     "The day ends": dayEnd(resetsAt), Version: version,
   };
 }
@@ -39,7 +39,7 @@ export function createSettings(session) {
     for (const { name, select } of controls) select(getPref(name));
     drawKeyForm();
     const health = session.health();
-    const rows = health ? Object.entries(healthFacts(health)) : [["Status", "The server does not answer."]];
+    const rows = health ? Object.entries(healthFacts(health)) : [["Status", "The server does not respond."]];
     const text = rows.flat().join("\n");
     if (healthList.dataset.shown === text) return;
     healthList.dataset.shown = text;
@@ -47,8 +47,8 @@ export function createSettings(session) {
   }
 
   byId("reset-all").addEventListener("click", () => confirmTyped({
-    title: "Start the day again?", word: "reset", action: "Reset",
-    text: "All of today’s counts become 0 on every page. The counts so far stay in the day’s history as a part of their own; totals and charts keep everything.",
+    title: "Reset today’s counts?", word: "reset", action: "Reset",
+    text: "All of today’s counts become 0 on every page. The counts so far stay in the day’s history. Totals and charts do not change.",
     run: () => send("POST", "/reset"), onDone: session.reconnect,
   }));
   return { title: () => "Settings", show: draw, reload: draw, tick: draw };
