@@ -81,7 +81,9 @@ async def serve(settings: Settings, *, consume: bool) -> None:
         )
     app = create_app(settings)
     served = _only_operations(app) if consume else app
-    server = TallyServer(served, settings.host, settings.port, settings.trusted_proxies, app.state.live.end_streams)
+    server = TallyServer(
+        served, settings.host, settings.port, settings.trusted_proxies, app.state.broadcaster.end_streams
+    )
     # uvicorn raises the signal again when it has stopped, which would end the process before the lifespan has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -127,7 +129,7 @@ def print_greeting(settings: Settings, durability: str, *, consume: bool) -> Non
 
 
 async def run_file_command(command: str, path: Path, store: CounterStore, clock: Clock) -> str:
-    """Export, import or verify; return a sentence to print. Raises StoreError, TransferError and OSError."""
+    """Export, import or verify; return a sentence to print. Raises StoreError, ExportError and OSError."""
     async with _opened(store):
         if command == "export":
             with path.open("xb") as file:
@@ -172,7 +174,7 @@ async def _verify(file: BinaryIO, store: CounterStore, clock: Clock) -> str:
     differences += await comparison.extra_in_store()
     if differences:
         listed = "\n".join([f"{len(differences)} differences", *differences[:DIFFERENCES_MAX]])
-        raise export_import.TransferError(listed)
+        raise export_import.ExportError(listed)
     return f"OK: the store matches {file.name}"
 
 

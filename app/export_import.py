@@ -33,7 +33,7 @@ TIME_MAX = 2**35  # UTC second in the year 3058; later times are rejected
 ESTIMATE_TOLERANCE = (5 * hyperloglog.ERROR, 3)
 
 
-class TransferError(ValueError):
+class ExportError(ValueError):
     """The file is not a complete export, cannot be imported into this store, or differs from it."""
 
 
@@ -75,13 +75,13 @@ async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
 
 
 def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
-    """Yield the lines of an export. Raises TransferError if a line is invalid or the time zone is not the clock's."""
+    """Yield the lines of an export. Raises ExportError if a line is invalid or the time zone is not the clock's."""
     number, ended = 1, False
     try:
         head = msgspec.json.decode(file.readline(LINE_BYTES_MAX), type=_Head)
         zone = str(clock.calendar.zone)
         if head.timezone != zone:
-            raise TransferError(
+            raise ExportError(
                 f"the export has the time zone {head.timezone} and this service {zone}: set"
                 f" TALLY_TIMEZONE={head.timezone}"
             )
@@ -93,17 +93,17 @@ def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
                 _check(line.bucket, line.counts, clock.calendar)
                 yield ExportLine(number, head.export, line.bucket, line.counts)
             elif not ended:
-                raise TransferError(f"line {number}: not a line of an export")
+                raise ExportError(f"line {number}: not a line of an export")
     except (msgspec.DecodeError, InvalidName, RecursionError, UnicodeDecodeError) as error:
-        raise TransferError(f"line {number}: {error}") from None
+        raise ExportError(f"line {number}: {error}") from None
     if not ended:
-        raise TransferError(f"line {number}: the file is truncated")
+        raise ExportError(f"line {number}: the file is truncated")
     if file.read(1):
-        raise TransferError(f"line {number}: there is more data after the end of the export")
+        raise ExportError(f"line {number}: there is more data after the end of the export")
 
 
 def check_file(file: BinaryIO, clock: Clock) -> None:
-    """Read every line, then rewind, so that nothing is imported from an invalid file. Raises TransferError."""
+    """Read every line, then rewind, so that nothing is imported from an invalid file. Raises ExportError."""
     for _ in read_lines(file, clock):
         pass
     file.seek(0)
@@ -112,20 +112,20 @@ def check_file(file: BinaryIO, clock: Clock) -> None:
 async def import_line(store: CounterStore, clock: Clock, line: ExportLine) -> None:
     """Add a line to the store, unless this line of this export was added before.
 
-    Raises TransferError if it does not fit, or if the store has lost earlier lines; and StoreError.
+    Raises ExportError if it does not fit, or if the store has lost earlier lines; and StoreError.
     """
     bucket, offset = line.bucket, line.number - 2  # the head has number 1
     if is_event_bucket(bucket):
         (counts,) = await store.read([bucket], [ALL_EVENTS])
         if counts.get(ALL_EVENTS, 0) + sum(line.counts.values()) > COUNT_MAX:
-            raise TransferError(f"line {line.number}: the sum of all events would exceed {COUNT_MAX}")
+            raise ExportError(f"line {line.number}: the sum of all events would exceed {COUNT_MAX}")
     change = DayChange(clock.slot(), [BucketWrite(_operation(bucket), bucket, line.counts)])
     try:
         await store.apply_change(f"import {line.export}", offset, offset + 1, change)
     except OffsetMismatch as mismatch:
         if mismatch.offset < offset:
             text = "the store has lost earlier lines of this import: import into an empty store"
-            raise TransferError(f"line {line.number}: {text}") from None
+            raise ExportError(f"line {line.number}: {text}") from None
 
 
 def _operation(bucket: Bucket) -> Literal["merge", "mark", "add"]:
@@ -245,8 +245,7 @@ def _check(bucket: Bucket, counts: dict[str, int], calendar: Calendar) -> None:
 def _start_of_step(bucket: Bucket, calendar: Calendar) -> int:
     if bucket.step == TOTAL.step:
         return TOTAL.start
-    start: int = getattr(calendar.slot(bucket.start), bucket.step)
-    return start
+    return calendar.starts(bucket.step, bucket.start, 1)[0]  # type: ignore[arg-type] # the step was checked before
 
 
 def _is_exported(bucket: Bucket) -> bool:

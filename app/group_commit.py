@@ -31,10 +31,7 @@ log = logging.getLogger("tally.group_commit")
 
 
 class Overloaded(Exception):
-    """Too many hits are waiting to be written. This one was not counted."""
-
-    def __init__(self) -> None:
-        super().__init__(f"overloaded: more than {WAITING_EVENTS_MAX} hits are waiting to be written; retry later")
+    """Too much is waiting to be written. These hits were not counted."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -97,7 +94,7 @@ class GroupCommitter:
         or OutcomeUnknown.
         """
         if self._waiting_events >= WAITING_EVENTS_MAX:
-            raise Overloaded
+            raise Overloaded(f"overloaded: {WAITING_EVENTS_MAX} hits are waiting to be written; retry later")
         waiter = _Waiter(amounts, key, visits, asyncio.get_running_loop().create_future())
         self._waiting_events += _size(waiter)
         self._waiting.append(waiter)

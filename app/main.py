@@ -52,7 +52,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Fast
     services = _create_services(settings, now)
     app = TallyApp(services.permissions, services.origins, services.metrics, _lifespan(services))
     app.state.socketio = services.socketio_server
-    app.state.live, app.state.store, app.state.kafka = services.broadcaster, services.store, services.kafka
+    app.state.broadcaster, app.state.store, app.state.kafka = services.broadcaster, services.store, services.kafka
     app.state.jobs = services.jobs.scheduler
     include_routes(
         app,

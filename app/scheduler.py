@@ -60,7 +60,7 @@ class Jobs:
     def _add_jobs(self) -> None:
         add = self.scheduler.add_job
         add(self.close_day, Midnight(self._clock.calendar), id="close_day")
-        add(self.close_day, IntervalTrigger(seconds=30), id="close_day, if it was missed")
+        add(self.close_day, IntervalTrigger(seconds=30), id="close_day_retry")
         add(self.publish_status, IntervalTrigger(seconds=1), id="publish_status")
         unjoined_timeout = IntervalTrigger(seconds=SLOW_CLIENT_TIMEOUT_SECONDS)
         add(self._socketio_server.close_unjoined, unjoined_timeout, id="close_unjoined")

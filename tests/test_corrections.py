@@ -176,7 +176,7 @@ async def test_corrections_are_rejected_while_the_store_is_unreachable(tmp_path:
 @pytest.mark.fails_on_mutant(
     "counts while offline lack the last change",
     "app/stores/last_known.py",
-    "            self.counts.write(change.writes)",
+    "            self.store.write(change.writes)",
     "            pass",
 )
 async def test_a_reset_just_before_an_outage_holds_on_every_node(tmp_path: Path, own_redis: RedisServer) -> None:

@@ -25,12 +25,12 @@ from app.http.routes import (
     count,
     countapi,
     counts,
+    export_import,
     history,
     operations,
     pages,
     series,
     stream,
-    transfer,
     visitors,
 )
 from app.kafka.service import KafkaService
@@ -118,7 +118,7 @@ def include_routes(
     badges.add_routes(reads, store, clock)
     stream.add_routes(reads, broadcaster)
     admin.add_routes(writes, committer, store, clock, settings.events_max)
-    transfer.add_routes(writes, store, clock)
+    export_import.add_routes(writes, store, clock)
     if settings.countapi:
         countapi.add_routes(router, store, committer, rate_limits, read_limit)
     operations.add_metrics(router, metrics, store, rate_limits)

@@ -18,7 +18,7 @@ from app.http.permissions import Permissions
 from app.http.rate_limits import client_address
 
 HIT_BYTES_MAX = 16 * 1024
-LINES_MAX = 100  # events in the query of one request
+QUERY_EVENTS_MAX = 100  # events in the query of one request
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock
 from app.domain.counting import IdempotencyKey, Visit
 from app.group_commit import Outcome
-from app.kafka.decoding import BufferedPost
+from app.kafka.decoding import BufferedHits
 from app.kafka.producer import KafkaWriter
 from app.metrics import Metrics
 from app.settings import Settings
@@ -22,7 +22,7 @@ from app.stores.rules import IDEMPOTENCY_TTL_SECONDS
 DURABILITY = "a crash of this process: it is in Kafka, as durable as the topic's replicas (min.insync.replicas)"
 
 
-class PostBuffer:
+class HitBuffer:
     """Writes the hits of each request to Tally's own topic, as one record.
 
     Limits are checked before a hit is acknowledged, against the names and keys that this node has seen. `count_of`
@@ -58,23 +58,23 @@ class PostBuffer:
         """
         at = self._clock.at()
         date = self._clock.calendar.slot(at).date
-        if reason := await self._name_quota_error(amounts) or self._key_quota_error(key, at):
+        if reason := await self._name_limit_error(amounts) or self._key_limit_error(key, at):
             return Outcome(reject(reason), date, "kafka")
         last_known = GroupResult({event: Value(self._count_of(event), 0) for event in amounts})
         record_key = next(iter(amounts)).encode() if len(amounts) == 1 else secrets.token_bytes(8)
-        value = msgspec.json.encode(BufferedPost(dict(amounts), key, tuple(visits)))
+        value = msgspec.json.encode(BufferedHits(dict(amounts), key, tuple(visits)))
         await self._writer.write(self._settings.kafka_topic, record_key, value, at)
         self._metrics.accepted.inc()
         return Outcome(last_known, date, "kafka")
 
-    async def refresh_name_quota(self, caught_up: bool) -> None:
+    async def refresh_name_limit(self, caught_up: bool) -> None:
         """Read from the store how many new names are left. `caught_up` is true if all records are counted."""
         (names,) = await self._store.sizes([TOTAL])
         self._names_left = self._settings.events_max - names
         if caught_up:
             self._new_names.clear()
 
-    async def _name_quota_error(self, amounts: Mapping[str, int]) -> Literal["full"] | None:
+    async def _name_limit_error(self, amounts: Mapping[str, int]) -> Literal["full"] | None:
         """Return "full" if this node knows that the event names exceed TALLY_EVENTS_MAX."""
         new = [event for event in amounts if event not in self._new_names and not self._count_of(event)]
         if len(self._new_names) + len(new) > self._names_left:
@@ -84,7 +84,7 @@ class PostBuffer:
         self._new_names.update(new)
         return None
 
-    def _key_quota_error(self, key: IdempotencyKey | None, at: float) -> Literal["keys"] | None:
+    def _key_limit_error(self, key: IdempotencyKey | None, at: float) -> Literal["keys"] | None:
         """Return "keys" if this node has accepted TALLY_KEYS_MAX keys in about a day, or a tenth from one client."""
         if at > self._client_keys_until:
             self._client_keys, self._client_keys_until = Counter(), at + IDEMPOTENCY_TTL_SECONDS

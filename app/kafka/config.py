@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiokafka.helpers import create_ssl_context
 
-from app.kafka.decoding import DEFAULT_MAPPING, Decoder, FieldMapping, decode_own, foreign_decoder
+from app.kafka.decoding import DEFAULT_MAPPING, Decoder, FieldMapping, decode_buffered, mapped_decoder
 from app.settings import SERVERS, TOPIC, Settings
 from app.stores.base import StoreOpenError
 
@@ -21,7 +21,7 @@ METADATA_MAX_AGE_MS = 30_000  # new partitions are found within this time
 def parse_topics(settings: Settings) -> tuple[str, dict[str, Decoder]]:
     """Return Kafka's servers, and the decoder of each topic that is counted. Raises StoreOpenError."""
     servers = settings.kafka
-    decoders: dict[str, Decoder] = {settings.kafka_topic: decode_own} if servers else {}
+    decoders: dict[str, Decoder] = {settings.kafka_topic: decode_buffered} if servers else {}
     if settings.kafka_dead_letters in decoders:
         raise StoreOpenError("TALLY_KAFKA_TOPIC and TALLY_KAFKA_DEAD_LETTERS must differ")
     for url in settings.kafka_inputs.split():
@@ -34,7 +34,7 @@ def parse_topics(settings: Settings) -> tuple[str, dict[str, Decoder]]:
             raise StoreOpenError(f"TALLY_KAFKA_INPUTS: {topic!r} is an invalid topic, or one that is used already")
         try:
             fields = dict(parse_qsl(query, strict_parsing=True)) if query else DEFAULT_MAPPING
-            decoders[topic] = foreign_decoder(msgspec.convert(fields, FieldMapping))
+            decoders[topic] = mapped_decoder(msgspec.convert(fields, FieldMapping))
         except (ValueError, msgspec.ValidationError) as error:
             raise StoreOpenError(f"TALLY_KAFKA_INPUTS: {topic}: {error}") from None
     return servers, decoders

@@ -20,7 +20,7 @@ from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import Commit
 from app.kafka.commits import build_commit, pair_results, rejection_reasons
 from app.kafka.dead_letters import DeadLetterWriter, rejected_records
-from app.kafka.decoding import Decoder, decode_own
+from app.kafka.decoding import Decoder, decode_buffered
 from app.kafka.producer import RETRY_INTERVAL_SECONDS, stop
 from app.metrics import Metrics
 from app.settings import Settings
@@ -196,7 +196,7 @@ class KafkaConsumer:
     async def _count(self, partition: TopicPartition, records: list[ConsumerRecord]) -> int:
         """Count as many records as one commit may have. Returns their number."""
         decode = self._decoders[partition.topic]
-        limited = decode is not decode_own
+        limited = decode is not decode_buffered
         commit, dead, taken = await build_commit(decode, limited, records, self._clock, self._settings.days_kept)
         await self._dead_letters.send(dead)
         new_offset = records[taken - 1].offset + 1

@@ -30,7 +30,7 @@ class DecodedRecord(NamedTuple):
 Decoder = Callable[[ConsumerRecord], DecodedRecord]
 
 
-class BufferedPost(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+class BufferedHits(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """The value of a record in Tally's own topic: the hits of one acknowledged request."""
 
     counts: dict[str, Annotated[int, msgspec.Meta(ge=1, le=10_000 * AMOUNT_MAX)]]
@@ -51,10 +51,10 @@ class FieldMapping(msgspec.Struct, forbid_unknown_fields=True):
 # The fields of an item of POST /events.
 DEFAULT_MAPPING = {"event": "event", "by": "by", "user": "user", "session": "session"}
 
-_decode_post = msgspec.json.Decoder(BufferedPost).decode
+_decode_post = msgspec.json.Decoder(BufferedHits).decode
 
 
-def decode_own(record: ConsumerRecord) -> DecodedRecord:
+def decode_buffered(record: ConsumerRecord) -> DecodedRecord:
     """Decode a record of Tally's own topic. Raises RecordRejected, because others may write to the topic too."""
     post = _decode_json(_decode_post, record)
     amounts = {_valid(event, event_name): by for event, by in post.counts.items()}
@@ -64,7 +64,7 @@ def decode_own(record: ConsumerRecord) -> DecodedRecord:
     return DecodedRecord(record.timestamp / 1000, amounts, post.key, visits)
 
 
-def foreign_decoder(mapping: FieldMapping) -> Decoder:
+def mapped_decoder(mapping: FieldMapping) -> Decoder:
     """Return a decoder for the records of an existing topic. It raises RecordRejected."""
     paths = mapping.event, mapping.by, mapping.user, mapping.session, mapping.time
     get_event, get_amount, get_user, get_session, get_time = map(field_getter, paths)

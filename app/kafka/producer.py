@@ -66,7 +66,7 @@ class KafkaWriter:
         """
         size = len(value) + RECORD_OVERHEAD_BYTES
         if self._pending_bytes + size > PENDING_BYTES_MAX:
-            raise Overloaded
+            raise Overloaded("overloaded: 64 MiB of records are waiting for Kafka; retry later")
         self._pending_bytes += size
         deadline = time.monotonic() + ACK_TIMEOUT_SECONDS
         try:

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from typing_extensions import TypedDict
 
 from app.domain.calendar import Clock, TimeSlot
-from app.kafka.buffer import PostBuffer
+from app.kafka.buffer import HitBuffer
 from app.kafka.config import client_options, parse_topics
 from app.kafka.consumer import KafkaConsumer, Partition
 from app.kafka.dead_letters import DeadLetterWriter
@@ -43,9 +43,9 @@ class KafkaService:
         self._topic = settings.kafka_topic
         self._writer = KafkaWriter(options)
         self._dead_letters = DeadLetterWriter(self._writer, settings.kafka_dead_letters, clock)
-        self.buffer: PostBuffer | None = None
+        self.buffer: HitBuffer | None = None
         if settings.kafka:
-            self.buffer = PostBuffer(settings, self._writer, store, clock, count_of, metrics)
+            self.buffer = HitBuffer(settings, self._writer, store, clock, count_of, metrics)
         self._consumer = KafkaConsumer(
             settings, options, decoders, store, clock, publish, self._on_synced, self._dead_letters, metrics
         )
@@ -101,4 +101,4 @@ class KafkaService:
 
     async def _on_synced(self, caught_up: bool) -> None:
         if self.buffer:
-            await self.buffer.refresh_name_quota(caught_up)
+            await self.buffer.refresh_name_limit(caught_up)

@@ -101,7 +101,7 @@ class LiveDay:
         """Return an event's count of the day."""
         return self._counts[self._index[event]] if event in self._index else 0
 
-    def total(self) -> int:
+    def sum_of_counts(self) -> int:
         """Return the sum of all counts."""
         return sum(self._counts)
 

@@ -60,7 +60,7 @@ class PeerSync:
         self._last_message_at: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
-        metrics.watch("tally_nodes", "Nodes that published within 3 s, including this one.", self.count)
+        metrics.watch("tally_nodes", "Nodes that published within 3 s, including this one.", self.live_node_count)
 
     async def start(self) -> None:
         """Read the day from the store, and begin to publish and subscribe."""
@@ -126,11 +126,11 @@ class PeerSync:
 
     async def _is_complete(self, slot: TimeSlot) -> bool:
         """Return whether the store's sum of counts equalled the shown one during the call, and no message was lost."""
-        shown = self._live_day.total()
+        shown = self._live_day.sum_of_counts()
         stored = (await self._store.counts(slot.day, [ALL_EVENTS])).get(ALL_EVENTS, 0)
-        if stored > self._live_day.total():
+        if stored > self._live_day.sum_of_counts():
             await asyncio.sleep(2 * PUBLISH_INTERVAL_SECONDS)  # for messages in flight
-        return shown <= stored <= self._live_day.total() and not self._gap_possible
+        return shown <= stored <= self._live_day.sum_of_counts() and not self._gap_possible
 
     async def _resync_loop(self) -> None:
         while not self._closing:
@@ -144,7 +144,7 @@ class PeerSync:
                 await asyncio.sleep(PUBLISH_INTERVAL_SECONDS)
                 self._resync_needed.set()
 
-    def count(self) -> int:
+    def live_node_count(self) -> int:
         """Return the number of nodes that published within PEER_TIMEOUT_SECONDS, including this one."""
         since = time.monotonic() - PEER_TIMEOUT_SECONDS
         self._last_message_at = {node: at for node, at in self._last_message_at.items() if at > since}
@@ -152,7 +152,7 @@ class PeerSync:
 
     def reasons(self) -> list[str]:
         """Return why the sync is degraded, if the store's own status does not explain it already."""
-        is_connected = self.count() or self._store.status().stale_seconds is not None
+        is_connected = self.live_node_count() or self._store.status().stale_seconds is not None
         return [] if is_connected else ["no messages arrive from any node, including this one: check Redis"]
 
     async def _publish_loop(self) -> None:

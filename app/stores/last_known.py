@@ -35,7 +35,7 @@ class LastKnownCounts:
     """
 
     def __init__(self) -> None:
-        self.counts = _empty_store()
+        self.store = _empty_store()
         self.generations: dict[int, int] = {}
         self._refilled_at: dict[int, int] = {}
         self._whole_reads: dict[Bucket, Mapping[str, int]] = {}
@@ -59,7 +59,7 @@ class LastKnownCounts:
             if whole and not bucket.dimension:
                 self._whole_reads[bucket] = counts
             else:
-                self.counts.merge_counts(bucket, counts)
+                self.store.merge_counts(bucket, counts)
 
     def merge_deferred_reads(self) -> None:
         """Add the counts that were read during a commit that has ended, unless `start_outage` has dropped it."""
@@ -70,14 +70,14 @@ class LastKnownCounts:
     def merge_result(self, commit: Commit, result: ApplyResult) -> None:
         """Add the values of a commit that the store has applied."""
         for group, group_result in zip(commit, result.groups, strict=True):
-            self.counts.merge_values(group.slot.day, group_result.counted)
+            self.store.merge_values(group.slot.day, group_result.counted)
         self.drop_stale_generations(result.generations)
 
     def merge_change(self, change: DayChange, result: ApplyResult) -> None:
         """Apply an administrative change that the store has applied."""
         # Without a new generation it is a line of an import, which may be large.
         if self._moved(result.generations):
-            self.counts.write(change.writes)
+            self.store.write(change.writes)
         self.drop_stale_generations(result.generations)
 
     def drop_stale_generations(self, generations: Mapping[int, int]) -> None:
@@ -90,7 +90,7 @@ class LastKnownCounts:
             self.generations[day] = generation
             self._whole_reads.clear()
             self._deferred_reads.clear()
-            self.counts.merge_counts(Bucket("day", day, GENERATION), {ALL_EVENTS: generation})
+            self.store.merge_counts(Bucket("day", day, GENERATION), {ALL_EVENTS: generation})
 
     def _moved(self, generations: Mapping[int, int]) -> dict[int, int]:
         return dict(generations.items() - self.generations.items())
@@ -99,12 +99,12 @@ class LastKnownCounts:
         """Merge whole reads, and drop deferred ones, which may include a commit that is now counted on top."""
         self._deferred_reads.clear()
         for bucket, counts in self._whole_reads.items():
-            self.counts.merge_counts(bucket, counts)
+            self.store.merge_counts(bucket, counts)
         self._whole_reads.clear()
 
     def count(self, commit: Commit) -> list[GroupResult]:
         """Count a spooled commit on top, without limits, and return its results."""
-        return self.counts.count([msgspec.structs.replace(group, limited=False) for group in commit])
+        return self.store.count([msgspec.structs.replace(group, limited=False) for group in commit])
 
     def buckets_to_refill(self) -> list[Bucket]:
         """Return the buckets that administrative changes have written to: the totals, and those of changed days."""
@@ -113,14 +113,14 @@ class LastKnownCounts:
 
     def refill(self, found: Mapping[Bucket, Mapping[str, int]], generations: Mapping[int, int]) -> None:
         """Start again with these counts. `generations` are those that were known before the store was read."""
-        self.counts, self._refilled_at = _empty_store(), dict(generations)
+        self.store, self._refilled_at = _empty_store(), dict(generations)
         self._whole_reads.clear()
         for bucket, counts in found.items():
-            self.counts.merge_counts(bucket, counts)
+            self.store.merge_counts(bucket, counts)
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         """Delete the same buckets as `CounterStore.prune`."""
-        await self.counts.prune(cutoffs, slot)
+        await self.store.prune(cutoffs, slot)
         for bucket in [bucket for bucket in self._whole_reads if bucket.start < cutoffs.get(bucket.step, 0)]:
             del self._whole_reads[bucket]
 

@@ -62,7 +62,7 @@ class OfflineStore(CounterStore):
         self._epoch = ""
         self._open_error: StoreOpenError | None = None
         # Held during each commit and each slice of the replay: going back online must not overtake a spooled commit.
-        self._gate = asyncio.Lock()
+        self._commit_lock = asyncio.Lock()
         self._offline_since: float | None = time.monotonic()
         self._reconnecting: asyncio.Task[None] | None = None
 
@@ -95,7 +95,7 @@ class OfflineStore(CounterStore):
             file.close()
 
     async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
-        async with self._gate:
+        async with self._commit_lock:
             try:
                 with self._attempt():
                     result = await self._store.apply(source, expected_offset, new_offset, commit)
@@ -107,7 +107,7 @@ class OfflineStore(CounterStore):
                 return await self._spool_commit(SpooledCommit(source, expected_offset, new_offset, commit), error)
 
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
-        async with self._gate:
+        async with self._commit_lock:
             with self._attempt():
                 result = await self._store.apply_change(source, expected_offset, new_offset, change)
                 self._last_known.merge_change(change, result)
@@ -149,7 +149,7 @@ class OfflineStore(CounterStore):
             else:
                 self._cache([CachedRead(b, counts, members is None) for b, counts in zip(buckets, found, strict=True)])
                 return found
-        return await self._last_known.counts.read(buckets, members)
+        return await self._last_known.store.read(buckets, members)
 
     def _cache(self, reads: Sequence[CachedRead]) -> None:
         reads = [read for read in reads if read.counts]
@@ -157,7 +157,7 @@ class OfflineStore(CounterStore):
         self._last_known.drop_stale_generations(generations)
         # If an outage began during this read, its counts may include a commit that was then counted on top.
         if not self._is_offline:
-            self._last_known.merge_reads(reads, commit_in_flight=self._gate.locked())
+            self._last_known.merge_reads(reads, commit_in_flight=self._commit_lock.locked())
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         return await self._query(lambda store: store.sizes(buckets))
@@ -177,7 +177,7 @@ class OfflineStore(CounterStore):
                 return await query(self._store)
             except StoreUnavailable as error:
                 self._go_offline(error)
-        return await query(self._last_known.counts)
+        return await query(self._last_known.store)
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         await self._last_known.prune(cutoffs, slot)
@@ -244,7 +244,7 @@ class OfflineStore(CounterStore):
         self._reconnecting = asyncio.create_task(self._reconnect_loop())
 
     async def _reconnect_loop(self) -> None:
-        async with self._gate:
+        async with self._commit_lock:
             # Let the commit in flight finish, so that it is counted before the totals are read again.
             pass
         while self._is_offline:
@@ -265,10 +265,10 @@ class OfflineStore(CounterStore):
         """Replay the spool, then go online. Raises StoreError if the store is unreachable."""
         await self._store.open()
         for totals in await self._store.read([TOTAL]):
-            self._last_known.counts.merge_counts(TOTAL, totals)
+            self._last_known.store.merge_counts(TOTAL, totals)
         while self._is_offline:
             # Between two slices, the hits that have arrived are spooled in one commit, so the spool gets ever shorter.
-            async with self._gate:
+            async with self._commit_lock:
                 if await self._replay(self._spool.files, until=time.monotonic() + REPLAY_SLICE_SECONDS):
                     self._offline_since, self._spool.is_full, self._open_error = None, False, None
 

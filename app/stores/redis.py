@@ -50,7 +50,7 @@ _DURABILITY = {
 }
 
 # RedisClusterException is not a RedisError.
-_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+_REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class RedisStore(CounterStore):
                     reply, text = await self._client.eval(script.text, *call)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
             raise OutcomeUnknown(f"Redis: {str(error) or 'no reply in time'}") from error
-        except _FAILURES as error:
+        except _REDIS_ERRORS as error:
             # Redis replied with an error, or no node of the cluster could be reached: nothing was written.
             raise StoreUnavailable(f"Redis: {error}") from error
         except Exception as error:
@@ -292,7 +292,7 @@ class RedisStore(CounterStore):
                 if message["type"] == "message":
                     yield message["data"]
             raise StoreUnavailable(f"no message arrived for {timeout_seconds:.0f} s")
-        except _FAILURES as error:
+        except _REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis: {error}") from error
         finally:
             await subscription.aclose()
@@ -322,7 +322,7 @@ class RedisStore(CounterStore):
             # The time-out of the sockets does not include the wait for a command slot.
             async with asyncio.timeout(redis_url.COMMAND_TIMEOUT_SECONDS), self._target.command_slots:
                 return await command
-        except _FAILURES as error:
+        except _REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis: {str(error) or 'no reply in time'}") from error
         except Exception as error:
             log.exception("unexpected error in redis-py")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.domain.calendar import Calendar, Clock
 from app.domain.names import event_name, visitor_id
-from app.export_import import TransferError, read_lines
+from app.export_import import ExportError, read_lines
 from app.http.batches import parse_batch, sum_amounts, sum_visits
 from app.http.errors import Problem
 
@@ -62,7 +62,7 @@ def test_any_file_is_a_valid_export_or_rejected(lines: list[object], end: int | 
     file = [json.dumps(line).encode() for line in (head, *lines, {"end": len(lines) + 1 if end is None else end})]
     try:
         found = list(read_lines(io.BytesIO(b"\n".join(file) + rest), Clock(Calendar(ZoneInfo("UTC")), lambda: 0.0)))
-    except TransferError as error:
+    except ExportError as error:
         str(error).encode()
     else:
         assert all(

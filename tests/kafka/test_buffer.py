@@ -10,7 +10,7 @@ import pytest
 
 from app.domain.calendar import Calendar, Clock
 from app.domain.counting import HitGroup, IdempotencyKey
-from app.kafka.buffer import PostBuffer
+from app.kafka.buffer import HitBuffer
 from app.metrics import Metrics
 from app.settings import Settings
 from app.stores.base import StoreLimits
@@ -105,15 +105,15 @@ class FakeWriter:
         pass
 
 
-async def submit(buffer: PostBuffer, event: str, key: IdempotencyKey | None = None) -> str | None:
+async def submit(buffer: HitBuffer, event: str, key: IdempotencyKey | None = None) -> str | None:
     """Submit one hit. Returns the reason if it was rejected."""
     return (await buffer.submit({event: 1}, key)).result.reason
 
 
-def buffer_on(store: MemoryStore, clock: SettableClock, **limits: int) -> PostBuffer:
+def buffer_on(store: MemoryStore, clock: SettableClock, **limits: int) -> HitBuffer:
     settings = Settings(TALLY_STORE="memory://", kafka="k:1", **limits)
     calendar_clock = Clock(Calendar(settings.timezone), clock)
-    return PostBuffer(settings, FakeWriter(), store, calendar_clock, lambda _: 0, Metrics())
+    return HitBuffer(settings, FakeWriter(), store, calendar_clock, lambda _: 0, Metrics())
 
 
 async def test_the_buffer_rejects_new_event_names_beyond_the_limit_until_the_store_has_room(
@@ -124,9 +124,9 @@ async def test_the_buffer_rejects_new_event_names_beyond_the_limit_until_the_sto
     assert [await submit(buffer, event) for event in ("a", "b", "c", "a")] == [None, None, "full", None]
     slot = Calendar(ZoneInfo("UTC")).slot(clock())
     await store.apply("source", 0, 1, [HitGroup(slot, {"a": 1})])
-    await buffer.refresh_name_quota(caught_up=False)  # a and b may both be in Kafka still
+    await buffer.refresh_name_limit(caught_up=False)  # a and b may both be in Kafka still
     assert await submit(buffer, "c") == "full"
-    await buffer.refresh_name_quota(caught_up=True)
+    await buffer.refresh_name_limit(caught_up=True)
     assert [await submit(buffer, event) for event in ("c", "d", "a")] == [None, "full", None]
 
 

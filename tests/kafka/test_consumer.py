@@ -115,7 +115,7 @@ async def test_an_unexpected_error_is_logged_and_retried(
     "minute, slot = at // 60, calendar.slot(now)",
 )
 @pytest.mark.fails_on_mutant(
-    "no limit on event names", "app/kafka/consumer.py", "limited = decode is not decode_own", "limited = False"
+    "no limit on event names", "app/kafka/consumer.py", "limited = decode is not decode_buffered", "limited = False"
 )
 async def test_bad_records_become_dead_letters_and_the_others_count_on_their_own_day(
     make_settings: MakeSettings, broker: Broker, names: dict[str, str]

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from app.domain.counting import IdempotencyKey
-from app.kafka.decoding import BufferedPost, FieldMapping, RecordRejected, decode_own, foreign_decoder
+from app.kafka.decoding import BufferedHits, FieldMapping, RecordRejected, decode_buffered, mapped_decoder
 
 
 def make_record(value: object = None, key: bytes | None = None, at: float = 1_800_000_000) -> SimpleNamespace:
@@ -39,7 +39,7 @@ def make_record(value: object = None, key: bytes | None = None, at: float = 1_80
     ],
 )
 def test_a_foreign_record_is_decoded_by_its_field_mapping(mapping, record, decoded) -> None:
-    assert foreign_decoder(FieldMapping(**mapping))(record)[:2] == decoded
+    assert mapped_decoder(FieldMapping(**mapping))(record)[:2] == decoded
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_foreign_record_is_decoded_by_its_field_mapping(mapping, record, decod
 )
 def test_a_malformed_foreign_record_is_rejected(mapping, record) -> None:
     with pytest.raises(RecordRejected, match="malformed"):
-        foreign_decoder(FieldMapping(**mapping))(record)
+        mapped_decoder(FieldMapping(**mapping))(record)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_malformed_foreign_record_is_rejected(mapping, record) -> None:
 )
 def test_a_malformed_record_in_tallys_own_topic_is_rejected(value: bytes) -> None:
     with pytest.raises(RecordRejected, match="malformed"):
-        decode_own(SimpleNamespace(value=value, key=None, timestamp=0))
+        decode_buffered(SimpleNamespace(value=value, key=None, timestamp=0))
 
 
 # Records that Tally wrote at commit 767a782, and what it decoded from them.
@@ -93,7 +93,7 @@ STORED = json.loads((Path(__file__).parent / "data/kafka-records.json").read_tex
 @pytest.mark.parametrize("stored", STORED)
 def test_a_record_of_an_older_tally_is_decoded_and_written_as_before(stored: dict[str, object]) -> None:
     value = base64.b64decode(stored["value"])
-    decoded = decode_own(SimpleNamespace(value=value, key=None, timestamp=stored["timestamp"]))
+    decoded = decode_buffered(SimpleNamespace(value=value, key=None, timestamp=stored["timestamp"]))
     meaning = stored["meaning"]
     key = meaning["key"] and IdempotencyKey(*meaning["key"])
     visits = [list(visit) for visit in decoded.visits]
@@ -103,5 +103,5 @@ def test_a_record_of_an_older_tally_is_decoded_and_written_as_before(stored: dic
         key,
         meaning["visits"],
     )
-    post = BufferedPost(dict(decoded.amounts), decoded.key, tuple(decoded.visits))
+    post = BufferedHits(dict(decoded.amounts), decoded.key, tuple(decoded.visits))
     assert msgspec.json.encode(post) == value

@@ -79,7 +79,7 @@ async def test_a_client_that_upgrades_from_polling_misses_nothing_and_its_counts
         await eventually(lambda i=i: received[i][-1] == final)
         assert received[i] == sorted(received[i])
         await page.disconnect()
-    assert all(client.connection.is_direct for client in tally.app.state.live.clients.values())
+    assert all(client.connection.is_direct for client in tally.app.state.broadcaster.clients.values())
 
 
 async def test_a_dead_client_takes_nothing_from_the_others(tally: RunningApp) -> None:
@@ -115,7 +115,7 @@ ATTACHMENTS_ACCEPTED = pytest.mark.fails_on_mutant(
 async def test_a_hostile_client_harms_no_other_client(
     tally: RunningApp, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clients = tally.app.state.live.clients
+    clients = tally.app.state.broadcaster.clients
     async with contextlib.AsyncExitStack() as stack:
         hostile = await stack.enter_async_context(SlowClient(tally.url, "/live"))
         client = await stack.enter_async_context(tally.client())

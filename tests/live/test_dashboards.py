@@ -75,7 +75,7 @@ async def test_a_dashboard_misses_no_change_of_a_time_when_none_was_connected(ta
         for hits in range(3):
             async with dashboard(tally) as page:
                 await eventually(lambda p=page, n=hits: p.seq >= 0 and p.counts.get("a", 0) == n)
-            await eventually(lambda: not tally.app.state.live.clients)
+            await eventually(lambda: not tally.app.state.broadcaster.clients)
             await client.post("/events", json={"a": 1, f"new {hits}": 1})  # while the last snapshot may still be reused
 
 

@@ -72,7 +72,7 @@ async def test_a_client_that_resumes_gets_exactly_the_changes_since(tally: Runni
     "last_id", ["nonsense", "0a0b0c0d-1777593600:3", "é", "--1:-1", "x" * 5000, "{epoch}-{day}:999999"]
 )
 async def test_a_client_that_resumes_from_an_unknown_id_gets_all_counts(tally: RunningApp, last_id: str) -> None:
-    head = tally.app.state.live._day.head
+    head = tally.app.state.broadcaster._day.head
     last_id = last_id.format(epoch=head.epoch, day=head.day)
     async with tally.client() as client:
         await client.post("/events", json={"a": 3, "b": 4})
@@ -152,7 +152,7 @@ async def test_open_streams_are_bounded(tally: RunningApp, monkeypatch: pytest.M
         async with reading(tally.url), reading(tally.url), client.stream("GET", "/stream") as rejected:
             assert (rejected.status_code, rejected.headers["content-type"]) == (503, "application/problem+json")
             assert rejected.headers["retry-after"]
-        await eventually(lambda: not tally.app.state.live.clients)
+        await eventually(lambda: not tally.app.state.broadcaster.clients)
         async with reading(tally.url) as reader:
             await client.post("/event/a")
             await eventually(lambda: reader.received == [update("a", 1)])

@@ -15,7 +15,7 @@ async def test_broadcasting_uses_no_more_than_its_share_and_the_last_count_arriv
     tally: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounds are made to cost as much as with hundreds of clients; their cost is measured on the thread's own clock."""
-    live = tally.app.state.live
+    live = tally.app.state.broadcaster
     spent, rounds, broadcast_once, done = 0.0, 0, live._broadcast_once, asyncio.Event()
 
     async def costly_round() -> tuple[float, bool]:
@@ -63,7 +63,7 @@ async def test_broadcasting_uses_less_of_a_core_that_has_other_work(
     tally: RunningApp, monkeypatch: pytest.MonkeyPatch, busy: float, share: float
 ) -> None:
     """On simulated clocks, because other work of the machine would take part of the core."""
-    live = tally.app.state.live
+    live = tally.app.state.broadcaster
     live._sender.cancel()
     began = now = live._round_began_at
     spent, sleep, done = 0.0, asyncio.sleep, asyncio.Event()

@@ -138,7 +138,7 @@ async def test_hits_before_the_subscription_are_read_from_the_store(scene: Scene
     scene.store.shared, scene.store.after_read = True, lambda: scene.hit("a", 9)  # more than were missed
     await scene.peers.start()
     scene.store.count([HitGroup(scene.clock.slot(), {"b": 4})])  # a hit of another node
-    await eventually(lambda: scene.peers.count() == 2)
+    await eventually(lambda: scene.peers.live_node_count() == 2)
     await scene.peers.resync()
     await scene.peers.close()
     assert scene.day.counts()["b"] == 5

@@ -32,7 +32,7 @@ async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
         await eventually(lambda: len(page.counts) == 100)
         for socket in tally.app.state.socketio.server.eio.sockets.values():
             assert socket.queue.qsize() <= 51
-        await eventually(lambda: len(tally.app.state.live.clients) == 1)
+        await eventually(lambda: len(tally.app.state.broadcaster.clients) == 1)
     await leave(stuck)
 
 
@@ -94,7 +94,7 @@ async def test_a_client_that_reads_slowly_gets_fewer_messages_and_ends_on_the_sa
     async with tally_with_small_buffers() as tally, SlowClient(tally.url, namespace) as slow, tally.client() as client:
         for _ in range(posts):
             assert (await client.post("/events", json=batch)).status_code == 200
-        ((_, connected),) = tally.app.state.live.clients.items()
+        ((_, connected),) = tally.app.state.broadcaster.clients.items()
         assert connected.undelivered  # all buffers are full, so nothing more is queued
         while sum(slow.page.counts.values()) < posts * len(batch):
             await slow.read()
@@ -110,10 +110,10 @@ async def test_a_client_that_does_not_read_gets_no_further_snapshot(tally: Runni
         await client.post("/events", json={f"name {i}": 1 for i in range(3000)})
     async with dashboard(tally, "polling") as page:
         await stop_polling(page.client)
-        ((sid, connected),) = tally.app.state.live.clients.items()
+        ((sid, connected),) = tally.app.state.broadcaster.clients.items()
         for _ in range(50):
             await tally.app.state.socketio._resync(sid)
-            await tally.app.state.live._broadcast_once()
+            await tally.app.state.broadcaster._broadcast_once()
         socket = tally.app.state.socketio.server.eio.sockets[connected.connection.engine_id]
         assert socket.queue.qsize() <= 2 * 5
 
@@ -129,7 +129,7 @@ async def test_a_stream_that_nobody_reads_is_closed(
 ) -> None:
     monkeypatch.setattr(broadcaster, "SLOW_CLIENT_TIMEOUT_SECONDS", 0.5)
     async with tally_with_small_buffers() as tally, tally.client() as client:
-        clients = tally.app.state.live.clients
+        clients = tally.app.state.broadcaster.clients
         with unread_stream(tally.url) as connection:
             await eventually(lambda: len(clients) == 1)
             requests = {f"{i} {'x' * 120}": 1 for i in range(500)}
@@ -147,8 +147,8 @@ async def test_a_stream_that_is_read_slowly_gets_fewer_updates_and_ends_on_the_s
     batch = {f"{i} {'x' * 120}": 1 for i in range(500)}
     async with tally_with_small_buffers() as tally, tally.client() as client:
         with unread_stream(tally.url) as connection:
-            await eventually(lambda: len(tally.app.state.live.clients) == 1)
-            ((_, slow),) = tally.app.state.live.clients.items()
+            await eventually(lambda: len(tally.app.state.broadcaster.clients) == 1)
+            ((_, slow),) = tally.app.state.broadcaster.clients.items()
             posts = 0
             while not slow.undelivered:
                 await client.post("/events", json=batch)

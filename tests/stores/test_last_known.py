@@ -16,7 +16,7 @@ USERS = Bucket("day", DAY, "user:a")
 
 async def known(last_known: LastKnownCounts, bucket: Bucket = TODAY) -> dict[str, int]:
     """Return the events' counts of a bucket."""
-    (counts,) = await last_known.counts.read([bucket])
+    (counts,) = await last_known.store.read([bucket])
     counts.pop(ALL_EVENTS, None)
     return counts
 
@@ -117,7 +117,7 @@ async def test_only_the_latest_hundred_reads_are_deferred() -> None:
 @pytest.mark.fails_on_mutant(
     "whole reads outlive their generation",
     "app/stores/last_known.py",
-    "            self._whole_reads.clear()\n            self._deferred_reads.clear()\n            self.counts",
+    "            self._whole_reads.clear()\n            self._deferred_reads.clear()\n            self.store",
     "            self.counts",
 )
 async def test_a_new_generation_drops_reads_that_are_not_merged() -> None:
@@ -129,7 +129,7 @@ async def test_a_new_generation_drops_reads_that_are_not_merged() -> None:
     last_known.start_outage()
     assert await known(last_known) == {}
     assert last_known.generations == {DAY: 1}
-    assert await last_known.counts.read([Bucket("day", DAY, GENERATION)]) == [{ALL_EVENTS: 1}]
+    assert await last_known.store.read([Bucket("day", DAY, GENERATION)]) == [{ALL_EVENTS: 1}]
 
 
 async def test_the_known_generation_drops_nothing() -> None:
@@ -187,5 +187,5 @@ async def test_pruning_deletes_old_buckets_that_are_merged_or_not() -> None:
         last_known.merge_reads(read({"b": 1}, bucket, whole=True), commit_in_flight=False)
     await last_known.prune({"day": DAY}, SLOT)
     last_known.start_outage()
-    assert await last_known.counts.list_buckets() == [TODAY]
+    assert await last_known.store.list_buckets() == [TODAY]
     assert await known(last_known) == {"a": 1, "b": 1}

@@ -139,7 +139,7 @@ class ScriptedStore(MemoryStore):
             marks=pytest.mark.fails_on_mutant(
                 "a read during a commit is merged",
                 "app/stores/offline.py",
-                "commit_in_flight=self._gate.locked()",
+                "commit_in_flight=self._commit_lock.locked()",
                 "commit_in_flight=False",
             ),
         ),

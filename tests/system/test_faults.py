@@ -133,7 +133,7 @@ async def test_many_hits_share_one_round_trip_to_a_slow_redis(tmp_path: Path) ->
 @pytest.mark.fails_on_mutant(
     "a read during a commit is trusted",
     "app/stores/offline.py",
-    "commit_in_flight=self._gate.locked()",
+    "commit_in_flight=self._commit_lock.locked()",
     "commit_in_flight=False",
 )
 async def test_a_hit_whose_response_is_lost_is_not_shown_twice(process, redis_server: RedisServer) -> None:

@@ -55,7 +55,7 @@ _KEY_SCHEMA = {"type": "string", "pattern": f"^({IDEMPOTENCY_KEY.pattern})$"}
 _KEY_HEADER = {"name": "Idempotency-Key", "in": "header", "schema": _KEY_SCHEMA}
 
 
-class HitCommitter(Protocol):
+class HitReceiver(Protocol):
     """Accepts hits: the group committer, or the buffer in Kafka."""
 
     async def submit(
@@ -65,7 +65,7 @@ class HitCommitter(Protocol):
         ...
 
 
-def add_routes(router: APIRouter, committer: HitCommitter, rate_limits: RateLimits, permissions: Permissions) -> None:
+def add_routes(router: APIRouter, committer: HitReceiver, rate_limits: RateLimits, permissions: Permissions) -> None:
     """Add the routes that count hits."""
     _add_hit_route(router, committer, rate_limits, permissions)
     _add_batch_route(router, committer, rate_limits, permissions)
@@ -81,7 +81,7 @@ def _documentation(buffered: type, schemas: dict[str, dict[str, Any]]) -> dict[s
 
 
 def _add_hit_route(
-    router: APIRouter, committer: HitCommitter, rate_limits: RateLimits, permissions: Permissions
+    router: APIRouter, committer: HitReceiver, rate_limits: RateLimits, permissions: Permissions
 ) -> None:
     @router.post(EVENT_ROUTE, response_model=CountedHit, **_documentation(BufferedHit, {"application/json": _HIT}))
     async def count_event(request: Request, event: EventInPath) -> Response:
@@ -103,7 +103,7 @@ def _add_hit_route(
 
 
 def _add_batch_route(
-    router: APIRouter, committer: HitCommitter, rate_limits: RateLimits, permissions: Permissions
+    router: APIRouter, committer: HitReceiver, rate_limits: RateLimits, permissions: Permissions
 ) -> None:
     media_types: dict[str, dict[str, Any]] = {
         "application/json": _BATCH,

@@ -82,7 +82,7 @@ def add_health(
             spoolBytes=store_status.spool_bytes,
             lostBatches=store_status.lost_commits,
             kafka=kafka.health() if kafka else None,
-            nodes=peers.count(),
+            nodes=peers.live_node_count(),
             liveTickSeconds=round(broadcaster.seconds_since_broadcast(), 1),
             resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
             version=__version__,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from typing_extensions import TypedDict
 
 from app.domain.buckets import ALL_EVENTS, Step
-from app.http.parsing import LINES_MAX, EventInPath, event_in_query
+from app.http.parsing import QUERY_EVENTS_MAX, EventInPath, event_in_query
 from app.http.queries import CountQueries
 from app.http.responses import FastJSONResponse
 
@@ -29,7 +29,7 @@ def add_routes(router: APIRouter, queries: CountQueries) -> None:
     @router.get("/series", response_model=Series | list[Series])
     async def read_series(
         response: Response,
-        event: Annotated[list[str] | None, Query(max_length=LINES_MAX)] = None,
+        event: Annotated[list[str] | None, Query(max_length=QUERY_EVENTS_MAX)] = None,
         step: Step = "minute",
         points: Points = 60,
     ) -> Response:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.types import Receive, Scope, Send
 
-from app.http.parsing import LINES_MAX, event_in_query, event_name_in_path
+from app.http.parsing import QUERY_EVENTS_MAX, event_in_query, event_name_in_path
 from app.live.broadcaster import Broadcaster
 from app.live.clients import send_nowait
 
@@ -15,7 +15,7 @@ HEARTBEAT_SECONDS = 15.0  # between two comments, so that proxies keep an idle s
 RETRY_MS = 3000  # after this time a client reconnects
 
 EmbedEvent = Annotated[str, Depends(event_name_in_path(b"embed"))]
-Events = Annotated[list[str] | None, Query(max_length=LINES_MAX)]
+Events = Annotated[list[str] | None, Query(max_length=QUERY_EVENTS_MAX)]
 LastId = Annotated[str, Header(alias="Last-Event-ID")]
 
 

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
 from app.domain.calendar import Clock
-from app.export_import import TransferError, check_file, export, import_line, read_lines
+from app.export_import import ExportError, check_file, export, import_line, read_lines
 from app.http.errors import Problem
 from app.stores.base import CounterStore
 
@@ -40,7 +40,7 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
                 raise Problem(400, "the connection was closed before the whole body arrived") from None
             except OSError as error:
                 raise Problem(413, f"not enough disk space for the import: {error}") from None
-            except TransferError as error:
+            except ExportError as error:
                 raise Problem(422, str(error)) from None
 
 
