@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -59,7 +58,6 @@ def event_name_in_path(prefix: bytes, suffix: bytes = b"") -> Callable[[Request,
     return parse
 
 
-@lru_cache(maxsize=4096)  # the same events recur, and this takes about 1 µs
 def parse_event_path(raw_path: bytes, prefix: bytes = b"event", suffix: bytes = b"") -> str:
     """Return the event in a path `/prefix/{name}suffix`. Raises Problem (404, 422).
 

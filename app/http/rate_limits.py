@@ -7,7 +7,7 @@ from collections import OrderedDict
 from functools import lru_cache
 from typing import Literal
 
-from limits import parse_many
+from limits import RateLimitItem, parse_many
 from limits.storage import Storage
 from slowapi import Limiter
 from starlette.requests import HTTPConnection
@@ -60,12 +60,35 @@ class BoundedStorage(Storage):
         self._windows.pop(key, None)
 
 
+class CachedKeyLimit(RateLimitItem):
+    """A rate limit that caches the storage keys of clients: to build one takes longer than to count a hit."""
+
+    __slots__ = ("_cached_key_for", "_limit")  # the metaclass of limits leaves its items without a dictionary
+
+    def __init__(self, limit: RateLimitItem) -> None:
+        super().__init__(limit.amount, limit.multiples)
+        self._limit = limit
+        self._cached_key_for = lru_cache(maxsize=10_000)(limit.key_for)
+
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        return self._cached_key_for(*identifiers)
+
+    def get_expiry(self) -> int:
+        return self._limit.get_expiry()
+
+    def __str__(self) -> str:
+        return str(self._limit)
+
+
 class RateLimits:
     """The write limit and the read limit of each client."""
 
     def __init__(self, settings: Settings) -> None:
         self._limiter = Limiter(client_address, storage_uri="bounded://", strategy="fixed-window").limiter
-        self._limits = {"write": parse_many(settings.write_limit), "read": parse_many(settings.read_limit)}
+        self._limits = {
+            "write": list(map(CachedKeyLimit, parse_many(settings.write_limit))),
+            "read": list(map(CachedKeyLimit, parse_many(settings.read_limit))),
+        }
 
     def consume(self, request: HTTPConnection, name: LimitName, cost: int = 1, already_consumed: int = 0) -> None:
         """Take `cost` from the client's limit, less what this request has already consumed of it.
