@@ -13,7 +13,7 @@ Status = Literal["ok", "degraded", "down"]
 
 
 class ServiceStatus(NamedTuple):
-    """`down` if hits cannot be accepted, `degraded` if there are other reasons for concern, else `ok`."""
+    """`down` if hits cannot be accepted, `degraded` if anything else is wrong, else `ok`."""
 
     status: Status
     reasons: list[str]

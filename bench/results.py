@@ -42,7 +42,7 @@ class Target:
     form: str = "{:.2f}×"
 
     def bounds(self) -> str:
-        """Describe the bounds, for the report."""
+        """Return the bounds as text for the report."""
         bounds = (("≥", self.at_least), ("≤", self.at_most))
         return " and ".join(f"{sign} {self.form.format(bound)}" for sign, bound in bounds if bound is not None)
 

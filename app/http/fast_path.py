@@ -64,8 +64,7 @@ class FastPath:
             headers = browser_headers(scope, self._origins)
             self._permissions.authorize(scope, f"{scope['method']} {EVENT_ROUTE}")
             response = await self._endpoints[scope["method"]](request, parse_event_path(scope["raw_path"]))
-        except Exception as error:
-            # Starlette's ServerErrorMiddleware, which handles unexpected errors elsewhere, does not see this request.
+        except Exception as error:  # Starlette's ServerErrorMiddleware does not see this request
             if not isinstance(error, EXPECTED_ERRORS):
                 log.exception("%s failed", EVENT_ROUTE)
             response = await self._error_response(request, error)

@@ -68,7 +68,7 @@ class KafkaService:
         return not self.buffer or self._writer.is_connected
 
     def reasons(self) -> list[str]:
-        """Return the reasons for concern, for the status of the service, without I/O."""
+        """Return why Kafka makes the service degraded, without I/O; empty if it does not."""
         reasons = self._consumer.reasons()
         return reasons if self.is_accepting() else ["Kafka is unreachable: hits are rejected", *reasons]
 

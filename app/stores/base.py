@@ -156,7 +156,7 @@ class CounterStore(ABC):
         return Cardinality(hyperloglog.estimate(*sketches, hyperloglog.sketch(ids)), hyperloglog.ERROR)
 
     async def visits(self, kind: VisitorKind, visitor: str, days: Sequence[int]) -> list[dict[str, int]]:
-        """Return a visitor's count by event, for each day (UTC second of its start) in the order of `days`."""
+        """Return one map per day, in the order of `days` (UTC seconds): a visitor's count of each event."""
         prefix = f"{kind}:"
         buckets = [bucket for bucket in await self.list_buckets(days) if bucket.dimension.startswith(prefix)]
         counts: dict[int, dict[str, int]] = {day: {} for day in days}

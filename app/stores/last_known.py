@@ -27,7 +27,7 @@ class CachedRead(NamedTuple):
 class LastKnownCounts:
     """The last counts that the store returned, with the spooled commits on top.
 
-    `counts` has what was merged so far. `generations` has the last known generation of each day (UTC second of its
+    `store` has what was merged so far. `generations` has the last known generation of each day (UTC second of its
     start) that an administrator has changed.
 
     A read of a whole bucket may be large, and the next one replaces it. It is merged only when an outage starts, so

@@ -166,8 +166,7 @@ class RedisStore(CounterStore):
         except _REDIS_ERRORS as error:
             # Redis replied with an error, or no node of the cluster could be reached: nothing was written.
             raise StoreUnavailable(f"Redis: {error}") from error
-        except Exception as error:
-            # While a cluster changes, redis-py may raise any exception of its own.
+        except Exception as error:  # redis-py may raise anything while a cluster changes
             log.exception("unexpected error in redis-py")
             raise OutcomeUnknown("Redis: an unexpected error") from error
         return reply, text
@@ -324,7 +323,7 @@ class RedisStore(CounterStore):
                 return await command
         except _REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis: {str(error) or 'no reply in time'}") from error
-        except Exception as error:
+        except Exception as error:  # redis-py may raise anything while a cluster changes
             log.exception("unexpected error in redis-py")
             raise StoreUnavailable("Redis: an unexpected error") from error
 

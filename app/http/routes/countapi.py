@@ -23,7 +23,7 @@ _WORD = re.compile(r"[A-Za-z0-9_\-.]{3,64}")
 _PAGE = re.compile(r"https?://([^/?#:]+)[^/?#]*([^?#]*)")
 _GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # one transparent pixel
 
-# The other media types of every response, for the parameters `callback` and `img`.
+# Each route can also respond with JavaScript (parameter `callback`) or a GIF (`img`).
 _MEDIA_TYPES: dict[str, Any] = {"text/javascript": {}, "image/gif": {}}
 
 Callback = Annotated[str | None, Query(pattern=r"^[A-Za-z_$][A-Za-z0-9_$.]*$", max_length=128)]

@@ -4,7 +4,7 @@ import { axisTicks } from "../data/series.js";
 import { h, s, table } from "../lib/dom.js";
 import { compact, dateTime, longDate, number, plural, shortDate, time } from "../lib/format.js";
 
-const MARGIN = { left: 40, bottom: 22, top: 10 }; // Pixels around the bars, for the numbers and times of the axes.
+const MARGIN = { left: 40, bottom: 22, top: 10 }; // Pixels for the axis labels.
 const LABEL_WIDTH = 64;
 const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90] };
 /** @type {Record<Step, (start: number, iso: string) => string>} */ const FULL_NAMES = { minute: time, hour: dateTime, day: (_, iso) => longDate(iso) };
