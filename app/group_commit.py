@@ -175,7 +175,7 @@ class GroupCommitter:
         for group, result in zip(commit, applied.groups, strict=True):
             if group.atomic:
                 _resolve(others.popleft(), result, slot.date, applied.ack)
-                accepted += not (result.rejected or result.replayed_on)
+                accepted += result.is_counted
             else:
                 _resolve_unkeyed(unkeyed, result, slot.date, applied.ack)
                 accepted += sum(len(unkeyed[event]) for event in result.values)

@@ -5,7 +5,6 @@ import heapq
 import math
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import datetime
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -59,10 +58,6 @@ class CountQueries:
         """Return rank, name and count of the members with the largest counts."""
         top = await first_sorted(((-count, name) for name, count in counts.items() if count and name), limit)
         return [(rank, name, counts[name]) for rank, (_, name) in enumerate(top, 1)]
-
-    def timestamp(self, second: int) -> str:
-        """Return a UTC second as ISO 8601 in the calendar's zone."""
-        return datetime.fromtimestamp(second, self.calendar.zone).isoformat()
 
 
 async def slices(items: Iterable[T]) -> AsyncIterator[list[T]]:

@@ -56,7 +56,7 @@ _KEY_HEADER = {"name": "Idempotency-Key", "in": "header", "schema": _KEY_SCHEMA}
 
 
 class HitReceiver(Protocol):
-    """Accepts hits: the group committer, or the buffer in Kafka."""
+    """Accepts hits: the group receiver, or the buffer in Kafka."""
 
     async def submit(
         self, amounts: Mapping[str, int], key: IdempotencyKey | None = None, visits: Sequence[Visit] = ()
@@ -65,10 +65,10 @@ class HitReceiver(Protocol):
         ...
 
 
-def add_routes(router: APIRouter, committer: HitReceiver, rate_limits: RateLimits, permissions: Permissions) -> None:
+def add_routes(router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits, permissions: Permissions) -> None:
     """Add the routes that count hits."""
-    _add_hit_route(router, committer, rate_limits, permissions)
-    _add_batch_route(router, committer, rate_limits, permissions)
+    _add_hit_route(router, receiver, rate_limits, permissions)
+    _add_batch_route(router, receiver, rate_limits, permissions)
 
 
 def _documentation(buffered: type, schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -80,9 +80,7 @@ def _documentation(buffered: type, schemas: dict[str, dict[str, Any]]) -> dict[s
     }
 
 
-def _add_hit_route(
-    router: APIRouter, committer: HitReceiver, rate_limits: RateLimits, permissions: Permissions
-) -> None:
+def _add_hit_route(router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits, permissions: Permissions) -> None:
     @router.post(EVENT_ROUTE, response_model=CountedHit, **_documentation(BufferedHit, {"application/json": _HIT}))
     async def count_event(request: Request, event: EventInPath) -> Response:
         """Count one hit, or `by` hits, of an event."""
@@ -93,7 +91,7 @@ def _add_hit_route(
             check_amounts([hit.by], permissions.amount_max(request.scope), "by")
         amounts, visits = {event: hit.by}, visit_of(event, hit)
         key = idempotency_key(request, permissions, f"/event/{event}", amounts, visits)
-        outcome = await committer.submit(amounts, key, visits)
+        outcome = await receiver.submit(amounts, key, visits)
         value = accepted_or_raise(outcome)[event]
         count, day, ack = value.count, outcome.date, outcome.ack
         if ack == "kafka":
@@ -103,7 +101,7 @@ def _add_hit_route(
 
 
 def _add_batch_route(
-    router: APIRouter, committer: HitReceiver, rate_limits: RateLimits, permissions: Permissions
+    router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits, permissions: Permissions
 ) -> None:
     media_types: dict[str, dict[str, Any]] = {
         "application/json": _BATCH,
@@ -129,7 +127,7 @@ def _add_batch_route(
         if key:
             # The same hits in another order are the same request, so that their results must have the same order.
             amounts = dict(sorted(amounts.items()))
-        outcome = await committer.submit(amounts, key, visits)
+        outcome = await receiver.submit(amounts, key, visits)
         counts = {event: value.count for event, value in accepted_or_raise(outcome).items()}
         accepted, day, ack = sum(amounts.values()), outcome.date, outcome.ack
         if ack == "kafka":

@@ -77,7 +77,10 @@ async def _read_parts(queries: CountQueries, start: int, end: int) -> list[DayPa
     found = [*await queries.store.read(resets), await queries.store.counts(start)]
     until = [*(int(bucket.dimension.removeprefix(BEFORE_RESET)) for bucket in resets), end]
     return [
-        DayPart(until=queries.timestamp(at), counts={event: n for event, n in sorted(counts.items()) if event})
+        DayPart(
+            until=queries.calendar.local(at).isoformat(),
+            counts={event: n for event, n in sorted(counts.items()) if event},
+        )
         for at, counts in zip(until, found, strict=True)
     ]
 

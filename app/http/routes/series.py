@@ -42,7 +42,10 @@ def add_routes(router: APIRouter, queries: CountQueries) -> None:
 async def _read_series(queries: CountQueries, events: Sequence[str], step: Step, points: int) -> list[Series]:
     buckets = queries.buckets(step, points)
     found = await queries.store.read(buckets, events)
-    stamped = [(queries.timestamp(bucket.start), counts) for bucket, counts in zip(buckets, found, strict=True)]
+    stamped = [
+        (queries.calendar.local(bucket.start).isoformat(), counts)
+        for bucket, counts in zip(buckets, found, strict=True)
+    ]
     return [
         Series(eventName=e or None, step=step, points=[Point(start=s, count=c.get(e, 0)) for s, c in stamped])
         for e in events
