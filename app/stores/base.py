@@ -169,13 +169,12 @@ class CounterStore(ABC):
         """Return the current state, without I/O."""
         return StoreStatus(self.ack)
 
-    async def epoch(self) -> str:
-        """Return an id that changes when counts may have gone back, because the store lost data or was replaced."""
-        return ""
-
     async def refresh(self) -> str:
-        """Read the last known counts again if counts may have gone back, and return the epoch."""
-        return await self.epoch()
+        """Return the epoch, an id that changes when counts may have gone back: data was lost, or the store replaced.
+
+        A store that keeps last known counts reads them again if they may be too high.
+        """
+        return ""
 
     async def record_data_loss(self, commits: int) -> None:  # noqa: B027 # only Redis can lose acknowledged data
         """Start a new epoch on all nodes, because a source's offset is this many commits lower than expected."""

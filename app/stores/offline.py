@@ -184,13 +184,10 @@ class OfflineStore(CounterStore):
         if not self._is_offline:
             await self._store.prune(cutoffs, slot)
 
-    async def epoch(self) -> str:
-        return self._epoch if self._is_offline else await self._store.epoch()
-
     async def refresh(self) -> str:
         if self._is_offline:
             return self._epoch
-        epoch = await self._store.epoch()
+        epoch = await self._store.refresh()
         if self._last_known.is_outdated or self._epoch not in {"", epoch}:
             await self._refill_last_known()
             # The last known counts may be those of the previous epoch.

@@ -271,7 +271,7 @@ class RedisStore(CounterStore):
         for i in range(0, len(keys), KEYS_PER_CALL):
             await self._execute(self._client.unlink(*(self._prefix + key for key in keys[i : i + KEYS_PER_CALL])))
 
-    async def epoch(self) -> str:
+    async def refresh(self) -> str:
         """Return the server's replication id, which a restart or a failover changes, and the id of the last loss."""
         info = await self._execute_on_server("INFO", "replication")
         loss = await self._execute(self._client.get(self._prefix + redis_keys.EPOCH_KEY))

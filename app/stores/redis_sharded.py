@@ -203,8 +203,8 @@ class ShardedRedisStore(CounterStore):
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         await asyncio.gather(*(shard.prune(cutoffs, slot) for shard in self._shards))
 
-    async def epoch(self) -> str:
-        return " ".join(await asyncio.gather(*(shard.epoch() for shard in self._shards)))
+    async def refresh(self) -> str:
+        return " ".join(await asyncio.gather(*(shard.refresh() for shard in self._shards)))
 
     async def record_data_loss(self, commits: int) -> None:
         await self._shards[0].record_data_loss(commits)

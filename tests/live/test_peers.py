@@ -37,7 +37,7 @@ class LossyStore(MemoryStore):
         self._buckets.clear()
         self.losses += 1
 
-    async def epoch(self) -> str:
+    async def refresh(self) -> str:
         return str(self.losses)
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
