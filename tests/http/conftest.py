@@ -13,12 +13,22 @@ from tests.support.servers import RunningApp, SettableClock, serving, settings_f
 
 
 @pytest.fixture
+def client_settings() -> dict[str, object]:
+    """The settings of `client`, which a module may override."""
+    return {"write_limit": "100000/second"}
+
+
+@pytest.fixture
 async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
+    request: pytest.FixtureRequest,
+    client_settings: dict[str, object],
+    tmp_path: Path,
+    redis_server: RedisServer,
+    clock: SettableClock,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application on SQLite, without a server. A parameter of the test is a dict of settings."""
     clock.go_to("2026-03-28T22:30:00+00:00")
-    chosen = {"write_limit": "100000/second", **getattr(request, "param", {})}
+    chosen = {**client_settings, **getattr(request, "param", {})}
     async with asgi_client(settings_for("sqlite", tmp_path, redis_server, **chosen), clock) as client:
         yield client
 

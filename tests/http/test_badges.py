@@ -2,7 +2,6 @@
 
 import gzip
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from app.http.routes.badges import abbreviated
 from app.main import create_app
-from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import AS_ADMIN, ROOT, SettableClock, settings_for
 
@@ -22,13 +20,8 @@ NAMES = ["signup", "a b+c%", "releases.svg", "<b>&\"'", "ورود کاربر", "
 
 
 @pytest.fixture
-async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
-) -> AsyncIterator[httpx.AsyncClient]:
-    clock.go_to("2026-03-28T22:30:00+00:00")
-    settings = settings_for("memory", tmp_path, redis_server, **{"countapi": True, **getattr(request, "param", {})})
-    async with asgi_client(settings, clock) as client:
-        yield client
+def client_settings() -> dict[str, object]:
+    return {"countapi": True}
 
 
 def texts_of(svg: str) -> tuple[str, list[str]]:

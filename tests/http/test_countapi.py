@@ -1,24 +1,14 @@
 """CountAPI's routes: counting, reading, scripts, images and reserved words."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import httpx
 import pytest
 
-from tests.http.clients import asgi_client
-from tests.support.redis_servers import RedisServer
-from tests.support.servers import SettableClock, settings_for
+from tests.support.servers import SettableClock
 
 
 @pytest.fixture
-async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
-) -> AsyncIterator[httpx.AsyncClient]:
-    clock.go_to("2026-03-28T22:30:00+00:00")
-    settings = settings_for("memory", tmp_path, redis_server, **{"countapi": True, **getattr(request, "param", {})})
-    async with asgi_client(settings, clock) as client:
-        yield client
+def client_settings() -> dict[str, object]:
+    return {"countapi": True}
 
 
 async def test_countapi_counts_reads_and_describes(client: httpx.AsyncClient) -> None:
