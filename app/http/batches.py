@@ -9,6 +9,7 @@ from app.domain.counting import AMOUNT_MAX, Hit, Visit, sum_hits
 from app.domain.names import InvalidName, event_name
 from app.http.errors import Problem
 from app.http.parsing import decode, visit_of
+from app.http.problem_kinds import INVALID_REQUEST, REQUEST_TOO_LARGE
 
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_ITEMS_MAX = 10_000
@@ -25,7 +26,7 @@ def parse_batch(body: bytes) -> list[Hit]:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Problem(422, "the body is not valid UTF-8") from None
+        raise Problem(INVALID_REQUEST, "the body is not valid UTF-8") from None
     first = text.lstrip(" \t\r\n")[:1]
     if first == "[":
         items = decode(text, list[Hit])
@@ -34,7 +35,7 @@ def parse_batch(body: bytes) -> list[Hit]:
     else:
         items = [Hit(line) for line in _lines(text)[: BATCH_ITEMS_MAX + 1]]
     if len(items) > BATCH_ITEMS_MAX:
-        raise Problem(413, f"a batch has at most {BATCH_ITEMS_MAX} items; split it")
+        raise Problem(REQUEST_TOO_LARGE, f"a batch has at most {BATCH_ITEMS_MAX} items; split it")
     return items
 
 
@@ -49,7 +50,7 @@ def sum_amounts(hits: list[Hit]) -> dict[str, int]:
             event = event_name(text)
         except InvalidName as error:
             index = next(i for i, hit in enumerate(hits) if hit.event == text)
-            raise Problem(422, f"item {index}: {error}") from None
+            raise Problem(INVALID_REQUEST, f"item {index}: {error}") from None
         amounts[event] = amounts.get(event, 0) + by
     return amounts
 
@@ -62,7 +63,7 @@ def sum_visits(hits: list[Hit]) -> list[Visit]:
             try:
                 (visit,) = visit_of(event_name(hit.event), hit)
             except Problem as problem:
-                raise Problem(422, f"item {index}: {problem.detail}") from None
+                raise Problem(INVALID_REQUEST, f"item {index}: {problem.detail}") from None
             visitor = visit.event, visit.user, visit.session
             sums[visitor] = sums.get(visitor, 0) + visit.by
     return [Visit(event, by, user, session) for (event, user, session), by in sums.items()]
@@ -77,7 +78,7 @@ def _parse_objects(text: str) -> list[Hit]:
         return [decode(text, Hit, 0)]
     for index, (_, by) in enumerate(pairs):
         if not 1 <= by <= AMOUNT_MAX:
-            raise Problem(422, f"item {index}: an amount is a whole number from 1 to {AMOUNT_MAX}")
+            raise Problem(INVALID_REQUEST, f"item {index}: an amount is a whole number from 1 to {AMOUNT_MAX}")
     return [Hit(name, by) for name, by in pairs]
 
 
@@ -87,7 +88,7 @@ def _parse_ndjson(text: str) -> list[Hit]:
         for line in _lines(text):
             hits.append(_ITEM_DECODER.decode(line))  # noqa: PERF401 # the length of `hits` is the index of an error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(422, f"item {len(hits)}: {error}") from None
+        raise Problem(INVALID_REQUEST, f"item {len(hits)}: {error}") from None
     return hits
 
 

@@ -1,7 +1,6 @@
 """Error responses as RFC 9457 problem details: the status, detail and headers for each exception."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -13,6 +12,8 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
 from app.group_commit import Outcome, Overloaded
+from app.http import problem_kinds as kinds
+from app.http.problem_kinds import ProblemKind
 from app.kafka.producer import RequestTooLarge
 from app.live.broadcaster import TooManyConnections
 from app.metrics import Metrics
@@ -24,13 +25,18 @@ ErrorHandler = Callable[[HTTPConnection, Exception], Awaitable[Response]]
 
 
 class Problem(HTTPException):
-    """A request that Tally rejects: a status, a `detail` for the client, and headers."""
+    """A request that Tally rejects: a kind of problem, a `detail` for the client, and headers."""
+
+    def __init__(self, kind: ProblemKind, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(kind.status, detail, headers)
+        self.kind = kind
 
 
 class ProblemDetails(BaseModel):
     """The body of an error response. `counted` tells whether the hits of a request may have been counted."""
 
-    type: str = "about:blank"
+    type: str
+    code: str
     title: str
     status: int
     detail: str
@@ -38,9 +44,9 @@ class ProblemDetails(BaseModel):
 
 
 class ErrorResponse(NamedTuple):
-    """The response to an exception: its status and headers, and whether the hits may have been counted."""
+    """The response to an exception: its kind and headers, and whether the hits may have been counted."""
 
-    status: int
+    kind: ProblemKind
     headers: Mapping[str, str] | None
     counted: Counted
 
@@ -49,26 +55,35 @@ _RETRY_SOON = {"Retry-After": "1"}
 
 # The response to each exception of a lower package. The message of the exception becomes the detail.
 ERROR_RESPONSES: dict[type[Exception], ErrorResponse] = {
-    StoreUnavailable: ErrorResponse(503, _RETRY_SOON, "no"),
-    OutcomeUnknown: ErrorResponse(503, _RETRY_SOON, "unknown"),
-    Overloaded: ErrorResponse(503, _RETRY_SOON, "no"),
-    RequestTooLarge: ErrorResponse(413, None, "no"),
-    TooManyConnections: ErrorResponse(503, {"Retry-After": "10"}, "no"),
+    StoreUnavailable: ErrorResponse(kinds.STORE_UNAVAILABLE, _RETRY_SOON, "no"),
+    OutcomeUnknown: ErrorResponse(kinds.OUTCOME_UNKNOWN, _RETRY_SOON, "unknown"),
+    Overloaded: ErrorResponse(kinds.OVERLOADED, _RETRY_SOON, "no"),
+    RequestTooLarge: ErrorResponse(kinds.REQUEST_TOO_LARGE, None, "no"),
+    TooManyConnections: ErrorResponse(kinds.TOO_MANY_CONNECTIONS, {"Retry-After": "10"}, "no"),
 }
 EXPECTED_ERRORS = (HTTPException, RequestValidationError, *ERROR_RESPONSES)
-_BUG = ErrorResponse(500, None, "unknown"), "internal error; details are in the server log"
+# The kinds of the exceptions that Starlette and the live package raise, by status.
+_HTTP_EXCEPTIONS = {
+    kind.status: kind
+    for kind in (kinds.MALFORMED_REQUEST, kinds.NOT_FOUND, kinds.METHOD_NOT_ALLOWED, kinds.REQUEST_TOO_LARGE)
+}
+_BUG = ErrorResponse(kinds.INTERNAL_ERROR, None, "unknown"), "internal error; details are in the server log"
 
-# Status, detail and headers for each reason for which a store rejects hits or a correction.
-REJECTION_RESPONSES: dict[str, tuple[int, str, dict[str, str]]] = {
+# Kind, detail and headers for each reason for which a store rejects hits or a correction.
+REJECTION_RESPONSES: dict[str, tuple[ProblemKind, str, dict[str, str]]] = {
     "full": (
-        429,
+        kinds.EVENT_LIMIT,
         "event limit reached (TALLY_EVENTS_MAX): new event names are rejected, existing ones still count",
         {"Retry-After": "3600"},
     ),
-    "overflow": (422, "a count cannot be larger than 9007199254740991", {}),
-    "mismatch": (422, "this Idempotency-Key was used for another request; use a new key for a new request", {}),
+    "overflow": (kinds.COUNT_OVERFLOW, "a count cannot be larger than 9007199254740991", {}),
+    "mismatch": (
+        kinds.IDEMPOTENCY_MISMATCH,
+        "this Idempotency-Key was used for another request; use a new key for a new request",
+        {},
+    ),
     "keys": (
-        503,
+        kinds.IDEMPOTENCY_LIMIT,
         "idempotency key limit reached (TALLY_KEYS_MAX, or a tenth of it for one client); keys expire after 24 h",
         {"Retry-After": "60"},
     ),
@@ -77,8 +92,7 @@ REJECTION_RESPONSES: dict[str, tuple[int, str, dict[str, str]]] = {
 
 def rejection(reason: str) -> Problem:
     """Return the problem for the reason of a rejection."""
-    status, detail, headers = REJECTION_RESPONSES[reason]
-    return Problem(status, detail, headers)
+    return Problem(*REJECTION_RESPONSES[reason])
 
 
 def accepted_or_raise(outcome: Outcome) -> Mapping[str, Value]:
@@ -92,16 +106,17 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> ErrorHandler:
     """Make the app respond to all errors with problem details. Returns the handler."""
 
     async def error_response(request: HTTPConnection, error: Exception) -> Response:
-        (status, headers, counted), detail = _response_to(error)
-        if status == 405:
+        (kind, headers, counted), detail = _response_to(error)
+        if kind is kinds.METHOD_NOT_ALLOWED:
             headers = {"Allow": _allowed_methods(app, request)}
-        title = HTTPStatus(status).phrase
-        problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+            detail = f"this route does not allow {request.scope['method']}; it allows {headers['Allow']}"
+        problem: dict[str, Any] = {"type": kind.type, "code": kind.code, "title": kind.title, "status": kind.status}
+        problem["detail"] = detail
         # Only these requests count hits. A WebSocket has no method.
         if request.scope.get("method") == "POST" or request.scope["path"].startswith("/hit/"):
             problem["counted"] = counted
             (metrics.unknown if counted == "unknown" else metrics.refused).inc()
-        return Response(msgspec.json.encode(problem), status, headers, media_type="application/problem+json")
+        return Response(msgspec.json.encode(problem), kind.status, headers, media_type="application/problem+json")
 
     for kind in (*EXPECTED_ERRORS, Exception):
         app.add_exception_handler(kind, error_response)
@@ -109,14 +124,19 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> ErrorHandler:
 
 
 def _response_to(error: Exception) -> tuple[ErrorResponse, str]:
+    if isinstance(error, Problem):
+        return ErrorResponse(error.kind, error.headers, "no"), error.detail
     if isinstance(error, HTTPException):
-        return ErrorResponse(error.status_code, error.headers, "no"), str(error.detail)
+        kind = _HTTP_EXCEPTIONS.get(error.status_code, kinds.MALFORMED_REQUEST)
+        # Starlette's own 404 has only the status phrase.
+        detail = "there is no such route or file; see /docs" if error.status_code == 404 else str(error.detail)
+        return ErrorResponse(kind, error.headers, "no"), detail
     if isinstance(error, RequestValidationError):
         # The input is left out of the detail, because it may not be valid JSON or UTF-8.
         details = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return ErrorResponse(422, None, "no"), "; ".join(details)
-    for kind, response in ERROR_RESPONSES.items():
-        if isinstance(error, kind):
+        return ErrorResponse(kinds.INVALID_REQUEST, None, "no"), "; ".join(details)
+    for error_type, response in ERROR_RESPONSES.items():
+        if isinstance(error, error_type):
             return response, str(error)
     return _BUG
 

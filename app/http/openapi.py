@@ -1,10 +1,10 @@
 """The OpenAPI document: error responses, response headers and API keys, which FastAPI does not add."""
 
-from http import HTTPStatus
 from typing import Any
 
 from app.http.errors import ProblemDetails
 from app.http.permissions import GRANTS, ROUTE_PERMISSIONS, Permissions
+from app.http.problem_kinds import PROBLEM_KINDS
 
 _HEADERS = {
     "Idempotent-Replayed": "`true` if this is the response to an earlier request with the same idempotency key.",
@@ -21,10 +21,14 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route for these statuses, all of which are problem details."""
     content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
+        status: {"description": _description(status), "content": content}
         | response_headers(*_REQUIRED_HEADERS.get(status, []), required=True)
         for status in statuses
     }
+
+
+def _description(status: int) -> str:
+    return "; ".join(f"{kind.title} (`{kind.code}`)" for kind in PROBLEM_KINDS if kind.status == status)
 
 
 def response_headers(*names: str, required: bool = False) -> dict[str, Any]:

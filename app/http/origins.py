@@ -7,6 +7,7 @@ from fastapi import Response
 from starlette.types import Scope
 
 from app.http.errors import Problem
+from app.http.problem_kinds import HOST_NOT_ALLOWED, ORIGIN_NOT_ALLOWED
 from app.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
@@ -42,7 +43,7 @@ class Origins:
         """
         headers = dict(scope["headers"])
         if not self._is_allowed_host(headers.get(b"host", b"")[:_HOST_BYTES_MAX]):
-            raise Problem(421, "this host name is not allowed; add it to TALLY_ALLOWED_HOSTS")
+            raise Problem(HOST_NOT_ALLOWED, "this host name is not allowed; add it to TALLY_ALLOWED_HOSTS")
         if b"*" in self._origins:
             return [(b"access-control-allow-origin", b"*"), _EXPOSED]
         if headers.get(b"origin") in self._origins:
@@ -65,7 +66,7 @@ class Origins:
             return
         scheme = scope["scheme"].replace("ws", "http").encode()  # a trusted proxy may have set it
         if origin != b"%b://%b" % (scheme, headers.get(b"host", b"").lower()):
-            raise Problem(403, "this web origin is not allowed; add it to TALLY_ALLOWED_ORIGINS")
+            raise Problem(ORIGIN_NOT_ALLOWED, "this web origin is not allowed; add it to TALLY_ALLOWED_ORIGINS")
 
     def _check_host(self, host: bytes) -> bool:
         """Allow IP addresses and names without a dot, because no public DNS name can look like one."""

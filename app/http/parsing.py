@@ -14,6 +14,7 @@ from app.domain.counting import Amount, Hit, IdempotencyKey, Visit
 from app.domain.names import InvalidName, event_name, visitor_id
 from app.http.errors import Problem
 from app.http.permissions import Permissions
+from app.http.problem_kinds import INVALID_REQUEST, MALFORMED_REQUEST, NOT_FOUND, REQUEST_TOO_LARGE, ProblemKind
 from app.http.rate_limits import client_address
 
 HIT_BYTES_MAX = 16 * 1024
@@ -36,12 +37,12 @@ class HitBody(msgspec.Struct, forbid_unknown_fields=True):
 DEFAULT_HIT = HitBody()
 
 
-def valid_name(rule: Callable[[str], str], text: str, where: str = "", status: int = 422) -> str:
+def valid_name(rule: Callable[[str], str], text: str, where: str = "", kind: ProblemKind = INVALID_REQUEST) -> str:
     """Return the stored form of a name. `where` begins the detail. Raises Problem if the rule raises InvalidName."""
     try:
         return rule(text)
     except InvalidName as error:
-        raise Problem(status, f"{where}{error}") from None
+        raise Problem(kind, f"{where}{error}") from None
 
 
 def event_in_query(text: str) -> str:
@@ -65,11 +66,11 @@ def parse_event_path(raw_path: bytes, prefix: bytes = b"event", suffix: bytes = 
     """
     segments = raw_path.split(b"/")
     if segments[1] != prefix:  # an encoded slash made the router see another path
-        raise Problem(404, "Not Found")
+        raise Problem(NOT_FOUND, 'an event name cannot contain "/", not even as %2F')
     try:
         text = unquote_to_bytes(segments[2]).removesuffix(suffix).decode()
     except UnicodeDecodeError:
-        raise Problem(422, "the event name is not valid UTF-8") from None
+        raise Problem(INVALID_REQUEST, "the event name is not valid UTF-8") from None
     return valid_name(event_name, text)
 
 
@@ -78,7 +79,7 @@ async def visitor_id_in_path(request: Request, id: Annotated[str, Path()]) -> st
     try:
         text = unquote_to_bytes(request.scope["raw_path"].split(b"/", 2)[2]).decode()
     except UnicodeDecodeError:
-        raise Problem(422, "the user or session id is not valid UTF-8") from None
+        raise Problem(INVALID_REQUEST, "the user or session id is not valid UTF-8") from None
     return valid_name(visitor_id, text)
 
 
@@ -92,10 +93,12 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise Problem(400, "the connection was closed before the whole body arrived; send the request again")
+            raise Problem(
+                MALFORMED_REQUEST, "the connection closed before the whole body arrived; send the request again"
+            )
         body += message.get("body", b"")
         if len(body) > bytes_max:
-            raise Problem(413, f"a body has at most {bytes_max} bytes")
+            raise Problem(REQUEST_TOO_LARGE, f"a body has at most {bytes_max} bytes")
         more = message.get("more_body", False)
     return bytes(body)
 
@@ -105,7 +108,7 @@ def decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(422, f"{error}" if index is None else f"item {index}: {error}") from None
+        raise Problem(INVALID_REQUEST, f"{error}" if index is None else f"item {index}: {error}") from None
 
 
 def visit_of(event: str, hit: Hit | HitBody) -> tuple[Visit, ...]:
@@ -123,7 +126,8 @@ def check_amounts(amounts: Sequence[int], most: int, where: str) -> None:
     """Raise Problem (422) for the first amount over `most`. `where` begins the detail; `{}` in it is the index."""
     if most < max(amounts, default=0):
         index = next(i for i, by in enumerate(amounts) if by > most)
-        raise Problem(422, f"{where.format(index)}: at most {most} without a write key (TALLY_PUBLIC_BY_MAX)")
+        detail = f"{where.format(index)}: at most {most} without a write key (TALLY_PUBLIC_BY_MAX)"
+        raise Problem(INVALID_REQUEST, detail)
 
 
 def idempotency_key(
@@ -138,7 +142,7 @@ def idempotency_key(
         return None
     match = IDEMPOTENCY_KEY.fullmatch(texts[0])
     if len(texts) > 1 or not match:
-        raise Problem(422, "send exactly one Idempotency-Key header, of 1 to 255 visible ASCII characters")
+        raise Problem(INVALID_REQUEST, "send exactly one Idempotency-Key header, of 1 to 255 visible ASCII characters")
     content = json.dumps([sorted(amounts.items()), sorted(visits, key=str)])
     scope = f"{permissions.client_id(request.scope)} {route}"
     return IdempotencyKey(_hash(f"{scope} {match[1] or match[2]}"), _hash(content), _hash(client_address(request)))

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.domain.counting import AMOUNT_MAX
 from app.http.errors import Problem
 from app.http.origins import Origins
+from app.http.problem_kinds import ADMIN_DISABLED, API_KEY_REQUIRED, ROLE_REQUIRED, UNKNOWN_API_KEY
 from app.http.rate_limits import RateLimits
 from app.settings import Settings
 
@@ -57,6 +58,7 @@ ROUTE_PERMISSIONS: dict[str, Permission] = {
     "GET /kiosk": "anyone",
     "GET /health": "anyone",
     "GET /docs": "anyone",
+    "GET /docs/errors": "anyone",
     "* /docs/assets": "anyone",
     "GET /openapi.json": "anyone",
     "* /static": "anyone",
@@ -95,7 +97,7 @@ class Permissions:
         """Check that a request may use a route of ROUTE_PERMISSIONS. Raises Problem (401, 403, 429)."""
         permission = ROUTE_PERMISSIONS.get(route)
         if permission is None:
-            raise Problem(403, "this route has no access rule, which is a bug in Tally; please report it")
+            raise Problem(ROLE_REQUIRED, "this route has no access rule, which is a bug in Tally; please report it")
         if permission in _ORIGIN_CHECKED:
             self._origins.check_origin(scope)
         if permission in self._key_checked:
@@ -133,18 +135,18 @@ class Permissions:
 
     def _check_key(self, permission: Permission, key: bytes | None, scope: Scope) -> None:
         if permission == "admin" and not self._settings.admin_keys:
-            raise Problem(403, "admin routes are disabled; set TALLY_ADMIN_KEYS and restart")
+            raise Problem(ADMIN_DISABLED, "admin routes are disabled; set TALLY_ADMIN_KEYS and restart")
         granted = self._grants_of(key)
         if not granted and (key or permission in self.key_required):
-            detail = "API key required; send the header Authorization: Bearer <key>"
+            kind, detail = API_KEY_REQUIRED, "API key required; send the header Authorization: Bearer <key>"
             if key:
-                detail = "unknown API key; it may have been replaced or mistyped"
+                kind, detail = UNKNOWN_API_KEY, "unknown API key; it may have been replaced or mistyped"
                 # A wrong key costs as much as the request, so that keys cannot be guessed quickly.
                 self._rate_limits.consume(HTTPConnection(scope), "read" if permission in GRANTS["read"] else "write")
-            raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
+            raise Problem(kind, detail, {"WWW-Authenticate": "Bearer"})
         if permission in self.key_required - granted:
             role = next(role for role, granted in GRANTS.items() if permission in granted)
-            raise Problem(403, f"this API key does not have the {role} role")
+            raise Problem(ROLE_REQUIRED, f"this API key does not have the {role} role")
 
     def _grants_of(self, key: bytes | None) -> set[Permission]:
         return self._grants.get(self._known_digest(key), set())

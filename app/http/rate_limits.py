@@ -13,6 +13,7 @@ from slowapi import Limiter
 from starlette.requests import HTTPConnection
 
 from app.http.errors import Problem
+from app.http.problem_kinds import RATE_LIMIT
 from app.settings import Settings
 
 WINDOWS_MAX = 100_000  # about 20 MB; beyond it the oldest window is dropped
@@ -101,7 +102,7 @@ class RateLimits:
                 window = self._limiter.get_window_stats(limit, name, address)
                 seconds_left = max(1, math.ceil(window.reset_time - time.monotonic()))
                 headers = {"Retry-After": str(seconds_left)}
-                raise Problem(429, f"rate limit exceeded: {limit} per client address", headers)
+                raise Problem(RATE_LIMIT, f"rate limit exceeded: {limit} per client address", headers)
 
 
 def client_address(request: HTTPConnection) -> str:

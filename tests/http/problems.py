@@ -2,6 +2,8 @@
 
 import httpx
 
+from app.http.problem_kinds import PROBLEM_KINDS
+
 
 def detail_of(response: httpx.Response, status: int) -> str:
     """Check an error response and its headers, and return the detail."""
@@ -28,4 +30,7 @@ def _assert_body(response: httpx.Response, counted: str | None) -> None:
     problem = response.json()
     assert problem["status"] == response.status_code
     assert problem["detail"]
+    (kind,) = [kind for kind in PROBLEM_KINDS if kind.code == problem["code"]]
+    assert (problem["type"], problem["title"]) == (kind.type, kind.title)
+    assert problem["status"] == kind.status
     assert problem.get("counted") == counted

@@ -5,8 +5,22 @@ import subprocess
 
 import pytest
 
+from app.http.problem_kinds import PROBLEM_KINDS, ProblemKind
 from app.settings import Settings
 from tests.support.servers import ROOT
+
+CODES_OF_THE_PROXY = {
+    "malformed-request": 400,
+    "not-served": 403,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "request-too-large": 413,
+    "url-too-long": 414,
+    "rate-limit": 429,
+    "headers-too-large": 431,
+    "no-node": 502,
+    "node-timeout": 504,
+}
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
@@ -17,6 +31,24 @@ def test_every_setting_is_documented_with_its_default() -> None:
         for name, field in Settings.model_fields.items()
     }
     assert documented == actual
+
+
+def test_every_kind_of_error_is_documented() -> None:
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \| (\d+) \| (.*?)\. (.*?) \|$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
+    )
+    assert [ProblemKind(code, int(status), title, text) for code, status, title, text in rows] == list(PROBLEM_KINDS)
+
+
+@pytest.mark.parametrize("column", ["code", "title"])
+def test_the_proxy_names_errors_as_the_nodes_do(column: str) -> None:
+    text = (ROOT / "deploy/nginx.conf").read_text()
+    (table,) = re.findall(rf"map \$status \${column} \{{(.*?)\}}", text, re.DOTALL)
+    rows = dict(re.findall(r"(\d+) '?(.*?)'?;", table))
+    for code, status in CODES_OF_THE_PROXY.items():
+        (kind,) = [kind for kind in PROBLEM_KINDS if kind.code == code]
+        assert (kind.status, getattr(kind, column)) == (status, rows[str(status)])
+    assert len(rows) == len(CODES_OF_THE_PROXY)
 
 
 def test_every_test_named_in_security_md_exists() -> None:

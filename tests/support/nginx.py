@@ -76,7 +76,7 @@ def problem_of(response: httpx.Response) -> dict[str, object]:
     assert "frame-ancestors 'none'" in policy
     assert "Strict-Transport-Security" not in response.headers
     problem = response.json()
-    assert (problem["type"], problem["status"]) == ("about:blank", response.status_code)
+    assert (problem["type"], problem["status"]) == (f"/docs/errors#{problem['code']}", response.status_code)
     assert problem["title"]
     assert problem["detail"]
     return problem

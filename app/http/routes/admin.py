@@ -13,6 +13,7 @@ from app.domain.counting import COUNT_MAX, DayChange
 from app.group_commit import GroupCommitter
 from app.http.errors import Problem, rejection
 from app.http.parsing import HIT_BYTES_MAX, EventInPath, VisitorInPath, decode, read_body
+from app.http.problem_kinds import INVALID_REQUEST
 from app.http.responses import CorrectedRow, correction_row
 from app.stores.base import CounterStore
 
@@ -64,7 +65,7 @@ def _add_event_routes(router: APIRouter, correct: Correct, store: CounterStore, 
         """Set an event's count of today, its total, or both. The previous values stay in the day's history."""
         body = decode(await read_body(request, HIT_BYTES_MAX), NumbersBody)
         if body.count is None and body.total is None:
-            raise Problem(422, 'a correction needs "count", "total" or both')
+            raise Problem(INVALID_REQUEST, 'a correction needs "count", "total" or both')
         values = body.count, body.total
         return await correct(lambda slot, at: corrections.correct(store, slot, at, event, *values, names_max))
 

@@ -16,6 +16,7 @@ from app.http.dependencies import ReadLimit
 from app.http.errors import Problem, accepted_or_raise
 from app.http.openapi import error_responses
 from app.http.parsing import valid_name
+from app.http.problem_kinds import MALFORMED_REQUEST
 from app.http.rate_limits import RateLimits
 from app.stores.base import CounterStore
 
@@ -106,8 +107,8 @@ async def _parse(request: Request, ns: str, key: str, callback: Callback = None,
         for word in (ns, key)
     ]
     if not all(map(_WORD.fullmatch, words)):
-        raise Problem(400, f"a namespace and a key must match {_WORD.pattern}")
-    event = valid_name(event_name, ":".join(words), status=400)
+        raise Problem(MALFORMED_REQUEST, f"a namespace and a key must match {_WORD.pattern}")
+    event = valid_name(event_name, ":".join(words), kind=MALFORMED_REQUEST)
     # Tally's own pages get no script, because an attacker could choose the function that it calls there.
     foreign = request.headers.get("sec-fetch-site") != "same-origin"
     return Call(words[0], words[1], event, callback if foreign else None, img is not None)

@@ -14,6 +14,7 @@ from app.http.errors import Problem
 from app.http.fast_path import EVENT_ROUTE
 from app.http.openapi import response_headers
 from app.http.parsing import EventInPath, event_in_query
+from app.http.problem_kinds import INVALID_REQUEST
 from app.http.queries import FIRST, CountQueries, SortKey, first_sorted, slices
 from app.http.responses import FastJSONResponse, set_tally_partial
 
@@ -105,4 +106,6 @@ def _decode_cursor(cursor: str) -> SortKey:
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(cursor), type=tuple[int, str])
     except (ValueError, msgspec.DecodeError):
-        raise Problem(422, "after: invalid cursor; use the one in the Link header of the previous page") from None
+        raise Problem(
+            INVALID_REQUEST, "after: invalid cursor; use the one in the Link header of the previous page"
+        ) from None

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from app.domain.calendar import Clock
 from app.export_import import ExportError, check_file, export, import_line, read_lines
 from app.http.errors import Problem
+from app.http.problem_kinds import INVALID_REQUEST, MALFORMED_REQUEST, REQUEST_TOO_LARGE
 from app.stores.base import CounterStore
 
 Imported = TypedDict("Imported", {"lines": int})
@@ -37,11 +38,11 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
                     file.write(chunk)
                 return await _import_file(store, clock, file)
             except ClientDisconnect:
-                raise Problem(400, "the connection was closed before the whole body arrived") from None
+                raise Problem(MALFORMED_REQUEST, "the connection was closed before the whole body arrived") from None
             except OSError as error:
-                raise Problem(413, f"not enough disk space for the import: {error}") from None
+                raise Problem(REQUEST_TOO_LARGE, f"not enough disk space for the import: {error}") from None
             except ExportError as error:
-                raise Problem(422, str(error)) from None
+                raise Problem(INVALID_REQUEST, str(error)) from None
 
 
 async def _import_file(store: CounterStore, clock: Clock, file: BinaryIO) -> Imported:

@@ -12,6 +12,7 @@ from app.corrections import history
 from app.domain.buckets import ALL_EVENTS, BEFORE_RESET, Bucket
 from app.domain.calendar import day_start
 from app.http.errors import Problem
+from app.http.problem_kinds import INVALID_REQUEST, NOT_FOUND
 from app.http.queries import CountQueries
 from app.http.responses import CorrectedRow, correction_row, csv_response
 
@@ -64,9 +65,9 @@ def _bounds_of_past_day(queries: CountQueries, day: str) -> tuple[int, int]:
     try:
         first = date.fromisoformat(day)
     except ValueError:
-        raise Problem(422, "day: not a valid date") from None
+        raise Problem(INVALID_REQUEST, "day: not a valid date") from None
     if not "1970-01-02" <= day < queries.clock.slot().date:
-        raise Problem(404, "this day is not over yet, or before 1970; GET /events has today's counts")
+        raise Problem(NOT_FOUND, "this day is not over yet, or before 1970; GET /events has today's counts")
     start, end = (day_start(queries.calendar.zone, first + timedelta(days=n)) for n in (0, 1))
     return start, end
 

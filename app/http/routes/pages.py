@@ -1,17 +1,20 @@
 """The dashboard pages, their files, the API documentation, and Socket.IO."""
 
+import html
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from app.http.parsing import event_name_in_path
 from app.http.permissions import Permissions
+from app.http.problem_kinds import PROBLEM_KINDS, ProblemKind
 
 # In a wheel, the files are inside the package. In a checkout and in the image, they are next to it.
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
@@ -30,6 +33,7 @@ def add_routes(router: APIRouter, embed_origins: Sequence[str]) -> None:
     _add_page(router, "/kiosk", "kiosk.html")
     # Swagger UI sets innerHTML, which trusted types would forbid.
     _add_page(router, "/docs", "docs.html", trusted_types="")
+    _add_errors_page(router)
     check_name = [Depends(event_name_in_path(b"embed"))]
     frame_ancestors = " ".join(embed_origins) or "'none'"
     _add_page(router, "/embed/{name}", "embed.html", frame_ancestors, dependencies=check_name)
@@ -44,6 +48,19 @@ def mount_files(app: FastAPI, permissions: Permissions, socketio: ASGIApp) -> No
     }
     for path, mounted in mounts.items():
         app.mount(path, permissions.authorize_mount(path, mounted))
+
+
+def _add_errors_page(router: APIRouter) -> None:
+    """Add the page that the `type` of an error response refers to."""
+    page = (STATIC / "errors.html").read_text().replace("{kinds}", "".join(map(_html_item, PROBLEM_KINDS)))
+    headers = {"content-security-policy": f"{_PAGE_POLICY}; frame-ancestors 'none'{_TRUSTED_TYPES}"}
+    router.add_api_route("/docs/errors", lambda: HTMLResponse(page, headers=headers), include_in_schema=False)
+
+
+def _html_item(kind: ProblemKind) -> str:
+    text = re.sub("`(.*?)`", r"<code>\1</code>", html.escape(kind.description))
+    term = f"<dt><code>{kind.code}</code> <small>{kind.status}</small></dt>"
+    return f'<div id="{kind.code}">{term}<dd><strong>{html.escape(kind.title)}.</strong> {text}</dd></div>'
 
 
 def _add_page(

@@ -1,0 +1,109 @@
+"""The kinds of error responses: a stable code, a status, a title and a description for each.
+
+The page /docs/errors is made from this table. Tests compare docs/errors.md and deploy/nginx.conf with it.
+"""
+
+from typing import NamedTuple
+
+
+class ProblemKind(NamedTuple):
+    """A kind of error response. Clients compare `code`; `description` is for people."""
+
+    code: str
+    status: int
+    title: str
+    description: str
+
+    @property
+    def type(self) -> str:
+        """The URI reference that identifies the kind in problem details (RFC 9457)."""
+        return f"/docs/errors#{self.code}"
+
+
+MALFORMED_REQUEST = ProblemKind(
+    "malformed-request", 400, "Malformed request", "The request is not valid HTTP, or it ended before its body did."
+)
+API_KEY_REQUIRED = ProblemKind(
+    "api-key-required", 401, "API key required", "Send the header `Authorization: Bearer <key>`."
+)
+UNKNOWN_API_KEY = ProblemKind(
+    "unknown-api-key", 401, "Unknown API key", "The server has no such key. It may have been replaced or mistyped."
+)
+ROLE_REQUIRED = ProblemKind(
+    "role-required", 403, "API key without the required role", "The key is known, but its role does not allow this."
+)
+ADMIN_DISABLED = ProblemKind(
+    "admin-disabled", 403, "Admin routes are disabled", "Set `TALLY_ADMIN_KEYS` on the server and restart it."
+)
+ORIGIN_NOT_ALLOWED = ProblemKind(
+    "origin-not-allowed", 403, "Web origin not allowed", "Add the page's origin to `TALLY_ALLOWED_ORIGINS`."
+)
+NOT_FOUND = ProblemKind("not-found", 404, "Not found", "The server has no such route, file, or finished day.")
+METHOD_NOT_ALLOWED = ProblemKind(
+    "method-not-allowed", 405, "Method not allowed", "The header `Allow` lists the methods of this route."
+)
+REQUEST_TOO_LARGE = ProblemKind(
+    "request-too-large", 413, "Request too large", "A hit may have 16 KiB, a batch 4 MiB and 10,000 items."
+)
+HOST_NOT_ALLOWED = ProblemKind(
+    "host-not-allowed", 421, "Host name not allowed", "Add the host name to `TALLY_ALLOWED_HOSTS`."
+)
+INVALID_REQUEST = ProblemKind(
+    "invalid-request", 422, "Invalid request", "A parameter, header or field is invalid; the detail names it."
+)
+COUNT_OVERFLOW = ProblemKind(
+    "count-overflow", 422, "Count overflow", "The largest count and total is 2^53 - 1 = 9007199254740991."
+)
+IDEMPOTENCY_MISMATCH = ProblemKind(
+    "idempotency-mismatch",
+    422,
+    "Idempotency key used before",
+    "The `Idempotency-Key` was used for another request. Use a new key for each new request.",
+)
+RATE_LIMIT = ProblemKind(
+    "rate-limit",
+    429,
+    "Rate limit exceeded",
+    "Wait as long as `Retry-After` says. The limits are `TALLY_WRITE_LIMIT` and `TALLY_READ_LIMIT`.",
+)
+EVENT_LIMIT = ProblemKind(
+    "event-limit",
+    429,
+    "Event limit reached",
+    "New event names are rejected (`TALLY_EVENTS_MAX`). Existing events still count.",
+)
+INTERNAL_ERROR = ProblemKind("internal-error", 500, "Internal error", "A bug in Tally. Details are in the server log.")
+IDEMPOTENCY_LIMIT = ProblemKind(
+    "idempotency-limit",
+    503,
+    "Idempotency key limit reached",
+    "`TALLY_KEYS_MAX` keys are in use, or a tenth of them by one client. A key expires after 24 hours.",
+)
+OVERLOADED = ProblemKind("overloaded", 503, "Overloaded", "Too many hits are waiting to be written. Retry later.")
+TOO_MANY_CONNECTIONS = ProblemKind(
+    "too-many-connections", 503, "Too many live connections", "This node has reached its limit. Retry later."
+)
+STORE_UNAVAILABLE = ProblemKind(
+    "store-unavailable", 503, "Store unavailable", "The store or Kafka cannot be reached. Nothing was counted."
+)
+OUTCOME_UNKNOWN = ProblemKind(
+    "outcome-unknown",
+    503,
+    "Outcome unknown",
+    "The hits were counted once or not at all. A retry is safe with an `Idempotency-Key`.",
+)
+
+# The proxy of docker-compose.yml sends these when a request does not reach a node.
+NOT_SERVED = ProblemKind("not-served", 403, "Not served by the proxy", "Send the request to a node, not to the proxy.")
+URL_TOO_LONG = ProblemKind("url-too-long", 414, "URL too long", "The proxy accepts request lines of up to 8 KiB.")
+HEADERS_TOO_LARGE = ProblemKind(
+    "headers-too-large", 431, "Request headers too large", "The proxy accepts up to 32 KiB, with 8 KiB for a header."
+)
+NO_NODE = ProblemKind(
+    "no-node", 502, "No node available", "No node answered. The hits may have been counted; see `counted`."
+)
+NODE_TIMEOUT = ProblemKind(
+    "node-timeout", 504, "No response in time", "No node answered in time. The hits may have been counted."
+)
+
+PROBLEM_KINDS = tuple(value for value in globals().values() if isinstance(value, ProblemKind))
