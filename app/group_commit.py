@@ -12,17 +12,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from app.domain.calendar import Clock, TimeSlot
-from app.domain.counting import Commit, DayChange, HitGroup, IdempotencyKey, Visit
+from app.domain.counting import DayChange, IdempotencyKey, Visit
 from app.metrics import Metrics
+from app.pending_commit import FutureHit, HitWaiter, Outcome, PendingCommit, events_of
 from app.stores.base import CounterStore, OutcomeUnknown, StoreError, StoreUnavailable, WriteConflict
-from app.stores.results import Ack, ApplyResult, GroupResult, Value, reject
+from app.stores.results import ApplyResult
 from app.stores.rules import apply_despite_loss
 
 WAITING_EVENTS_MAX = 50_000  # further hits are rejected, because they would only wait longer for the same disk
-COMMIT_EVENTS_MAX = 10_000  # keeps every commit short
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -32,21 +30,6 @@ log = logging.getLogger("tally.group_commit")
 
 class Overloaded(Exception):
     """Too much is waiting to be written. These hits were not counted."""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """The result for the hits of one request, the date (ISO 8601) of their day, and how durable they are."""
-
-    result: GroupResult
-    date: str
-    ack: Ack
-
-
-class _Waiter(msgspec.Struct):
-    amounts: Mapping[str, int]
-    key: IdempotencyKey | None
-    visits: Sequence[Visit]
-    outcome: asyncio.Future[Outcome]
 
 
 class GroupCommitter:
@@ -67,7 +50,7 @@ class GroupCommitter:
         self._metrics = metrics
         self._clock = clock
         self._publish = publish
-        self._waiting: deque[_Waiter] = deque()
+        self._pending: deque[PendingCommit] = deque()  # hits are added to the last one
         self._waiting_events = 0
         self._arrived = asyncio.Event()
         self._commit_lock = asyncio.Lock()
@@ -93,13 +76,27 @@ class GroupCommitter:
         a repetition is not counted and gets the first result. Raises Overloaded and StoreUnavailable (not counted),
         or OutcomeUnknown.
         """
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        if key is None and len(amounts) == 1:
+            ((event, by),) = amounts.items()
+            self.add_hit(event, by, visits, FutureHit(event, outcome))
+        else:
+            self._pending_with_room(events_of(amounts, visits)).add_request(amounts, key, visits, outcome)
+        return await outcome
+
+    def add_hit(self, event: str, by: int, visits: Sequence[Visit], waiter: HitWaiter) -> None:
+        """Count one unkeyed hit; `waiter` gets the result. Raises Overloaded (not counted)."""
+        self._pending_with_room(1 + len(visits)).add_hit(event, by, visits, waiter)
+
+    def _pending_with_room(self, events: int) -> PendingCommit:
+        """Return the commit to which hits with so many events are added. Raises Overloaded."""
         if self._waiting_events >= WAITING_EVENTS_MAX:
             raise Overloaded(f"overloaded: {WAITING_EVENTS_MAX} hits are waiting to be written; retry later")
-        waiter = _Waiter(amounts, key, visits, asyncio.get_running_loop().create_future())
-        self._waiting_events += _size(waiter)
-        self._waiting.append(waiter)
-        self._arrived.set()
-        return await waiter.outcome
+        self._waiting_events += events
+        if not (self._pending and self._pending[-1].has_room(events)):
+            self._pending.append(PendingCommit())
+            self._arrived.set()
+        return self._pending[-1]
 
     async def apply_change(self, plan: Callable[[TimeSlot], Awaitable[tuple[DayChange, T]]]) -> T:
         """Plan an administrative change and apply it between two commits; return the second result of `plan`.
@@ -119,72 +116,34 @@ class GroupCommitter:
         return result
 
     async def _run(self) -> None:
-        while self._waiting or not self._closing:
+        while self._pending or not self._closing:
             await self._arrived.wait()
-            waiters = self._take_waiters()
-            if waiters:
+            if self._pending:
+                pending = self._pending.popleft()
+                self._waiting_events -= pending.events
                 async with self._commit_lock:
-                    await self._commit(waiters)
-            if not self._waiting and not self._closing:
+                    await self._commit(pending)
+            if not self._pending and not self._closing:
                 self._arrived.clear()
 
-    def _take_waiters(self) -> list[_Waiter]:
-        """Remove and return all waiters, or as many as fit into a commit."""
-        if self._waiting_events <= COMMIT_EVENTS_MAX:
-            all_waiting, self._waiting, self._waiting_events = list(self._waiting), deque(), 0
-            return all_waiting
-        waiters: list[_Waiter] = []
-        events = 0
-        while self._waiting and (not waiters or events + _size(self._waiting[0]) <= COMMIT_EVENTS_MAX):
-            waiters.append(self._waiting.popleft())
-            events += _size(waiters[-1])
-        self._waiting_events -= events
-        return waiters
-
-    async def _commit(self, waiters: list[_Waiter]) -> None:
+    async def _commit(self, pending: PendingCommit) -> None:
         slot = self._clock.slot()  # every hit of a commit belongs to the day on which it is committed
-        commit, unkeyed, others = _build_commit(slot, waiters)
         began = time.perf_counter()
         try:
-            applied = await self._apply(self._store.apply, commit)
+            applied = await self._apply(self._store.apply, pending.build(slot))
         except StoreError as error:
-            for waiter in waiters:
-                if not waiter.outcome.done():
-                    waiter.outcome.set_exception(error)
+            pending.fail(error)
             return
         self._metrics.commits.inc()
-        self._metrics.batch_posts.observe(len(waiters))
+        self._metrics.batch_posts.observe(pending.waiters)
         self._metrics.commit_seconds.observe(time.perf_counter() - began)
-        counts = self._resolve_waiters(slot, commit, applied, unkeyed, others)
+        counts, accepted, hits = pending.resolve(applied, slot.date)
+        self._metrics.accepted.inc(accepted)
+        self._metrics.hits.inc(hits)
         try:
             self._publish(slot, counts, applied.generations.get(slot.day, 0))
         except Exception:  # the hits are counted and acknowledged, and later commits must go on
             log.exception("counts could not be published")
-
-    def _resolve_waiters(
-        self,
-        slot: TimeSlot,
-        commit: Commit,
-        applied: ApplyResult,
-        unkeyed: Mapping[str, list[_Waiter]],
-        others: deque[_Waiter],
-    ) -> dict[str, int]:
-        """Give every waiter its outcome, add to the metrics, and return the new counts by event."""
-        counts: dict[str, int] = {}
-        accepted = hits = 0
-        for group, result in zip(commit, applied.groups, strict=True):
-            if group.atomic:
-                _resolve(others.popleft(), result, slot.date, applied.ack)
-                accepted += result.is_counted
-            else:
-                _resolve_unkeyed(unkeyed, result, slot.date, applied.ack)
-                accepted += sum(len(unkeyed[event]) for event in result.values)
-            for event, value in result.counted.items():
-                hits += group.amounts[event]
-                counts[event] = value.count
-        self._metrics.accepted.inc(accepted)
-        self._metrics.hits.inc(hits)
-        return counts
 
     async def _apply(self, apply: Callable[[str, int, int, W], Awaitable[ApplyResult]], work: W) -> ApplyResult:
         """Apply a commit or a change. Raises only StoreUnavailable, OutcomeUnknown or WriteConflict."""
@@ -210,46 +169,3 @@ class GroupCommitter:
 
     def _use_new_source(self) -> None:
         self._source, self._offset = uuid.uuid4().hex, 0
-
-
-def _size(waiter: _Waiter) -> int:
-    """Return how many events it adds to a commit."""
-    return len(waiter.amounts) + len(waiter.visits) or 1
-
-
-def _build_commit(slot: TimeSlot, waiters: list[_Waiter]) -> tuple[Commit, dict[str, list[_Waiter]], deque[_Waiter]]:
-    """Return a commit, the waiters of its unkeyed single hits by event, and the other waiters.
-
-    All unkeyed single hits share the first group; each other waiter has a group of its own, in the same order.
-    """
-    sums: dict[str, int] = {}
-    visits: list[Visit] = []
-    unkeyed: dict[str, list[_Waiter]] = {}
-    others: deque[_Waiter] = deque()
-    for waiter in waiters:
-        if waiter.key or len(waiter.amounts) != 1:
-            others.append(waiter)
-            continue
-        ((event, by),) = waiter.amounts.items()
-        sums[event] = sums.get(event, 0) + by
-        visits += waiter.visits
-        unkeyed.setdefault(event, []).append(waiter)
-    groups = [HitGroup(slot, sums, visits=visits, atomic=False)] if unkeyed else []
-    groups += [HitGroup(slot, waiter.amounts, waiter.key, visits=waiter.visits) for waiter in others]
-    return groups, unkeyed, others
-
-
-def _resolve_unkeyed(unkeyed: Mapping[str, list[_Waiter]], result: GroupResult, date: str, ack: Ack) -> None:
-    """Give each waiter the values right after its own hit; the last waiter of an event has the result's values."""
-    for event, waiters in unkeyed.items():
-        value, later = result.values.get(event), 0
-        for waiter in reversed(waiters):
-            if later and value:
-                value = Value(value.count - later, value.total - later)
-            _resolve(waiter, GroupResult({event: value}) if value else reject(result.rejected[event]), date, ack)
-            later = waiter.amounts[event]
-
-
-def _resolve(waiter: _Waiter, result: GroupResult, date: str, ack: Ack) -> None:
-    if not waiter.outcome.done():  # it is done if the client has disconnected
-        waiter.outcome.set_result(Outcome(result, result.replayed_on or date, ack))

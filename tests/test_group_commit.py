@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app import group_commit
+from app import group_commit, pending_commit
 from app.domain.buckets import ALL_EVENTS, Bucket
 from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.domain.counting import Commit
@@ -177,7 +177,7 @@ async def test_closing_commits_all_waiting_hits(committer: GroupCommitter, store
 async def test_a_commit_has_a_limited_number_of_events(
     committer: GroupCommitter, store: BlockingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_EVENTS_MAX", 4)
+    monkeypatch.setattr(pending_commit, "COMMIT_EVENTS_MAX", 4)
     outcomes = await asyncio.gather(*(committer.submit({"a": 1, "b": 1, "c": 1}) for _ in range(3)))
     assert [count_of(r) for r in outcomes] == [1, 2, 3]
     assert len(store.sources) == 3

@@ -11,12 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
-from app.group_commit import Outcome, Overloaded
+from app.group_commit import Overloaded
 from app.http import problem_kinds as kinds
 from app.http.problem_kinds import ProblemKind
 from app.kafka.producer import RequestTooLarge
 from app.live.broadcaster import TooManyConnections
 from app.metrics import Metrics
+from app.pending_commit import Outcome
 from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.results import Value
 

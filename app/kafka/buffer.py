@@ -10,10 +10,10 @@ import msgspec
 from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock
 from app.domain.counting import IdempotencyKey, Visit
-from app.group_commit import Outcome
 from app.kafka.decoding import BufferedHits
 from app.kafka.producer import KafkaWriter
 from app.metrics import Metrics
+from app.pending_commit import Outcome
 from app.settings import Settings
 from app.stores.base import CounterStore
 from app.stores.results import GroupResult, Value, reject

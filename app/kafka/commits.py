@@ -8,9 +8,9 @@ from aiokafka import ConsumerRecord
 
 from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit
-from app.group_commit import COMMIT_EVENTS_MAX
 from app.kafka.dead_letters import DeadLetter
 from app.kafka.decoding import Decoder, RecordRejected
+from app.pending_commit import COMMIT_EVENTS_MAX
 from app.stores.results import ApplyResult, GroupResult
 
 DAY_SECONDS = 86_400

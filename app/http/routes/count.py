@@ -9,7 +9,6 @@ from typing_extensions import TypedDict
 
 from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit
 from app.domain.names import NAME_LENGTH_MAX
-from app.group_commit import Outcome
 from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_amounts, sum_visits
 from app.http.errors import accepted_or_raise
 from app.http.fast_path import EVENT_ROUTE
@@ -30,6 +29,7 @@ from app.http.parsing import (
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
 from app.http.responses import FastJSONResponse
+from app.pending_commit import Outcome
 from app.stores.results import Ack
 
 ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun

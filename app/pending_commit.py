@@ -1,0 +1,165 @@
+"""The hits that one commit will write, collected as they arrive, with the waiters for their results."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from app.domain.calendar import TimeSlot
+from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit
+from app.stores.results import Ack, ApplyResult, GroupResult, Reason, Value, reject
+
+COMMIT_EVENTS_MAX = 10_000  # keeps every commit short
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The result for the hits of one request, the date (ISO 8601) of their day, and how durable they are."""
+
+    result: GroupResult
+    date: str
+    ack: Ack
+
+
+class HitWaiter(Protocol):
+    """Accepts the result of one unkeyed hit. Exactly one of its methods is called, once."""
+
+    def counted(self, count: int, total: int, date: str, ack: Ack) -> None:
+        """Accept the event's count and total right after the hit."""
+
+    def rejected(self, reason: Reason, date: str, ack: Ack) -> None:
+        """Accept the reason why the hit was not counted."""
+
+    def failed(self, error: Exception) -> None:
+        """Accept a StoreError: the commit was not written, or its outcome is unknown."""
+
+
+class FutureHit:
+    """A waiter that sets the result of a future: the Outcome of a hit of this event."""
+
+    __slots__ = ("_event", "_future")
+
+    def __init__(self, event: str, future: asyncio.Future[Outcome]) -> None:
+        self._event, self._future = event, future
+
+    def counted(self, count: int, total: int, date: str, ack: Ack) -> None:
+        set_result(self._future, Outcome(GroupResult({self._event: Value(count, total)}), date, ack))
+
+    def rejected(self, reason: Reason, date: str, ack: Ack) -> None:
+        set_result(self._future, Outcome(reject(reason), date, ack))
+
+    def failed(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+
+def set_result(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Set the result of a future unless the client has disconnected."""
+    if not future.done():
+        future.set_result(outcome)
+
+
+class _Request(msgspec.Struct):
+    amounts: Mapping[str, int]
+    key: IdempotencyKey | None
+    visits: Sequence[Visit]
+    outcome: asyncio.Future[Outcome]
+
+
+class PendingCommit:
+    """Collects hits until the commit is written, and then gives each waiter its result.
+
+    Unkeyed single hits are added up by event, and are accepted or rejected one event at a time. They are the first hit
+    group of the commit. Each request, which is a batch or has an idempotency key, is a group of its own.
+    """
+
+    def __init__(self) -> None:
+        self.waiters = 0
+        self.events = 0  # how many events and visits it has, each hit counted separately
+        self._amounts: dict[str, int] = {}
+        self._visits: list[Visit] = []
+        self._hits: dict[str, list[tuple[HitWaiter, int]]] = {}
+        self._requests: list[_Request] = []
+
+    def has_room(self, events: int) -> bool:
+        """Return whether so many more events fit into this commit. Anything fits into an empty one."""
+        return not self.events or self.events + events <= COMMIT_EVENTS_MAX
+
+    def add_hit(self, event: str, by: int, visits: Sequence[Visit], waiter: HitWaiter) -> None:
+        """Add an unkeyed hit."""
+        self._amounts[event] = self._amounts.get(event, 0) + by
+        hits = self._hits.get(event)
+        if hits is None:
+            hits = self._hits[event] = []
+        hits.append((waiter, by))
+        self._visits += visits
+        self.waiters += 1
+        self.events += 1 + len(visits)
+
+    def add_request(
+        self,
+        amounts: Mapping[str, int],
+        key: IdempotencyKey | None,
+        visits: Sequence[Visit],
+        outcome: asyncio.Future[Outcome],
+    ) -> None:
+        """Add hits that are counted all or none."""
+        self._requests.append(_Request(amounts, key, visits, outcome))
+        self.waiters += 1
+        self.events += events_of(amounts, visits)
+
+    def build(self, slot: TimeSlot) -> Commit:
+        """Return the commit. Every hit belongs to the day on which it is committed."""
+        groups = [HitGroup(slot, self._amounts, visits=self._visits, atomic=False)] if self._hits else []
+        groups += [HitGroup(slot, request.amounts, request.key, visits=request.visits) for request in self._requests]
+        return groups
+
+    def resolve(self, applied: ApplyResult, date: str) -> tuple[dict[str, int], int, int]:
+        """Give every waiter its result. Return the new counts by event, and the accepted requests and hits."""
+        results = list(applied.groups)
+        counts: dict[str, int] = {}
+        accepted = hits = 0
+        if self._hits:
+            result = results.pop(0)
+            accepted, hits = self._resolve_hits(result, date, applied.ack)
+            counts = {event: value.count for event, value in result.values.items()}
+        for request, result in zip(self._requests, results, strict=True):
+            set_result(request.outcome, Outcome(result, result.replayed_on or date, applied.ack))
+            accepted += result.is_counted
+            for event, value in result.counted.items():
+                hits += request.amounts[event]
+                counts[event] = value.count
+        return counts, accepted, hits
+
+    def _resolve_hits(self, result: GroupResult, date: str, ack: Ack) -> tuple[int, int]:
+        """Give each waiter the values right after its own hit. Return the number of accepted waiters and hits."""
+        accepted = hits = 0
+        for event, waiters in self._hits.items():
+            value = result.values.get(event)
+            if value is None:
+                for waiter, _ in waiters:
+                    waiter.rejected(result.rejected[event], date, ack)
+                continue
+            # The last waiter of an event has the result's values.
+            count, total = value.count - self._amounts[event], value.total - self._amounts[event]
+            for waiter, by in waiters:
+                count += by
+                total += by
+                waiter.counted(count, total, date, ack)
+            accepted += len(waiters)
+            hits += self._amounts[event]
+        return accepted, hits
+
+    def fail(self, error: Exception) -> None:
+        """Give every waiter this error."""
+        for waiters in self._hits.values():
+            for waiter, _ in waiters:
+                waiter.failed(error)
+        for request in self._requests:
+            if not request.outcome.done():
+                request.outcome.set_exception(error)
+
+
+def events_of(amounts: Mapping[str, int], visits: Sequence[Visit]) -> int:
+    """Return how many events a request adds to a commit."""
+    return len(amounts) + len(visits) or 1
