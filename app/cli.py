@@ -82,7 +82,12 @@ async def serve(settings: Settings, *, consume: bool) -> None:
     app = create_app(settings)
     served = _only_operations(app) if consume else app
     server = TallyServer(
-        served, settings.host, settings.port, settings.trusted_proxies, app.state.broadcaster.end_streams
+        served,
+        settings.host,
+        settings.port,
+        settings.trusted_proxies,
+        app.state.broadcaster.end_streams,
+        fast_path=None if consume else app.fast_path,
     )
     # uvicorn raises the signal again when it has stopped, which would end the process before the lifespan has ended.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -44,7 +44,7 @@ class Services(NamedTuple):
     permissions: Permissions
 
 
-def create_app(settings: Settings, now: Callable[[], float] = time.time) -> FastAPI:
+def create_app(settings: Settings, now: Callable[[], float] = time.time) -> TallyApp:
     """Build the application; its lifespan opens and closes the store.
 
     `now` returns the present UTC time in seconds. Raises StoreOpenError if a URL in the settings is invalid.

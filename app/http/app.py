@@ -1,4 +1,4 @@
-"""The FastAPI application: all routes, the fast path, and the security middleware around everything."""
+"""The FastAPI application: all routes, the bypass of its router, and the security middleware around everything."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,12 +13,13 @@ from app.group_commit import GroupCommitter
 from app.http import openapi
 from app.http.dependencies import ReadLimit, limit_writes
 from app.http.errors import add_error_handlers
-from app.http.fast_path import FastPath, event_endpoints
+from app.http.fast_path import FastPath
 from app.http.middleware import SecurityMiddleware
 from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.queries import CountQueries
 from app.http.rate_limits import RateLimits
+from app.http.router_bypass import RouterBypass, event_endpoints
 from app.http.routes import (
     admin,
     badges,
@@ -45,12 +46,13 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class TallyApp(FastAPI):
-    """FastAPI with a fast path for the requests that it matches."""
+    """FastAPI with a bypass of its router for the requests that it matches."""
 
-    _fast_path: FastPath
+    _bypass: RouterBypass
+    fast_path: FastPath | None = None  # for a server that supports it; None if hits go to Kafka first
 
     def __init__(self, permissions: Permissions, origins: Origins, metrics: Metrics, lifespan: Lifespan) -> None:
-        self.permissions, self._origins = permissions, origins
+        self.permissions, self.origins = permissions, origins
         super().__init__(
             title="Tally",
             version=__version__,
@@ -60,7 +62,7 @@ class TallyApp(FastAPI):
             redoc_url=None,
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
-        self._error_response = add_error_handlers(self, metrics)
+        self.error_response = add_error_handlers(self, metrics)
 
     def router_with(self, *dependencies: Callable[..., Any]) -> APIRouter:
         """Return a router that adds its routes to this application, authorized and with these dependencies.
@@ -72,20 +74,20 @@ class TallyApp(FastAPI):
         router.routes = self.router.routes
         return router
 
-    def build_fast_path(self) -> None:
-        """Make the fast path of the routes that were added. Must be called before the first request."""
+    def build_router_bypass(self) -> None:
+        """Make the bypass for the routes that were added. Must be called before the first request."""
         endpoints = event_endpoints(self.routes)
-        self._fast_path = FastPath(endpoints, self.permissions, self._origins, self._error_response)
+        self._bypass = RouterBypass(endpoints, self.permissions, self.origins, self.error_response)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._fast_path.matches(scope):
-            await self._fast_path(scope, receive, send)
+        if self._bypass.matches(scope):
+            await self._bypass(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the security middleware around the handlers of all errors, so that every response gets its headers."""
-        return SecurityMiddleware(super().build_middleware_stack(), self._origins, self._error_response)
+        return SecurityMiddleware(super().build_middleware_stack(), self.origins, self.error_response)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, which is made once."""
@@ -109,7 +111,10 @@ def include_routes(
     """Add all routes. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
     router, reads, writes = app.router_with(), app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
-    count.add_routes(router, (kafka and kafka.buffer) or committer, rate_limits, app.permissions)
+    buffer = kafka and kafka.buffer
+    count.add_routes(router, buffer or committer, rate_limits, app.permissions)
+    if not buffer:
+        app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response)
     counts.add_event_route(router, queries, read_limit)
     counts.add_routes(reads, queries)
     series.add_routes(reads, queries)
@@ -125,4 +130,4 @@ def include_routes(
     operations.add_health(router, store, clock, peers, broadcaster, kafka)
     pages.add_routes(router, settings.embed_origins)
     pages.mount_files(app, app.permissions, socketio_server.asgi)
-    app.build_fast_path()
+    app.build_router_bypass()

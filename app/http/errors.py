@@ -1,6 +1,6 @@
 """Error responses as RFC 9457 problem details: the status, detail and headers for each exception."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -22,7 +22,7 @@ from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.results import Value
 
 Counted = Literal["no", "unknown"]
-ErrorHandler = Callable[[HTTPConnection, Exception], Awaitable[Response]]
+ErrorHandler = Callable[[HTTPConnection, Exception], Response]
 
 
 class Problem(HTTPException):
@@ -106,7 +106,7 @@ def accepted_or_raise(outcome: Outcome) -> Mapping[str, Value]:
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> ErrorHandler:
     """Make the app respond to all errors with problem details. Returns the handler."""
 
-    async def error_response(request: HTTPConnection, error: Exception) -> Response:
+    def error_response(request: HTTPConnection, error: Exception) -> Response:
         (kind, headers, counted), detail = _response_to(error)
         if kind is kinds.METHOD_NOT_ALLOWED:
             headers = {"Allow": _allowed_methods(app, request)}
@@ -119,8 +119,12 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> ErrorHandler:
             (metrics.unknown if counted == "unknown" else metrics.refused).inc()
         return Response(msgspec.json.encode(problem), kind.status, headers, media_type="application/problem+json")
 
-    for kind in (*EXPECTED_ERRORS, Exception):
-        app.add_exception_handler(kind, error_response)
+    # Starlette would run a handler that is not a coroutine in a thread.
+    async def handle(request: HTTPConnection, error: Exception) -> Response:
+        return error_response(request, error)
+
+    for error_type in (*EXPECTED_ERRORS, Exception):
+        app.add_exception_handler(error_type, handle)
     return error_response
 
 

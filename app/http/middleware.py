@@ -20,7 +20,7 @@ _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-
 def browser_headers(scope: Scope, origins: Origins) -> Headers:
     """Check the host, and return the security and CORS headers of the response.
 
-    The middleware and the fast path both call this first. Raises Problem (421).
+    The middleware, the router bypass and the fast path all call this first. Raises Problem (421).
     """
     return SECURITY_HEADERS + origins.check_host_and_cors(scope)
 
@@ -50,5 +50,5 @@ class SecurityMiddleware:
                     headers |= _ANY_ORIGIN
                 app = self._origins.preflight(scope) or app
             except Problem as error:
-                app = await self._error_response(HTTPConnection(scope), error)
+                app = self._error_response(HTTPConnection(scope), error)
         await app(scope, receive, send_with_headers)

@@ -26,7 +26,7 @@ class Origins:
     """The allowed hosts and origins of the settings.
 
     Starlette's TrustedHostMiddleware and CORSMiddleware are not used: their errors are plain text, the first one
-    does not accept all IP addresses, and the fast path does not run middleware.
+    does not accept all IP addresses, and the router bypass does not run middleware.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -111,6 +111,14 @@ def decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
         raise Problem(INVALID_REQUEST, f"{error}" if index is None else f"item {index}: {error}") from None
 
 
+def parse_hit(body: bytes, amount_max: int) -> HitBody:
+    """Return the hit in the body of `POST /event/{name}`. Raises Problem (422)."""
+    hit = decode(body, HitBody) if body.strip() else DEFAULT_HIT
+    if hit.by > 1:
+        check_amounts([hit.by], amount_max, "by")
+    return hit
+
+
 def visit_of(event: str, hit: Hit | HitBody) -> tuple[Visit, ...]:
     """Return the visit of a hit, or nothing if it has neither user nor session. Raises Problem (422)."""
     if hit.user is None and hit.session is None:

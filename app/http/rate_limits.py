@@ -64,18 +64,22 @@ class BoundedStorage(Storage):
 class CachedKeyLimit(RateLimitItem):
     """A rate limit that caches the storage keys of clients: to build one takes longer than to count a hit."""
 
-    __slots__ = ("_cached_key_for", "_limit")  # the metaclass of limits leaves its items without a dictionary
+    __slots__ = (
+        "_cached_key_for",
+        "_expiry",
+        "_limit",
+    )  # the metaclass of limits leaves its items without a dictionary
 
     def __init__(self, limit: RateLimitItem) -> None:
         super().__init__(limit.amount, limit.multiples)
-        self._limit = limit
+        self._limit, self._expiry = limit, limit.get_expiry()
         self._cached_key_for = lru_cache(maxsize=10_000)(limit.key_for)
 
     def key_for(self, *identifiers: bytes | str | float) -> str:
         return self._cached_key_for(*identifiers)
 
     def get_expiry(self) -> int:
-        return self._limit.get_expiry()
+        return self._expiry
 
     def __str__(self) -> str:
         return str(self._limit)
@@ -96,7 +100,10 @@ class RateLimits:
 
         A cost above the limit takes the whole limit; a cost of 0 only checks it. Raises Problem (429).
         """
-        address = client_address(request)
+        self.consume_for(client_address(request), name, cost, already_consumed)
+
+    def consume_for(self, address: str, name: LimitName, cost: int = 1, already_consumed: int = 0) -> None:
+        """Do the same for the client with this address, see `client_address`."""
         for limit in self._limits[name]:
             if not self._limiter.hit(limit, name, address, cost=min(cost, limit.amount) - already_consumed):
                 window = self._limiter.get_window_stats(limit, name, address)

@@ -1,59 +1,185 @@
-"""HTTP/1.1 on uvicorn: one write per response, a bounded request head, and a time-out for closing."""
+"""HTTP/1.1 on uvicorn: a fast path without ASGI, and one write per response on the ordinary path."""
 
-import asyncio
-import socket
+from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
-HEAD_BYTES_MAX = 65_536  # plus at most one read from the socket; a proxy usually has a lower limit
-HEADERS_MAX = 200
-# Linux doubles this value. By default it would buffer megabytes for a client that does not read.
-SEND_BUFFER_BYTES = 65_536
-LINGER_SECONDS = 10.0  # how long a closed connection may take to send its remaining data
+from app.server.connection import HEADERS_MAX, LimitedProtocol
+
+Headers = list[tuple[bytes, bytes]]
 
 
-class SingleWriteProtocol(httptools_impl.HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a bounded request head and one system call per response.
+class FastPath(Protocol):
+    """The rules of the requests that are processed without ASGI; app/http/fast_path.py has them."""
 
-    uvicorn would buffer a head of any size, and writes the head and the body of a response separately. A system call
-    costs as much as counting a hit.
+    def matches_url(self, url: bytes) -> bool:
+        """Return whether a POST to this URL may be processed without ASGI."""
+
+    def matches_headers(self, headers: Headers) -> bool:
+        """Return whether a request with these headers may be processed without ASGI."""
+
+    def check_head(self, scope: Any) -> Any:
+        """Check the headers. The result has an `error`, or is valid for all requests with the same headers."""
+
+    def count(self, head: Any, url: bytes, body: bytes, connection: "FastPathProtocol") -> None:
+        """Process a request: call `connection.expect_response` now, and `connection.respond` now or later."""
+
+
+class FastPathProtocol(LimitedProtocol):
+    """Hands the requests that a FastPath matches to it, and all others to the ASGI application.
+
+    The responses of a connection have the order of the requests. A request that follows one whose response is still
+    missing takes the same path, or waits.
     """
 
-    _pending_bytes = 0  # received since the end of a head or the last piece of a body
+    def __init__(
+        self, *arguments: Any, fast_path: FastPath | None, use_proxy_headers: Callable[[Any], None], **options: Any
+    ) -> None:
+        """`use_proxy_headers` sets the client and the scheme of a scope to those that a trusted proxy has sent."""
+        super().__init__(*arguments, **options)
+        self._fast_path, self._use_proxy_headers = fast_path, use_proxy_headers
+        self._waiters: deque[object] = deque()  # of the requests on the fast path, oldest first
+        self._early: dict[object, bytes] = {}  # responses that wait for an earlier one, by waiter
+        self._is_fast = False  # whether the request that is being received takes the fast path
+        self._body = b""
+        self._checked_headers: Headers | None = None  # of the last request whose head was accepted
+        self._head: Any = None
+        self._closes_when_idle = False
 
-    def connection_made(self, transport: Any) -> None:
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type] # same methods
+    def requests_in_flight(self) -> int:
+        return len(self._waiters) + super().requests_in_flight()
 
-    def data_received(self, data: bytes) -> None:
-        self._pending_bytes += len(data)
-        super().data_received(data)
-        if self._pending_bytes > HEAD_BYTES_MAX or (self._pending_bytes and len(self.headers or ()) > HEADERS_MAX):
-            self.send_400_response("The head of this request is too large.")
+    # Parser callbacks
+
+    def on_message_begin(self) -> None:
+        # The scope is built when the request takes the ordinary path.
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
-        """Start the request. Raises ValueError, which the parser turns into a 400 response."""
-        if len(self.headers) > HEADERS_MAX:
-            raise ValueError("too many headers")
-        self._pending_bytes = 0
+        self._is_fast = self._takes_fast_path()
+        if self._is_fast:
+            self._pending_bytes, self._body = 0, b""
+            return
+        url, headers, expects_continue = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects_continue
+        self.scope["headers"] = headers
         super().on_headers_complete()
 
+    def _takes_fast_path(self) -> bool:
+        parser = self.parser
+        return (
+            self._fast_path is not None
+            and parser.get_method() == b"POST"
+            and self._fast_path.matches_url(self.url)
+            and (self.headers == self._checked_headers or self._fast_path.matches_headers(self.headers))
+            and len(self.headers) <= HEADERS_MAX
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and (self.cycle is None or self.cycle.response_complete)
+            and CLOSE_HEADER not in self.server_state.default_headers  # the server is shutting down
+            and self.limit_concurrency is None
+        )
+
     def on_body(self, body: bytes) -> None:
-        self._pending_bytes = 0
-        super().on_body(body)
+        if self._is_fast:
+            self._pending_bytes = 0
+            self._body += body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._is_fast or self._fast_path is None:
+            super().on_message_complete()
+            return
+        if self.headers != self._checked_headers:
+            self._head = self._fast_path.check_head(self._head_scope())
+            self._checked_headers = None if self._head.error else self.headers
+        self._fast_path.count(self._head, self.url, self._body, self)
+
+    def _head_scope(self) -> dict[str, Any]:
+        """Return the part of an ASGI scope that the checks of a head need."""
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": self.url.decode()}
+        scope |= {"scheme": self.scheme, "client": self.client, "headers": self.headers}
+        self._use_proxy_headers(scope)
+        return scope
+
+    # The connection of a FastPath
+
+    def expect_response(self, waiter: object) -> None:
+        """Reserve the place of a response."""
+        self._waiters.append(waiter)
+
+    def respond(self, waiter: object, status: int, header_lines: bytes, body: bytes) -> None:
+        """Write the response of a waiter, after those of earlier requests."""
+        if not self._waiters:  # the client has disconnected
+            return
+        response = httptools_impl.STATUS_LINE[status] + self._default_lines() + header_lines + b"\r\n" + body
+        if self._waiters[0] is not waiter:
+            self._early[waiter] = response
+            return
+        self._waiters.popleft()
+        self.server_state.total_requests += 1
+        while self._early and self._waiters and self._waiters[0] in self._early:
+            response += self._early.pop(self._waiters.popleft())
+            self.server_state.total_requests += 1
+        self.transport.write(response)
+        if not self._waiters:
+            self._on_fast_path_idle()
+        self._parse_rest()
+
+    def _default_lines(self) -> bytes:
+        """Return the lines of uvicorn's default headers."""
+        headers = self.server_state.default_headers
+        is_last = self._closes_when_idle and len(self._waiters) == 1
+        return _lines(*headers, CLOSE_HEADER) if is_last else _lines(*headers)
+
+    def _on_fast_path_idle(self) -> None:
+        """Do what uvicorn does after a response: close, or start the next request."""
+        if self._closes_when_idle and not self.pipeline:
+            self.transport.close()
+        elif self.pipeline:
+            self.flow.resume_reading()
+            self._start_asgi_task(*self.pipeline.pop())
+
+    # The connection of uvicorn
 
     def _start_asgi_task(self, cycle: httptools_impl.RequestResponseCycle, app: Any) -> None:
-        """Start a request with our cycle. uvicorn has no setting for its class, but every cycle starts here."""
+        """Start a request with our cycle, or queue it behind the requests of the fast path.
+
+        uvicorn has no setting for the class of a cycle, but every cycle starts here.
+        """
+        if self._waiters:
+            self.flow.pause_reading()
+            self.pipeline.append((cycle, app))
+            return
         cycle.__class__ = SingleWriteCycle
         super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        """Close the connection after the responses that it still has to send."""
+        if self._waiters:
+            self._closes_when_idle = True
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
+        else:
+            super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._waiters.clear()
+        self._early.clear()
+        super().connection_lost(exc)
 
 
 class SingleWriteCycle(httptools_impl.RequestResponseCycle):
     """Holds the head of a response until its body arrives; if the response is then complete, both are one write.
 
-    The write repeats what uvicorn's `send` does with a complete response, so it uses the same private attributes.
+    uvicorn writes them separately, and a system call costs as much as counting a hit. The write repeats what uvicorn's
+    `send` does with a complete response, so it uses the same private attributes.
     """
 
     _held_start: Any = None
@@ -85,23 +211,9 @@ def _response_head(status: int, body_bytes: int, *headers: tuple[bytes, bytes]) 
     invalid = any(invalid_name(name) or invalid_value(value) for name, value in headers)
     if invalid or b"connection" in names or headers.count((b"content-length", b"%d" % body_bytes)) != 1:
         return b""
-    return httptools_impl.STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
+    return httptools_impl.STATUS_LINE[status] + _lines(*headers) + b"\r\n"
 
 
-class LingeringTransport:
-    """A transport that aborts a closed connection after LINGER_SECONDS.
-
-    uvloop would keep it until the client has read everything, which may never happen.
-    """
-
-    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        # Called for each response: an attribute is faster than __getattr__.
-        self.write, self.is_closing = transport.write, transport.is_closing
-
-    def close(self) -> None:
-        self._transport.close()
-        self._loop.call_later(LINGER_SECONDS, self._transport.abort)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+@lru_cache(maxsize=100)  # the default headers change once a second
+def _lines(*headers: tuple[bytes, bytes]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)

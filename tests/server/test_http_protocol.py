@@ -9,7 +9,8 @@ import pytest
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.server.http_protocol import LingeringTransport, SingleWriteCycle
+from app.server.connection import ConnectionTransport
+from app.server.http_protocol import SingleWriteCycle
 from tests.support.servers import ROOT
 
 PROTOCOL = "app/server/http_protocol.py"
@@ -86,15 +87,18 @@ async def test_a_response_has_the_bytes_that_uvicorn_would_send_in_one_write() -
 
 
 @pytest.mark.fails_on_mutant(
-    "a closed connection is never aborted", PROTOCOL, "self._loop.call_later(LINGER_SECONDS", "(lambda *_: 0)(0"
+    "a closed connection is never aborted",
+    "app/server/connection.py",
+    "self._loop.call_later(LINGER_SECONDS",
+    "(lambda *_: 0)(0",
 )
 async def test_a_closed_connection_whose_client_does_not_read_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.server.http_protocol.LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("app.server.connection.LINGER_SECONDS", 0.05)
     lost = asyncio.Event()
 
     class Closing(asyncio.Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
-            lingering = LingeringTransport(transport, asyncio.get_running_loop())
+            lingering = ConnectionTransport(transport, asyncio.get_running_loop())
             lingering.write(b"x" * 20_000_000)
             lingering.close()
 

@@ -20,7 +20,7 @@ import httpx
 import uvicorn
 
 from app.main import create_app
-from app.server.http_protocol import SingleWriteProtocol
+from app.server.server import http_protocol
 from app.server.websocket_protocol import SharedFrameProtocol
 from app.settings import Settings
 from tests.support.nginx import Proxy
@@ -63,6 +63,7 @@ class RunningApp:
     url: str
     settings: Settings
     app: object
+    connections: set[object] = field(repr=False, default_factory=set)
     stop: Callable[[], object] = field(repr=False, default=lambda: None)
 
     def client(self, address: str = "127.0.0.1") -> httpx.AsyncClient:
@@ -72,14 +73,14 @@ class RunningApp:
 
 @contextlib.asynccontextmanager
 async def serving(
-    settings: Settings, clock: Callable[[], float] = time.time, buffer: int = 0
+    settings: Settings, clock: Callable[[], float] = time.time, buffer: int = 0, *, fast_path: bool = True
 ) -> AsyncIterator[RunningApp]:
     """Run the app on a free port. A small send buffer (in bytes) makes a client that does not read noticeable soon."""
     app = create_app(settings, clock)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=SingleWriteProtocol,
+            http=http_protocol(app.fast_path if fast_path else None),
             ws=SharedFrameProtocol,
             lifespan="on",
             log_level="warning",
@@ -99,7 +100,9 @@ async def serving(
     if running.done():
         running.result()
     try:
-        yield RunningApp(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", settings, app)
+        yield RunningApp(
+            f"http://127.0.0.1:{sockets[0].getsockname()[1]}", settings, app, server.server_state.connections
+        )
     finally:
         ended.set()
         await running
@@ -141,6 +144,11 @@ class Process:
     def pid(self) -> int:
         assert self._process
         return self._process.pid
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the process uses."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
     def kill(self) -> None:
         self._end(subprocess.Popen.kill)

@@ -11,24 +11,22 @@ from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit
 from app.domain.names import NAME_LENGTH_MAX
 from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_amounts, sum_visits
 from app.http.errors import accepted_or_raise
-from app.http.fast_path import EVENT_ROUTE
 from app.http.openapi import response_headers
 from app.http.origins import Headers
 from app.http.parsing import (
-    DEFAULT_HIT,
     HIT_BYTES_MAX,
     IDEMPOTENCY_KEY,
     EventInPath,
-    HitBody,
     check_amounts,
-    decode,
     idempotency_key,
+    parse_hit,
     read_body,
     visit_of,
 )
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
 from app.http.responses import FastJSONResponse
+from app.http.router_bypass import EVENT_ROUTE
 from app.pending_commit import Outcome
 from app.stores.results import Ack
 
@@ -85,10 +83,7 @@ def _add_hit_route(router: APIRouter, receiver: HitReceiver, rate_limits: RateLi
     async def count_event(request: Request, event: EventInPath) -> Response:
         """Count one hit, or `by` hits, of an event."""
         rate_limits.consume(request, "write")
-        body = await read_body(request, HIT_BYTES_MAX)
-        hit = decode(body, HitBody) if body.strip() else DEFAULT_HIT
-        if hit.by > 1:
-            check_amounts([hit.by], permissions.amount_max(request.scope), "by")
+        hit = parse_hit(await read_body(request, HIT_BYTES_MAX), permissions.amount_max(request.scope))
         amounts, visits = {event: hit.by}, visit_of(event, hit)
         key = idempotency_key(request, permissions, f"/event/{event}", amounts, visits)
         outcome = await receiver.submit(amounts, key, visits)

@@ -11,12 +11,12 @@ from typing_extensions import TypedDict
 from app.domain.buckets import TOTAL, Step
 from app.http.dependencies import ReadLimit
 from app.http.errors import Problem
-from app.http.fast_path import EVENT_ROUTE
 from app.http.openapi import response_headers
 from app.http.parsing import EventInPath, event_in_query
 from app.http.problem_kinds import INVALID_REQUEST
 from app.http.queries import FIRST, CountQueries, SortKey, first_sorted, slices
 from app.http.responses import FastJSONResponse, set_tally_partial
+from app.http.router_bypass import EVENT_ROUTE
 
 _WINDOWS: dict[str, tuple[Step, int]] = {"1h": ("minute", 60), "7d": ("day", 7)}
 

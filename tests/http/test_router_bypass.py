@@ -1,4 +1,4 @@
-"""The fast path of POST and GET of one event: it gives the same responses as the router."""
+"""The bypass of the router, for POST and GET of one event: it gives the same responses as the router."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app import group_commit
-from app.http import fast_path
+from app.http import router_bypass
 from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.results import ApplyResult
@@ -34,8 +34,8 @@ class FailingStore(MemoryStore):
 async def record_responses(
     path_pattern: str, clock: SettableClock, monkeypatch: pytest.MonkeyPatch, settings: object
 ) -> list[tuple]:
-    """Send all requests of the tables, with this pattern of the fast path. Return the responses and the counts."""
-    monkeypatch.setattr(fast_path, "_EVENT_PATH", re.compile(path_pattern))
+    """Send all requests of the tables, with this pattern of the bypass. Return the responses and the counts."""
+    monkeypatch.setattr(router_bypass, "_EVENT_PATH", re.compile(path_pattern))
     monkeypatch.setattr("app.stores.MemoryStore", FailingStore)
     monkeypatch.setattr(FailingStore, "failure", None)
     recorded: list[tuple] = []
@@ -81,25 +81,25 @@ async def record_responses(
 
 
 @pytest.mark.fails_on_mutant(
-    "the fast path matches longer paths",
-    "app/http/fast_path.py",
+    "the bypass matches longer paths",
+    "app/http/router_bypass.py",
     "_EVENT_PATH.fullmatch(scope",
     "_EVENT_PATH.match(scope",
 )
 @pytest.mark.fails_on_mutant(
-    "the fast path has only the CORS headers",
-    "app/http/fast_path.py",
+    "the bypass has only the CORS headers",
+    "app/http/router_bypass.py",
     "headers = browser_headers(scope, self._origins)",
     "headers = self._origins.check_host_and_cors(scope)",
 )
-async def test_fast_path_and_router_give_the_same_responses(
+async def test_the_bypass_and_the_router_give_the_same_responses(
     tmp_path: Path, redis_server: RedisServer, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(
         "memory", tmp_path, redis_server, write_limit="250/hour", read_limit="100/hour", events_max=40
     )
     clock.go_to("2026-03-28T12:00:00+00:00")
-    fast = await record_responses(fast_path._EVENT_PATH.pattern, clock, monkeypatch, settings)
+    fast = await record_responses(router_bypass._EVENT_PATH.pattern, clock, monkeypatch, settings)
     clock.go_to("2026-03-28T12:00:00+00:00")
     routed = await record_responses("no path", clock, monkeypatch, settings)
     for one, other in zip(fast, routed, strict=True):
