@@ -60,14 +60,14 @@ class CountQueries:
         return [(rank, name, counts[name]) for rank, (_, name) in enumerate(top, 1)]
 
 
-async def slices(items: Iterable[T]) -> AsyncIterator[list[T]]:
-    """Yield the items in lists of SLICE. After each, hits get the event loop for as long as the slice took."""
+async def slices(items: Iterable[T], size: int = SLICE) -> AsyncIterator[list[T]]:
+    """Yield the items in lists of this size. After each, hits get the event loop for as long as the slice took."""
     left = iter(items)
-    part = list(islice(left, SLICE))
+    part = list(islice(left, size))
     while part:
         began = time.perf_counter()
         yield part
-        if part := list(islice(left, SLICE)):
+        if part := list(islice(left, size)):
             await asyncio.sleep(max(PAUSE_SECONDS, time.perf_counter() - began))
 
 

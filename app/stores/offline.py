@@ -36,6 +36,8 @@ from app.stores.spool_file import Spool, SpooledCommit, SpoolFile, SpoolFull, de
 REPLAY_LINES = 20  # lines that are replayed, then deleted from the spool file in one transaction
 # Hits wait for a slice of the replay, and for one time-out of Redis at its end: 2.4 s at most.
 REPLAY_SLICE_SECONDS = 0.4
+# A read that failed has taken 1.5 s, and no request may wait longer than 2.5 s.
+PING_TIMEOUT_SECONDS = 1.0
 RETRY_SECONDS = 0.5  # between two attempts to reconnect, plus or minus half of it
 LIMITS: set[Reason | None] = {"full", "keys"}
 
@@ -47,9 +49,10 @@ log = logging.getLogger("tally.spool")
 class OfflineStore(CounterStore):
     """Wraps a store that may become unreachable. `identity` names it: spool files of other stores are not touched.
 
-    It goes offline when a call of the store fails, and online when all spooled commits are replayed. Offline, an
-    administrative change raises StoreUnavailable, because applying it later would surprise. So does a commit of a Kafka
-    partition, because Kafka keeps the records.
+    It goes offline when a write of the store or a ping fails, and online when all spooled commits are replayed. A read
+    that fails makes it ping the store, and raises StoreUnavailable if the store replies. Offline, an administrative
+    change raises StoreUnavailable, because applying it later would surprise. So does a commit of a Kafka partition,
+    because Kafka keeps the records.
     """
 
     def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
@@ -65,6 +68,7 @@ class OfflineStore(CounterStore):
         self._commit_lock = asyncio.Lock()
         self._offline_since: float | None = time.monotonic()
         self._reconnecting: asyncio.Task[None] | None = None
+        self._ping: asyncio.Task[None] | None = None
 
     @property
     def durability(self) -> str:  # type: ignore[override] # the wrapped store may read it later
@@ -141,15 +145,10 @@ class OfflineStore(CounterStore):
     async def read(
         self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
     ) -> Sequence[Mapping[str, int]]:
+        found = await self._query(lambda store: store.read(buckets, members))
         if not self._is_offline:
-            try:
-                found = await self._store.read(buckets, members)
-            except StoreUnavailable as error:
-                self._go_offline(error)
-            else:
-                self._cache([CachedRead(b, counts, members is None) for b, counts in zip(buckets, found, strict=True)])
-                return found
-        return await self._last_known.store.read(buckets, members)
+            self._cache([CachedRead(b, counts, members is None) for b, counts in zip(buckets, found, strict=True)])
+        return found
 
     def _cache(self, reads: Sequence[CachedRead]) -> None:
         reads = [read for read in reads if read.counts]
@@ -171,13 +170,29 @@ class OfflineStore(CounterStore):
         return await self._query(lambda store: store.list_buckets(days))
 
     async def _query(self, query: Callable[[CounterStore], Awaitable[T]]) -> T:
-        """Query the store or, if it is unreachable, the last known counts."""
+        """Query the store or, while it is unreachable, the last known counts. Raises StoreUnavailable."""
         if not self._is_offline:
             try:
                 return await query(self._store)
-            except StoreUnavailable as error:
-                self._go_offline(error)
+            except StoreUnavailable:
+                # A query may fail because it is large, or because Redis is busy. Commits go on meanwhile.
+                if await self._is_reachable():
+                    raise
         return await query(self._last_known.store)
+
+    async def _is_reachable(self) -> bool:
+        """Ping the store, and go offline if it does not reply. Concurrent calls share one ping."""
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.create_task(self._send_ping())
+        await asyncio.shield(self._ping)
+        return not self._is_offline
+
+    async def _send_ping(self) -> None:
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                await self._store.get_offset("ping")
+        except (StoreUnavailable, TimeoutError) as error:
+            self._go_offline(StoreUnavailable(str(error) or "no reply to a ping"))
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         await self._last_known.prune(cutoffs, slot)

@@ -3,43 +3,21 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from redis import exceptions
 from redis.asyncio import RedisCluster
 
-from app.domain.buckets import (
-    ALL_EVENTS,
-    CORRECTION,
-    GENERATION,
-    SKETCH,
-    TOTAL,
-    VISITOR_DIMENSIONS,
-    Bucket,
-    is_event_bucket,
-)
+from app.domain.buckets import Bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange
-from app.stores import hyperloglog, redis_keys, redis_scripts, redis_url
-from app.stores.base import (
-    Cardinality,
-    CounterStore,
-    OffsetMismatch,
-    OutcomeUnknown,
-    StoreLimits,
-    StoreOpenError,
-    StoreUnavailable,
-    WriteConflict,
-)
-from app.stores.redis_keys import bucket_key, dimensions_key, hll_key, starts_key
+from app.stores import redis_keys, redis_scripts, redis_url
+from app.stores.base import OffsetMismatch, OutcomeUnknown, StoreLimits, StoreOpenError, StoreUnavailable, WriteConflict
+from app.stores.redis_keys import bucket_key, dimensions_key, starts_key
+from app.stores.redis_reads import KEYS_PER_CALL, RedisReads
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, decode_result, from_row
-
-# Keys to read or unlink in one round trip; each may be large.
-KEYS_PER_CALL = 200
-# Members of a bucket to read in one round trip, which keeps Redis busy for less than a millisecond.
-MEMBERS_PER_CALL = 500
 
 # How durable an acknowledged hit is, by Redis' appendfsync setting.
 _DURABILITY = {
@@ -57,7 +35,7 @@ T = TypeVar("T")
 log = logging.getLogger("tally.redis")
 
 
-class RedisStore(CounterStore):
+class RedisStore(RedisReads):
     """One shard of a store: all its keys share a hash slot. A store that is not sharded is shard 0."""
 
     kind = "redis"
@@ -171,89 +149,6 @@ class RedisStore(CounterStore):
             raise OutcomeUnknown("Redis: an unexpected error") from error
         return reply, text
 
-    async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
-        if members is not None and not members:
-            return [{} for _ in buckets]
-        generations = [
-            (bucket._replace(dimension=GENERATION), [ALL_EVENTS])
-            for bucket in buckets
-            if bucket.dimension == CORRECTION
-        ]
-        if members is None:
-            before = await self._read_members(generations)
-            counts = [await self._scan(bucket) for bucket in buckets]
-            after = await self._read_members(generations)
-        else:
-            requested = [(bucket, members) for bucket in buckets]
-            replies = await self._read_members([*generations, *requested, *generations])
-            begin, end = len(generations), len(generations) + len(buckets)
-            before, counts, after = replies[:begin], replies[begin:end], replies[end:]
-        # If the day was changed during the read, the buckets may not belong together.
-        return counts if before == after else await self.read(buckets, members)
-
-    async def _read_members(self, requested: Sequence[tuple[Bucket, Sequence[str]]]) -> list[dict[str, int]]:
-        """Return the counts of some members of each bucket, in one round trip."""
-        pipe = self._client.pipeline(transaction=False)
-        for bucket, members in requested:
-            if bucket.dimension.startswith(SKETCH):
-                pipe.eval(*self._sketch_call([bucket]))
-            else:
-                pipe.hmget(self._prefix + bucket_key(bucket), list(members))
-        replies = await self._execute(pipe.execute())
-        return [_decode_counts(reply, members) for reply, (_, members) in zip(replies, requested, strict=True)]
-
-    async def _scan(self, bucket: Bucket) -> dict[str, int]:
-        """Return all counts of a bucket, read in steps so that Redis can run commits in between.
-
-        HSCAN returns each member that exists during the whole scan at least once.
-        """
-        if bucket.dimension.startswith(SKETCH):
-            return await self.read_sketch([bucket])
-        cursor, counts = 0, dict[str, int]()
-        while True:
-            step = self._client.hscan(self._prefix + bucket_key(bucket), cursor, count=MEMBERS_PER_CALL)
-            cursor, found = await self._execute(step)
-            counts |= _decode_counts(found)
-            if cursor == 0:
-                return counts
-
-    async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
-        pipe = self._client.pipeline(transaction=False)
-        for bucket in buckets:
-            pipe.hlen(self._prefix + bucket_key(bucket))
-        lengths = await self._execute(pipe.execute())
-        # In a bucket of events, the sum of all events is a field of its own.
-        return [max(0, n - is_event_bucket(b)) for b, n in zip(buckets, lengths, strict=True)]
-
-    async def read_sketch(self, buckets: Sequence[Bucket]) -> dict[str, int]:
-        """Return the registers of the union of these buckets' HyperLogLogs."""
-        return _decode_counts(await self._execute(self._client.eval(*self._sketch_call(buckets))))
-
-    def _sketch_call(self, buckets: Sequence[Bucket]) -> tuple[Any, ...]:
-        keys = [redis_keys.SCRATCH_SKETCH_KEY, *map(hll_key, buckets)]
-        return redis_scripts.READ_SKETCH.text, len(keys), *(self._prefix + key for key in keys)
-
-    async def count_distinct(self, buckets: Sequence[Bucket]) -> Cardinality:
-        number = await self._execute(self._client.pfcount(*(self._prefix + hll_key(bucket) for bucket in buckets)))
-        return Cardinality(number, hyperloglog.ERROR)
-
-    async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
-        plain = [Bucket("day", day) for day in days or ()]
-        if days is None:
-            for step in ("minute", "hour", "day"):
-                starts: list[str] = await self._execute(self._client.zrange(self._prefix + starts_key(step), 0, -1))
-                plain += [Bucket(step, int(start)) for start in starts]
-            plain.append(TOTAL)
-        others: list[Bucket] = []
-        for i in range(0, len(plain), KEYS_PER_CALL):
-            pipe = self._client.pipeline(transaction=False)
-            for bucket in plain[i : i + KEYS_PER_CALL]:
-                pipe.smembers(self._prefix + dimensions_key(bucket))
-            for bucket, dimensions in zip(plain[i:], await self._execute(pipe.execute()), strict=False):
-                others += [bucket._replace(dimension=dimension) for dimension in dimensions]
-        visitors = [bucket for bucket in others if bucket.dimension.startswith(VISITOR_DIMENSIONS)]
-        return plain + others + [bucket._replace(dimension=SKETCH + bucket.dimension) for bucket in visitors]
-
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:  # noqa: ARG002 # Redis expires its keys
         for step, cutoff in cutoffs.items():
             starts_of_step = self._prefix + starts_key(step)
@@ -315,22 +210,20 @@ class RedisStore(CounterStore):
 
         return await self._execute(execute())
 
-    async def _execute(self, command: Awaitable[T]) -> T:
+    async def _read(self, command: Coroutine[Any, Any, T]) -> T:
+        """Wait for the reply to a command that may take Redis or this node a millisecond. Raises StoreUnavailable."""
+        return await self._execute(command, self._target.read_slots)
+
+    async def _execute(self, command: Coroutine[Any, Any, T], slots: asyncio.Semaphore | None = None) -> T:
         """Wait for the reply to a command. Raises StoreUnavailable."""
         try:
-            # The time-out of the sockets does not include the wait for a command slot.
-            async with asyncio.timeout(redis_url.COMMAND_TIMEOUT_SECONDS), self._target.command_slots:
+            # The time-out of the sockets does not include the wait for a slot.
+            async with asyncio.timeout(redis_url.COMMAND_TIMEOUT_SECONDS), slots or self._target.command_slots:
                 return await command
         except _REDIS_ERRORS as error:
             raise StoreUnavailable(f"Redis: {str(error) or 'no reply in time'}") from error
         except Exception as error:  # redis-py may raise anything while a cluster changes
             log.exception("unexpected error in redis-py")
             raise StoreUnavailable("Redis: an unexpected error") from error
-
-
-def _decode_counts(reply: Any, members: Sequence[str] = ()) -> dict[str, int]:
-    """Return the counts in a reply: a map, the values of `members`, or a HyperLogLog in hexadecimal."""
-    if isinstance(reply, str):
-        return hyperloglog.from_redis(bytes.fromhex(reply))
-    pairs = reply.items() if isinstance(reply, dict) else zip(members, reply, strict=True)
-    return {member: int(count) for member, count in pairs if count is not None}
+        finally:
+            command.close()  # it has not begun if it got no slot in time

@@ -18,8 +18,9 @@ from app.stores.base import StoreOpenError
 COMMAND_TIMEOUT_SECONDS = 1.5
 # If a Sentinel is down, there must be time to ask another one.
 SENTINEL_TIMEOUT_SECONDS = 0.3
-# More commands at once would only wait for each other.
+# More commands at once would only wait for each other. Reads have slots of their own: commits do not wait for them.
 CONCURRENT_COMMANDS_MAX = 64
+CONCURRENT_READS_MAX = 8
 SHARDS_MAX = 1024
 
 _OPTIONS: dict[str, Any] = {
@@ -34,13 +35,15 @@ _OPTIONS: dict[str, Any] = {
 class RedisTarget(NamedTuple):
     """A client that all shards of a store share.
 
-    `identity` is the same for every URL of the same data. `command_slots` limits how many commands run at once.
+    `identity` is the same for every URL of the same data. `command_slots` limits how many commits and other short
+    commands run at once, and `read_slots` how many reads.
     """
 
     client: Any  # Redis or RedisCluster, which have no common type for the commands that both have
     identity: str
     shards: int
     command_slots: asyncio.Semaphore
+    read_slots: asyncio.Semaphore
 
     @classmethod
     def from_url(cls, url: str) -> "RedisTarget":
@@ -69,7 +72,8 @@ class RedisTarget(NamedTuple):
                 "TALLY_STORE is not a valid Redis URL; percent-encode all but letters and digits in a password"
             ) from error
         identity = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts), parts.path])
-        return cls(client, identity, shards, asyncio.Semaphore(CONCURRENT_COMMANDS_MAX))
+        slots = asyncio.Semaphore(CONCURRENT_COMMANDS_MAX), asyncio.Semaphore(CONCURRENT_READS_MAX)
+        return cls(client, identity, shards, *slots)
 
 
 def _pop_shards(query: dict[str, str], kind: str) -> int:
@@ -90,8 +94,9 @@ def _create_client(
     kind: str, hosts: list[tuple[str, int]], service: str, from_url: dict[str, Any], from_sentinel_url: dict[str, str]
 ) -> Any:
     timeouts = {"socket_timeout": COMMAND_TIMEOUT_SECONDS, "socket_connect_timeout": 1, "health_check_interval": 15}
-    # Subscriptions and health checks need connections in addition to the commands.
-    options = _OPTIONS | timeouts | {"max_connections": CONCURRENT_COMMANDS_MAX + 8} | from_url
+    # Subscriptions and health checks need connections in addition to the commands and reads.
+    connections_max = CONCURRENT_COMMANDS_MAX + CONCURRENT_READS_MAX + 8
+    options = _OPTIONS | timeouts | {"max_connections": connections_max} | from_url
     if not kind:
         return Redis.from_pool(ConnectionPool(**options))
     options |= {"ssl": options.pop("connection_class", None) is SSLConnection}

@@ -25,6 +25,22 @@ async def test_series_are_filled_with_zeros_and_end_with_the_running_bucket(
     assert [(line["eventName"], line["points"][0]["count"]) for line in lines] == [("a", 1), ("b", 5), ("a", 1)]
 
 
+@pytest.mark.fails_on_mutant(
+    "any number of counts", "app/http/routes/series.py", "if len(events) * points > COUNTS_MAX:", "if False:"
+)
+async def test_a_response_has_a_limited_number_of_counts(client: httpx.AsyncClient) -> None:
+    def path(events: int) -> str:
+        return "/series?step=minute&points=1000&" + "&".join(f"event=e{i}" for i in range(events))
+
+    response = await client.get(path(20))
+    assert [len(line["points"]) for line in response.json()] == [1000] * 20
+    response = await client.get(path(21))
+    assert response.status_code == 422
+    assert response.json()["detail"] == (
+        "points: 21 events of 1000 points are 21000 counts, and one response has at most 20000: request fewer of either"
+    )
+
+
 @pytest.mark.parametrize("client", [{"timezone": ZoneInfo("Europe/Berlin")}], indirect=True)
 async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/event/a")  # 23:30 in Berlin, the evening before the clock goes forward

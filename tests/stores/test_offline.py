@@ -3,6 +3,9 @@
 import asyncio
 import os
 import signal
+import statistics
+import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import httpx
@@ -60,6 +63,32 @@ async def test_requests_do_not_wait_for_a_frozen_redis(tmp_path: Path, own_redis
         assert (await client.get("/event/a")).json()["total"] == 51
     # Redis has also applied the commit that it received while it was frozen.
     assert await total_of(own_redis, "a") == 51
+
+
+async def test_hits_do_not_wait_for_heavy_reads(tmp_path: Path, own_redis: RedisServer) -> None:
+    async def seconds(request: Awaitable[httpx.Response]) -> float:
+        began = time.perf_counter()
+        response = await request
+        assert response.status_code == 200
+        assert response.json()[0]["points"] if isinstance(response.json(), list) else response.json()["ack"] == "redis"
+        assert "Tally-Stale" not in response.headers
+        return time.perf_counter() - began
+
+    async def read() -> None:
+        while not done.is_set():
+            reads.append(await seconds(client.get(f"/series?step=minute&points=1440&{query}")))
+
+    own_redis.start()
+    query, reads, done = "&".join(f"event=e{i}" for i in range(13)), list[float](), asyncio.Event()
+    settings = settings_for("redis", tmp_path, own_redis, read_limit="100000/second")
+    async with serving(settings) as tally, tally.client() as client:
+        await client.post("/events", json={f"e{i}": 1 for i in range(13)})
+        readers = [asyncio.create_task(read()) for _ in range(4)]
+        await eventually(lambda: len(reads) > 4)
+        writes = [await seconds(client.post("/event/a")) for _ in range(50)]
+        done.set()
+        await asyncio.gather(*readers)
+    assert statistics.median(writes) < statistics.median(reads) / 3
 
 
 async def test_a_full_redis_counts_as_unreachable(tmp_path: Path, own_redis: RedisServer) -> None:

@@ -9,6 +9,7 @@ import pytest
 from app import corrections
 from app.domain.buckets import TOTAL, Bucket
 from app.domain.counting import Commit, HitGroup
+from app.stores import redis_url
 from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
@@ -162,3 +163,54 @@ async def test_a_commit_whose_response_was_lost_is_not_shown_twice(tmp_path: Pat
         inner.respond_to_read.set()
         assert await read == [{"a": 1}]
         assert await store.read([TOTAL], ["a"]) == [{"a": 1}]
+
+
+@pytest.mark.fails_on_mutant(
+    "a failed read is an outage",
+    "app/stores/offline.py",
+    "                if await self._is_reachable():\n",
+    "                self._go_offline(StoreUnavailable(str()))\n                if False:\n",
+)
+@pytest.mark.fails_on_mutant(
+    "reads use the slots of commits",
+    "app/stores/redis.py",
+    "await self._execute(command, self._target.read_slots)",
+    "await self._execute(command, self._target.command_slots)",
+)
+@pytest.mark.fails_on_mutant(
+    "each read sends a ping", "app/stores/offline.py", "if self._ping is None or self._ping.done():", "if True:"
+)
+async def test_commits_go_on_while_reads_fail(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pings() -> int:
+        return own_redis.info("commandstats").get("cmdstat_hget", {"calls": 0})["calls"]
+
+    own_redis.start()
+    redis = redis_store(own_redis)
+    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6)) as store:
+        await wait_online(store)
+        monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 0.2)
+        for _ in range(redis_url.CONCURRENT_READS_MAX):  # as many reads as may run at once get no reply
+            await redis._target.read_slots.acquire()
+        before = pings()
+        errors = await asyncio.gather(*(store.read([TOTAL]) for _ in range(10)), return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreUnavailable] * 10
+        assert pings() == before + 1
+        for query in (store.sizes([TOTAL]), store.list_buckets()):
+            with pytest.raises(StoreUnavailable):
+                await query
+        assert store.status().stale_seconds is None
+        assert (await store.apply("s", 0, 1, hits("a", 1))).ack == "redis"
+
+
+async def test_a_read_that_fails_in_an_outage_returns_the_last_known_counts(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    own_redis.start()
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        await store.apply("s", 0, 1, hits("a", 1))
+        own_redis.stop()
+        found = await asyncio.gather(*(store.read([TOTAL], ["a"]) for _ in range(3)))
+        assert found == [[{"a": 1}]] * 3
+        assert store.status().stale_seconds is not None

@@ -7,11 +7,14 @@ from fastapi import APIRouter, Query, Response
 from typing_extensions import TypedDict
 
 from app.domain.buckets import ALL_EVENTS, Step
+from app.http.errors import Problem
 from app.http.parsing import QUERY_EVENTS_MAX, EventInPath, event_in_query
-from app.http.queries import CountQueries
+from app.http.problem_kinds import INVALID_REQUEST
+from app.http.queries import SLICE, CountQueries, slices
 from app.http.responses import FastJSONResponse
 
 POINTS_MAX = 1440  # the minutes of a day
+COUNTS_MAX = 20_000  # counts in one response: events times points
 
 Points = Annotated[int, Query(ge=1, le=POINTS_MAX)]
 Point = TypedDict("Point", {"start": str, "count": int})
@@ -40,13 +43,16 @@ def add_routes(router: APIRouter, queries: CountQueries) -> None:
 
 
 async def _read_series(queries: CountQueries, events: Sequence[str], step: Step, points: int) -> list[Series]:
+    if len(events) * points > COUNTS_MAX:
+        wanted = f"{len(events)} events of {points} points are {len(events) * points} counts"
+        text = f"points: {wanted}, and one response has at most {COUNTS_MAX}: request fewer of either"
+        raise Problem(INVALID_REQUEST, text)
     buckets = queries.buckets(step, points)
     found = await queries.store.read(buckets, events)
-    stamped = [
-        (queries.calendar.local(bucket.start).isoformat(), counts)
-        for bucket, counts in zip(buckets, found, strict=True)
-    ]
-    return [
-        Series(eventName=e or None, step=step, points=[Point(start=s, count=c.get(e, 0)) for s, c in stamped])
-        for e in events
-    ]
+    starts = [queries.calendar.local(bucket.start).isoformat() for bucket in buckets]
+    series = []
+    async for part in slices(events, max(1, SLICE // points)):
+        for event in part:
+            counts = [Point(start=start, count=c.get(event, 0)) for start, c in zip(starts, found, strict=True)]
+            series.append(Series(eventName=event or None, step=step, points=counts))
+    return series

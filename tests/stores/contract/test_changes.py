@@ -4,7 +4,7 @@ import pytest
 
 from app import corrections
 from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
-from app.stores import redis as redis_store
+from app.stores import redis_reads
 from app.stores.base import CounterStore, WriteConflict
 from app.stores.results import ApplyResult, GroupResult, Value
 from tests.stores.contract.support import (
@@ -49,7 +49,7 @@ async def test_a_reset_subtracts_the_counts_it_was_planned_with(store: CounterSt
 @on_every_store(
     redis=pytest.mark.fails_on_mutant(
         "the dimensions of the wrong buckets are read",
-        "app/stores/redis.py",
+        "app/stores/redis_reads.py",
         "zip(plain[i:], await",
         "zip(plain, await",
     )
@@ -57,7 +57,7 @@ async def test_a_reset_subtracts_the_counts_it_was_planned_with(store: CounterSt
 async def test_a_deletion_leaves_only_a_line_in_the_correction_log(
     store: CounterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "KEYS_PER_CALL", 2)
+    monkeypatch.setattr(redis_reads, "KEYS_PER_CALL", 2)
     await store.apply("s", 0, 1, [*visits_commit(("a", "ann", "1")), *commit_of({"b": 2})])
     await store.apply("s", 1, 2, visits_commit(("a", "ann", "1"), slot=LATER))
     await apply_planned(store, corrections.reset(store, NOON, NOON.minute), "first")
@@ -130,7 +130,7 @@ async def test_the_second_of_two_changes_planned_together_conflicts(store: Count
 async def test_prune_deletes_everything_about_an_old_day(
     store: CounterStore, make_store: StoreMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "KEYS_PER_CALL", 2)
+    monkeypatch.setattr(redis_reads, "KEYS_PER_CALL", 2)
     await store.apply("s", 0, 1, visits_commit(("a", "ann", "1")))
     await apply_planned(store, corrections.correct(store, NOON, NOON.minute, "a", 7, None, 1000), "first")
     await apply_planned(store, corrections.reset(store, NOON, NOON.minute))

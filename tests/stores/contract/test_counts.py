@@ -55,7 +55,10 @@ async def test_a_commit_may_have_ten_thousand_events(store: CounterStore) -> Non
 
 @on_every_store(
     redis=pytest.mark.fails_on_mutant(
-        "only the first page is read", "app/stores/redis.py", "            if cursor == 0:\n", "            if True:\n"
+        "only the first page is read",
+        "app/stores/redis_reads.py",
+        "            if cursor == 0:\n",
+        "            if True:\n",
     )
 )
 async def test_a_long_bucket_is_read_as_a_whole_while_new_names_are_counted(store: CounterStore) -> None:
