@@ -21,6 +21,8 @@ from app.stores.results import ApplyResult
 from app.stores.rules import apply_despite_loss
 
 WAITING_EVENTS_MAX = 50_000  # further hits are rejected, because they would only wait longer for the same disk
+# A store forgets the offset of a source after 30 days without a commit, which would look like a loss of data.
+SOURCE_IDLE_SECONDS = 86_400
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -55,6 +57,7 @@ class GroupCommitter:
         self._arrived = asyncio.Event()
         self._commit_lock = asyncio.Lock()
         self._closing = False
+        self._source_used_at = 0.0  # UTC second
         self._use_new_source()
 
     def start(self) -> None:
@@ -147,6 +150,9 @@ class GroupCommitter:
 
     async def _apply(self, apply: Callable[[str, int, int, W], Awaitable[ApplyResult]], work: W) -> ApplyResult:
         """Apply a commit or a change. Raises only StoreUnavailable, OutcomeUnknown or WriteConflict."""
+        now = self._clock.at()
+        if now > self._source_used_at + SOURCE_IDLE_SECONDS:
+            self._use_new_source()
         source, offset = self._source, self._offset
         try:
             applied = await apply_despite_loss(
@@ -165,7 +171,9 @@ class GroupCommitter:
             self._use_new_source()
             raise OutcomeUnknown("the store has a higher offset than this process")
         self._offset += 1
+        self._source_used_at = now
         return applied
 
     def _use_new_source(self) -> None:
         self._source, self._offset = uuid.uuid4().hex, 0
+        self._source_used_at = self._clock.at()

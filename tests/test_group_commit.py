@@ -181,3 +181,23 @@ async def test_a_commit_has_a_limited_number_of_events(
     outcomes = await asyncio.gather(*(committer.submit({"a": 1, "b": 1, "c": 1}) for _ in range(3)))
     assert [count_of(r) for r in outcomes] == [1, 2, 3]
     assert len(store.sources) == 3
+
+
+@pytest.mark.fails_on_mutant(
+    "an idle source is used again",
+    "app/group_commit.py",
+    "if now > self._source_used_at + SOURCE_IDLE_SECONDS:",
+    "if False:",
+)
+async def test_a_source_is_replaced_after_a_day_without_a_commit(store: BlockingStore) -> None:
+    seconds = [1_795_435_200.0]
+    clock = Clock(Calendar(ZoneInfo("UTC")), lambda: seconds[0])
+    committer = GroupCommitter(store, clock, lambda *_: None, Metrics())
+    committer.start()
+    for idle in (86_000, 86_000, 31 * 86_400, 0):
+        seconds[0] += idle
+        await committer.submit({"a": 1})
+    await committer.close()
+    sources, offsets = zip(*store.sources, strict=True)
+    assert offsets == (0, 1, 0, 1)
+    assert sources[0] == sources[1] != sources[2] == sources[3]
