@@ -148,12 +148,20 @@ class CounterStore(ABC):
         sketches = await self.read([bucket._replace(dimension=SKETCH + bucket.dimension) for bucket in buckets])
         if len(buckets) == 1 and not any(sketches):
             return Cardinality((await self.sizes(buckets))[0], 0.0)
+        if not any(sketches):
+            return Cardinality(await self._count_union(buckets), 0.0)
+        listed: dict[str, int] = {}
+        for bucket in buckets:  # one at a time, because each may be large
+            (members,) = await self.read([bucket])
+            hyperloglog.add(listed, members)
+        return Cardinality(hyperloglog.estimate(*sketches, listed), hyperloglog.ERROR)
+
+    async def _count_union(self, buckets: Sequence[Bucket]) -> int:
+        """Return the exact number of different members in these buckets."""
         ids = set[str]()
         for bucket in buckets:  # one at a time, because each may be large
             ids.update(*await self.read([bucket]))
-        if not any(sketches):
-            return Cardinality(len(ids), 0.0)
-        return Cardinality(hyperloglog.estimate(*sketches, hyperloglog.sketch(ids)), hyperloglog.ERROR)
+        return len(ids)
 
     async def visits(self, kind: VisitorKind, visitor: str, days: Sequence[int]) -> list[dict[str, int]]:
         """Return one map per day, in the order of `days` (UTC seconds): a visitor's count of each event."""

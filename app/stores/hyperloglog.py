@@ -20,10 +20,15 @@ _M, _MASK = 0xC6A4A7935BD1E995, 2**64 - 1
 def sketch(ids: Iterable[str]) -> dict[str, int]:
     """Return the sketch of these ids."""
     registers: dict[str, int] = {}
+    add(registers, ids)
+    return registers
+
+
+def add(registers: dict[str, int], ids: Iterable[str]) -> None:
+    """Add ids to a sketch."""
     for hashed in map(_murmur, map(str.encode, ids)):
         register, rest = str(hashed % REGISTERS), hashed // REGISTERS | 1 << (MAX - 1)
         registers[register] = max(registers.get(register, 0), (rest & -rest).bit_length())
-    return registers
 
 
 def estimate(*sketches: Mapping[str, int]) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +121,15 @@ class SqliteStore(CounterStore):
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         # Each bucket is a task of its own on the thread, so that commits can run in between.
         return [await self._execute(lambda b=bucket: self._writer.tables_for(b).size(b)) for bucket in buckets]  # type: ignore[misc] # mypy loses the default
+
+    async def _count_union(self, buckets: Sequence[Bucket]) -> int:
+        number = 0
+        after: str | None = ""
+        while after is not None:
+            count = partial(self._writer.members.count_union_part, buckets, after)
+            found, after = await self._execute(count)
+            number += found
+        return number
 
     async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         def list_all() -> list[Bucket]:

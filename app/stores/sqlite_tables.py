@@ -49,6 +49,11 @@ _GET_MEMBERS = f"""SELECT json_group_object(name, count) FROM json_each(?) AS wa
                    ON name = wanted.value AND crowd = ({_BUCKET_ID})"""  # noqa: S608 # made of constants
 _MEMBER_PAGE = f"""SELECT json_group_object(name, count), max(name) FROM (SELECT name, count FROM member
                    WHERE crowd = ({_BUCKET_ID}) AND name {{}} ? ORDER BY name LIMIT ?)"""  # noqa: S608 # same as above
+# The first name that is the last one of the next rows of a bucket. Up to it, each bucket has no more than these rows.
+_UNION_END = """SELECT min(last) FROM (SELECT (SELECT name FROM member WHERE crowd = value AND name > ? ORDER BY name
+                LIMIT 1 OFFSET ?) AS last FROM json_each(?))"""
+_COUNT_UNION = """SELECT count(DISTINCT name) FROM json_each(?) CROSS JOIN member
+                  ON crowd = value AND name > ? AND name <= ?"""
 _BUCKETS_OF_DAYS = "SELECT step, start, of FROM crowd WHERE step = 'day' AND start IN (SELECT value FROM json_each(?))"
 _UPSERT_MEMBERS = """INSERT INTO member SELECT ?, key, value FROM json_each(?) WHERE true
                      ON CONFLICT DO UPDATE SET count = {}"""
@@ -260,6 +265,18 @@ class MemberTables:
         """Return the number of members of a bucket."""
         sql = "SELECT count(*) FROM member WHERE crowd = ? AND name > ''"
         return int(self._db.execute(sql, (self._bucket_id(bucket),)).fetchone()[0])
+
+    def count_union_part(self, buckets: Sequence[Bucket], after: str) -> tuple[int, str | None]:
+        """Return how many different members these buckets have after a name, up to about PAGE_ROWS rows in all.
+
+        Also return the last name of this part, or None at the end.
+        """
+        numbers = json.dumps([self._bucket_id(bucket) for bucket in buckets])
+        (end,) = self._db.execute(_UNION_END, (after, max(20, PAGE_ROWS // len(buckets)), numbers)).fetchone()
+        (found,) = self._db.execute(
+            _COUNT_UNION, (numbers, after, end or b"")
+        ).fetchone()  # a BLOB is larger than all text
+        return found, end
 
     def add(self, bucket: Bucket, counts: Mapping[str, int], update: str = SQL_ADD) -> None:
         """Add to the counts of members, and create the bucket if it is new."""

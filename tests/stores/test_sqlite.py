@@ -10,6 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.domain.buckets import Bucket
+from app.domain.counting import BucketWrite, DayChange
+from app.stores import sqlite_tables
+from app.stores.base import Cardinality, StoreLimits
+from app.stores.sqlite import SqliteStore
+from tests.stores.offline_stores import NOON
 from tests.support.scenarios.disks import disk_full, limit_files, sync_before_response, sync_errors
 from tests.support.servers import Process
 
@@ -121,3 +127,33 @@ def test_a_file_of_the_first_schema_is_upgraded_with_its_counts(
     with contextlib.closing(sqlite3.connect(file)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (3,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.fails_on_mutant(
+    "all ids at once",
+    "app/stores/sqlite_tables.py",
+    "(after, max(20, PAGE_ROWS // len(buckets)), numbers)",
+    "(after, 10**6, numbers)",
+)
+async def test_visitors_of_many_days_are_counted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_tables, "PAGE_ROWS", 60)
+    store, parts = SqliteStore(tmp_path / "tally.db", StoreLimits(10)), list[int]()
+    await store.open()
+    # Days with the same ids, with overlapping ids, with ids that come later, and with none.
+    days = [range(500), range(0, 500, 2), range(450, 700), range(9000, 9100), range(0)]
+    buckets = [Bucket("day", NOON.day - 86_400 * day, "user:a") for day in range(len(days))]
+    for offset, (bucket, ids) in enumerate(zip(buckets, days, strict=True)):
+        write = BucketWrite("mark", bucket, {f"user {i:05}": 1 for i in ids})
+        await store.apply_change("s", offset, offset + 1, DayChange(NOON, [write]))
+    count = store._writer.members.count_union_part
+
+    def record(*arguments: object) -> tuple[int, str | None]:
+        found, end = count(*arguments)
+        parts.append(found)
+        return found, end
+
+    store._writer.members.count_union_part = record
+    assert await store.count_distinct(buckets) == Cardinality(800, 0.0)
+    assert max(parts) <= 20 * len(buckets)
+    assert len(parts) > 10
+    await store.close()
