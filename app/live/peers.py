@@ -194,3 +194,4 @@ class PeerSync:
         # If the epochs differ, one of the nodes has yet to notice that the store lost data; it will within seconds.
         if message.node != self._id and message.epoch == self._epoch:
             self._show(message.day, message.counts, message.generation)
+            self._store.add_known_counts(message.day, message.counts, message.generation)

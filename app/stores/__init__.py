@@ -31,4 +31,5 @@ def _create_redis_store(settings: Settings, limits: StoreLimits) -> CounterStore
     shard_limits = StoreLimits(math.ceil(limits.names / redis.shards), math.ceil(limits.keys / redis.shards))
     shards = [RedisStore(redis, shard_limits, shard) for shard in range(redis.shards)]
     store = shards[0] if len(shards) == 1 else ShardedRedisStore(shards)
-    return OfflineStore(store, redis.identity, Path(settings.spool), settings.spool_max_mb * 1_000_000)
+    directory, bytes_max = Path(settings.spool), settings.spool_max_mb * 1_000_000
+    return OfflineStore(store, redis.identity, directory, bytes_max, limits, redis.old_identities)

@@ -59,7 +59,7 @@ class StoreStatus(NamedTuple):
     `ack` is how durable a hit is if it is acknowledged now. `accepting` is false if hits are rejected. `reasons` are
     sentences for operators. `stale_seconds` is the age of the counts that reads return, or None if they are current.
     `spool_bytes` is the size of this node's spool. `lost_commits` is the number of acknowledged commits that the store
-    lost.
+    lost. `rejected_hits` is the number of acknowledged hits that were spooled and then rejected by the store.
     """
 
     ack: Ack
@@ -68,6 +68,7 @@ class StoreStatus(NamedTuple):
     stale_seconds: float | None = None
     spool_bytes: int = 0
     lost_commits: int = 0
+    rejected_hits: int = 0
 
 
 class CounterStore(ABC):
@@ -185,7 +186,16 @@ class CounterStore(ABC):
         return ""
 
     async def record_data_loss(self, commits: int) -> None:  # noqa: B027 # only Redis can lose acknowledged data
-        """Start a new epoch on all nodes, because a source's offset is this many commits lower than expected."""
+        """Start a new epoch on all nodes, so that they replace their counts with those of the store.
+
+        A source's offset is this many commits lower than expected, or 0 if nothing is lost but a node shows too much.
+        """
+
+    def add_known_counts(self, day: int, counts: Mapping[str, int], generation: int) -> None:  # noqa: B027 # only the offline store keeps them
+        """Keep counts that another node got from the store, for an outage.
+
+        They belong to this generation of the day that starts at this UTC second.
+        """
 
     async def recover_orphans(self) -> None:  # noqa: B027 # only the offline store leaves files behind
         """Replay the spool files of processes that have died."""

@@ -118,10 +118,13 @@ class MemoryStore(CounterStore):
             oldest = next(iter(self._keys))
             if self._keys[oldest].minute > slot.minute - IDEMPOTENCY_TTL_SECONDS:
                 return
-            client = self._keys.pop(oldest).client
-            self._client_keys[client] -= 1
-            if not self._client_keys[client]:
-                del self._client_keys[client]
+            self._drop_key(oldest)
+
+    def _drop_key(self, key: str) -> None:
+        client = self._keys.pop(key).client
+        self._client_keys[client] -= 1
+        if not self._client_keys[client]:
+            del self._client_keys[client]
 
     def _count_visitor(self, bucket: Bucket, visitor: str, by: int) -> None:
         """Add to a user's or session's count, which stays 0 for those after the first RANKED_VISITORS_MAX."""

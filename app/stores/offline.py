@@ -17,29 +17,30 @@ from typing import TypeVar
 
 from app.domain.buckets import ALL_EVENTS, GENERATION, TOTAL, Bucket
 from app.domain.calendar import TimeSlot
-from app.domain.counting import Commit, DayChange
+from app.domain.counting import COUNT_MAX, Commit, DayChange
 from app.stores import hyperloglog
 from app.stores.base import (
     Cardinality,
     CounterStore,
     OutcomeUnknown,
     StoreError,
+    StoreLimits,
     StoreOpenError,
     StoreStatus,
     StoreUnavailable,
 )
 from app.stores.last_known import CachedRead, LastKnownCounts
-from app.stores.results import ApplyResult, Reason
-from app.stores.rules import PERMANENT_SOURCE_PREFIX, apply_despite_loss
-from app.stores.spool_file import Spool, SpooledCommit, SpoolFile, SpoolFull, decode, encode
+from app.stores.replay import LIMITS, Replay
+from app.stores.results import ApplyResult
+from app.stores.rules import PERMANENT_SOURCE_PREFIX
+from app.stores.spool_file import Spool, SpooledCommit, SpoolFull, encode
 
-REPLAY_LINES = 20  # lines that are replayed, then deleted from the spool file in one transaction
 # Hits wait for a slice of the replay, and for one time-out of Redis at its end: 2.4 s at most.
 REPLAY_SLICE_SECONDS = 0.4
 # A read that failed has taken 1.5 s, and no request may wait longer than 2.5 s.
 PING_TIMEOUT_SECONDS = 1.0
 RETRY_SECONDS = 0.5  # between two attempts to reconnect, plus or minus half of it
-LIMITS: set[Reason | None] = {"full", "keys"}
+STARTUP_REPLAY_SECONDS = 10  # after which a starting node accepts hits while it replays the rest of a large spool
 
 T = TypeVar("T")
 
@@ -55,12 +56,21 @@ class OfflineStore(CounterStore):
     because Kafka keeps the records.
     """
 
-    def __init__(self, store: CounterStore, identity: str, directory: Path, bytes_max: int) -> None:
+    def __init__(
+        self,
+        store: CounterStore,
+        identity: str,
+        directory: Path,
+        bytes_max: int,
+        limits: StoreLimits,
+        old_identities: Sequence[str] = (),
+    ) -> None:
         self.kind, self.ack, self.shared = store.kind, store.ack, store.shared
         self._store = store
-        self._spool = Spool(directory, identity, bytes_max)
-        self._last_known = LastKnownCounts()
-        self._replayed_lines = 0
+        self._spool = Spool(directory, identity, bytes_max, old_identities)
+        self._last_known = LastKnownCounts(limits)
+        self._replay = Replay(store, self.record_data_loss)
+        self._closing = False
         self._lost_commits = 0
         self._epoch = ""
         self._open_error: StoreOpenError | None = None
@@ -79,18 +89,23 @@ class OfflineStore(CounterStore):
         return self._offline_since is not None
 
     async def open(self) -> None:
+        self._spool.report_foreign_files()
         self._spool.files = self._spool.find_orphans()
-        for file in self._spool.files:
-            for line in file.lines():
-                self._last_known.count(decode(line).commit)
         try:
-            await self._reconnect()
+            await self._reconnect(until=time.monotonic() + STARTUP_REPLAY_SECONDS)
         except StoreOpenError:
             raise
         except StoreError as error:
+            for commit in self._spool.first_commits():
+                self._last_known.count(commit)
             self._start_outage(error)
+        else:
+            if self._is_offline:
+                self._start_outage(StoreUnavailable("the spool is large and is still being replayed"))
 
     async def close(self) -> None:
+        self._closing = True
+        self._replay.stop()
         if self._reconnecting:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
@@ -128,16 +143,27 @@ class OfflineStore(CounterStore):
             self._go_offline(error)
             raise
         finally:
-            self._last_known.merge_deferred_reads()
+            self._last_known.merge_deferred()
 
     async def _spool_commit(self, spooled: SpooledCommit, cause: StoreError) -> ApplyResult:
+        """Count a commit on top of the last known counts, and spool what the limits accept."""
+        source, expected_offset, new_offset, commit = spooled
+        is_unknown = isinstance(cause, OutcomeUnknown)
+        line = encode(spooled)
         try:
-            ack = await self._spool.append(encode(spooled))
-        except SpoolFull:
-            if isinstance(cause, OutcomeUnknown):
-                raise cause from None
-            raise StoreUnavailable(f"{cause}, and the spool is full (TALLY_SPOOL_MAX_MB)") from None
-        return ApplyResult(self._last_known.count(spooled.commit), ack, dict(self._last_known.generations))
+            self._spool.check_space(len(line))
+        except SpoolFull as error:
+            raise cause if is_unknown else StoreUnavailable(f"{cause}, and {error}") from None
+        results = self._last_known.count(commit)
+        if is_unknown and any(LIMITS.intersection(result.rejected.values()) for result in results):
+            # Redis may have counted the hits that a limit rejects here, and its saved results have the whole commit.
+            self._replay.shows_too_much = True
+            raise cause
+        if not is_unknown and not all(result.is_counted for result in results):
+            accepted = [group.only(result.counted) for group, result in zip(commit, results, strict=True)]
+            line = encode(SpooledCommit(source, expected_offset, new_offset, accepted))
+        ack = await self._spool.append(line)
+        return ApplyResult(results, ack, dict(self._last_known.generations))
 
     async def get_offset(self, source: str) -> int:
         return await self._store.get_offset(source)
@@ -228,20 +254,24 @@ class OfflineStore(CounterStore):
 
     def status(self) -> StoreStatus:
         ack, stale_seconds, reasons = self.ack, None, []
-        if self._lost_commits:
-            reasons.append(f"Redis has lost {self._lost_commits} acknowledged commits since this process started")
+        lost, rejected = self._lost_commits, self._replay.rejected_hits
+        if lost:
+            reasons.append(f"Redis has lost {lost} acknowledged commits since this process started")
+        if rejected:
+            reasons.append(
+                f"{rejected} acknowledged hits were spooled and cannot be counted: a count exceeds {COUNT_MAX}"
+            )
         if self._offline_since is not None:
             ack, stale_seconds = self._spool.ack, time.monotonic() - self._offline_since
             reasons.append(self._outage_reason())
         if self._open_error:
             reasons.append(str(self._open_error))
-        return StoreStatus(
-            ack, not self._spool.is_full, tuple(reasons), stale_seconds, self._spool.size, self._lost_commits
-        )
+        accepting = not self._spool.is_full
+        return StoreStatus(ack, accepting, tuple(reasons), stale_seconds, self._spool.size, lost, rejected)
 
     def _outage_reason(self) -> str:
         if self._spool.is_full:
-            return "Redis is unreachable and the spool is full (TALLY_SPOOL_MAX_MB): hits are rejected"
+            return "Redis is unreachable and the spool is full (TALLY_SPOOL_MAX_MB), or in memory: hits are rejected"
         place = "spooled to disk" if self._spool.ack == "spooled" else "kept in memory, the spool cannot be written"
         return f"Redis is unreachable: hits are {place}"
 
@@ -259,8 +289,8 @@ class OfflineStore(CounterStore):
         async with self._commit_lock:
             # Let the commit in flight finish, so that it is counted before the totals are read again.
             pass
-        while self._is_offline:
-            replayed_lines = self._replayed_lines
+        while self._is_offline and not self._closing:
+            replayed_lines = self._replay.lines
             try:
                 await self._reconnect()
             except Exception as error:  # noqa: BLE001 # after any error the next attempt may succeed
@@ -268,21 +298,32 @@ class OfflineStore(CounterStore):
                 log.log(level, "Redis is still unreachable: %r", error)
                 self._open_error = error if isinstance(error, StoreOpenError) else None
                 # On a bad network each of many responses may get lost, but the replay makes progress.
-                if self._replayed_lines > replayed_lines:
+                if self._replay.lines > replayed_lines:
                     continue
                 # A random pause keeps nodes from reconnecting at the same time.
                 await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
 
-    async def _reconnect(self) -> None:
-        """Replay the spool, then go online. Raises StoreError if the store is unreachable."""
+    async def _reconnect(self, until: float = math.inf) -> None:
+        """Replay the spool until this monotonic time, and go online if all is replayed. Raises StoreError."""
         await self._store.open()
         for totals in await self._store.read([TOTAL]):
             self._last_known.store.merge_counts(TOTAL, totals)
-        while self._is_offline:
+        while self._is_offline and not self._closing and time.monotonic() < until:
             # Between two slices, the hits that have arrived are spooled in one commit, so the spool gets ever shorter.
             async with self._commit_lock:
-                if await self._replay(self._spool.files, until=time.monotonic() + REPLAY_SLICE_SECONDS):
-                    self._offline_since, self._spool.is_full, self._open_error = None, False, None
+                if await self._replay.run(self._spool.files, until=time.monotonic() + REPLAY_SLICE_SECONDS):
+                    await self._go_online()
+
+    async def _go_online(self) -> None:
+        if self._replay.shows_too_much:
+            # In a new epoch, the nodes replace the counts that they show with the smaller ones of the store.
+            await self._store.record_data_loss(0)
+            self._replay.shows_too_much = False
+        self._offline_since, self._spool.is_full, self._open_error = None, False, None
+
+    def add_known_counts(self, day: int, counts: Mapping[str, int], generation: int) -> None:
+        is_busy = self._commit_lock.locked()
+        self._last_known.merge_counts_of_day(day, counts, generation, commit_in_flight=is_busy)
 
     async def recover_orphans(self) -> None:
         # A node that is offline has its own spool to replay first.
@@ -290,40 +331,11 @@ class OfflineStore(CounterStore):
             return
         files = await asyncio.to_thread(self._spool.find_orphans)
         try:
-            await self._replay(files, until=math.inf)
+            await self._replay.run(files, until=math.inf)
         finally:
             # After an error, any node can find the remaining files again.
             for file in files:
                 file.close()
-
-    async def _replay(self, files: list[SpoolFile], until: float) -> bool:
-        """Replay files, oldest line first, and delete them, until this monotonic time. Return whether all are done."""
-        while files:
-            while lines := await asyncio.to_thread(files[0].first, REPLAY_LINES):
-                replayed = 0
-                try:
-                    # At least one line, so that each slice makes progress.
-                    while replayed < len(lines) and (not replayed or time.monotonic() < until):
-                        await self._replay_line(lines[replayed])
-                        replayed += 1
-                finally:
-                    await asyncio.to_thread(files[0].drop, lines[:replayed])
-                    self._replayed_lines += replayed
-                if replayed < len(lines):
-                    return False
-            files.pop(0).delete()
-        return True
-
-    async def _replay_line(self, line: str) -> None:
-        source, expected_offset, new_offset, commit = decode(line)
-        result = await apply_despite_loss(
-            lambda offset: self._store.apply(source, offset, new_offset, commit),
-            self.record_data_loss,
-            expected_offset,
-            new_offset,
-        )
-        if result and (missing := _rejected_by_limits(commit, result)):
-            await self._store.apply(f"{source} {expected_offset}", 0, 1, missing)
 
     async def record_data_loss(self, commits: int) -> None:
         self._lost_commits += commits
@@ -331,17 +343,3 @@ class OfflineStore(CounterStore):
         # If this fails, Redis' replication id or the next loss begins the new epoch.
         with contextlib.suppress(StoreError):
             await self._store.record_data_loss(commits)
-
-
-def _rejected_by_limits(commit: Commit, result: ApplyResult) -> Commit:
-    """Return the hits that the first attempt of a spooled commit rejected because of a limit.
-
-    That response was lost, and the hits were acknowledged as spooled, so they must be counted now.
-    """
-    missing = []
-    for group, group_result in zip(commit, result.groups, strict=True):
-        if group_result.reason in LIMITS:
-            missing.append(group)
-        elif events := [event for event, reason in group_result.rejected.items() if reason in LIMITS]:
-            missing.append(group.only(events))
-    return missing

@@ -1,6 +1,7 @@
 """The Redis that TALLY_STORE names: a single server, one behind Sentinels, or a cluster."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -35,12 +36,14 @@ _OPTIONS: dict[str, Any] = {
 class RedisTarget(NamedTuple):
     """A client that all shards of a store share.
 
-    `identity` is the same for every URL of the same data. `command_slots` limits how many commits and other short
+    `identity` is the same for every URL of the same data, and `old_identities` are those that earlier versions gave it.
+    `command_slots` limits how many commits and other short
     commands run at once, and `read_slots` how many reads.
     """
 
     client: Any  # Redis or RedisCluster, which have no common type for the commands that both have
     identity: str
+    old_identities: Sequence[str]
     shards: int
     command_slots: asyncio.Semaphore
     read_slots: asyncio.Semaphore
@@ -65,15 +68,20 @@ class RedisTarget(NamedTuple):
         single = f"{scheme}://{credentials}{at}{addresses.partition(',')[0]}/{path.lstrip('/')}?{urlencode(query)}"
         try:
             hosts = [_host_and_port(address) for address in addresses.split(",")]
-            client = _create_client(kind, hosts, service, {**parse_url(single)}, sentinel)
+            from_url: dict[str, Any] = {**parse_url(single)}
+            client = _create_client(kind, hosts, service, from_url, sentinel)
         except (ValueError, exceptions.RedisClusterException) as error:
             # The text of the error may contain a part of the password.
             raise StoreOpenError(
                 "TALLY_STORE is not a valid Redis URL; percent-encode all but letters and digits in a password"
             ) from error
-        identity = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts), parts.path])
+        service_or_socket = {"sentinel": f"/{service}", "": parts.path if scheme == "unix" else ""}.get(kind, "")
+        database = from_url.get("db", 0)
+        server = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts)])
+        identity = f"{server} {service_or_socket}/{database}"
+        old_paths = {parts.path} if database else {parts.path, service_or_socket, f"{service_or_socket}/"}
         slots = asyncio.Semaphore(CONCURRENT_COMMANDS_MAX), asyncio.Semaphore(CONCURRENT_READS_MAX)
-        return cls(client, identity, shards, *slots)
+        return cls(client, identity, [f"{server} {path}" for path in sorted(old_paths)], shards, *slots)
 
 
 def _pop_shards(query: dict[str, str], kind: str) -> int:

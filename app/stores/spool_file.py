@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import sqlite3
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +19,15 @@ from app.stores.results import Ack
 from app.stores.rules import SOURCE_TTL_SECONDS
 from app.stores.sqlite_connection import connect
 
+# Lines that are kept in memory because the disk cannot be written.
+MEMORY_BYTES_MAX = 64_000_000
+ORPHAN_BYTES_SHOWN = 4_000_000  # lines of dead processes that are counted into what this node shows
+
 log = logging.getLogger("tally.spool")
 
 
 class SpoolFull(Exception):
-    """The spool has reached its size limit. Nothing was written."""
+    """The spool has reached its size limit. Nothing was written. The message names the limit."""
 
 
 class SpooledCommit(NamedTuple):
@@ -36,14 +42,15 @@ class SpooledCommit(NamedTuple):
 class Spool:
     """The spool files that wait to be replayed, oldest first: those of dead processes, then the one of this process.
 
-    `identity` names the store: only processes with the same store recover each other's files. `is_full` is true if the
-    last line was rejected because of `bytes_max`.
+    `identity` names the store: only processes with the same store recover each other's files. `old_identities` are the
+    names that earlier versions gave it. `is_full` is true if the last line was rejected because of `bytes_max`.
     """
 
-    def __init__(self, directory: Path, identity: str, bytes_max: int) -> None:
+    def __init__(self, directory: Path, identity: str, bytes_max: int, old_identities: Sequence[str] = ()) -> None:
         self.files: list[SpoolFile] = []
         self.is_full = False
-        self.suffix = f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"
+        self.suffix, *old_suffixes = map(_suffix, (identity, *old_identities))
+        self._suffixes = {self.suffix, *old_suffixes}
         self._directory = directory
         self._bytes_max = bytes_max
 
@@ -57,11 +64,17 @@ class Spool:
         """How durable the next line will be, as far as known."""
         return self.files[-1].ack if self.files else "spooled"
 
+    def check_space(self, line_bytes: int) -> None:
+        """Raise SpoolFull if a line of this size would exceed a limit."""
+        self.is_full = True
+        if self.size + line_bytes > self._bytes_max:
+            raise SpoolFull("the spool is full (TALLY_SPOOL_MAX_MB)")
+        if self.ack == "memory" and self.files[-1].size + line_bytes > MEMORY_BYTES_MAX:
+            raise SpoolFull("the spool cannot be written (TALLY_SPOOL), and the memory for it is full")
+        self.is_full = False
+
     async def append(self, line: str) -> Ack:
-        """Append a line and return how durable it is: if the disk fails, it is kept in memory. Raises SpoolFull."""
-        self.is_full = self.size + len(line) > self._bytes_max
-        if self.is_full:
-            raise SpoolFull
+        """Append a line and return how durable it is: if the disk fails, it is kept in memory."""
         try:
             if not self.files:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -75,8 +88,26 @@ class Spool:
 
     def find_orphans(self) -> "list[SpoolFile]":
         """Open the files that dead processes with the same store have left."""
-        paths = sorted(self._directory.glob(f"*{self.suffix}"))
+        paths = sorted(path for path in self._directory.glob("*.spool") if _suffix_of(path) in self._suffixes)
         return [file for file in map(_open_orphan, paths) if file]
+
+    def report_foreign_files(self) -> None:
+        """Log the files of other stores, which only a node with the same TALLY_STORE replays."""
+        for path in sorted(self._directory.glob("*.spool")):
+            if _suffix_of(path) not in self._suffixes:
+                log.warning(
+                    "%s is of another store: only a node with the TALLY_STORE that wrote it counts its hits", path
+                )
+
+    def first_commits(self) -> Iterator[Commit]:
+        """Yield the oldest commits, up to ORPHAN_BYTES_SHOWN in total."""
+        size = 0
+        for line in (line for file in self.files for line in file.lines()):
+            size += len(line)
+            if size > ORPHAN_BYTES_SHOWN:
+                log.warning("the spool is large: only its oldest hits are shown until Redis is reachable")
+                return
+            yield decode(line).commit
 
 
 class SpoolFile:
@@ -89,24 +120,34 @@ class SpoolFile:
     def __init__(self, path: Path | str) -> None:
         self.path = path
         self.ack: Ack = "memory" if path == ":memory:" else "spooled"
+        # At shutdown a cancelled task may have left a thread that still uses the file, and SQLite would crash.
+        self._lock = threading.Lock()
         self._db = connect(path)
         self._db.execute("CREATE TABLE IF NOT EXISTS batch (id INTEGER PRIMARY KEY, line TEXT NOT NULL) STRICT")
         (self.size,) = self._db.execute("SELECT coalesce(sum(length(line)), 0) FROM batch").fetchone()
 
     def append(self, line: str) -> None:
         """Write a line; it is on disk when this returns."""
-        self._db.execute("INSERT INTO batch (line) VALUES (?)", (line,))
-        self.size += len(line)
+        with self._lock:
+            self._db.execute("INSERT INTO batch (line) VALUES (?)", (line,))
+            self.size += len(line)
 
-    def first(self, lines_max: int) -> list[str]:
-        """Return the oldest lines."""
-        rows = self._db.execute("SELECT line FROM batch ORDER BY id LIMIT ?", (lines_max,))
-        return [line for (line,) in rows]
+    def first(self, lines_max: int, bytes_max: float = math.inf) -> list[str]:
+        """Return the oldest lines: at least one, and no more after this number of bytes."""
+        lines: list[str] = []
+        with self._lock:
+            for (line,) in self._db.execute("SELECT line FROM batch ORDER BY id LIMIT ?", (lines_max,)):
+                lines.append(line)
+                bytes_max -= len(line)
+                if bytes_max <= 0:
+                    break
+        return lines
 
     def drop(self, lines: list[str]) -> None:
         """Delete these lines, which must be the oldest ones."""
-        self._db.execute("DELETE FROM batch WHERE id IN (SELECT id FROM batch ORDER BY id LIMIT ?)", (len(lines),))
-        self.size -= sum(map(len, lines))
+        with self._lock:
+            self._db.execute("DELETE FROM batch WHERE id IN (SELECT id FROM batch ORDER BY id LIMIT ?)", (len(lines),))
+            self.size -= sum(map(len, lines))
 
     def lines(self) -> Iterator[str]:
         """Yield all lines, oldest first."""
@@ -114,7 +155,8 @@ class SpoolFile:
 
     def close(self) -> None:
         """Close the file, so that another process can recover it."""
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     def delete(self) -> None:
         """Close the file and remove it."""
@@ -124,6 +166,15 @@ class SpoolFile:
                 Path(self.path).unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s was replayed and is empty, but cannot be removed: %s", self.path, error)
+
+
+def _suffix(identity: str) -> str:
+    return f".{hashlib.sha256(identity.encode()).hexdigest()[:16]}.spool"
+
+
+def _suffix_of(path: Path) -> str:
+    """Return the end of a spool file's name, which depends on the identity of its store."""
+    return "".join(path.suffixes[-2:])
 
 
 def _open_orphan(path: Path) -> SpoolFile | None:

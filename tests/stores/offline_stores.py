@@ -19,6 +19,7 @@ from tests.support.servers import eventually
 
 NOON = Calendar(ZoneInfo("UTC")).slot(1_795_435_200)
 YESTERDAY = Calendar(ZoneInfo("UTC")).slot(1_795_435_200 - 86_400)
+LIMITS = StoreLimits(1000)
 # The options with which Redis keeps every acknowledged hit when it is killed.
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -32,9 +33,9 @@ def redis_store(server: RedisServer, names: int = 1000) -> RedisStore:
 
 
 def offline_store(
-    server: RedisServer, directory: Path, bytes_max: int = 10**6, identity: str = "redis"
+    server: RedisServer, directory: Path, bytes_max: int = 10**6, identity: str = "redis", limits: StoreLimits = LIMITS
 ) -> OfflineStore:
-    return OfflineStore(redis_store(server), identity, directory, bytes_max)
+    return OfflineStore(redis_store(server, limits.names), identity, directory, bytes_max, limits)
 
 
 @contextlib.asynccontextmanager

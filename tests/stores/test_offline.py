@@ -13,6 +13,7 @@ import pytest
 
 from tests.live.clients import Dashboard
 from tests.stores.offline_stores import DURABLE, total_of, wait_ok
+from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import Process, eventually, serving, settings_for
 
@@ -177,6 +178,46 @@ async def test_two_nodes_with_one_redis_show_the_same_counts(tmp_path: Path, red
         assert (await other.get("/event/a")).json()["count"] == 3
         await eventually(lambda: page.counts == {"a": 3})
         await page.client.disconnect()
+
+
+@pytest.mark.fails_on_mutant(
+    "counts that are too large stay",
+    "app/stores/offline.py",
+    "            await self._store.record_data_loss(0)\n",
+    "            pass\n",
+)
+@pytest.mark.fails_on_mutant(
+    "replayed keys are overlooked",
+    "app/stores/replay.py",
+    "self.shows_too_much |= not all(",
+    "self.shows_too_much |= False and not all(",
+)
+async def test_all_nodes_show_a_key_once_that_was_retried_on_another_node_in_an_outage(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    own_redis.start()
+    async with FaultProxy(own_redis.socket) as proxy:
+        direct, proxied = (settings_for("redis", tmp_path / name, own_redis) for name in ("a", "b"))
+        proxied = proxied.model_copy(update={"store": proxy.url})
+        async with serving(direct) as a, serving(proxied) as b, a.client() as client, b.client() as other:
+            page = Dashboard()
+            await page.client.connect(b.url, namespaces=["/live"], transports=["websocket"])
+            keys = [{"Idempotency-Key": f"key-{i}"} for i in range(20)]
+            for key in keys:
+                assert (await client.post("/event/a", headers=key)).json()["ack"] == "redis"
+            await eventually(lambda: page.counts == {"a": 20})
+            proxy.inject("cut before", matching=b"\r\n")
+            for key in keys:
+                assert (await other.post("/event/a", headers=key)).json()["ack"] == "spooled"
+            await eventually(lambda: page.counts == {"a": 40})
+            proxy.inject("pass")
+            await wait_ok(other)
+            await eventually(lambda: page.counts == {"a": 20})
+            for one in (client, other):
+                assert (await one.get("/event/a")).json()["count"] == 20
+            assert (await other.post("/event/a")).json()["count"] == 21
+            await eventually(lambda: page.counts == {"a": 21})
+            await page.client.disconnect()
 
 
 async def test_a_node_with_a_full_spool_is_down(tmp_path: Path, own_redis: RedisServer) -> None:

@@ -14,7 +14,17 @@ from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
 from app.stores.results import ApplyResult, GroupResult, Value
-from tests.stores.offline_stores import DURABLE, NOON, YESTERDAY, hits, offline_store, opened, redis_store, wait_online
+from tests.stores.offline_stores import (
+    DURABLE,
+    LIMITS,
+    NOON,
+    YESTERDAY,
+    hits,
+    offline_store,
+    opened,
+    redis_store,
+    wait_online,
+)
 from tests.support.redis_servers import RedisServer
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -149,7 +159,7 @@ class ScriptedStore(MemoryStore):
 )
 async def test_a_commit_whose_response_was_lost_is_not_shown_twice(tmp_path: Path, read_ends_first: bool) -> None:
     inner = ScriptedStore()
-    async with opened(OfflineStore(inner, "scripted", tmp_path, 10**6)) as store:
+    async with opened(OfflineStore(inner, "scripted", tmp_path, 10**6, LIMITS)) as store:
         commit = asyncio.create_task(store.apply("s", 0, 1, hits("a", 1)))
         await inner.applied.wait()
         if not read_ends_first:
@@ -188,7 +198,7 @@ async def test_commits_go_on_while_reads_fail(
 
     own_redis.start()
     redis = redis_store(own_redis)
-    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6)) as store:
+    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6, LIMITS)) as store:
         await wait_online(store)
         monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 0.2)
         for _ in range(redis_url.CONCURRENT_READS_MAX):  # as many reads as may run at once get no reply

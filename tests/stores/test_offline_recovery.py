@@ -13,6 +13,7 @@ from app.stores.offline import OfflineStore
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from tests.stores.offline_stores import (
+    LIMITS,
     NOON,
     YESTERDAY,
     hits,
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.mark.fails_on_mutant(
-    "no recovery", "app/stores/spool_file.py", 'sorted(self._directory.glob(f"*{self.suffix}"))', "[]"
+    "no recovery", "app/stores/spool_file.py", "if _suffix_of(path) in self._suffixes)", "if False)"
 )
 async def test_the_spool_of_a_dead_process_is_recovered_once(tmp_path: Path, own_redis: RedisServer) -> None:
     async with opened(offline_store(own_redis, tmp_path)) as dead:
@@ -121,7 +122,7 @@ async def test_a_running_node_recovers_the_spool_of_a_dead_neighbour(tmp_path: P
         await wait_ok(client)
         own_redis.stop()
         redis = RedisStore(target, StoreLimits(10))
-        async with opened(OfflineStore(redis, target.identity, tmp_path / "spool", 10**6)) as dead:
+        async with opened(OfflineStore(redis, target.identity, tmp_path / "spool", 10**6, LIMITS)) as dead:
             for offset in range(3):
                 await dead.apply("dead", offset, offset + 1, hits("a", 1))
             own_redis.start()

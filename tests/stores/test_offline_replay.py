@@ -2,20 +2,22 @@
 
 import asyncio
 import itertools
+import math
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from app.domain.buckets import TOTAL
-from app.domain.counting import Commit, HitGroup
+from app.domain.counting import COUNT_MAX, Commit, HitGroup, IdempotencyKey
 from app.stores import offline
 from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
+from app.stores.replay import REPLAY_LINES, Replay
 from app.stores.results import ApplyResult, GroupResult, Value, reject
-from app.stores.spool_file import SpoolFile
-from tests.stores.offline_stores import NOON, hits, offline_store, opened, redis_store, total_of, wait_online
+from app.stores.spool_file import SpooledCommit, SpoolFile, encode
+from tests.stores.offline_stores import LIMITS, NOON, hits, offline_store, opened, redis_store, total_of, wait_online
 from tests.support.redis_servers import RedisServer
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 @pytest.mark.fails_on_mutant(
     "blind retry",
-    "app/stores/offline.py",
+    "app/stores/replay.py",
     "lambda offset: self._store.apply(source, offset, new_offset, commit),",
     "lambda _: self._store.apply(str(time.monotonic()), 0, 1, commit),",
 )
@@ -64,7 +66,7 @@ async def test_spooled_commits_count_although_redis_has_lost_earlier_ones(
         assert store.status().reasons == ("Redis has lost 3 acknowledged commits since this process started",)
 
 
-@pytest.mark.fails_on_mutant("no size limit", "app/stores/spool_file.py", "> self._bytes_max\n", "> 10**9\n")
+@pytest.mark.fails_on_mutant("no size limit", "app/stores/spool_file.py", "> self._bytes_max:", "> 10**9:")
 async def test_a_full_spool_rejects_commits(tmp_path: Path, own_redis: RedisServer) -> None:
     async with opened(offline_store(own_redis, tmp_path, bytes_max=300)) as store:
         acknowledged = 0
@@ -135,7 +137,7 @@ class SlowStore(MemoryStore):
 
 async def test_the_replay_to_a_store_slower_than_the_spool_ends_under_load(tmp_path: Path) -> None:
     slow = SlowStore(StoreLimits(10))
-    async with opened(OfflineStore(slow, "slow", tmp_path, 10**7)) as store:
+    async with opened(OfflineStore(slow, "slow", tmp_path, 10**7, LIMITS)) as store:
         counted = 0
         while counted < 50:
             await store.apply("s", counted, counted + 1, hits("a", 1))
@@ -149,10 +151,7 @@ async def test_the_replay_to_a_store_slower_than_the_spool_ends_under_load(tmp_p
 
 
 @pytest.mark.fails_on_mutant(
-    "a limit outlives the acknowledgement",
-    "app/stores/offline.py",
-    "if result and (missing :=",
-    "if False and (missing :=",
+    "a limit outlives the acknowledgement", "app/stores/replay.py", "if missing :=", "if False and (missing :="
 )
 @pytest.mark.parametrize(
     "atomic",
@@ -162,8 +161,8 @@ async def test_the_replay_to_a_store_slower_than_the_spool_ends_under_load(tmp_p
             False,
             marks=pytest.mark.fails_on_mutant(
                 "a limit of one event outlives it",
-                "app/stores/offline.py",
-                "for event, reason in group_result.rejected.items()",
+                "app/stores/replay.py",
+                "for event, reason in result.rejected.items()",
                 "for event, reason in ()",
             ),
         ),
@@ -174,7 +173,7 @@ async def test_hits_that_a_limit_rejected_in_a_lost_response_are_counted(
 ) -> None:
     own_redis.start()
     redis = redis_store(own_redis, names=1)
-    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6)) as store:
+    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6, LIMITS)) as store:
         apply, lost = redis.apply, asyncio.Event()
 
         async def lose_the_first_response(*arguments: object) -> ApplyResult:
@@ -201,17 +200,14 @@ async def test_hits_that_a_limit_rejected_in_a_lost_response_are_counted(
 
 
 @pytest.mark.fails_on_mutant(
-    "a pause after each lost response",
-    "app/stores/offline.py",
-    "if self._replayed_lines > replayed_lines:",
-    "if False:",
+    "a pause after each lost response", "app/stores/offline.py", "if self._replay.lines > replayed_lines:", "if False:"
 )
 async def test_the_replay_does_not_pause_after_a_lost_response(
     tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_redis.start()
     redis = redis_store(own_redis)
-    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6)) as store:
+    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6, LIMITS)) as store:
         monkeypatch.setattr(offline, "RETRY_SECONDS", 1000)
         apply, calls = redis.apply, itertools.count()
 
@@ -226,3 +222,102 @@ async def test_the_replay_does_not_pause_after_a_lost_response(
         assert [result.ack for result in results] == ["spooled"] * 5
         await wait_online(store)
         assert await store.read([TOTAL], ["a"]) == [{"a": 5}]
+
+
+@pytest.mark.fails_on_mutant(
+    "a mismatch drops acknowledged hits", "app/stores/replay.py", 'elif result.reason == "mismatch":', "elif False:"
+)
+async def test_hits_whose_key_another_node_used_for_another_request_are_counted(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    def keyed(event: str) -> Commit:
+        return [HitGroup(NOON, {event: 1}, IdempotencyKey("key", f"request-for-{event}", "client"))]
+
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        assert (await store.apply("s", 0, 1, [*keyed("a"), *hits("b", 1)])).ack == "spooled"
+        own_redis.start()
+        other = redis_store(own_redis)
+        await other.apply("other", 0, 1, keyed("c"))
+        await wait_online(store)
+        assert await store.read([TOTAL], ["a", "b", "c"]) == [{"a": 1, "b": 1, "c": 1}]
+        assert store.status().reasons == ()
+        await other.close()
+
+
+@pytest.mark.fails_on_mutant(
+    "an overflow is dropped silently",
+    "app/stores/replay.py",
+    "            self.rejected_hits += hits\n",
+    "            pass\n",
+)
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_spooled_hits_that_would_exceed_the_largest_count_are_reported(
+    tmp_path: Path, own_redis: RedisServer, caplog: pytest.LogCaptureFixture, atomic: bool
+) -> None:
+    commit = [HitGroup(NOON, {"a": 5, "b": 1}, atomic=atomic)]
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        assert (await store.apply("s", 0, 1, commit)).ack == "spooled"
+        own_redis.start()
+        other = redis_store(own_redis)
+        await other.apply("other", 0, 1, hits("a", COUNT_MAX - 1))
+        await other.close()
+        await wait_online(store)
+        assert await store.read([TOTAL], ["a", "b"]) == [{"a": COUNT_MAX - 1} | ({} if atomic else {"b": 1})]
+        lost = 6 if atomic else 5
+        assert (store.status().rejected_hits, store.status().lost_commits) == (lost, 0)
+        assert store.status().reasons[0].startswith(f"{lost} acknowledged hits were spooled and cannot be counted")
+        assert f"{lost} acknowledged hits" in caplog.text
+
+
+class StubbornStore(MemoryStore):
+    """An unreachable store that treats a cancellation as a failure of its own, as redis-py and time-outs may do."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreLimits(10))
+        self.connecting, self.is_stubborn = asyncio.Event(), True
+
+    async def open(self) -> None:
+        if self._sources == {}:
+            self._sources["opened"] = (1, ApplyResult([], "memory"))
+            raise StoreUnavailable("unreachable")
+        self.connecting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if self.is_stubborn:
+                raise StoreUnavailable("cancelled") from None
+            raise
+
+
+@pytest.mark.fails_on_mutant(
+    "closing relies on cancellation", "app/stores/offline.py", "        self._closing = True\n", "        pass\n"
+)
+async def test_closing_ends_although_a_cancellation_is_swallowed(tmp_path: Path) -> None:
+    inner = StubbornStore()
+    store = OfflineStore(inner, "stubborn", tmp_path, 10**6, LIMITS)
+    await store.open()
+    await inner.connecting.wait()
+    closing = asyncio.create_task(store.close())
+    done, _ = await asyncio.wait([closing], timeout=5)
+    inner.is_stubborn = False
+    assert closing in done
+
+
+@pytest.mark.fails_on_mutant(
+    "the replay is not stopped", "app/stores/replay.py", "        self._stopped = True\n", "        pass\n"
+)
+async def test_a_replay_can_be_stopped_between_two_commits(tmp_path: Path) -> None:
+    class Stopping(MemoryStore):
+        async def apply(self, *arguments: object) -> ApplyResult:
+            replay.stop()
+            return await super().apply(*arguments)
+
+    store = Stopping(StoreLimits(10))
+    replay = Replay(store, store.record_data_loss)
+    file = SpoolFile(tmp_path / "file")
+    for offset in range(REPLAY_LINES + 1):
+        file.append(encode(SpooledCommit("s", offset, offset + 1, hits("a", 1))))
+    assert not await replay.run([file], math.inf)
+    assert len(list(file.lines())) == REPLAY_LINES
+    assert await store.read([TOTAL], ["a"]) == [{"a": 1}]
+    file.close()

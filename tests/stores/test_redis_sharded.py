@@ -239,5 +239,36 @@ def test_the_old_name_of_shards_is_rejected_with_the_new_one() -> None:
 def test_the_identity_of_a_store_does_not_depend_on_how_it_is_reached() -> None:
     same = ["redis+cluster://a:1,b:2?shards=4", "redis+cluster://u:p@b:2,a:1?shards=4", "rediss+cluster://a:1,b:2"]
     assert len({RedisTarget.from_url(url).identity for url in same}) == 1
-    others = ["redis://h", "redis://h/1", "redis://h:1", "redis+sentinel://h/x", "redis+sentinel://h/y", "unix:///h"]
+    database_0 = ["redis://h", "redis://h/", "redis://h/0", "redis://h?db=0", "redis://u:p@h:6379/0"]
+    assert len({RedisTarget.from_url(url).identity for url in database_0}) == 1
+    assert RedisTarget.from_url("redis://h?db=1").identity == RedisTarget.from_url("redis://h/1").identity
+    others = [
+        "redis://h",
+        "redis://h/1",
+        "redis+sentinel://h/x/1",
+        "unix:///h?db=1",
+        "redis://h:1",
+        "redis+sentinel://h/x",
+        "redis+sentinel://h/y",
+        "unix:///h",
+    ]
     assert len({RedisTarget.from_url(url).identity for url in others}) == len(others)
+
+
+@pytest.mark.parametrize(
+    ("url", "identity"),
+    [
+        ("redis://h", " h:6379 "),
+        ("redis://h", " h:6379 /0"),
+        ("redis://h/0", " h:6379 "),
+        ("redis://h/1", " h:6379 /1"),
+        ("redis://h?db=1", " h:6379 "),
+        ("redis+sentinel://b,a:1/x", "sentinel a:1 b:6379 /x"),
+        ("redis+cluster://h?shards=4", "cluster h:6379 "),
+        ("unix:///tmp/redis.sock", " 127.0.0.1:6379 /tmp/redis.sock"),
+    ],
+)
+def test_a_store_has_the_spool_files_of_its_identity_in_earlier_versions(url: str, identity: str) -> None:
+    target = RedisTarget.from_url(url)
+    assert identity in {target.identity, *target.old_identities}
+    assert identity not in RedisTarget.from_url("redis://h/2").old_identities

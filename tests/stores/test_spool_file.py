@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -79,6 +80,37 @@ def test_a_file_returns_its_lines_oldest_first(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fails_on_mutant(
+    "large lines are read together",
+    "app/stores/spool_file.py",
+    "                if bytes_max <= 0:\n",
+    "                if False:\n",
+)
+def test_few_large_lines_are_read_at_once(tmp_path: Path) -> None:
+    file = SpoolFile(tmp_path / "file")
+    for line in ("x" * 100, "y" * 100, "z"):
+        file.append(line)
+    assert [len(file.first(10, size)) for size in (1, 100, 101, 1000)] == [1, 1, 2, 3]
+    file.delete()
+
+
+@pytest.mark.fails_on_mutant(
+    "closed while a thread uses it",
+    "app/stores/spool_file.py",
+    "        with self._lock:\n            self._db.close()\n",
+    "        self._db.close()\n",
+)
+def test_a_file_is_closed_after_the_thread_that_uses_it(tmp_path: Path) -> None:
+    file = SpoolFile(tmp_path / "file")
+    with ThreadPoolExecutor() as threads:
+        with file._lock:  # as in a thread that is writing; SQLite crashes if the connection is closed meanwhile
+            waiting = [threads.submit(file.append, "line"), threads.submit(file.first, 1), threads.submit(file.close)]
+            assert not wait(waiting, timeout=0.1).done
+        assert not wait(waiting).not_done
+    reopened = SpoolFile(tmp_path / "file")
+    reopened.delete()
+
+
 def test_a_file_can_be_open_only_once(tmp_path: Path) -> None:
     file = SpoolFile(tmp_path / "file")
     with pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -98,10 +130,10 @@ async def test_a_spool_is_full_until_a_line_fits(open_spool: Callable[..., Spool
     spool = open_spool(bytes_max=5)
     await spool.append("123")
     with pytest.raises(SpoolFull):
-        await spool.append("456")
-    assert (spool.is_full, spool.size) == (True, 3)
-    await spool.append("45")
-    assert (spool.is_full, spool.size) == (False, 5)
+        spool.check_space(3)
+    assert spool.is_full
+    spool.check_space(2)
+    assert not spool.is_full
 
 
 async def test_a_spool_goes_on_in_memory_if_its_file_fails(
@@ -128,6 +160,33 @@ async def test_orphans_are_the_files_of_dead_processes_with_the_same_store(open_
     close(dead.files + other.files)
     orphans = open_spool().find_orphans()
     assert [file.path for file in orphans] == [file.path for file in dead.files]
+    close(orphans)
+
+
+@pytest.mark.fails_on_mutant(
+    "files of an earlier version are left",
+    "app/stores/spool_file.py",
+    "self._suffixes = {self.suffix, *old_suffixes}",
+    "self._suffixes = {self.suffix}",
+)
+@pytest.mark.fails_on_mutant(
+    "foreign files are not reported",
+    "app/stores/spool_file.py",
+    "if _suffix_of(path) not in self._suffixes:",
+    "if False:",
+)
+async def test_files_of_other_stores_are_reported_and_those_of_earlier_versions_found(
+    open_spool: Callable[..., Spool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier, other = open_spool("redis h:6379 "), open_spool("another redis")
+    for spool in (earlier, other):
+        await spool.append(LINE)
+        close(spool.files)
+    spool = Spool(tmp_path, "redis h:6379 /0", 1000, ["redis h:6379 "])
+    orphans = spool.find_orphans()
+    assert [file.path for file in orphans] == [file.path for file in earlier.files]
+    spool.report_foreign_files()
+    assert [str(path) in caplog.text for path in (other.files[0].path, earlier.files[0].path)] == [True, False]
     close(orphans)
 
 

@@ -161,7 +161,8 @@ async def test_a_spool_file_is_replayed(name: str, tmp_path: Path, own_redis: Re
 @pytest.mark.fails_on_mutant("spool files have another name", SPOOL, "hexdigest()[:16]", "hexdigest()[:12]")
 @pytest.mark.parametrize("url", EXPECTED["spoolSuffixes"])
 def test_a_store_finds_the_spool_files_of_its_earlier_version(url: str) -> None:
-    assert suffix(url) == EXPECTED["spoolSuffixes"][url]
+    spool = create_app(Settings(TALLY_STORE=url)).state.store._spool
+    assert EXPECTED["spoolSuffixes"][url] in spool._suffixes
 
 
 def suffix(url: str) -> str:

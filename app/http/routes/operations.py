@@ -48,6 +48,11 @@ def add_metrics(router: APIRouter, metrics: Metrics, store: CounterStore, rate_l
     metrics.watch(
         "tally_lost_batches", "Acknowledged commits that the store lost.", lambda: store.status().lost_commits
     )
+    metrics.watch(
+        "tally_spool_rejected_hits",
+        "Acknowledged hits that were spooled and then rejected by the store.",
+        lambda: store.status().rejected_hits,
+    )
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics(request: Request) -> Response:

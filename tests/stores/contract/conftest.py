@@ -33,7 +33,7 @@ class Maker:
         if self.kind == "cluster":
             return ShardedRedisStore([RedisStore(target, limits, shard) for shard in range(target.shards)])
         store = RedisStore(target, limits)
-        return store if self.kind == "redis" else OfflineStore(store, "test", self.directory / "spool", 10**6)
+        return store if self.kind == "redis" else OfflineStore(store, "test", self.directory / "spool", 10**6, limits)
 
     def flush(self) -> None:
         (self.directory / "tally.db").unlink(missing_ok=True)
