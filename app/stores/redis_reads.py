@@ -20,8 +20,9 @@ from app.stores.redis_keys import bucket_key, dimensions_key, hll_key, starts_ke
 
 # Keys to read or unlink in one round trip; each may be large.
 KEYS_PER_CALL = 200
-# Counts to read in one round trip. A commit that arrives meanwhile waits for a few milliseconds.
+# Members to read in one round trip. A commit that arrives meanwhile waits for a few milliseconds.
 FIELDS_PER_CALL = 2000
+COMMAND_FIELDS = 5  # a command takes about as long as this many members
 # Members of a bucket to scan in one round trip, which keeps Redis busy for less than a millisecond.
 MEMBERS_PER_CALL = 500
 
@@ -116,29 +117,57 @@ class RedisReads(CounterStore):
                 starts: list[str] = await self._read(self._client.zrange(self._prefix + starts_key(step), 0, -1))
                 plain += [Bucket(step, int(start)) for start in starts]
             plain.append(TOTAL)
-        others: list[Bucket] = []
-        for i in range(0, len(plain), KEYS_PER_CALL):
-            pipe = self._client.pipeline(transaction=False)
-            for bucket in plain[i : i + KEYS_PER_CALL]:
-                pipe.smembers(self._prefix + dimensions_key(bucket))
-            for bucket, dimensions in zip(plain[i:], await self._read(pipe.execute()), strict=False):
-                others += [bucket._replace(dimension=dimension) for dimension in dimensions]
+        others = await self._list_dimensions(plain)
         visitors = [bucket for bucket in others if bucket.dimension.startswith(VISITOR_DIMENSIONS)]
         return plain + others + [bucket._replace(dimension=SKETCH + bucket.dimension) for bucket in visitors]
 
+    async def _list_dimensions(self, buckets: Sequence[Bucket]) -> list[Bucket]:
+        """Return all buckets with a dimension that have the step and start of one of these."""
+        found: list[Bucket] = []
+        sizes = list(zip(buckets, await self._count_dimensions(buckets), strict=True))
+        for bucket, size in sizes:
+            if size > MEMBERS_PER_CALL:
+                found += await self._scan_dimensions(bucket)
+        for part in _split([(bucket, range(size)) for bucket, size in sizes if size <= MEMBERS_PER_CALL]):
+            pipe = self._client.pipeline(transaction=False)
+            for _, bucket, _ in part:
+                pipe.smembers(self._prefix + dimensions_key(bucket))
+            for (_, bucket, _), dimensions in zip(part, await self._read(pipe.execute()), strict=True):
+                found += [bucket._replace(dimension=dimension) for dimension in dimensions]
+        return found
 
-def _split(requested: Sequence[tuple[Bucket, Sequence[str]]]) -> Iterator[list[tuple[int, Bucket, Sequence[str]]]]:
+    async def _count_dimensions(self, buckets: Sequence[Bucket]) -> list[int]:
+        sizes: list[int] = []
+        for i in range(0, len(buckets), KEYS_PER_CALL):
+            pipe = self._client.pipeline(transaction=False)
+            for bucket in buckets[i : i + KEYS_PER_CALL]:
+                pipe.scard(self._prefix + dimensions_key(bucket))
+            sizes += await self._read(pipe.execute())
+        return sizes
+
+    async def _scan_dimensions(self, bucket: Bucket) -> list[Bucket]:
+        """Read a large set of dimensions in steps, as `_scan` does."""
+        cursor, dimensions = 0, set[str]()
+        while True:
+            step = self._client.sscan(self._prefix + dimensions_key(bucket), cursor, count=MEMBERS_PER_CALL)
+            cursor, found = await self._read(step)
+            dimensions.update(found)
+            if not cursor:
+                return [bucket._replace(dimension=dimension) for dimension in dimensions]
+
+
+def _split(requested: Sequence[tuple[Bucket, Sequence[T]]]) -> Iterator[list[tuple[int, Bucket, Sequence[T]]]]:
     """Yield what each round trip reads: the index of a bucket in `requested`, the bucket, and some of its members."""
-    part: list[tuple[int, Bucket, Sequence[str]]] = []
-    fields = 0
+    part: list[tuple[int, Bucket, Sequence[T]]] = []
+    fields, size = 0, FIELDS_PER_CALL - COMMAND_FIELDS
     for index, (bucket, members) in enumerate(requested):
-        for first in range(0, len(members), FIELDS_PER_CALL):
-            some = members[first : first + FIELDS_PER_CALL]
-            if fields + len(some) > FIELDS_PER_CALL:
+        for first in range(0, len(members), size):
+            some = members[first : first + size]
+            if fields + len(some) + COMMAND_FIELDS > FIELDS_PER_CALL:
                 yield part
                 part, fields = [], 0
             part.append((index, bucket, some))
-            fields += len(some)
+            fields += len(some) + COMMAND_FIELDS
     if part:
         yield part
 

@@ -187,6 +187,12 @@ async def test_two_nodes_with_one_redis_show_the_same_counts(tmp_path: Path, red
     "            pass\n",
 )
 @pytest.mark.fails_on_mutant(
+    "counts of other nodes are unknown in an outage",
+    "app/live/peers.py",
+    "            self._store.add_known_counts(message.day, message.counts, message.generation)\n",
+    "            pass\n",
+)
+@pytest.mark.fails_on_mutant(
     "replayed keys are overlooked",
     "app/stores/replay.py",
     "self.shows_too_much |= not all(",

@@ -50,8 +50,8 @@ async def test_a_reset_subtracts_the_counts_it_was_planned_with(store: CounterSt
     redis=pytest.mark.fails_on_mutant(
         "the dimensions of the wrong buckets are read",
         "app/stores/redis_reads.py",
-        "zip(plain[i:], await",
-        "zip(plain, await",
+        "for bucket in buckets[i : i + KEYS_PER_CALL]:\n                pipe.scard",
+        "for bucket in buckets[:KEYS_PER_CALL]:\n                pipe.scard",
     )
 )
 async def test_a_deletion_leaves_only_a_line_in_the_correction_log(
