@@ -79,6 +79,7 @@ class OfflineStore(CounterStore):
         self._offline_since: float | None = time.monotonic()
         self._reconnecting: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
+        self._is_replaying = False
 
     @property
     def durability(self) -> str:  # type: ignore[override] # the wrapped store may read it later
@@ -228,14 +229,17 @@ class OfflineStore(CounterStore):
     async def refresh(self) -> str:
         if self._is_offline:
             return self._epoch
-        epoch = await self._store.refresh()
+        try:
+            epoch = await self._store.refresh()
+        except StoreUnavailable:
+            if await self._is_reachable():
+                raise
+            return self._epoch
         if self._last_known.is_outdated or self._epoch not in {"", epoch}:
             await self._refill_last_known()
-            # The last known counts may be those of the previous epoch.
-            if self._is_offline:
-                return self._epoch
-        self._epoch = epoch
-        return epoch
+        if not self._is_offline:  # else the last known counts may be those of the previous epoch
+            self._epoch = epoch
+        return self._epoch
 
     async def _refill_last_known(self) -> None:
         """Replace the last known counts, which may be too high, unless the store becomes unreachable meanwhile."""
@@ -270,10 +274,9 @@ class OfflineStore(CounterStore):
         return StoreStatus(ack, accepting, tuple(reasons), stale_seconds, self._spool.size, lost, rejected)
 
     def _outage_reason(self) -> str:
-        if self._spool.is_full:
-            return "Redis is unreachable and the spool is full (TALLY_SPOOL_MAX_MB), or in memory: hits are rejected"
-        place = "spooled to disk" if self._spool.ack == "spooled" else "kept in memory, the spool cannot be written"
-        return f"Redis is unreachable: hits are {place}"
+        if self._is_replaying:
+            return f"{self._spool.size / 1e6:.1f} MB of spooled hits are being replayed: {self._spool.describe()}"
+        return f"Redis is unreachable: {self._spool.describe()}"
 
     def _go_offline(self, error: StoreError) -> None:
         if not self._is_offline:
@@ -296,6 +299,7 @@ class OfflineStore(CounterStore):
             except Exception as error:  # noqa: BLE001 # after any error the next attempt may succeed
                 level = logging.DEBUG if isinstance(error, StoreError) else logging.ERROR
                 log.log(level, "Redis is still unreachable: %r", error)
+                self._is_replaying = False
                 self._open_error = error if isinstance(error, StoreOpenError) else None
                 # On a bad network each of many responses may get lost, but the replay makes progress.
                 if self._replay.lines > replayed_lines:
@@ -308,6 +312,7 @@ class OfflineStore(CounterStore):
         await self._store.open()
         for totals in await self._store.read([TOTAL]):
             self._last_known.store.merge_counts(TOTAL, totals)
+        self._is_replaying = self._spool.size > 0
         while self._is_offline and not self._closing and time.monotonic() < until:
             # Between two slices, the hits that have arrived are spooled in one commit, so the spool gets ever shorter.
             async with self._commit_lock:
@@ -319,7 +324,7 @@ class OfflineStore(CounterStore):
             # In a new epoch, the nodes replace the counts that they show with the smaller ones of the store.
             await self._store.record_data_loss(0)
             self._replay.shows_too_much = False
-        self._offline_since, self._spool.is_full, self._open_error = None, False, None
+        self._offline_since, self._spool.is_full, self._open_error, self._is_replaying = None, False, None, False
 
     def add_known_counts(self, day: int, counts: Mapping[str, int], generation: int) -> None:
         is_busy = self._commit_lock.locked()

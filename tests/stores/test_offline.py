@@ -238,7 +238,8 @@ async def test_a_node_with_a_full_spool_is_down(tmp_path: Path, own_redis: Redis
         assert (status, response.json()["counted"], response.headers["Retry-After"]) == (503, "no", "1")
         health = await client.get("/health")
         assert (health.status_code, health.json()["status"]) == (503, "down")
-        assert "the spool is full (TALLY_SPOOL_MAX_MB)" in health.json()["reasons"][0]
+        text = "Redis is unreachable: hits are rejected, because the spool is full (TALLY_SPOOL_MAX_MB)"
+        assert health.json()["reasons"][0] == text
         assert health.json()["spoolBytes"] > 500_000
         page = Dashboard()
         await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])

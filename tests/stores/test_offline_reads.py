@@ -224,3 +224,19 @@ async def test_a_read_that_fails_in_an_outage_returns_the_last_known_counts(
         found = await asyncio.gather(*(store.read([TOTAL], ["a"]) for _ in range(3)))
         assert found == [[{"a": 1}]] * 3
         assert store.status().stale_seconds is not None
+
+
+@pytest.mark.fails_on_mutant(
+    "an idle node is not offline",
+    "app/stores/offline.py",
+    "            if await self._is_reachable():\n                raise\n            return self._epoch\n",
+    "            raise\n",
+)
+async def test_a_node_without_requests_detects_an_outage(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        await wait_online(store)
+        epoch = await store.refresh()
+        own_redis.stop()
+        assert await store.refresh() == epoch
+        assert store.status().reasons == ("Redis is unreachable: hits are spooled to disk",)

@@ -135,6 +135,12 @@ class SlowStore(MemoryStore):
         return await super().apply(source, expected_offset, new_offset, commit)
 
 
+@pytest.mark.fails_on_mutant(
+    "a replay looks like an outage",
+    "app/stores/offline.py",
+    "        self._is_replaying = self._spool.size > 0\n",
+    "        pass\n",
+)
 async def test_the_replay_to_a_store_slower_than_the_spool_ends_under_load(tmp_path: Path) -> None:
     slow = SlowStore(StoreLimits(10))
     async with opened(OfflineStore(slow, "slow", tmp_path, 10**7, LIMITS)) as store:
@@ -143,9 +149,13 @@ async def test_the_replay_to_a_store_slower_than_the_spool_ends_under_load(tmp_p
             await store.apply("s", counted, counted + 1, hits("a", 1))
             counted += 1
         slow.reachable = True
+        reasons: set[str] = set()
         while store.status().stale_seconds is not None:
+            reasons.update(store.status().reasons)
             await store.apply("s", counted, counted + 1, hits("a", 1))
             counted += 1
+        assert "0.0 MB of spooled hits are being replayed: hits are spooled to disk" in reasons
+        assert store.status().reasons == ()
         result = await store.apply("s", counted, counted + 1, hits("a", 1))
         assert result.groups == [GroupResult({"a": Value(counted + 1, counted + 1)})]
 
