@@ -91,10 +91,7 @@ async def test_the_leaderboard_ranks_the_top_n(tally: RunningApp) -> None:
 
 
 @pytest.mark.fails_on_mutant(
-    "limit by name",
-    "app/http/rate_limits.py",
-    "    address = client_address(request)\n",
-    "    address = client_address(request) + request.url.path\n",
+    "limit by name", "app/http/fast_path.py", "consume_for(head.address, ", "consume_for(head.address + url.decode(), "
 )
 async def test_over_the_limit_is_429_only_for_that_address(tally: RunningApp) -> None:
     async with tally.client("127.0.0.1") as greedy, tally.client("127.0.0.2") as other:

@@ -57,8 +57,8 @@ async def statuses(tally: RunningApp, role: str) -> dict[str, int]:
     "routes are not authorized", "app/http/app.py", "dependencies=[Depends(permissions.authorize_request)],", ""
 )
 @pytest.mark.fails_on_mutant(
-    "the fast path does not authorize",
-    "app/http/fast_path.py",
+    "the router bypass does not authorize",
+    "app/http/router_bypass.py",
     "            self._permissions.authorize(scope, f\"{scope['method']} {EVENT_ROUTE}\")\n",
     "",
 )

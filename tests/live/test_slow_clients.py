@@ -38,7 +38,7 @@ async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
 
 @pytest.mark.fails_on_mutant(
     "the kernel buffers as much as it likes",
-    "app/server/http_protocol.py",
+    "app/server/connection.py",
     "SEND_BUFFER_BYTES = 65_536",
     "SEND_BUFFER_BYTES = 4_000_000",
 )

@@ -39,8 +39,8 @@ async def test_no_request_fails_while_the_nodes_are_restarted_in_turn(tmp_path: 
 @pytest.mark.fails_on_mutant(
     "no Connection: close during shutdown",
     "app/server/server.py",
-    "default_headers.append((b",
-    "default_headers.count((b",
+    "default_headers.append(CLOSE_HEADER)",
+    "default_headers.count(CLOSE_HEADER)",
 )
 def test_a_node_that_shuts_down_responds_to_late_requests_of_its_proxy(process) -> None:
     node: Process = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1")

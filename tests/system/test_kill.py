@@ -14,10 +14,11 @@ from tests.support.servers import eventually
 @pytest.mark.fails_on_mutant(
     "responses before the commit",
     "app/group_commit.py",
-    "            applied = await self._apply(self._store.apply, commit)\n",
-    """            for waiter in waiters:
-                values = {event: Value(0, 0) for event in waiter.amounts}
-                _resolve(waiter, GroupResult(values), slot.date, "disk")
+    "            applied = await self._apply(self._store.apply, pending.build(slot))\n",
+    """            from app.stores.results import GroupResult, Value
+            commit = pending.build(slot)
+            zeros = [GroupResult({event: Value(0, 0) for event in group.amounts}) for group in commit]
+            pending.resolve(ApplyResult(zeros, "disk"), slot.date)
             await asyncio.sleep(0.05)
             applied = await self._apply(self._store.apply, commit)
 """,
