@@ -111,6 +111,7 @@ def include_routes(
     """Add all routes. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
     router, reads, writes = app.router_with(), app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
+    reads.route_class = read_limit.route_class()
     buffer = kafka and kafka.buffer
     count.add_routes(router, buffer or committer, rate_limits, app.permissions)
     if not buffer:

@@ -44,6 +44,22 @@ async def test_requests_succeed_while_redis_is_down(tmp_path: Path, own_redis: R
 
 
 @pytest.mark.fails_on_mutant(
+    "the header is as old as the request",
+    "app/http/dependencies.py",
+    "response = await handler(request)\n",
+    "old = stale_headers()\n                    return [r := await handler(request), r.raw_headers.extend(old)][0]\n",
+)
+async def test_a_read_that_detects_an_outage_is_marked_as_stale(tmp_path: Path, own_redis: RedisServer) -> None:
+    async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
+        for path in ("/event/a", "/events", "/series", "/history?format=csv"):
+            own_redis.start()
+            await wait_ok(client)
+            own_redis.stop()
+            response = await client.get(path)
+            assert (response.status_code, response.headers.get("Tally-Stale")) == (200, "0")
+
+
+@pytest.mark.fails_on_mutant(
     "waits as long as it takes",
     "app/stores/redis_url.py",
     "COMMAND_TIMEOUT_SECONDS = 1.5",

@@ -35,11 +35,12 @@ def add_event_route(router: APIRouter, queries: CountQueries, read_limit: ReadLi
     @router.get(EVENT_ROUTE, response_model=EventValue)
     async def read_event(request: Request, event: EventInPath) -> Response:
         """Return today's count and the all-time total of an event; an unknown event has 0."""
-        headers, slot = read_limit.consume(request), clock.slot()
+        read_limit.consume(request)
+        slot = clock.slot()
         counts = await store.read([*slot.day_buckets, TOTAL], [event])
         hits, correction, total = (found.get(event, 0) for found in counts)
         value = EventValue(eventName=event, count=hits + correction, total=total, day=slot.date)
-        return FastJSONResponse(value, headers)
+        return FastJSONResponse(value, read_limit.stale_headers())
 
 
 def add_routes(router: APIRouter, queries: CountQueries) -> None:
