@@ -8,6 +8,7 @@ import pytest
 
 from app.domain.buckets import TOTAL, Bucket
 from app.domain.calendar import Calendar
+from app.stores import offline
 from app.stores.base import StoreLimits
 from app.stores.offline import OfflineStore
 from app.stores.redis import RedisStore
@@ -45,6 +46,27 @@ async def test_the_spool_of_a_dead_process_is_recovered_once(tmp_path: Path, own
         buckets = [Bucket("day", YESTERDAY.day), Bucket("day", NOON.day), TOTAL]
         assert await store.read(buckets, ["a"]) == [{"a": 5}, {"a": 1}, {"a": 6}]
     assert not list(tmp_path.glob("*.spool*"))
+
+
+@pytest.mark.fails_on_mutant(
+    "a node starts after the whole replay",
+    "app/stores/offline.py",
+    "while self._is_offline and not self._closing and time.monotonic() < until:",
+    "while self._is_offline and not self._closing:",
+)
+async def test_a_node_accepts_hits_while_it_replays_a_large_spool(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(offline_store(own_redis, tmp_path)) as dead:
+        for offset in range(50):
+            await dead.apply("dead", offset, offset + 1, hits("a", 1))
+    monkeypatch.setattr(offline, "STARTUP_REPLAY_SECONDS", 0)
+    own_redis.start()
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        assert store.status().stale_seconds is not None
+        assert (await store.apply("s", 0, 1, hits("a", 1))).ack == "spooled"
+        await wait_online(store)
+        assert await store.read([TOTAL], ["a"]) == [{"a": 51}]
 
 
 @pytest.mark.fails_on_mutant(

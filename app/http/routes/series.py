@@ -36,7 +36,10 @@ def add_routes(router: APIRouter, queries: CountQueries) -> None:
         step: Step = "minute",
         points: Points = 60,
     ) -> Response:
-        """Return the series of all events together, or with `?event=a&event=b` a list with a series of each."""
+        """Return the series of all events together, or with `?event=a&event=b` a list with a series of each.
+
+        A response has at most 20,000 counts: events times points.
+        """
         events = [event_in_query(text) for text in event or ()] or [ALL_EVENTS]
         found = await _read_series(queries, events, step, points)
         return FastJSONResponse(found if event else found[0], response.raw_headers)
