@@ -195,7 +195,7 @@ def test_the_script_counts_hits_and_shows_live_counts(
     page.locator("button").click()
     page.evaluate("document.querySelector('u').dataset.tallyCount = 'clicked'; tally.watch()")
     expect(page.locator("u")).to_have_text("2")
-    assert page.evaluate("tally('a/b').catch((error) => error.message)") == "Not Found"
+    assert page.evaluate("tally('a/b').catch((error) => error.message)") == "there is no such route or file; see /docs"
     # One stream serves all spans. Streams of earlier tests may take a moment to close.
     wait_until(lambda: live_clients(tally) == 1)
     assert [text for text in console_messages if "404" not in text] == []

@@ -15,7 +15,7 @@ from tests.support.servers import Process
 
 @pytest.mark.fails_on_mutant(
     "replay uses another source",
-    "app/stores/offline.py",
+    "app/stores/replay.py",
     "lambda offset: self._store.apply(source, offset, new_offset, commit),",
     "lambda _: self._store.apply(str(time.monotonic()), 0, 1, commit),",
 )

@@ -97,7 +97,7 @@ async def test_a_client_with_plain_retries_counts_twice_on_the_same_network(redi
             50,
             marks=pytest.mark.fails_on_mutant(
                 "replay drops spooled commits",
-                "app/stores/offline.py",
+                "app/stores/replay.py",
                 "await self._replay_line(lines[replayed])",
                 "pass",
             ),
@@ -165,7 +165,7 @@ async def test_a_hit_whose_response_is_lost_is_not_shown_twice(process, redis_se
             "killed",
             marks=pytest.mark.fails_on_mutant(
                 "drops more spooled commits than it has applied",
-                "app/stores/offline.py",
+                "app/stores/replay.py",
                 "files[0].drop, lines[:replayed])",
                 "files[0].drop, lines)",
             ),

@@ -35,7 +35,7 @@ async def test_kill_9_of_a_node_loses_no_acknowledged_hit_and_counts_none_twice(
 
 SPOOL_DROPPED = (
     "replay drops spooled commits",
-    "app/stores/offline.py",
+    "app/stores/replay.py",
     "await self._replay_line(lines[replayed])",
     "pass",
 )
