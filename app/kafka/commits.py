@@ -1,20 +1,21 @@
 """Records as a commit: hits without an idempotency key are added up, and bad records become dead letters."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 from aiokafka import ConsumerRecord
 
-from app.domain.calendar import Clock, TimeSlot
+from app.domain.calendar import Calendar, TimeSlot, day_start
 from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit
 from app.kafka.dead_letters import DeadLetter
 from app.kafka.decoding import Decoder, RecordRejected
 from app.pending_commit import COMMIT_EVENTS_MAX
 from app.stores.results import ApplyResult, GroupResult
 
-DAY_SECONDS = 86_400
 FUTURE_SECONDS_MAX = 300  # how far a sender's clock may be ahead; such a record counts as of now
+BUCKETS_PER_VISITOR = 4  # that a user or a session of a hit adds to
 RECORDS_PER_TURN = 1000  # decoded before other tasks run
 
 
@@ -27,42 +28,78 @@ class BuiltCommit(NamedTuple):
 
 
 async def build_commit(
-    decode: Decoder, limited: bool, records: Sequence[ConsumerRecord], clock: Clock, days_kept: int
+    decode: Decoder,
+    acknowledged: bool,
+    records: Sequence[ConsumerRecord],
+    now: float,
+    calendar: Calendar,
+    days_kept: int,
 ) -> BuiltCommit:
-    """Build a commit from as many records as it may have. `limited` is true if the store's limits apply to them."""
-    now, calendar = clock.at(), clock.calendar
-    oldest = calendar.slot(now).day - (days_kept - 1) * DAY_SECONDS
-    latest = now + FUTURE_SECONDS_MAX
-    sums: dict[TimeSlot, dict[str, int]] = {}
-    visits: dict[TimeSlot, list[Visit]] = {}
-    keyed: list[HitGroup] = []
+    """Build a commit from as many records as it may have.
+
+    `acknowledged` is true if the records are hits that Tally has acknowledged. Then the store's limits do not apply,
+    and no record is rejected because of its time: the clock of the node that wrote it may have been wrong.
+    """
+    oldest, latest = _oldest_kept(calendar, now, days_kept), now + FUTURE_SECONDS_MAX
+    builder = _CommitBuilder(now, calendar, limited=not acknowledged)
     dead: list[DeadLetter] = []
-    minute, size, taken = -1.0, 0, 0
+    taken = 0
     for taken, record in enumerate(records, 1):
         if taken % RECORDS_PER_TURN == 0:
             await asyncio.sleep(0)
         try:
-            at, amounts, key, record_visits = decode(record)
-            _check_time(at, oldest, latest)
+            decoded = decode(record)
+            if not acknowledged:
+                _check_time(decoded.at, oldest, latest)
         except RecordRejected as error:
             dead.append(DeadLetter(record, str(error)))
             continue
-        if (at := min(at, now)) // 60 != minute:
-            minute, slot = at // 60, calendar.slot(at)
-            summed = sums.setdefault(slot, {})
-        if key:
-            keyed.append(HitGroup(slot, amounts, key, limited, record_visits))
-            size += len(amounts)
-        else:
-            for event, by in amounts.items():
-                size += event not in summed
-                summed[event] = summed.get(event, 0) + by
-            visits.setdefault(slot, []).extend(record_visits)
-        size += len(record_visits)
-        if size >= COMMIT_EVENTS_MAX:
+        builder.add(*decoded)
+        if builder.size >= COMMIT_EVENTS_MAX:
             break
-    unkeyed = [HitGroup(slot, summed, None, limited, visits[slot], False) for slot, summed in sums.items() if summed]
-    return BuiltCommit(unkeyed + keyed, dead, taken)
+    return BuiltCommit(builder.commit(), dead, taken)
+
+
+class _CommitBuilder:
+    """Adds up the hits without an idempotency key by minute. `size` grows with what the commit writes."""
+
+    def __init__(self, now: float, calendar: Calendar, *, limited: bool) -> None:
+        self._now, self._calendar, self._limited = now, calendar, limited
+        self._sums: dict[TimeSlot, dict[str, int]] = {}
+        self._visits: dict[TimeSlot, list[Visit]] = {}
+        self._keyed: list[HitGroup] = []
+        self._minute = -1.0
+        self.size = 0
+
+    def add(self, at: float, amounts: Mapping[str, int], key: IdempotencyKey | None, visits: Sequence[Visit]) -> None:
+        """Add the hits of a record. A time in the future, or before 1970, is the fault of a clock."""
+        if (at := max(0.0, min(at, self._now))) // 60 != self._minute:
+            self._minute, self._slot = at // 60, self._calendar.slot(at)
+            self._summed = self._sums.setdefault(self._slot, {})
+        if key:
+            self._keyed.append(HitGroup(self._slot, amounts, key, self._limited, visits))
+            self.size += len(amounts)
+        else:
+            summed = self._summed
+            for event, by in amounts.items():
+                self.size += event not in summed
+                summed[event] = summed.get(event, 0) + by
+            self._visits.setdefault(self._slot, []).extend(visits)
+        for visit in visits:
+            self.size += BUCKETS_PER_VISITOR * ((visit.user is not None) + (visit.session is not None))
+
+    def commit(self) -> Commit:
+        unkeyed = [
+            HitGroup(slot, summed, None, self._limited, self._visits[slot], False)
+            for slot, summed in self._sums.items()
+            if summed
+        ]
+        return unkeyed + self._keyed
+
+
+def _oldest_kept(calendar: Calendar, now: float, days_kept: int) -> int:
+    """Return the UTC second at which the oldest of the kept days begins."""
+    return day_start(calendar.zone, calendar.local(now).date() - timedelta(days=days_kept - 1))
 
 
 def _check_time(at: float, oldest: float, latest: float) -> None:

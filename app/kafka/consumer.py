@@ -196,8 +196,10 @@ class KafkaConsumer:
     async def _count(self, partition: TopicPartition, records: list[ConsumerRecord]) -> int:
         """Count as many records as one commit may have. Returns their number."""
         decode = self._decoders[partition.topic]
-        limited = decode is not decode_buffered
-        commit, dead, taken = await build_commit(decode, limited, records, self._clock, self._settings.days_kept)
+        acknowledged, now = decode is decode_buffered, self._clock.at()
+        commit, dead, taken = await build_commit(
+            decode, acknowledged, records, now, self._clock.calendar, self._settings.days_kept
+        )
         await self._dead_letters.send(dead)
         new_offset = records[taken - 1].offset + 1
         applied = await self._apply(_source(partition), self._offsets[partition], new_offset, commit)

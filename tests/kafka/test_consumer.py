@@ -111,11 +111,14 @@ async def test_an_unexpected_error_is_logged_and_retried(
 @pytest.mark.fails_on_mutant(
     "a record counts on the day of its consumption",
     "app/kafka/commits.py",
-    "minute, slot = at // 60, calendar.slot(at)",
-    "minute, slot = at // 60, calendar.slot(now)",
+    "self._minute, self._slot = at // 60, self._calendar.slot(at)",
+    "self._minute, self._slot = at // 60, self._calendar.slot(self._now)",
 )
 @pytest.mark.fails_on_mutant(
-    "no limit on event names", "app/kafka/consumer.py", "limited = decode is not decode_buffered", "limited = False"
+    "no limit on event names",
+    "app/kafka/consumer.py",
+    "acknowledged, now = decode is decode_buffered,",
+    "acknowledged, now = True,",
 )
 async def test_bad_records_become_dead_letters_and_the_others_count_on_their_own_day(
     make_settings: MakeSettings, broker: Broker, names: dict[str, str]
