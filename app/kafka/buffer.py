@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -20,6 +20,11 @@ from app.stores.results import GroupResult, Value, reject
 from app.stores.rules import IDEMPOTENCY_TTL_SECONDS
 
 DURABILITY = "a crash of this process: it is in Kafka, as durable as the topic's replicas (min.insync.replicas)"
+
+
+# A new name that the store does not have after so many rounds was rejected. In the round in which it was added, its
+# record may not be in Kafka yet. A round takes at least SYNC_INTERVAL_SECONDS, the time until a record is acknowledged.
+ROUNDS_KEPT = 3
 
 
 class HitBuffer:
@@ -45,7 +50,9 @@ class HitBuffer:
         self._count_of = count_of
         self._metrics = metrics
         self._names_left = settings.events_max
-        self._new_names: set[str] = set()
+        self._new_names: dict[str, int] = {}  # not in the store yet; the round in which each was added
+        self._round = 0
+        self._is_fresh = False  # whether no name was added since the last refresh
         self._client_keys, self._client_keys_until = Counter[str](), 0.0
 
     async def submit(
@@ -67,22 +74,37 @@ class HitBuffer:
         self._metrics.accepted.inc()
         return Outcome(last_known, date, "kafka")
 
-    async def refresh_name_limit(self, caught_up: bool) -> None:
-        """Read from the store how many new names are left. `caught_up` is true if all records are counted."""
-        (names,) = await self._store.sizes([TOTAL])
+    async def refresh_name_limit(self, all_counted: bool) -> None:
+        """Read from the store how many new names are left, and which it has by now.
+
+        `all_counted` is true if all records are counted that Kafka had when it was last true.
+        """
+        self._round += all_counted
+        for event in [e for e, added in self._new_names.items() if self._round - added >= ROUNDS_KEPT]:
+            del self._new_names[event]
+        (known,) = await self._store.read([TOTAL], list(self._new_names))
+        (names,) = await self._store.sizes([TOTAL])  # after the names, so that none is missing in both
+        for event in known:
+            self._new_names.pop(event, None)
         self._names_left = self._settings.events_max - names
-        if caught_up:
-            self._new_names.clear()
+        self._is_fresh = True
 
     async def _name_limit_error(self, amounts: Mapping[str, int]) -> Literal["full"] | None:
         """Return "full" if this node knows that the event names exceed TALLY_EVENTS_MAX."""
-        new = [event for event in amounts if event not in self._new_names and not self._count_of(event)]
+        new = self._not_seen(amounts)
         if len(self._new_names) + len(new) > self._names_left:
             (known,) = await self._store.read([TOTAL], new)
-            if len(known) < len(new):
+            if not self._is_fresh:  # some of the new names may be old ones that had no hits today
+                await self.refresh_name_limit(all_counted=False)
+            new = [event for event in self._not_seen(amounts) if event not in known]
+            if new and len(self._new_names) + len(new) > self._names_left:
                 return "full"
-        self._new_names.update(new)
+        self._is_fresh &= not new
+        self._new_names |= dict.fromkeys(new, self._round)
         return None
+
+    def _not_seen(self, events: Iterable[str]) -> list[str]:
+        return [event for event in events if event not in self._new_names and not self._count_of(event)]
 
     def _key_limit_error(self, key: IdempotencyKey | None, at: float) -> Literal["keys"] | None:
         """Return "keys" if this node has accepted TALLY_KEYS_MAX keys in about a day, or a tenth from one client."""

@@ -21,7 +21,7 @@ from app.domain.counting import Commit
 from app.kafka.commits import build_commit, pair_results, rejection_reasons
 from app.kafka.dead_letters import DeadLetterWriter, rejected_records
 from app.kafka.decoding import Decoder, decode_buffered
-from app.kafka.producer import RETRY_INTERVAL_SECONDS, stop
+from app.kafka.producer import RETRY_INTERVAL_SECONDS, end, stop
 from app.metrics import Metrics
 from app.settings import Settings
 from app.stores.base import CounterStore, OffsetMismatch, StoreError
@@ -43,8 +43,8 @@ class KafkaConsumer:
     """One consumer of the group that counts on this store.
 
     `publish` sends today's counts to clients, as for GroupCommitter. `on_synced` is called after each comparison of
-    offsets, with true if all records are counted. `records` were counted or became dead letters; `missed` were dropped
-    by Kafka before they were counted.
+    offsets, with true if all records of Tally's own topic are counted that it had when the argument was last true.
+    `records` were counted or became dead letters; `missed` were dropped by Kafka before they were counted.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class KafkaConsumer:
         self._metrics = metrics
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._offsets: dict[TopicPartition, int] = {}  # next to count, of the assigned partitions
+        self._reached: dict[TopicPartition, int] = {}  # next to fetch, at the last comparison
         self._end_offsets: dict[TopicPartition, int] = {}
+        self._goals: dict[TopicPartition, int] = {}  # end offsets of Tally's own topic some time ago
         self._recreated: set[TopicPartition] = set()
         self._read_error = "Kafka has not been reached yet"
         self.records = self.missed = 0
@@ -81,8 +83,12 @@ class KafkaConsumer:
 
     async def close(self) -> None:
         """Stop and leave the consumer group."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the task that counts is alive."""
+        return not self._task.done()
 
     def reasons(self) -> list[str]:
         """Return why records are not counted now, without I/O."""
@@ -99,7 +105,7 @@ class KafkaConsumer:
                 topic=partition.topic,
                 partition=partition.partition,
                 position=offset,
-                lag=max(0, self._end_offsets[partition] - offset),
+                lag=max(0, self._end_offsets[partition] - max(offset, self._reached.get(partition, 0))),
             )
             for partition, offset in sorted(self._offsets.items())
         ]
@@ -170,9 +176,23 @@ class KafkaConsumer:
             elif self._offsets.get(partition) != offset:
                 consumer.seek(partition, offset)
                 self._offsets[partition] = offset
-        await self._on_synced(self._offsets == self._end_offsets)
+        # aiokafka's position is past the markers of transactions, which are no records.
+        self._reached = {partition: await consumer.position(partition) for partition in self._offsets}
+        await self._on_synced(await self._has_reached_goals(consumer))
         with contextlib.suppress(KafkaError):  # these offsets only serve Kafka's monitoring tools
             await consumer.commit(dict(self._offsets))
+
+    async def _has_reached_goals(self, consumer: AIOKafkaConsumer) -> bool:
+        """Return whether all records of Tally's own topic are counted that it had when this was last true.
+
+        Other consumers count some of its partitions.
+        """
+        for partition, goal in self._goals.items():
+            if max(await self._store.get_offset(_source(partition)), self._reached.get(partition, 0)) < goal:
+                return False
+        numbers = consumer.partitions_for_topic(self._settings.kafka_topic) or ()
+        self._goals = await consumer.end_offsets([TopicPartition(self._settings.kafka_topic, n) for n in numbers])
+        return True
 
     async def _skip_expired(self, partition: TopicPartition, offset: int, first_offset: int) -> None:
         """Move the store's offset past records that Kafka has dropped. A partition at 0 was never counted."""

@@ -16,6 +16,7 @@ from app.stores.base import OutcomeUnknown, StoreUnavailable
 
 ACK_TIMEOUT_SECONDS = 2.0  # until the outcome of a record that Kafka has not acknowledged is unknown
 RETRY_INTERVAL_SECONDS = 0.5  # between two attempts to reach Kafka, or an unreachable store
+CANCEL_TIMEOUT_SECONDS = 3.0  # until a task that does not end is cancelled again; `stop` takes up to 2
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024  # twice the largest body, because JSON adds quotes to names
 PENDING_BYTES_MAX = 64 * 1024 * 1024  # of records that Kafka has not acknowledged yet
 RECORD_OVERHEAD_BYTES = 256  # of memory that a pending record takes in addition to its value
@@ -47,14 +48,18 @@ class KafkaWriter:
         self._unacknowledged: dict[TopicPartition, asyncio.Future[Any]] = {}
         self.is_connected = False
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the task that connects is alive."""
+        return not self._reconnecting.done()
+
     def start(self) -> None:
         """Start the task that connects, and reconnects after a failure."""
         self._reconnecting = asyncio.create_task(self._reconnect_loop())
 
     async def close(self) -> None:
-        """Stop, after at most ACK_TIMEOUT_SECONDS."""
-        self._reconnecting.cancel()
-        await asyncio.gather(self._reconnecting, return_exceptions=True)
+        """Stop. This takes a few seconds if Kafka does not respond."""
+        await end(self._reconnecting)
         if self._producer:
             await stop(self._producer)
 
@@ -136,6 +141,13 @@ class KafkaWriter:
         finally:
             if not self._producer:
                 await stop(producer)
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end. If a library swallows the cancellation, cancel the task again."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_TIMEOUT_SECONDS)
 
 
 async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

@@ -63,6 +63,11 @@ class KafkaService:
         await self._consumer.close()
         await self._writer.close()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the tasks that connect and count are alive."""
+        return self._writer.is_running and self._consumer.is_running
+
     def is_accepting(self) -> bool:
         """Return whether hits are accepted, without I/O. Without a buffer, the store decides."""
         return not self.buffer or self._writer.is_connected
@@ -99,6 +104,6 @@ class KafkaService:
             lags.add_metric(values, partition["lag"])
         yield from (dead, positions, lags)
 
-    async def _on_synced(self, caught_up: bool) -> None:
+    async def _on_synced(self, all_counted: bool) -> None:
         if self.buffer:
-            await self.buffer.refresh_name_limit(caught_up)
+            await self.buffer.refresh_name_limit(all_counted)

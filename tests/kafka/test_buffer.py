@@ -116,18 +116,63 @@ def buffer_on(store: MemoryStore, clock: SettableClock, **limits: int) -> HitBuf
     return HitBuffer(settings, FakeWriter(), store, calendar_clock, lambda _: 0, Metrics())
 
 
-async def test_the_buffer_rejects_new_event_names_beyond_the_limit_until_the_store_has_room(
+async def count(store: MemoryStore, clock: SettableClock, *events: str) -> None:
+    """Count events, like a consumer or a node without a buffer."""
+    group = HitGroup(Calendar(ZoneInfo("UTC")).slot(clock()), dict.fromkeys(events, 1))
+    await store.apply(str(events), 0, 1, [group])
+
+
+@pytest.mark.fails_on_mutant(
+    "names that the store has stay new ones",
+    "app/kafka/buffer.py",
+    "        for event in known:\n",
+    "        for event in ():\n",
+)
+async def test_the_buffer_rejects_exactly_the_new_event_names_beyond_the_limit_while_records_wait(
     clock: SettableClock,
 ) -> None:
     store = MemoryStore(StoreLimits(10))
-    buffer = buffer_on(store, clock, events_max=2)
-    assert [await submit(buffer, event) for event in ("a", "b", "c", "a")] == [None, None, "full", None]
-    slot = Calendar(ZoneInfo("UTC")).slot(clock())
-    await store.apply("source", 0, 1, [HitGroup(slot, {"a": 1})])
-    await buffer.refresh_name_limit(caught_up=False)  # a and b may both be in Kafka still
-    assert await submit(buffer, "c") == "full"
-    await buffer.refresh_name_limit(caught_up=True)
-    assert [await submit(buffer, event) for event in ("c", "d", "a")] == [None, "full", None]
+    buffer = buffer_on(store, clock, events_max=3)
+    assert [await submit(buffer, event) for event in ("a", "b")] == [None, None]
+    await count(store, clock, "a")
+    await buffer.refresh_name_limit(all_counted=False)
+    assert [await submit(buffer, event) for event in ("c", "d", "a", "b")] == [None, "full", None, None]
+    await count(store, clock, "b", "c")
+    await buffer.refresh_name_limit(all_counted=False)
+    assert [await submit(buffer, event) for event in ("d", "a", "c")] == ["full", None, None]
+
+
+@pytest.mark.fails_on_mutant(
+    "the names of other days take the place of new ones",
+    "app/kafka/buffer.py",
+    "                await self.refresh_name_limit(all_counted=False)\n",
+    "                pass\n",
+)
+async def test_event_names_of_other_days_leave_room_for_new_ones(clock: SettableClock) -> None:
+    store = MemoryStore(StoreLimits(10))
+    await count(store, clock, "a", "b")
+    buffer = buffer_on(store, clock, events_max=3)
+    await buffer.refresh_name_limit(all_counted=False)
+    assert [await submit(buffer, event) for event in ("a", "b", "c", "a", "d")] == [None, None, None, None, "full"]
+
+
+@pytest.mark.fails_on_mutant(
+    "names that were never counted stay for ever",
+    "app/kafka/buffer.py",
+    "self._round += all_counted",
+    "self._round += 0",
+)
+async def test_a_new_event_name_that_the_store_rejected_leaves_room_once_all_records_are_counted(
+    clock: SettableClock,
+) -> None:
+    buffer = buffer_on(MemoryStore(StoreLimits(10)), clock, events_max=1)
+    assert await submit(buffer, "rejected") is None
+    for _ in range(2):
+        await buffer.refresh_name_limit(all_counted=True)
+        await buffer.refresh_name_limit(all_counted=False)
+        assert await submit(buffer, "a") == "full"
+    await buffer.refresh_name_limit(all_counted=True)
+    assert await submit(buffer, "a") is None
 
 
 async def test_the_buffer_rejects_idempotency_keys_beyond_a_clients_tenth_and_the_total(clock: SettableClock) -> None:
@@ -200,12 +245,6 @@ async def test_a_hit_counts_on_the_day_of_its_acknowledgement(
         assert (await client.get(f"/history/{before}")).json()["parts"][0]["counts"] == {"a": 1}
 
 
-@pytest.mark.fails_on_mutant(
-    "Kafka records are spooled as well",
-    "app/stores/offline.py",
-    "source.startswith(PERMANENT_SOURCE_PREFIX)",
-    "source.startswith('never')",
-)
 async def test_the_buffer_accepts_hits_while_the_store_is_unreachable_and_spools_nothing(
     buffering_node: StartNode, own_redis: RedisServer
 ) -> None:

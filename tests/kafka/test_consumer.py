@@ -1,5 +1,6 @@
 """The consumer counts each record exactly once, whatever happens to it, to Kafka or to the store."""
 
+import asyncio
 import time
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -9,19 +10,23 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from app.domain.calendar import Calendar
+from app.domain.calendar import Calendar, Clock
 from app.domain.counting import Commit, HitGroup
+from app.kafka.service import KafkaService
+from app.metrics import Metrics
 from app.settings import Settings
-from app.stores.base import StoreLimits
+from app.stores import create_store
+from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
+from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from app.stores.results import ApplyResult
 from tests.kafka.conftest import MakeSettings, StartNode
 from tests.kafka.waiting import wait_for_counts, wait_for_reason, wait_until_ready
 from tests.support.fault_proxy import FaultProxy
-from tests.support.kafka_broker import Broker
+from tests.support.kafka_broker import PARTITIONS, Broker
 from tests.support.redis_servers import Cluster, RedisServer
-from tests.support.servers import eventually, serving
+from tests.support.servers import eventually, serving, settings_for
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a run may download Kafka
 
@@ -200,3 +205,91 @@ async def test_expired_records_are_reported_and_a_recreated_topic_is_not_read(
     await broker.create_topics(topic)
     async with serving(make_settings("redis")) as node, node.client() as client:
         await wait_for_reason(client, "was recreated: it ends before the offset in the store")
+
+
+@pytest.mark.fails_on_mutant(
+    "the lag includes the markers of transactions",
+    "app/kafka/consumer.py",
+    "- max(offset, self._reached.get(partition, 0))",
+    "- offset",
+)
+@pytest.mark.fails_on_mutant(
+    "names that were never counted stay for ever after a transaction",
+    "app/kafka/consumer.py",
+    "max(await self._store.get_offset(_source(partition)), self._reached.get(partition, 0))",
+    "await self._store.get_offset(_source(partition))",
+)
+async def test_the_marker_of_a_transaction_is_no_record_that_waits(
+    buffering_node: StartNode, broker: Broker, names: dict[str, str]
+) -> None:
+    async with buffering_node(events_max=2) as (_, client):
+        key = {"Idempotency-Key": "k"}
+        assert (await client.post("/events", json={"a": 1}, headers=key)).status_code == 202
+        await wait_for_counts(client, a=1)
+        # The key was used for a, so b becomes a dead letter and leaves its place to c.
+        assert (await client.post("/events", json={"b": 1}, headers=key)).status_code == 202
+        await broker.read(names["kafka_dead_letters"], 1)
+        await broker.produce_in_transaction(names["kafka_topic"], {"counts": {"a": 1}})
+        await wait_for_counts(client, a=1 + PARTITIONS)
+
+        async def has_no_lag() -> bool:
+            return not any(p["lag"] for p in (await client.get("/health")).json()["kafka"]["partitions"])
+
+        async def has_room() -> bool:
+            return (await client.post("/event/c")).status_code == 202
+
+        await eventually(has_room)
+        await eventually(has_no_lag)
+
+
+class SwallowingService(KafkaService):
+    """Swallows the first cancellation of the task that counts, as asyncio.wait_for of Python 3.11 may do."""
+
+    waiting = swallowed = False
+
+    async def _on_synced(self, all_counted: bool) -> None:
+        if not self.swallowed:
+            self.waiting = True
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.swallowed = True
+
+
+@pytest.mark.fails_on_mutant(
+    "closing relies on one cancellation",
+    "app/kafka/producer.py",
+    "    while not task.done():",
+    "    if not task.done():",
+)
+async def test_closing_ends_a_consumer_that_swallows_a_cancellation(
+    make_settings: MakeSettings, broker: Broker, names: dict[str, str]
+) -> None:
+    await broker.create_topics(names["kafka_topic"])
+    settings = make_settings("memory")
+    store, clock = MemoryStore(StoreLimits(10)), Clock(Calendar(settings.timezone), time.time)
+    service = SwallowingService(settings, store, clock, lambda _: 0, lambda *_: None, Metrics())
+    service.start()
+    await eventually(lambda: service.waiting)
+    assert service.is_running
+    await service.close()
+    assert service.swallowed
+    assert not service.is_running
+
+
+@pytest.mark.fails_on_mutant(
+    "Kafka records are spooled as well",
+    "app/stores/offline.py",
+    "source.startswith(PERMANENT_SOURCE_PREFIX)",
+    "source.startswith('never')",
+)
+async def test_a_commit_of_a_partition_is_never_spooled(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start()
+    settings = settings_for("redis", tmp_path, own_redis)
+    store, slot = create_store(settings), Calendar(settings.timezone).slot(time.time())
+    await store.open()
+    own_redis.stop()
+    with pytest.raises((StoreUnavailable, OutcomeUnknown)):
+        await store.apply("kafka topic 0", 0, 1, [HitGroup(slot, {"a": 1})])
+    assert store.status().spool_bytes == 0
+    await store.close()
