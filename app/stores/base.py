@@ -92,12 +92,14 @@ class CounterStore(ABC):
         """Close connections and files."""
 
     @abstractmethod
-    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+    async def apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
+    ) -> ApplyResult:
         """Write a commit and move its source from `expected_offset` to `new_offset`, in one atomic step.
 
         A new source is at offset 0. If the source is at `new_offset` already, this is a retry: return the saved results
-        and write nothing. Never use an offset for two commits. Raises OffsetMismatch if the source is at any other
-        offset, StoreUnavailable, or OutcomeUnknown.
+        and write nothing. Never use an offset for two commits. `note` is saved with the offset. Raises OffsetMismatch
+        if the source is at any other offset or would move backwards, StoreUnavailable, or OutcomeUnknown.
         """
 
     @abstractmethod
@@ -111,6 +113,10 @@ class CounterStore(ABC):
     @abstractmethod
     async def get_offset(self, source: str) -> int:
         """Return the offset of a source: 0 if it is new, the lowest one if its offset differs between shards."""
+
+    @abstractmethod
+    async def get_note(self, source: str) -> str:
+        """Return the last note of a source, or "" if it has none. Later commits may have had no note."""
 
     @abstractmethod
     async def read(

@@ -11,7 +11,7 @@ from app.domain.buckets import ALL_EVENTS, CORRECTION, CORRECTION_LOG, GENERATIO
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey
 from app.stores import rules
-from app.stores.base import CounterStore, OffsetMismatch, StoreLimits, StoreOpenError, WriteConflict
+from app.stores.base import CounterStore, StoreLimits, StoreOpenError, WriteConflict
 from app.stores.results import Ack, ApplyResult, GroupResult, Value
 from app.stores.rules import (
     IDEMPOTENCY_TTL_SECONDS,
@@ -19,6 +19,7 @@ from app.stores.rules import (
     check_idempotency,
     counted_visits,
     decide,
+    is_retry,
     visitor_cutoffs,
 )
 
@@ -34,6 +35,7 @@ class MemoryStore(CounterStore):
         self._limits = limits
         self._buckets: defaultdict[Bucket, dict[str, int]] = defaultdict(dict)
         self._sources: dict[str, tuple[int, ApplyResult]] = {}
+        self._notes: dict[str, str] = {}  # by source
         self._keys: dict[str, IdempotencyRecord] = {}  # oldest first
         self._client_keys: Counter[str] = Counter()
         self._ranked: Counter[Bucket] = Counter()  # visitors that have a count
@@ -44,9 +46,14 @@ class MemoryStore(CounterStore):
                 "memory:// serves one process: run it without --workers, or set TALLY_STORE to a Redis"
             )
 
-    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+    async def apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
+    ) -> ApplyResult:
         days = {group.slot.day for group in commit}
-        return self._apply_once(source, expected_offset, new_offset, days, lambda: self.count(commit))
+        result = self._apply_once(source, expected_offset, new_offset, days, lambda: self.count(commit))
+        if note:
+            self._notes[source] = note
+        return result
 
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
         def write() -> list[GroupResult]:
@@ -61,15 +68,16 @@ class MemoryStore(CounterStore):
     async def get_offset(self, source: str) -> int:
         return self._sources[source][0] if source in self._sources else 0
 
+    async def get_note(self, source: str) -> str:
+        return self._notes.get(source, "")
+
     def _apply_once(
         self, source: str, expected_offset: int, new_offset: int, days: set[int], write: Callable[[], list[GroupResult]]
     ) -> ApplyResult:
         """Write and move the source, or return the saved result if it is at the new offset."""
         offset, result = self._sources.get(source, (0, ApplyResult([], self.ack)))
-        if offset == new_offset:
+        if is_retry(offset, expected_offset, new_offset):
             return result
-        if offset != expected_offset:
-            raise OffsetMismatch(offset)
         result = ApplyResult(write(), self.ack, {day: n for day in days if (n := self._generation(day))})
         self._sources[source] = (new_offset, result)
         return result

@@ -114,11 +114,13 @@ class OfflineStore(CounterStore):
         for file in self._spool.files:
             file.close()
 
-    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+    async def apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
+    ) -> ApplyResult:
         async with self._commit_lock:
             try:
                 with self._attempt():
-                    result = await self._store.apply(source, expected_offset, new_offset, commit)
+                    result = await self._store.apply(source, expected_offset, new_offset, commit, note)
                     self._last_known.merge_result(commit, result)
                     return result
             except (OutcomeUnknown, StoreUnavailable) as error:
@@ -168,6 +170,9 @@ class OfflineStore(CounterStore):
 
     async def get_offset(self, source: str) -> int:
         return await self._store.get_offset(source)
+
+    async def get_note(self, source: str) -> str:
+        return await self._store.get_note(source)
 
     async def read(
         self, buckets: Sequence[Bucket], members: Sequence[str] | None = None

@@ -67,6 +67,7 @@ class RedisStore(RedisReads):
         expected_offset: int,
         new_offset: int,
         commit: Commit,
+        note: str = "",
         rejected: Mapping[int, Reason] | None = None,
         other_slots: Iterable[TimeSlot] = (),
     ) -> ApplyResult:
@@ -76,7 +77,7 @@ class RedisStore(RedisReads):
         result. The result contains the generations of the days of `other_slots`, which groups in other shards have.
         """
         keys, work = redis_keys.commit_keys(commit), redis_scripts.encode_commit(commit, rejected or {}, other_slots)
-        results = await self._apply(redis_scripts.COUNT, source, expected_offset, new_offset, keys, work)
+        results = await self._apply(redis_scripts.COUNT, source, expected_offset, new_offset, keys, work, note)
         return decode_result(commit, results, self.ack)
 
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
@@ -87,6 +88,10 @@ class RedisStore(RedisReads):
     async def get_offset(self, source: str) -> int:
         key = self._prefix + redis_keys.source_key(source)
         return int(await self._execute(self._client.hget(key, "offset")) or 0)
+
+    async def get_note(self, source: str) -> str:
+        key = self._prefix + redis_keys.source_key(source)
+        return await self._execute(self._client.hget(key, "note")) or ""
 
     async def prepare(self, source: str, new_offset: int, commit: Commit) -> tuple[bool, list[GroupResult | None]]:
         """Decide on the groups of a commit without counting them: the first phase of a commit to several shards.
@@ -111,9 +116,10 @@ class RedisStore(RedisReads):
         new_offset: int,
         keys: Iterable[str],
         work: bytes,
+        note: str = "",
     ) -> str:
         """Run a script that compares and saves the offset; return the saved results as JSON."""
-        reply, text = await self._evaluate(script, source, expected_offset, new_offset, keys, work)
+        reply, text = await self._evaluate(script, source, expected_offset, new_offset, keys, work, note)
         if reply == "mismatch":
             raise OffsetMismatch(int(text))
         if reply == "conflict":
@@ -128,10 +134,11 @@ class RedisStore(RedisReads):
         new_offset: int,
         keys: Iterable[str],
         work: bytes,
+        note: str = "",
     ) -> tuple[str, str]:
         """Run a script; return the two parts of its reply. Raises StoreUnavailable or OutcomeUnknown."""
         all_keys = [self._prefix + key for key in (redis_keys.source_key(source), *keys)]
-        arguments = redis_scripts.arguments(self._prefix, source, expected_offset, new_offset, self._limits, work)
+        arguments = redis_scripts.arguments(self._prefix, source, expected_offset, new_offset, self._limits, work, note)
         call: tuple[Any, ...] = (len(all_keys), *all_keys, *arguments)
         try:
             async with asyncio.timeout(redis_url.COMMAND_TIMEOUT_SECONDS), self._target.command_slots:

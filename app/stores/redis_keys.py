@@ -11,7 +11,7 @@ tags                            string   never                        open      
 epoch                           string   never                        record_data_loss  id of the last data loss
 news                            channel  never                        publish           messages between nodes
 source:<process>                hash     SOURCE_TTL_SECONDS           offset            offset, answers: last results
-source:<partition>              hash     never                        offset            the same, of a Kafka partition
+source:<partition>              hash     never                        offset            the same, and a note
 total:0                         hash     never                        count, write      total by event
 minute:<start>                  hash     never                        count, write      hits by event
 hour:<start>                    hash     never                        count, write      hits by event

@@ -37,12 +37,12 @@ PREPARE = "prepare"  # in place of the expected offset: COUNT decides on the gro
 
 
 def arguments(
-    prefix: str, source: str, expected_offset: int | str, new_offset: int, limits: StoreLimits, work: bytes
+    prefix: str, source: str, expected_offset: int | str, new_offset: int, limits: StoreLimits, work: bytes, note: str
 ) -> tuple[object, ...]:
     """Return ARGV of COUNT and WRITE, as offset.lua documents it."""
     source_ttl = 0 if source.startswith(rules.PERMANENT_SOURCE_PREFIX) else rules.SOURCE_TTL_SECONDS
     ttls = source_ttl, rules.IDEMPOTENCY_TTL_SECONDS, rules.VISITOR_MINUTES_TTL_SECONDS
-    return prefix, expected_offset, new_offset, *limits, *ttls, rules.RANKED_VISITORS_MAX, work
+    return prefix, expected_offset, new_offset, *limits, *ttls, rules.RANKED_VISITORS_MAX, work, note
 
 
 def encode_commit(commit: Commit, rejected: Mapping[int, Reason], other_slots: Iterable[TimeSlot]) -> bytes:

@@ -48,9 +48,11 @@ class ShardedRedisStore(CounterStore):
     async def close(self) -> None:
         await self._shards[0].close()
 
-    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+    async def apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
+    ) -> ApplyResult:
         async with _deadline():
-            return await self._apply(source, expected_offset, new_offset, commit)
+            return await self._apply(source, expected_offset, new_offset, commit, note)
 
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
         async with _deadline():
@@ -58,6 +60,10 @@ class ShardedRedisStore(CounterStore):
 
     async def get_offset(self, source: str) -> int:
         return min(await asyncio.gather(*(shard.get_offset(source) for shard in self._shards)))
+
+    async def get_note(self, source: str) -> str:
+        offsets = await asyncio.gather(*(shard.get_offset(source) for shard in self._shards))
+        return await self._shards[offsets.index(min(offsets))].get_note(source)
 
     async def _apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
         parts = [
@@ -85,7 +91,9 @@ class ShardedRedisStore(CounterStore):
             return {event: n for event, n in write.counts.items() if self._shard(event) == shard}
         return dict(write.counts) if write.op == "take" or self._has_bucket(shard, write.bucket) else {}
 
-    async def _apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+    async def _apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str
+    ) -> ApplyResult:
         rejected: dict[int, Reason] = {}
         if any(group.key or (len(group.amounts) > 1 and group.atomic) for group in commit):
             rejected = await self._prepare(source, new_offset, commit)
@@ -94,7 +102,7 @@ class ShardedRedisStore(CounterStore):
         by_shard = [{i: rejected[index] for i, index in enumerate(part.indices) if index in rejected} for part in parts]
         outcomes = await asyncio.gather(
             *(
-                shard.apply(source, expected_offset, new_offset, part.groups, reasons, slots)
+                shard.apply(source, expected_offset, new_offset, part.groups, note, reasons, slots)
                 for shard, part, reasons in zip(self._shards, parts, by_shard, strict=True)
             ),
             return_exceptions=True,

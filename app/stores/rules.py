@@ -30,6 +30,13 @@ class IdempotencyRecord(NamedTuple):
     client: str
 
 
+def is_retry(offset: int, expected_offset: int, new_offset: int) -> bool:
+    """Return whether a source at `offset` has this commit. Raises OffsetMismatch if the commit must not be applied."""
+    if offset != new_offset and (offset != expected_offset or new_offset < offset):
+        raise OffsetMismatch(offset)
+    return offset == new_offset
+
+
 def decide(group: HitGroup, value_of: Callable[[str], tuple[int, int] | None], names_left: float) -> GroupResult:
     """Return the result of counting a group: the new values, or the reasons for rejecting it or some of its events.
 

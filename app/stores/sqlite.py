@@ -58,8 +58,11 @@ class SqliteStore(CounterStore):
             await self._run_in_thread(self._db.close)
         self._thread.shutdown()
 
-    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
-        result = await self._execute(lambda: self._healthy_writer().apply(source, expected_offset, new_offset, commit))
+    async def apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
+    ) -> ApplyResult:
+        arguments = source, expected_offset, new_offset, commit, note
+        result = await self._execute(lambda: self._healthy_writer().apply(*arguments))
         if self._writer.events.flush_due and (self._flushing is None or self._flushing.done()):
             self._flushing = asyncio.create_task(self._flush_in_background())
         return result
@@ -77,6 +80,9 @@ class SqliteStore(CounterStore):
 
     async def get_offset(self, source: str) -> int:
         return await self._execute(lambda: self._healthy_writer().offset_and_results(source)[0])
+
+    async def get_note(self, source: str) -> str:
+        return await self._execute(lambda: self._healthy_writer().get_note(source))
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[Counts]:
         counts = self._read_from_cache(buckets, members)

@@ -9,9 +9,9 @@ from typing import Any
 from app.domain.buckets import ALL_EVENTS, CORRECTION, CORRECTION_LOG, TOTAL, Bucket, is_event_bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange
-from app.stores.base import OffsetMismatch, OutcomeUnknown, StoreError, StoreLimits, StoreUnavailable, WriteConflict
+from app.stores.base import OutcomeUnknown, StoreError, StoreLimits, StoreUnavailable, WriteConflict
 from app.stores.results import Ack, ApplyResult, GroupResult, decode_result, encode_result
-from app.stores.rules import PERMANENT_SOURCE_PREFIX, SOURCE_TTL_SECONDS, counted_visits, decide
+from app.stores.rules import PERMANENT_SOURCE_PREFIX, SOURCE_TTL_SECONDS, counted_visits, decide, is_retry
 from app.stores.sqlite_keys import KeyTable
 from app.stores.sqlite_tables import SQL_ADD, SQL_MAX, Counts, EventTables, MemberTables
 
@@ -46,11 +46,16 @@ class SqliteWriter:
         found = self._db.execute("SELECT offset, answers FROM source WHERE name = ?", (source,)).fetchone()
         return found or (0, "[]")
 
-    def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+    def get_note(self, source: str) -> str:
+        """Implement CounterStore.get_note."""
+        found = self._db.execute("SELECT answers FROM source WHERE name = ?", (_note_name(source),)).fetchone()
+        return found[0] if found else ""
+
+    def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str) -> ApplyResult:
         """Implement CounterStore.apply."""
         slots = [group.slot for group in commit]
         saved = self._saved_result(source, expected_offset, new_offset, commit)
-        return saved or self._commit(source, new_offset, commit, slots, lambda: self._count(commit))
+        return saved or self._commit(source, new_offset, commit, slots, lambda: self._count(commit), note)
 
     def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
         """Implement CounterStore.apply_change."""
@@ -65,11 +70,7 @@ class SqliteWriter:
     def _saved_result(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult | None:
         """Return the saved result of a retry, or None if the source is at the expected offset."""
         offset, results = self.offset_and_results(source)
-        if offset == new_offset:
-            return decode_result(commit, results, ACK)
-        if offset != expected_offset:
-            raise OffsetMismatch(offset)
-        return None
+        return decode_result(commit, results, ACK) if is_retry(offset, expected_offset, new_offset) else None
 
     def _commit(
         self,
@@ -78,6 +79,7 @@ class SqliteWriter:
         commit: Commit,
         slots: Sequence[TimeSlot],
         write: Callable[[], tuple[list[GroupResult], dict[Bucket, Counts]]],
+        note: str = "",
     ) -> ApplyResult:
         """Write in one transaction, with the source's new offset and results."""
         failure: type[StoreError] = StoreUnavailable
@@ -88,6 +90,8 @@ class SqliteWriter:
             result = ApplyResult(results, ACK, generations)
             used = max((slot.minute for slot in slots), default=0)
             self._save_offset(source, new_offset, encode_result(commit, result), used)
+            if note:  # in a row of its own, so that older versions of Tally can use the table
+                self._save_offset(_note_name(source), new_offset, note, used)
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
         except Exception as error:
@@ -178,3 +182,7 @@ class SqliteWriter:
             sql = "DELETE FROM source WHERE used < ? AND substr(name, 1, ?) <> ?"
             arguments = used - SOURCE_TTL_SECONDS, len(PERMANENT_SOURCE_PREFIX), PERMANENT_SOURCE_PREFIX
             self._db.execute(sql, arguments)
+
+
+def _note_name(source: str) -> str:
+    return f"{source} note"

@@ -124,8 +124,10 @@ class ScriptedStore(MemoryStore):
         self.applied, self.respond, self.respond_to_read = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.respond_to_read.set()
 
-    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
-        await super().apply(source, expected_offset, new_offset, commit)
+    async def apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
+    ) -> ApplyResult:
+        await super().apply(source, expected_offset, new_offset, commit, note)
         self.applied.set()
         await self.respond.wait()
         self.open = self.fail

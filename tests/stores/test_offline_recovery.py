@@ -72,8 +72,8 @@ async def test_a_node_accepts_hits_while_it_replays_a_large_spool(
 @pytest.mark.fails_on_mutant(
     "add without compare",
     "app/stores/lua/offset.lua",
-    "elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then",
-    "elseif false then",
+    "(tonumber(offset) ~= tonumber(ARGV[2]) or tonumber(new_offset) < tonumber(offset))",
+    "false",
 )
 @pytest.mark.fails_on_mutant(
     "missing dedup", "app/stores/rules.py", "if mismatch.offset >= new_offset:", "if mismatch.offset < 0:"

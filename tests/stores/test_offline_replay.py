@@ -129,10 +129,12 @@ class SlowStore(MemoryStore):
         if not self.reachable:
             raise StoreUnavailable("not yet")
 
-    async def apply(self, source: str, expected_offset: int, new_offset: int, commit: Commit) -> ApplyResult:
+    async def apply(
+        self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
+    ) -> ApplyResult:
         await self.open()
         await asyncio.sleep(0.004)
-        return await super().apply(source, expected_offset, new_offset, commit)
+        return await super().apply(source, expected_offset, new_offset, commit, note)
 
 
 @pytest.mark.fails_on_mutant(

@@ -12,6 +12,7 @@
 -- ARGV[8]  seconds to keep the visitors of a minute
 -- ARGV[9]  largest number of visitors with a count of their own in a bucket
 -- ARGV[10] the work, as JSON; each script documents its form
+-- ARGV[11] a note to save with the offset, or ''
 --
 -- Reply    {'applied', results}  now or by an earlier call; results as JSON: [generations by day, row of a group, ...]
 --          {'mismatch', offset}  the source is at another offset; nothing was written
@@ -28,7 +29,7 @@ local work = cjson.decode(ARGV[10])
 local offset = redis.call('HGET', KEYS[1], 'offset') or '0'
 if offset == new_offset then
   return {'applied', redis.call('HGET', KEYS[1], 'answers')}
-elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then
+elseif not preparing and (tonumber(offset) ~= tonumber(ARGV[2]) or tonumber(new_offset) < tonumber(offset)) then
   return {'mismatch', offset}
 end
 
@@ -88,6 +89,7 @@ end
 
 local function save_offset(results)
   redis.call('HSET', KEYS[1], 'offset', new_offset, 'answers', results)
+  if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'note', ARGV[11]) end
   if ARGV[6] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
   return {'applied', results}
 end

@@ -37,6 +37,57 @@ async def test_get_offset_returns_the_offset_of_the_last_commit(store: CounterSt
 
 
 @pytest.mark.fails_on_mutant(
+    "a source moves backwards", "app/stores/rules.py", " or new_offset < offset)", " or new_offset < 0)"
+)
+async def test_a_source_of_sqlite_never_moves_backwards(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "tally.db", StoreLimits(1000))
+    await store.open()
+    await assert_never_backwards(store)
+    await store.close()
+
+
+@pytest.mark.fails_on_mutant(
+    "a source moves backwards", "app/stores/lua/offset.lua", " or tonumber(new_offset) < tonumber(offset)", ""
+)
+async def test_a_source_of_redis_never_moves_backwards(redis_server: RedisServer) -> None:
+    store = RedisStore(RedisTarget.from_url(redis_server.url), StoreLimits(1000))
+    await store.open()
+    await assert_never_backwards(store)
+    await store.close()
+
+
+async def test_a_source_never_moves_backwards(store: CounterStore) -> None:
+    await assert_never_backwards(store)
+
+
+async def assert_never_backwards(store: CounterStore) -> None:
+    await store.apply("kafka t 0", 0, 1000, commit_of({"a": 1}))
+    with pytest.raises(OffsetMismatch) as mismatch:
+        await store.apply("kafka t 0", 1000, 990, commit_of({"a": 1}))
+    assert mismatch.value.offset == await store.get_offset("kafka t 0") == 1000
+    assert (await read_day(store))["a"] == 1
+
+
+@on_every_store(DURABLE_STORES)
+async def test_the_note_of_a_source_is_saved_with_its_offset(make_store: StoreMaker) -> None:
+    store = make_store()
+    await store.open()
+    assert await store.get_note("kafka t 0") == ""
+    await store.apply("kafka t 0", 0, 7, commit_of({"a": 1}), "first")
+    with pytest.raises(OffsetMismatch):
+        await store.apply("kafka t 0", 0, 9, commit_of({"a": 1}), "second")
+    assert await store.get_note("kafka t 0") == "first"
+    await store.apply("kafka t 0", 7, 9, commit_of({"a": 1}), "second")
+    await store.apply("another", 0, 1, commit_of({"a": 1}), "third")
+    await store.apply("kafka t 0", 7, 9, commit_of({"a": 1}), "a retry")
+    await store.close()
+    store = make_store()
+    await store.open()
+    assert [await store.get_note(source) for source in ("kafka t 0", "another")] == ["second", "third"]
+    await store.close()
+
+
+@pytest.mark.fails_on_mutant(
     "a partition's offset expires", "app/stores/sqlite_writer.py", " AND substr(name, 1, ?) <> ?", " AND ? <> ?"
 )
 async def test_sqlite_never_deletes_the_offset_of_a_partition(tmp_path: Path) -> None:
