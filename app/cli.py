@@ -1,4 +1,4 @@
-"""The command line: `tally serve | consume | export | import | verify`, and the texts that it prints."""
+"""The command line: `tally serve | consume | export | import | verify | set-offset`, and the texts that it prints."""
 
 import argparse
 import asyncio
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__, export_import
 from app.domain.calendar import Calendar, Clock
 from app.kafka.buffer import DURABILITY
+from app.kafka.sources import set_offset
 from app.main import create_app
 from app.server.server import TallyServer
 from app.settings import Settings
@@ -35,6 +36,8 @@ FILE_COMMANDS = {
     "import": "add an export file to the store; safe to repeat",
     "verify": "check that the store matches an export file",
 }
+OFFSET_COMMAND = "set-offset"
+OFFSET_HELP = "count a Kafka partition from this offset on, because its log was truncated or recreated"
 PROGRESS_BAR_WIDTH = 40  # characters
 DIFFERENCES_MAX = 20  # lines that `verify` prints
 
@@ -48,6 +51,8 @@ def main() -> None:
             if arguments.command in FILE_COMMANDS:
                 clock = Clock(Calendar(settings.timezone), time.time)
                 print(runner.run(run_file_command(arguments.command, arguments.file, create_store(settings), clock)))
+            elif arguments.command == OFFSET_COMMAND:
+                print(runner.run(run_set_offset(arguments, create_store(settings))))
             else:
                 runner.run(serve(settings, consume=arguments.command == "consume"))
     except ValidationError as error:
@@ -64,12 +69,24 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="Settings are TALLY_* environment variables; see docs/settings.md.",
     )
     parser.add_argument("--version", action="version", version=f"tally {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar=" | ".join([*SERVE_COMMANDS, *FILE_COMMANDS]))
+    commands = parser.add_subparsers(
+        dest="command", metavar=" | ".join([*SERVE_COMMANDS, *FILE_COMMANDS, OFFSET_COMMAND])
+    )
     for name, text in SERVE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text)
     for name, text in FILE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text).add_argument("file", type=Path)
+    offset_parser = commands.add_parser(OFFSET_COMMAND, help=OFFSET_HELP, description=OFFSET_HELP)
+    offset_parser.add_argument("topic")
+    for name in ("partition", "offset"):
+        offset_parser.add_argument(name, type=_whole_number)
     return parser.parse_args()
+
+
+def _whole_number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError("it must be a whole number from 0")
+    return int(text)
 
 
 async def serve(settings: Settings, *, consume: bool) -> None:
@@ -142,6 +159,12 @@ async def run_file_command(command: str, path: Path, store: CounterStore, clock:
         with path.open("rb") as file:
             await asyncio.to_thread(export_import.check_file, file, clock)
             return await (_import if command == "import" else _verify)(file, store, clock)
+
+
+async def run_set_offset(arguments: argparse.Namespace, store: CounterStore) -> str:
+    """Choose from which offset a Kafka partition is counted; return a sentence to print. Raises StoreError."""
+    async with _opened(store):
+        return await set_offset(store, arguments.topic, arguments.partition, arguments.offset)
 
 
 @asynccontextmanager

@@ -9,24 +9,19 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from typing_extensions import TypedDict
 
-from app.domain.calendar import Clock, TimeSlot
-from app.domain.counting import Commit
-from app.kafka.commits import build_commit, pair_results, rejection_reasons
-from app.kafka.dead_letters import DeadLetterWriter, rejected_records
-from app.kafka.decoding import Decoder, decode_buffered
-from app.kafka.producer import RETRY_INTERVAL_SECONDS, end, stop
-from app.metrics import Metrics
+from app.kafka.counter import RecordCounter
+from app.kafka.producer import RETRY_INTERVAL_SECONDS, end, leader_connection, stop
+from app.kafka.rereading import Rereading
+from app.kafka.sources import current_source, letters_source, read_last_commit
 from app.settings import Settings
 from app.stores.base import CounterStore, OffsetMismatch, StoreError
-from app.stores.results import ApplyResult
-from app.stores.rules import PERMANENT_SOURCE_PREFIX
 
 SYNC_INTERVAL_SECONDS = 2.0  # between two comparisons of the offsets in the store with those in Kafka
 FETCH_TIMEOUT_MS = 200
@@ -42,40 +37,36 @@ Partition = TypedDict("Partition", {"topic": str, "partition": int, "position": 
 class KafkaConsumer:
     """One consumer of the group that counts on this store.
 
-    `publish` sends today's counts to clients, as for GroupCommitter. `on_synced` is called after each comparison of
-    offsets, with true if all records of Tally's own topic are counted that it had when the argument was last true.
-    `records` were counted or became dead letters; `missed` were dropped by Kafka before they were counted.
+    `on_synced` is called after each comparison of offsets, with true if all records of Tally's own topic are counted
+    that it had when the argument was last true. `missed` records were dropped by Kafka before they were counted.
     """
 
     def __init__(
         self,
         settings: Settings,
         options: Mapping[str, Any],
-        decoders: Mapping[str, Decoder],
+        topics: Iterable[str],
         store: CounterStore,
-        clock: Clock,
-        publish: Callable[[TimeSlot, dict[str, int], int], None],
+        counter: RecordCounter,
         on_synced: Callable[[bool], Awaitable[None]],
-        dead_letters: DeadLetterWriter,
-        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._options = options
-        self._decoders = decoders
+        self._topics = tuple(topics)
         self._store = store
-        self._clock = clock
-        self._publish = publish
+        self._counter = counter
         self._on_synced = on_synced
-        self._dead_letters = dead_letters
-        self._metrics = metrics
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._offsets: dict[TopicPartition, int] = {}  # next to count, of the assigned partitions
         self._reached: dict[TopicPartition, int] = {}  # next to fetch, at the last comparison
         self._end_offsets: dict[TopicPartition, int] = {}
         self._goals: dict[TopicPartition, int] = {}  # end offsets of Tally's own topic some time ago
-        self._recreated: set[TopicPartition] = set()
+        self._sources: dict[TopicPartition, str] = {}
+        self._rereadings: dict[TopicPartition, Rereading] = {}
+        self._connections: dict[TopicPartition, object] = {}  # over which the log was last compared
+        self._other_logs: dict[TopicPartition, str] = {}  # reasons why the log is not the one that was counted
         self._read_error = "Kafka has not been reached yet"
-        self.records = self.missed = 0
+        self.missed = 0
 
     def start(self) -> None:
         """Start the task that counts."""
@@ -93,8 +84,10 @@ class KafkaConsumer:
     def reasons(self) -> list[str]:
         """Return why records are not counted now, without I/O."""
         reasons = [
-            f"topic {topic} partition {number} was recreated: it ends before the offset in the store; use a new topic"
-            for topic, number in sorted(self._recreated)
+            f"topic {topic} partition {number} is not counted: {reason}. Its log was truncated or recreated:"
+            " choose where to continue with `tally set-offset`"
+            for (topic, number), reason in sorted(self._other_logs.items())
+            if (topic, number) in self._assigned
         ]
         return reasons + ([self._read_error] if self._read_error else [])
 
@@ -114,10 +107,10 @@ class KafkaConsumer:
         """Consume; after any error, start again with a new client of aiokafka."""
         while True:
             consumer = AIOKafkaConsumer(
-                *self._decoders,
+                *self._topics,
                 group_id=self._settings.kafka_group,
                 enable_auto_commit=False,
-                auto_offset_reset="earliest",
+                auto_offset_reset="none",
                 isolation_level="read_committed",
                 session_timeout_ms=6000,
                 heartbeat_interval_ms=2000,
@@ -155,6 +148,11 @@ class KafkaConsumer:
                     await self._count_all(consumer, partition, records)
                 if 0 < sum(map(len, fetched.values())) < SMALL_FETCH_RECORDS:
                     await asyncio.sleep(SMALL_FETCH_PAUSE_SECONDS)
+            except NoOffsetForPartitionError:
+                pass  # aiokafka looked for the group's offset before `seek`
+            except OffsetOutOfRangeError:
+                self._offsets, synced_at = {}, -math.inf
+                await asyncio.sleep(RETRY_INTERVAL_SECONDS)
             except (StoreError, IllegalStateError) as error:  # IllegalStateError: a partition was just revoked
                 self._offsets, synced_at = {}, -math.inf
                 if not isinstance(error, OffsetMismatch):
@@ -164,23 +162,57 @@ class KafkaConsumer:
         """Continue from the store's offsets, which differ if it was set back or another consumer has counted."""
         first_offsets = await consumer.beginning_offsets(self._assigned)
         self._end_offsets = await consumer.end_offsets(self._assigned)
-        self._read_error, self._recreated = "", set()
+        self._read_error = ""
         for partition in self._assigned:
-            offset = await self._store.get_offset(_source(partition))
-            if offset < first_offsets[partition]:
-                await self._skip_expired(partition, offset, first_offsets[partition])
-                offset = first_offsets[partition]
-            if offset > self._end_offsets[partition]:
-                self._recreated.add(partition)
-                self._offsets.pop(partition, None)
-            elif self._offsets.get(partition) != offset:
-                consumer.seek(partition, offset)
-                self._offsets[partition] = offset
+            await self._sync_offset(consumer, partition, first_offsets[partition])
         # aiokafka's position is past the markers of transactions, which are no records.
         self._reached = {partition: await consumer.position(partition) for partition in self._offsets}
         await self._on_synced(await self._has_reached_goals(consumer))
         with contextlib.suppress(KafkaError):  # these offsets only serve Kafka's monitoring tools
             await consumer.commit(dict(self._offsets))
+
+    async def _sync_offset(self, consumer: AIOKafkaConsumer, partition: TopicPartition, first_offset: int) -> None:
+        source = await current_source(self._store, *partition)
+        if self._sources.get(partition) != source:
+            self._sources[partition] = source
+            self._other_logs.pop(partition, None)
+        offset = await self._store.get_offset(source)
+        if offset < first_offset:
+            await self._skip_expired(partition, offset, first_offset)
+            offset = first_offset
+        if offset > (end_offset := self._end_offsets[partition]):
+            self._set_aside(consumer, partition, f"it ends at offset {end_offset}, but was counted up to {offset}")
+        elif partition in self._other_logs or self._offsets.get(partition) != offset:
+            await self._continue_from(consumer, partition, offset, first_offset)
+
+    async def _continue_from(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int, first_offset: int
+    ) -> None:
+        """Read a partition from this offset on, but its last commit again before that."""
+        self._rereadings.pop(partition, None)
+        source, begin = self._sources[partition], offset
+        last = await read_last_commit(self._store, source, offset)
+        if last and first_offset < last.end:
+            is_sent = await self._store.get_offset(letters_source(source)) >= last.end or last.begin < first_offset
+            self._rereadings[partition] = Rereading(last, has_unsent_letters=not is_sent)
+            begin = last.end - 1 if is_sent else last.begin
+        elif reason := self._other_logs.get(partition):  # it has grown past the offset, and cannot be compared
+            self._set_aside(consumer, partition, reason)
+            return
+        self._connections[partition] = leader_connection(consumer, partition)
+        consumer.seek(partition, begin)
+        consumer.resume(partition)
+        self._offsets[partition] = offset
+
+    def _set_aside(self, consumer: AIOKafkaConsumer, partition: TopicPartition, reason: str) -> None:
+        """Stop counting a partition, because its log is not the one that was counted before."""
+        if partition not in self._other_logs:
+            log.error("topic %s partition %s is not counted: %s", *partition, reason)
+        self._other_logs[partition] = reason
+        self._offsets.pop(partition, None)
+        self._rereadings.pop(partition, None)
+        consumer.seek(partition, self._end_offsets[partition])  # aiokafka needs a position, even for one that it pauses
+        consumer.pause(partition)
 
     async def _has_reached_goals(self, consumer: AIOKafkaConsumer) -> bool:
         """Return whether all records of Tally's own topic are counted that it had when this was last true.
@@ -188,7 +220,8 @@ class KafkaConsumer:
         Other consumers count some of its partitions.
         """
         for partition, goal in self._goals.items():
-            if max(await self._store.get_offset(_source(partition)), self._reached.get(partition, 0)) < goal:
+            counted = await self._store.get_offset(await current_source(self._store, *partition))
+            if max(counted, self._reached.get(partition, 0)) < goal:
                 return False
         numbers = consumer.partitions_for_topic(self._settings.kafka_topic) or ()
         self._goals = await consumer.end_offsets([TopicPartition(self._settings.kafka_topic, n) for n in numbers])
@@ -200,59 +233,43 @@ class KafkaConsumer:
             last = first_offset - 1
             log.error("topic %s partition %s: records %s-%s expired before they were counted", *partition, offset, last)
             self.missed += first_offset - offset
-        await self._store.apply(_source(partition), offset, first_offset, [])
+        await self._store.apply(self._sources[partition], offset, first_offset, [])
 
     async def _count_all(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, records: list[ConsumerRecord]
     ) -> None:
         """Count fetched records, for as long as the partition is assigned to this consumer."""
+        if partition not in self._offsets:
+            return
+        if leader_connection(consumer, partition) is not self._connections[partition]:
+            raise OffsetMismatch(0)  # another broker, or a restarted one: compare its log
+        if partition in self._rereadings:
+            records = await self._reread(consumer, partition, records)
         offset = self._offsets.get(partition, math.inf)
-        if records[0].offset > offset < (await consumer.beginning_offsets([partition]))[partition]:
+        if records and records[0].offset > offset < (await consumer.beginning_offsets([partition]))[partition]:
             raise OffsetMismatch(0)  # Kafka has dropped the next records, which the following sync reports
         counted = 0
         while counted < len(records) and partition in self._offsets and consumer.assignment() is self._assigned:
-            counted += await self._count(partition, records[counted:])
+            offset = self._offsets[partition]
+            taken, new_offset = await self._counter.count(self._sources[partition], offset, records[counted:])
+            self._offsets[partition] = new_offset
+            self._end_offsets[partition] = max(self._end_offsets[partition], new_offset)
+            counted += taken
 
-    async def _count(self, partition: TopicPartition, records: list[ConsumerRecord]) -> int:
-        """Count as many records as one commit may have. Returns their number."""
-        decode = self._decoders[partition.topic]
-        acknowledged, now = decode is decode_buffered, self._clock.at()
-        commit, dead, taken = await build_commit(
-            decode, acknowledged, records, now, self._clock.calendar, self._settings.days_kept
-        )
-        await self._dead_letters.send(dead)
-        new_offset = records[taken - 1].offset + 1
-        applied = await self._apply(_source(partition), self._offsets[partition], new_offset, commit)
-        self.records += taken
-        self._offsets[partition] = new_offset
-        self._end_offsets[partition] = max(self._end_offsets[partition], new_offset)
-        self._publish_counts(commit, applied)
-        if reasons := rejection_reasons(commit, applied):
-            await self._dead_letters.send(rejected_records(decode, records[:taken], reasons))
-        return taken
-
-    async def _apply(self, source: str, offset: int, new_offset: int, commit: Commit) -> ApplyResult:
-        began = time.perf_counter()
-        try:
-            applied = await self._store.apply(source, offset, new_offset, commit)
-        except ValueError:  # the saved results are of another consumer, which made other groups of these records
-            if await self._store.get_offset(source) < new_offset:
-                raise
-            raise OffsetMismatch(new_offset) from None
-        self._metrics.commit_seconds.observe(time.perf_counter() - began)
-        self._metrics.commits.inc()
-        return applied
-
-    def _publish_counts(self, commit: Commit, applied: ApplyResult) -> None:
-        today = self._clock.slot()
-        counts: dict[str, int] = {}
-        for group, result in pair_results(commit, applied):
-            self._metrics.hits.inc(sum(group.amounts[event] for event in result.counted))
-            if group.slot.day == today.day:
-                counts |= {event: max(v.count, counts.get(event, 0)) for event, v in result.counted.items()}
-        if counts:
-            self._publish(today, counts, applied.generations.get(today.day, 0))
-
-
-def _source(partition: TopicPartition) -> str:
-    return f"{PERMANENT_SOURCE_PREFIX}{partition.topic} {partition.partition}"
+    async def _reread(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, records: list[ConsumerRecord]
+    ) -> list[ConsumerRecord]:
+        """Take the records of the last commit and compare them. Return the records to count."""
+        rereading = self._rereadings[partition]
+        records = rereading.take(records)
+        if not rereading.is_complete:
+            return []
+        if not rereading.is_same_log():
+            offset = rereading.last.end - 1
+            self._set_aside(consumer, partition, f"the record at offset {offset} is not the one that was counted")
+            return []
+        if rereading.has_unsent_letters:
+            await self._counter.send_missing_letters(self._sources[partition], rereading.last, rereading.records)
+        del self._rereadings[partition]
+        self._other_logs.pop(partition, None)
+        return records

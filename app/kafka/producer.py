@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
@@ -164,8 +165,9 @@ def _partition_number(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-# aiokafka has no public way to ask whether a record can be sent now: `send` accepts it, and retries for ever. These
-# two functions are the only users of its internals, which is why pyproject.toml has an upper bound for its version.
+# aiokafka has no public way to ask whether a record can be sent now: `send` accepts it, and retries for ever. Nor
+# does it report that records come from another broker. These three functions are the only users of its internals, which
+# is why pyproject.toml has an upper bound for its version.
 
 
 async def _is_leader_reachable(producer: AIOKafkaProducer, partition: TopicPartition) -> bool:
@@ -178,3 +180,13 @@ async def _is_any_broker_reachable(producer: AIOKafkaProducer) -> bool:
     """Return whether there is a connection to any broker, after an attempt to connect to each."""
     client = producer.client
     return any([await client.ready(broker.nodeId) for broker in client.cluster.brokers()])
+
+
+def leader_connection(consumer: AIOKafkaConsumer, partition: TopicPartition) -> object:
+    """Return the connection over which the records of a partition come, or None.
+
+    It is another one after a broker was restarted, or another broker became the leader, whose log may be shorter.
+    """
+    client = consumer._client  # noqa: SLF001
+    leader = client.cluster.leader_for_partition(partition)
+    return client._conns.get((leader, ConnectionGroup.DEFAULT))  # noqa: SLF001

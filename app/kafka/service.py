@@ -10,6 +10,7 @@ from app.domain.calendar import Clock, TimeSlot
 from app.kafka.buffer import HitBuffer
 from app.kafka.config import client_options, parse_topics
 from app.kafka.consumer import KafkaConsumer, Partition
+from app.kafka.counter import RecordCounter
 from app.kafka.dead_letters import DeadLetterWriter
 from app.kafka.producer import KafkaWriter
 from app.metrics import Metrics
@@ -46,9 +47,8 @@ class KafkaService:
         self.buffer: HitBuffer | None = None
         if settings.kafka:
             self.buffer = HitBuffer(settings, self._writer, store, clock, count_of, metrics)
-        self._consumer = KafkaConsumer(
-            settings, options, decoders, store, clock, publish, self._on_synced, self._dead_letters, metrics
-        )
+        self._counter = RecordCounter(decoders, store, clock, publish, self._dead_letters, metrics, settings.days_kept)
+        self._consumer = KafkaConsumer(settings, options, decoders, store, self._counter, self._on_synced)
         metrics.registry.register(self)
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class KafkaService:
         """Return the data for /health."""
         return KafkaHealth(
             buffer=self._topic if self.buffer else None,
-            records=self._consumer.records,
+            records=self._counter.records,
             missed=self._consumer.missed,
             deadLetters=self._dead_letters.counts.total(),
             partitions=self._consumer.partitions(),
@@ -89,7 +89,7 @@ class KafkaService:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics for Prometheus. Topic names come from the settings, so their labels are few."""
-        records, missed = self._consumer.records, self._consumer.missed
+        records, missed = self._counter.records, self._consumer.missed
         yield CounterMetricFamily("tally_kafka_records", "Records counted or dead-lettered.", value=records)
         yield CounterMetricFamily("tally_kafka_missed", "Records that expired before they were counted.", value=missed)
         dead = CounterMetricFamily("tally_kafka_dead_letters", "Records that cannot be counted.", labels=["reason"])

@@ -73,7 +73,7 @@ class Writer:
 @pytest.mark.fails_on_mutant(
     "reading from an offset in Kafka",
     "app/kafka/consumer.py",
-    "offset = await self._store.get_offset(_source(partition))",
+    "offset = await self._store.get_offset(source)",
     "offset = await consumer.committed(partition) or 0",
 )
 @pytest.mark.timeout(300 + RECORDS // 500)

@@ -67,7 +67,10 @@ def _download() -> None:
 
 
 class Broker:
-    """A Kafka broker with all its data in one directory, on a plain port and on one with TLS and a password."""
+    """A Kafka broker with all its data in one directory, on a plain port and on one with TLS and a password.
+
+    `data` is the directory of its logs, which a test may replace while it is stopped.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.servers, self.secure_servers = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
@@ -76,6 +79,7 @@ class Broker:
         self.secure_options = "security_protocol=SASL_SSL&sasl_mechanism=PLAIN&sasl_plain_username=tally"
         self.secure_options += f"&sasl_plain_password={password}&ssl_cafile={authority}"
         self._process: subprocess.Popen[bytes] | None = None
+        self.data = directory / "data"
         self._directory = directory
         self._log = directory / "kafka.log"
         self._properties = directory / "server.properties"
@@ -97,7 +101,7 @@ class Broker:
             "listener.name.secure.plain.sasl.jaas.config": f'{LOGIN_MODULE} required user_tally="{password}";',
             "listener.name.secure.ssl.keystore.type": "PEM",
             "listener.name.secure.ssl.keystore.location": keystore,
-            "log.dirs": self._directory / "data",
+            "log.dirs": self.data,
             "auto.create.topics.enable": "false",
             "offsets.topic.replication.factor": 1,
             "offsets.topic.num.partitions": 1,
@@ -110,7 +114,7 @@ class Broker:
 
     def start(self) -> "Broker":
         """Start the broker, with the data of earlier runs, and wait until it responds."""
-        if not (self._directory / "data").exists():
+        if not self.data.exists():
             self._run("kafka.tools.StorageTool", "format", "-t", "dGFsbHktdGFsbHktdGFsbA", "-c").wait()
         self._process = self._run("kafka.Kafka")
         wait_until(lambda: asyncio.run(self._is_ready()), self._log.read_text, seconds=60)
@@ -120,6 +124,13 @@ class Broker:
         """End the broker like kill -9."""
         if self._process:
             self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End the broker, with all records on disk."""
+        if self._process:
+            self._process.terminate()
             self._process.wait()
             self._process = None
 
