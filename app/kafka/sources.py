@@ -56,9 +56,9 @@ async def set_offset(store: CounterStore, topic: str, partition: int, offset: in
     Raises StoreOpenError if the store has counted no record of this partition, and the errors of a store.
     """
     counted = await store.get_offset(await current_source(store, topic, partition))
-    if not counted:
-        raise StoreOpenError(f"the store has counted no record of topic {topic} partition {partition}")
     number = current = await store.get_offset(_log_counter(topic, partition))
+    if not counted and not number:
+        raise StoreOpenError(f"the store has counted no record of topic {topic} partition {partition}")
     while await store.get_offset(source := _source(topic, partition, number)):
         number += 1
     if offset:
