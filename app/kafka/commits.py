@@ -80,17 +80,18 @@ class _CommitBuilder:
             self._keyed.append(HitGroup(self._slot, amounts, key, self._limited, visits))
             self.size += len(amounts)
         else:
-            summed = self._summed
+            summed, known = self._summed, len(self._summed)
             for event, by in amounts.items():
-                self.size += event not in summed
                 summed[event] = summed.get(event, 0) + by
-            self._visits.setdefault(self._slot, []).extend(visits)
+            self.size += len(summed) - known
+            if visits:
+                self._visits.setdefault(self._slot, []).extend(visits)
         for visit in visits:
             self.size += BUCKETS_PER_VISITOR * ((visit.user is not None) + (visit.session is not None))
 
     def commit(self) -> Commit:
         unkeyed = [
-            HitGroup(slot, summed, None, self._limited, self._visits[slot], False)
+            HitGroup(slot, summed, None, self._limited, self._visits.get(slot, ()), False)
             for slot, summed in self._sums.items()
             if summed
         ]
