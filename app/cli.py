@@ -1,4 +1,4 @@
-"""The command line: `tally serve | consume | export | import | verify | set-offset`, and the texts that it prints."""
+"""The command line: `tally serve | consume | export | import | verify | rezone | set-offset`, and what it prints."""
 
 import argparse
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
+from zoneinfo import ZoneInfo
 
 import uvloop
 from fastapi import Response
@@ -22,6 +23,7 @@ from app.domain.calendar import Calendar, Clock
 from app.kafka.buffer import DURABILITY
 from app.kafka.sources import set_offset
 from app.main import create_app
+from app.rezone import rezone
 from app.server.server import TallyServer
 from app.settings import Settings
 from app.stores import create_store
@@ -38,6 +40,7 @@ FILE_COMMANDS = {
 }
 OFFSET_COMMAND = "set-offset"
 OFFSET_HELP = "count a Kafka partition from this offset on, because its log was truncated or recreated"
+REZONE = "write an export with days in TALLY_TIMEZONE to a new file, from an export with other days"
 PROGRESS_BAR_WIDTH = 40  # characters
 DIFFERENCES_MAX = 20  # lines that `verify` prints
 
@@ -48,7 +51,9 @@ def main() -> None:
     try:
         arguments, settings = _parse_arguments(), Settings()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if arguments.command in FILE_COMMANDS:
+            if arguments.command == "rezone":
+                print(rezone_file(arguments.file, arguments.new_file, settings.timezone))
+            elif arguments.command in FILE_COMMANDS:
                 clock = Clock(Calendar(settings.timezone), time.time)
                 print(runner.run(run_file_command(arguments.command, arguments.file, create_store(settings), clock)))
             elif arguments.command == OFFSET_COMMAND:
@@ -69,9 +74,8 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="Settings are TALLY_* environment variables; see docs/settings.md.",
     )
     parser.add_argument("--version", action="version", version=f"tally {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", metavar=" | ".join([*SERVE_COMMANDS, *FILE_COMMANDS, OFFSET_COMMAND])
-    )
+    names = [*SERVE_COMMANDS, *FILE_COMMANDS, "rezone", OFFSET_COMMAND]
+    commands = parser.add_subparsers(dest="command", metavar=" | ".join(names))
     for name, text in SERVE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text)
     for name, text in FILE_COMMANDS.items():
@@ -80,6 +84,9 @@ def _parse_arguments() -> argparse.Namespace:
     offset_parser.add_argument("topic")
     for name in ("partition", "offset"):
         offset_parser.add_argument(name, type=_whole_number)
+    rezone_parser = commands.add_parser("rezone", help=REZONE, description=REZONE)
+    for name in ("file", "new_file"):
+        rezone_parser.add_argument(name, type=Path)
     return parser.parse_args()
 
 
@@ -165,6 +172,17 @@ async def run_set_offset(arguments: argparse.Namespace, store: CounterStore) -> 
     """Choose from which offset a Kafka partition is counted; return a sentence to print. Raises StoreError."""
     async with _opened(store):
         return await set_offset(store, arguments.topic, arguments.partition, arguments.offset)
+
+
+def rezone_file(path: Path, new_path: Path, zone: ZoneInfo) -> str:
+    """Write a rezoned export; return a sentence to print. Raises ExportError and OSError, and then leaves no file."""
+    with path.open("rb") as file, new_path.open("xb") as new_file:
+        try:
+            new_file.writelines(rezone(file, zone))
+        except BaseException:
+            new_path.unlink()
+            raise
+    return f"Wrote {new_path} with the days of {zone.key}. Import it into a new store."
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 import msgspec
@@ -61,17 +61,41 @@ class ExportLine(NamedTuple):
 async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
     """Yield the lines of an export. Hits that arrive meanwhile may be in some of them. Raises StoreError."""
     lines = 1
-    yield _encode(_Head(1, uuid.uuid4().hex, str(clock.calendar.zone)))
+    yield encode_head(clock.calendar.zone.key)
     (totals,) = await store.read([TOTAL])
     for bucket in sorted(filter(_is_exported, await store.list_buckets()), key=_sort_key):
         (counts,) = [totals] if bucket == TOTAL else await store.read([bucket])
         if is_event_bucket(bucket):  # leave out their sum, and events that are newer than the totals
             counts = {event: n for event, n in counts.items() if event != ALL_EVENTS and event in totals}
-        items = list(counts.items())
-        for i in range(0, len(items), LINE_MEMBERS_MAX):
+        for line in encode_counts(bucket, counts):
             lines += 1
-            yield _encode({"bucket": bucket, "counts": dict(items[i : i + LINE_MEMBERS_MAX])})
-    yield _encode({"end": lines})
+            yield line
+    yield encode_end(lines)
+
+
+def encode_head(zone: str) -> bytes:
+    """Return the first line of a new export whose days are those of this time zone."""
+    return _encode(_Head(1, uuid.uuid4().hex, zone))
+
+
+def encode_counts(bucket: Bucket, counts: Mapping[str, int]) -> Iterator[bytes]:
+    """Yield the lines of a bucket."""
+    items = list(counts.items())
+    for i in range(0, len(items), LINE_MEMBERS_MAX):
+        yield _encode({"bucket": bucket, "counts": dict(items[i : i + LINE_MEMBERS_MAX])})
+
+
+def encode_end(lines: int) -> bytes:
+    """Return the last line of an export that has this many lines before it."""
+    return _encode({"end": lines})
+
+
+def read_zone(file: BinaryIO) -> str:
+    """Return the time zone of an export. Raises ExportError."""
+    try:
+        return msgspec.json.decode(file.readline(LINE_BYTES_MAX), type=_Head).timezone
+    except msgspec.DecodeError as error:
+        raise ExportError(f"line 1: {error}") from None
 
 
 def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:

@@ -57,6 +57,7 @@ class GroupCommitter:
         self._arrived = asyncio.Event()
         self._commit_lock = asyncio.Lock()
         self._closing = False
+        self._task: asyncio.Task[None] | None = None
         self._source_used_at = 0.0  # UTC second
         self._use_new_source()
 
@@ -64,11 +65,17 @@ class GroupCommitter:
         """Start the task that commits. Call it once, in the event loop."""
         self._task = asyncio.create_task(self._run())
 
+    @property
+    def is_running(self) -> bool:
+        """Whether hits are committed."""
+        return self._task is not None and not self._task.done()
+
     async def close(self) -> None:
         """Commit all waiting hits, then stop."""
         self._closing = True
         self._arrived.set()
-        await self._task
+        if self._task:
+            await self._task
 
     async def submit(
         self, amounts: Mapping[str, int], key: IdempotencyKey | None = None, visits: Sequence[Visit] = ()

@@ -21,6 +21,7 @@ from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
 from app.scheduler import Jobs
 from app.settings import Settings
+from app.status import StatusMonitor
 from app.stores import create_store
 from app.stores.base import CounterStore
 
@@ -38,6 +39,7 @@ class Services(NamedTuple):
     peers: PeerSync
     committer: GroupCommitter
     kafka: KafkaService | None
+    status_monitor: StatusMonitor
     jobs: Jobs
     origins: Origins
     rate_limits: RateLimits
@@ -66,6 +68,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         socketio_server=services.socketio_server,
         peers=services.peers,
         metrics=services.metrics,
+        status_monitor=services.status_monitor,
     )
     return app
 
@@ -83,6 +86,7 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     committer = GroupCommitter(store, clock, peers.publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs
     kafka = KafkaService(settings, store, clock, live_day.count_of, peers.publish, metrics) if uses_kafka else None
+    status_monitor = StatusMonitor(store, committer, peers, broadcaster, kafka)
     return Services(
         settings=settings,
         clock=clock,
@@ -94,7 +98,8 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
         peers=peers,
         committer=committer,
         kafka=kafka,
-        jobs=Jobs(live_day, broadcaster, socketio_server, peers, kafka, store, clock, settings),
+        status_monitor=status_monitor,
+        jobs=Jobs(live_day, status_monitor, socketio_server, peers, store, clock, settings),
         origins=origins,
         rate_limits=rate_limits,
         permissions=permissions,

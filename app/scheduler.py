@@ -9,13 +9,12 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from app.domain.calendar import Calendar, Clock
-from app.kafka.service import KafkaService
-from app.live.broadcaster import SLOW_CLIENT_TIMEOUT_SECONDS, Broadcaster
+from app.live.broadcaster import SLOW_CLIENT_TIMEOUT_SECONDS
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
 from app.live.socketio import SocketIoServer
 from app.settings import Settings
-from app.status import service_status
+from app.status import StatusMonitor
 from app.stores.base import CounterStore, StoreError
 
 log = logging.getLogger("tally.scheduler")
@@ -37,15 +36,14 @@ class Jobs:
     def __init__(
         self,
         live_day: LiveDay,
-        broadcaster: Broadcaster,
+        status_monitor: StatusMonitor,
         socketio_server: SocketIoServer,
         peers: PeerSync,
-        kafka: KafkaService | None,
         store: CounterStore,
         clock: Clock,
         settings: Settings,
     ) -> None:
-        self._live_day, self._broadcaster, self._peers, self._kafka = live_day, broadcaster, peers, kafka
+        self._live_day, self._status_monitor, self._peers = live_day, status_monitor, peers
         self._socketio_server, self._store, self._clock = socketio_server, store, clock
         self._retention_seconds = {
             "minute": settings.minutes_kept_hours * 3600,
@@ -73,16 +71,20 @@ class Jobs:
         """Announce a new day to clients if one has begun, and apply retention. Idempotent."""
         slot = self._clock.slot()
         self._live_day.start_day(slot)
-        cutoffs = {step: slot.minute - seconds for step, seconds in self._retention_seconds.items()}
-        cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]
         try:
+            newest = await self._store.newest_minute()
+            # A clock that is fast must not delete history, so only newer hits make older ones expire.
+            slot = slot if newest is None else self._clock.calendar.slot(min(slot.minute, newest))
+            cutoffs = {step: slot.minute - seconds for step, seconds in self._retention_seconds.items()}
+            cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]
             await self._store.prune(cutoffs, slot)
         except StoreError as error:
             log.warning("retention was skipped and will be retried: %s", error)
 
     async def publish_status(self) -> None:
         """Send the overall status to dashboards if it has changed."""
-        self._live_day.set_status(*service_status(self._store, self._peers, self._broadcaster, self._kafka))
+        self._status_monitor.record_jobs_ran()
+        self._live_day.set_status(*self._status_monitor.current())
 
 
 def _log_store_errors(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

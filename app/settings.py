@@ -97,7 +97,9 @@ class Settings(BaseSettings):
         "`REDIS_URL`.",
     )
     timezone: ZoneInfo = Field(
-        default=ZoneInfo("UTC"), description="Time zone that defines when a day ends, e.g. `Europe/Berlin`."
+        default=ZoneInfo("UTC"),
+        description="Time zone that defines when a day ends, e.g. `Europe/Berlin`. A store keeps its zone; see "
+        "`tally rezone`.",
     )
     write_limit: Rate = Field(
         default="1000/second",

@@ -271,3 +271,47 @@ def import_has_begun(redis_server: RedisServer) -> bool:
 def shape(line: bytes) -> str:
     """Return a line in a form that does not depend on the order of its members."""
     return json.dumps(json.loads(line), sort_keys=True)
+
+
+@pytest.mark.fails_on_mutant(
+    "days are not rebuilt", "app/rezone.py", "day_start(self._zone, day) >= oldest and", "False and"
+)
+@pytest.mark.fails_on_mutant("corrected days are rebuilt", "app/rezone.py", " and day not in self._corrected", "")
+def test_rezone_rebuilds_days_from_hours(tmp_path: Path) -> None:
+    """In Berlin, the hits after 23:00 UTC belong to the next day. A corrected day keeps its hits."""
+    berlin, day, hour = ZoneInfo("Europe/Berlin"), 86_400, 3600
+    first = 20_000 * day  # 2024-10-04, when Berlin is two hours ahead
+    lines: list[dict[str, object]] = [
+        {"tally": 1, "export": "e" * 32, "timezone": "UTC"},
+        {"bucket": ["total", 0, ""], "counts": {"a": 111}},
+        {"bucket": ["hour", first, ""], "counts": {"a": 1}},
+        {"bucket": ["hour", first + 23 * hour, ""], "counts": {"a": 10}},
+        {"bucket": ["hour", first + 2 * day + 23 * hour, ""], "counts": {"a": 100}},
+        {"bucket": ["day", first - day, ""], "counts": {"a": 7}},
+        {"bucket": ["day", first, ""], "counts": {"a": 11}},
+        {"bucket": ["day", first + 2 * day, ""], "counts": {"a": 100}},
+        {"bucket": ["day", first + 2 * day, "offset"], "counts": {"a": -1}},
+        {"bucket": ["day", first, "user:a"], "counts": {"u": 1}},
+    ]
+    lines.append({"end": len(lines)})
+    old, new = tmp_path / "old.ndjson", tmp_path / "new.ndjson"
+    old.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    environment = os.environ | {"TALLY_TIMEZONE": "Europe/Berlin"}
+    command = [sys.executable, "-m", "app", "rezone", str(old), str(new)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"Wrote {new} with the days of Europe/Berlin. Import it into a new store.\n"
+    clock = Clock(Calendar(berlin), lambda: 0)
+    with new.open("rb") as file:
+        found = {tuple(line.bucket): line.counts for line in export_import.read_lines(file, clock)}
+    start = first - 2 * hour
+    assert {bucket[1:]: counts for bucket, counts in found.items() if bucket[0] == "day"} == {
+        (start - day, ""): {"a": 7},  # before the oldest hour
+        (start + day, ""): {"a": 10},
+        (start + 2 * day, ""): {"a": 100},  # corrected
+        (start + 2 * day, "offset"): {"a": -1},
+        (start + 3 * day, ""): {"a": 100},
+        (start, "user:a"): {"u": 1},
+        (start, ""): {"a": 11},  # begins before the oldest hour
+    }
+    assert found["total", 0, ""] == {"a": 111}
+    assert found["hour", first, ""] == {"a": 1}

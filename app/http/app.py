@@ -40,6 +40,7 @@ from app.live.peers import PeerSync
 from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
 from app.settings import Settings
+from app.status import StatusMonitor
 from app.stores.base import CounterStore
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -107,6 +108,7 @@ def include_routes(
     socketio_server: SocketIoServer,
     peers: PeerSync,
     metrics: Metrics,
+    status_monitor: StatusMonitor,
 ) -> None:
     """Add all routes. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
@@ -128,7 +130,7 @@ def include_routes(
     if settings.countapi:
         countapi.add_routes(router, store, committer, rate_limits, read_limit)
     operations.add_metrics(router, metrics, store, rate_limits)
-    operations.add_health(router, store, clock, peers, broadcaster, kafka)
+    operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
     pages.add_routes(router, settings.embed_origins)
     pages.mount_files(app, app.permissions, socketio_server.asgi)
     app.build_router_bypass()

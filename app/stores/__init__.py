@@ -22,14 +22,14 @@ def create_store(settings: Settings) -> CounterStore:
     if settings.store_kind == "redis":
         return _create_redis_store(settings, limits)
     if settings.store_kind == "sqlite":
-        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), limits)
+        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), limits, settings.timezone.key)
     return MemoryStore(limits)
 
 
 def _create_redis_store(settings: Settings, limits: StoreLimits) -> CounterStore:
     redis = RedisTarget.from_url(settings.store)
     shard_limits = StoreLimits(math.ceil(limits.names / redis.shards), math.ceil(limits.keys / redis.shards))
-    shards = [RedisStore(redis, shard_limits, shard) for shard in range(redis.shards)]
+    shards = [RedisStore(redis, shard_limits, shard, settings.timezone.key) for shard in range(redis.shards)]
     store = shards[0] if len(shards) == 1 else ShardedRedisStore(shards)
     directory, bytes_max = Path(settings.spool), settings.spool_max_mb * 1_000_000
     return OfflineStore(store, redis.identity, directory, bytes_max, limits, redis.old_identities)

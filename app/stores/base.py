@@ -39,6 +39,15 @@ class OffsetMismatch(StoreError):
         self.offset = offset
 
 
+def check_zone(stored: str, configured: str) -> None:
+    """Raise StoreOpenError if the days of a store belong to another time zone: they would become invisible."""
+    if stored != configured:
+        raise StoreOpenError(
+            f"TALLY_TIMEZONE is {configured}, but the days in this store are those of {stored}: set"
+            f" TALLY_TIMEZONE={stored}, or move the counts to a new store with `tally rezone`"
+        )
+
+
 class StoreLimits(NamedTuple):
     """The largest number of event names, and of live idempotency keys, that a store accepts."""
 
@@ -135,6 +144,10 @@ class CounterStore(ABC):
     @abstractmethod
     async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         """Return all buckets, or those with the step "day" that start at these UTC seconds, in any order."""
+
+    @abstractmethod
+    async def newest_minute(self) -> int | None:
+        """Return the start (UTC second) of the newest minute with hits, or None if no minute has any."""
 
     @abstractmethod
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:

@@ -169,6 +169,9 @@ class MemoryStore(CounterStore):
     async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         return [b for b in self._buckets if days is None or (b.step == "day" and b.start in days)]
 
+    async def newest_minute(self) -> int | None:
+        return max((b.start for b in self._buckets if b.step == "minute" and not b.dimension), default=None)
+
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         self._expire_keys(slot)
         cutoffs_by_kind = cutoffs, visitor_cutoffs(cutoffs, slot)

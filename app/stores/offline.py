@@ -1,8 +1,7 @@
 """A store that keeps accepting hits while the store behind it is unreachable.
 
-While Redis is unreachable, commits are spooled and counted on top of the last known counts. When Redis is reachable
-again, they are replayed with the source and offset of the first attempt. If Redis had applied a commit but its response
-was lost, the commit is not counted twice.
+While Redis is unreachable, commits are spooled and counted on top of the last known counts. A replay uses the source
+and offset of the first attempt, so a commit that Redis had applied without a response is not counted twice.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from typing import TypeVar
 
 from app.domain.buckets import ALL_EVENTS, GENERATION, TOTAL, Bucket
 from app.domain.calendar import TimeSlot
-from app.domain.counting import COUNT_MAX, Commit, DayChange
+from app.domain.counting import Commit, DayChange
 from app.stores import hyperloglog
 from app.stores.base import (
     Cardinality,
@@ -35,10 +34,8 @@ from app.stores.results import ApplyResult
 from app.stores.rules import PERMANENT_SOURCE_PREFIX
 from app.stores.spool_file import Spool, SpooledCommit, SpoolFull, encode
 
-# Hits wait for a slice of the replay, and for one time-out of Redis at its end: 2.4 s at most.
-REPLAY_SLICE_SECONDS = 0.4
-# A read that failed has taken 1.5 s, and no request may wait longer than 2.5 s.
-PING_TIMEOUT_SECONDS = 1.0
+REPLAY_SLICE_SECONDS = 0.4  # hits wait for a slice, and for one time-out of Redis at its end: 2.4 s at most
+PING_TIMEOUT_SECONDS = 1.0  # a read that failed has taken 1.5 s, and no request may wait longer than 2.5 s
 RETRY_SECONDS = 0.5  # between two attempts to reconnect, plus or minus half of it
 STARTUP_REPLAY_SECONDS = 10  # after which a starting node accepts hits while it replays the rest of a large spool
 
@@ -226,6 +223,9 @@ class OfflineStore(CounterStore):
         except (StoreUnavailable, TimeoutError) as error:
             self._go_offline(StoreUnavailable(str(error) or "no reply to a ping"))
 
+    async def newest_minute(self) -> int | None:
+        return await self._query(lambda store: store.newest_minute())
+
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         await self._last_known.prune(cutoffs, slot)
         if not self._is_offline:
@@ -262,14 +262,11 @@ class OfflineStore(CounterStore):
         return self._store.subscribe(timeout_seconds)
 
     def status(self) -> StoreStatus:
-        ack, stale_seconds, reasons = self.ack, None, []
+        ack, stale_seconds = self.ack, None
+        reasons = [*self._store.status().reasons, *self._replay.reasons()]
         lost, rejected = self._lost_commits, self._replay.rejected_hits
         if lost:
             reasons.append(f"Redis has lost {lost} acknowledged commits since this process started")
-        if rejected:
-            reasons.append(
-                f"{rejected} acknowledged hits were spooled and cannot be counted: a count exceeds {COUNT_MAX}"
-            )
         if self._offline_since is not None:
             ack, stale_seconds = self._spool.ack, time.monotonic() - self._offline_since
             reasons.append(self._outage_reason())
@@ -336,15 +333,13 @@ class OfflineStore(CounterStore):
         self._last_known.merge_counts_of_day(day, counts, generation, commit_in_flight=is_busy)
 
     async def recover_orphans(self) -> None:
-        # A node that is offline has its own spool to replay first.
-        if self._is_offline:
+        if self._is_offline:  # it has its own spool to replay first
             return
         files = await asyncio.to_thread(self._spool.find_orphans)
         try:
             await self._replay.run(files, until=math.inf)
         finally:
-            # After an error, any node can find the remaining files again.
-            for file in files:
+            for file in files:  # after an error, any node can find the remaining ones again
                 file.close()
 
     async def record_data_loss(self, commits: int) -> None:

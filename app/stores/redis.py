@@ -14,7 +14,17 @@ from app.domain.buckets import Bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange
 from app.stores import redis_keys, redis_scripts, redis_url
-from app.stores.base import OffsetMismatch, OutcomeUnknown, StoreLimits, StoreOpenError, StoreUnavailable, WriteConflict
+from app.stores.base import (
+    OffsetMismatch,
+    OutcomeUnknown,
+    StoreLimits,
+    StoreOpenError,
+    StoreStatus,
+    StoreUnavailable,
+    WriteConflict,
+    check_zone,
+)
+from app.stores.redis_health import RedisHealth
 from app.stores.redis_keys import bucket_key, dimensions_key, starts_key
 from app.stores.redis_reads import KEYS_PER_CALL, RedisReads
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, decode_result, from_row
@@ -43,20 +53,29 @@ class RedisStore(RedisReads):
     durability = "the end of this process: it is in Redis, or in the spool while Redis is unreachable"
     shared = True
 
-    def __init__(self, target: redis_url.RedisTarget, limits: StoreLimits, shard: int = 0) -> None:
+    def __init__(self, target: redis_url.RedisTarget, limits: StoreLimits, shard: int = 0, zone: str = "UTC") -> None:
         self._target = target
         self._client = target.client
         self._prefix = redis_keys.key_prefix(shard)
         self._limits = limits
+        self._zone = zone
+        self._health = RedisHealth()
 
     async def open(self) -> None:
         """Connect, check the number of shards, and read how durable Redis is."""
-        key = self._prefix + redis_keys.SHARD_COUNT_KEY
-        await self._execute(self._client.set(key, self._target.shards, nx=True))
-        stored = await self._execute(self._client.get(key))
+        stored = await self._set_once(redis_keys.SHARD_COUNT_KEY, str(self._target.shards))
         if stored != str(self._target.shards):
             raise StoreOpenError(f"TALLY_STORE: this store was created with shards={stored}, which cannot be changed")
+        check_zone(await self._set_once(redis_keys.ZONE_KEY, self._zone), self._zone)
         self.durability = await self._read_durability()
+        await self._read_health()
+        for reason in self._health.reasons():
+            log.warning("%s", reason)
+
+    async def _set_once(self, key: str, value: str) -> str:
+        """Save a value unless there is one already, and return the saved one."""
+        await self._execute(self._client.set(self._prefix + key, value, nx=True))
+        return str(await self._execute(self._client.get(self._prefix + key)))
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -157,6 +176,8 @@ class RedisStore(RedisReads):
         return reply, text
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:  # noqa: ARG002 # Redis expires its keys
+        if self._health.has_wrong_clock:  # a clock that is fast would delete the history of all nodes
+            return
         for step, cutoff in cutoffs.items():
             starts_of_step = self._prefix + starts_key(step)
             starts: list[Any] = await self._execute(self._client.zrangebyscore(starts_of_step, "-inf", f"({cutoff}"))
@@ -175,7 +196,7 @@ class RedisStore(RedisReads):
 
     async def refresh(self) -> str:
         """Return the server's replication id, which a restart or a failover changes, and the id of the last loss."""
-        info = await self._execute_on_server("INFO", "replication")
+        info = await self._read_health()
         loss = await self._execute(self._client.get(self._prefix + redis_keys.EPOCH_KEY))
         return f"{info['master_replid']} {loss}"
 
@@ -205,6 +226,21 @@ class RedisStore(RedisReads):
             return _DURABILITY[config["appendfsync"] if info["aof_enabled"] else "none"]
         except (StoreUnavailable, KeyError):  # an access list forbids it, or a service only resembles Redis
             return "unknown: Redis did not report its persistence settings"
+
+    async def _read_health(self) -> dict[str, Any]:
+        """Update the health of the server, and return its INFO. Raises StoreUnavailable."""
+        info: dict[str, Any] = await self._execute_on_server("INFO")
+        self._health.update(info)
+        if self._health.evicts:
+            self.durability = "nothing for certain: Redis may evict it, because its maxmemory-policy is not noeviction"
+        return info
+
+    def status(self) -> StoreStatus:
+        return StoreStatus(self.ack, reasons=self._health.reasons())
+
+    async def newest_minute(self) -> int | None:
+        newest: list[str] = await self._execute(self._client.zrevrange(self._prefix + starts_key("minute"), 0, 0))
+        return int(newest[0]) if newest else None
 
     async def _execute_on_server(self, *command: str) -> Any:
         """Execute a command on the server that has this shard's keys."""

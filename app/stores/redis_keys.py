@@ -8,6 +8,7 @@ the sum of all events under the empty name. The writers are methods of RedisStor
 name                            type     expires after                written by        contents
 ------------------------------  -------  ---------------------------  ----------------  -------------------------
 tags                            string   never                        open              number of shards
+zone                            string   never                        open              time zone of the days
 epoch                           string   never                        record_data_loss  id of the last data loss
 news                            channel  never                        publish           messages between nodes
 source:<process>                hash     SOURCE_TTL_SECONDS           offset            offset, answers: last results
@@ -43,6 +44,7 @@ from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange, visitor_buckets
 
 SHARD_COUNT_KEY = "tags"
+ZONE_KEY = "zone"
 EPOCH_KEY = "epoch"
 CHANNEL = "news"
 SCRATCH_SKETCH_KEY = "sketch"

@@ -16,7 +16,15 @@ from app.domain.buckets import ALL_EVENTS, GENERATION, SKETCH, Bucket, is_event_
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, Visit
 from app.stores import hyperloglog, redis_url
-from app.stores.base import Cardinality, CounterStore, OffsetMismatch, OutcomeUnknown, StoreError, StoreUnavailable
+from app.stores.base import (
+    Cardinality,
+    CounterStore,
+    OffsetMismatch,
+    OutcomeUnknown,
+    StoreError,
+    StoreStatus,
+    StoreUnavailable,
+)
 from app.stores.redis import RedisStore
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, reject
 
@@ -210,6 +218,14 @@ class ShardedRedisStore(CounterStore):
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         await asyncio.gather(*(shard.prune(cutoffs, slot) for shard in self._shards))
+
+    async def newest_minute(self) -> int | None:
+        newest = await asyncio.gather(*(shard.newest_minute() for shard in self._shards))
+        return max((minute for minute in newest if minute is not None), default=None)
+
+    def status(self) -> StoreStatus:
+        reasons = dict.fromkeys(reason for shard in self._shards for reason in shard.status().reasons)
+        return StoreStatus(self.ack, reasons=tuple(reasons))
 
     async def refresh(self) -> str:
         return " ".join(await asyncio.gather(*(shard.refresh() for shard in self._shards)))

@@ -33,6 +33,12 @@ class Replay:
         self.rejected_hits = 0
         self.shows_too_much = False
 
+    def reasons(self) -> list[str]:
+        """Return a sentence for operators if hits cannot be counted."""
+        hits = self.rejected_hits
+        text = f"{hits} acknowledged hits were spooled and cannot be counted: a count exceeds {COUNT_MAX}"
+        return [text] if hits else []
+
     def stop(self) -> None:
         """End after the current line. A cancellation may get lost in redis-py or in a time-out."""
         self._stopped = True

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from app.domain.buckets import CORRECTION, Bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange
-from app.stores.base import CounterStore, StoreLimits, StoreOpenError, StoreUnavailable
+from app.stores.base import CounterStore, OutcomeUnknown, StoreLimits, StoreOpenError, StoreStatus, StoreUnavailable
 from app.stores.results import ApplyResult
 from app.stores.rules import visitor_cutoffs
 from app.stores.sqlite_connection import open_database
@@ -25,6 +25,7 @@ from app.stores.sqlite_writer import ACK, SqliteWriter
 
 LOOKUP_ROWS = 20  # looking up members of one more bucket takes about as long as scanning this many rows
 PRUNED_BUCKETS = 20  # buckets of visitors that one transaction deletes
+PROBE_SOURCE = "probe"  # the source of empty commits that test whether the file can be written
 FLUSH_PAUSE_SECONDS = 0.002  # between two steps of a flush
 
 T = TypeVar("T")
@@ -37,12 +38,13 @@ class SqliteStore(CounterStore):
     ack = ACK
     durability = "kill -9 and power loss: it is on disk"
 
-    def __init__(self, path: Path, limits: StoreLimits) -> None:
+    def __init__(self, path: Path, limits: StoreLimits, zone: str = "UTC") -> None:
         self._path = path.absolute()  # SQLite gives some relative paths, such as ":memory:", a special meaning
-        self._limits = limits
+        self._limits, self._zone = limits, zone
         self._flushing: asyncio.Task[None] | None = None
         self._flush_lock = asyncio.Lock()  # held while flushing, and by work that needs a complete flush before it
         self._changes_applied = 0
+        self._write_error: str | None = None  # of the last write, if it failed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
         self._writer: SqliteWriter
@@ -62,7 +64,7 @@ class SqliteStore(CounterStore):
         self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
     ) -> ApplyResult:
         arguments = source, expected_offset, new_offset, commit, note
-        result = await self._execute(lambda: self._healthy_writer().apply(*arguments))
+        result = await self._write(lambda: self._healthy_writer().apply(*arguments))
         if self._writer.events.flush_due and (self._flushing is None or self._flushing.done()):
             self._flushing = asyncio.create_task(self._flush_in_background())
         return result
@@ -76,7 +78,7 @@ class SqliteStore(CounterStore):
         async with self._flush_lock:
             if self._writer.healthy:
                 await self._flush()  # step by step, so that `write` has to flush only the commits that arrive after it
-            return await self._execute(write)
+            return await self._write(write)
 
     async def get_offset(self, source: str) -> int:
         return await self._execute(lambda: self._healthy_writer().offset_and_results(source)[0])
@@ -145,6 +147,12 @@ class SqliteStore(CounterStore):
 
         return await self._execute(list_all)
 
+    async def newest_minute(self) -> int | None:
+        def newest() -> int | None:
+            return self._healthy_writer().events.newest_minute()
+
+        return await self._execute(newest)
+
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         def prune_keys_and_events() -> None:
             self._writer.keys.expire(slot)
@@ -178,6 +186,27 @@ class SqliteStore(CounterStore):
         while await self._execute(lambda: next(steps, steps) is None):  # noqa: ASYNC110 # it waits for nothing
             await asyncio.sleep(FLUSH_PAUSE_SECONDS)
 
+    async def refresh(self) -> str:
+        """After a failed write, write again, so that the status recovers even if no hits arrive meanwhile."""
+        if self._write_error:
+            offset = await self.get_offset(PROBE_SOURCE)
+            await self.apply(PROBE_SOURCE, offset, offset + 1, [])
+        return ""
+
+    def status(self) -> StoreStatus:
+        reasons = (f"hits are rejected: {self._write_error}",) if self._write_error else ()
+        return StoreStatus(self.ack, not reasons, reasons)
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        """Execute a write, and save its error for the status."""
+        try:
+            result = await self._execute(work)
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            self._write_error = str(error)
+            raise
+        self._write_error = None
+        return result
+
     async def _execute(self, work: Callable[[], T]) -> T:
         """Run work on the SQLite thread. Raises StoreUnavailable for an error of SQLite."""
 
@@ -195,7 +224,7 @@ class SqliteStore(CounterStore):
 
     def _open(self) -> None:
         try:
-            self._db = open_database(self._path)
+            self._db = open_database(self._path, self._zone)
             self._writer = SqliteWriter(self._db, self._limits)
         except (sqlite3.Error, OSError) as error:
             problem = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"

@@ -3,9 +3,9 @@
 import sqlite3
 from pathlib import Path
 
-from app.stores.base import StoreOpenError
+from app.stores.base import StoreOpenError, check_zone
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 EVENT_TABLES = ("minute", "hour", "day", "total")  # in the order of TimeSlot.buckets
 
 _EVENT_TABLES_SQL = "".join(
@@ -43,7 +43,14 @@ CREATE TABLE log (id INTEGER PRIMARY KEY, counts TEXT NOT NULL) STRICT;
 PRAGMA user_version = 3;
 COMMIT;
 """
-_MIGRATIONS = (_TO_VERSION_1, _TO_VERSION_2, _TO_VERSION_3)
+# The time zone of the days, in one row.
+_TO_VERSION_4 = """
+BEGIN;
+CREATE TABLE zone (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 4;
+COMMIT;
+"""
+_MIGRATIONS = (_TO_VERSION_1, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4)
 
 
 def connect(path: Path | str) -> sqlite3.Connection:
@@ -64,15 +71,19 @@ def connect(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def open_database(path: Path) -> sqlite3.Connection:
+def open_database(path: Path, zone: str) -> sqlite3.Connection:
     """Connect to a file of Tally's, which is created, or upgraded to SCHEMA_VERSION, if necessary.
 
-    Raises StoreOpenError if a newer Tally wrote the file, and sqlite3.Error or OSError if it cannot be used.
+    A file without a time zone gets this one. Raises StoreOpenError if the file has another zone, or if a newer Tally
+    wrote it, and sqlite3.Error or OSError if it cannot be used.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     db = connect(path)
     try:
         _upgrade(db, path)
+        db.execute("INSERT INTO zone SELECT ? WHERE NOT EXISTS (SELECT * FROM zone)", (zone,))
+        (stored,) = db.execute("SELECT name FROM zone").fetchone()
+        check_zone(stored, zone)
     except (sqlite3.Error, StoreOpenError):
         db.close()
         raise

@@ -167,6 +167,12 @@ class EventTables:
         cached = [bucket for bucket, counts in self.cached.items() if counts]
         return [*dict.fromkeys([*(Bucket(*row) for row in rows), *cached])]
 
+    def newest_minute(self) -> int | None:
+        """Return the start of the newest minute with hits."""
+        (stored,) = self._db.execute("SELECT max(start) FROM minute").fetchone()
+        cached = (bucket.start for bucket, counts in self.cached.items() if bucket.step == "minute" and counts)
+        return max((start for start in (stored, *cached) if start is not None), default=None)
+
     def get_many(self, bucket: Bucket, members: Iterable[str]) -> Counts:
         """Return the counts of these events; an event that was never counted is missing."""
         if bucket in self.cached:

@@ -12,7 +12,7 @@ from tests.support.servers import ROOT
 
 # A package (or top-level module) imports only those before it. `server` imports nothing of `app`.
 ORDER = ["app", "server", "settings", "domain", "stores", "metrics", "pending_commit", "group_commit", "corrections"]
-ORDER += ["export_import", "live", "kafka", "status", "http", "scheduler", "main", "cli", "__main__"]
+ORDER += ["export_import", "rezone", "live", "kafka", "status", "http", "scheduler", "main", "cli", "__main__"]
 
 # The modules that may import a library whose details the rest of the code should not know.
 OWNERS = {

@@ -63,7 +63,7 @@ async def incr_with_retries(proxy: FaultProxy, times: int) -> tuple[int, int]:
     "app/stores/lua/offset.lua",
     """if offset == new_offset then
   return {'applied', redis.call('HGET', KEYS[1], 'answers')}
-elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then
+elseif not preparing and (tonumber(offset) ~= tonumber(ARGV[2]) or tonumber(new_offset) < tonumber(offset)) then
   return {'mismatch', offset}
 end
 """,
@@ -108,7 +108,7 @@ async def test_a_client_with_plain_retries_counts_twice_on_the_same_network(redi
             marks=pytest.mark.fails_on_mutant(
                 "a delayed commit is applied again",
                 "app/stores/lua/offset.lua",
-                "elseif not preparing and tonumber(offset) ~= tonumber(ARGV[2]) then",
+                "elseif not preparing and (tonumber(offset) ~= tonumber(ARGV[2]) or tonumber(new_offset) < tonumber(offset)) then",
                 "elseif false then",
             ),
         ),

@@ -13,7 +13,7 @@ from app.kafka.service import KafkaHealth, KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
 from app.metrics import Metrics
-from app.status import Status, service_status
+from app.status import Status, StatusMonitor
 from app.stores.base import CounterStore
 from app.stores.results import Ack
 
@@ -68,13 +68,14 @@ def add_health(
     peers: PeerSync,
     broadcaster: Broadcaster,
     kafka: KafkaService | None,
+    status_monitor: StatusMonitor,
 ) -> None:
     """Add the route of the health check."""
 
     @router.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
         """Return whether hits are accepted, how durable they are, and the reasons of any problem."""
-        store_status, (status, reasons) = store.status(), service_status(store, peers, broadcaster, kafka)
+        store_status, (status, reasons) = store.status(), status_monitor.current()
         stale = store_status.stale_seconds
         response.status_code = 503 if status == "down" else 200
         return Health(

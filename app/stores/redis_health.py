@@ -1,0 +1,51 @@
+"""What a Redis server reports that can break a guarantee: eviction, full memory, and another clock."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+MEMORY_FRACTION_MAX = 0.8  # of maxmemory; above it, an operator should act
+CLOCK_DIFFERENCE_MAX_SECONDS = 60.0
+
+
+class RedisHealth:
+    """The state of one server, from its last reply to INFO."""
+
+    def __init__(self) -> None:
+        self._info: Mapping[str, Any] = {}
+        self._seconds_ahead = 0.0
+
+    def update(self, info: Mapping[str, Any]) -> None:
+        """Save a reply to INFO with the default sections. A server that only resembles Redis may lack some fields."""
+        now = time.time()
+        self._info = info
+        self._seconds_ahead = now - info.get("server_time_usec", now * 1e6) / 1e6
+
+    @property
+    def has_wrong_clock(self) -> bool:
+        """Whether the clock of this machine and that of Redis differ, so that one of them is wrong."""
+        return abs(self._seconds_ahead) > CLOCK_DIFFERENCE_MAX_SECONDS
+
+    @property
+    def evicts(self) -> bool:
+        """Whether Redis deletes keys when its memory is full."""
+        return bool(self._info.get("maxmemory")) and self._info.get("maxmemory_policy") != "noeviction"
+
+    def reasons(self) -> tuple[str, ...]:
+        """Return a sentence for each problem, for operators."""
+        found = []
+        limit, used = self._info.get("maxmemory", 0), self._info.get("used_memory", 0)
+        if self.evicts:
+            policy = self._info["maxmemory_policy"]
+            found.append(f"Redis may evict counts: its maxmemory-policy is {policy}; set it to noeviction")
+        if evicted := self._info.get("evicted_keys", 0):
+            found.append(f"Redis has evicted {evicted} keys since it started: counts or idempotency keys are lost")
+        if limit and used > MEMORY_FRACTION_MAX * limit:
+            found.append(f"Redis uses {used / limit:.0%} of its maxmemory; hits are spooled when it is full")
+        if self.has_wrong_clock:
+            direction = "ahead of" if self._seconds_ahead > 0 else "behind"
+            found.append(
+                f"this node's clock is {abs(self._seconds_ahead):.0f} s {direction} the clock of Redis;"
+                " correct it, until then this node deletes no old counts"
+            )
+        return tuple(found)

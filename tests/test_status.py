@@ -1,0 +1,119 @@
+"""The status of the service: a part that has stopped, a store that cannot be written, and a clock that is fast."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import status
+from app.stores.base import CounterStore, StoreLimits, StoreOpenError
+from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
+from app.stores.sqlite import SqliteStore
+from tests.support.redis_servers import RedisServer
+from tests.support.servers import SettableClock, eventually, serving, settings_for
+
+
+async def health(client: httpx.AsyncClient, expected: str) -> str:
+    """Return the reasons in /health, after checking its status."""
+    response = await client.get("/health")
+    assert (response.status_code, response.json()["status"]) == (503 if expected == "down" else 200, expected)
+    return "; ".join(response.json()["reasons"])
+
+
+@pytest.mark.fails_on_mutant(
+    "a stopped committer is not noticed", "app/status.py", "if not self._committer", "if False and self._committer"
+)
+async def test_a_stopped_committer_is_down(tmp_path: Path, redis_server: RedisServer, clock: SettableClock) -> None:
+    async with serving(settings_for("memory", tmp_path, redis_server), clock) as server, server.client() as client:
+        assert await health(client, "ok") == ""
+        (task,) = [task for task in asyncio.all_tasks() if "GroupCommitter._run" in repr(task)]
+        task.cancel()
+        await asyncio.wait([task])
+        assert "hits are not counted because of an error in Tally" in await health(client, "down")
+
+
+@pytest.mark.fails_on_mutant("stalled jobs are not noticed", "app/status.py", "self._jobs_ran_at > LATE", "0 > LATE")
+async def test_a_stopped_scheduler_is_degraded(
+    tmp_path: Path, redis_server: RedisServer, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(settings_for("memory", tmp_path, redis_server), clock) as server, server.client() as client:
+        server.app.state.jobs.pause()
+        monkeypatch.setattr(status, "LATE_SECONDS", 0.01)
+        await eventually(lambda: is_stalled(client))
+
+
+async def is_stalled(client: httpx.AsyncClient) -> bool:
+    return "periodic jobs are stalled" in "; ".join((await client.get("/health")).json()["reasons"])
+
+
+@pytest.mark.fails_on_mutant(
+    "a failed write is not reported", "app/stores/sqlite.py", "            self._write_error = str(error)\n", ""
+)
+@pytest.mark.fails_on_mutant(
+    "the status stays down",
+    "app/stores/sqlite.py",
+    "            await self.apply(PROBE_SOURCE",
+    "            await self.get_offset(PROBE_SOURCE) or (PROBE_SOURCE",
+)
+async def test_sqlite_that_cannot_write_is_down(
+    tmp_path: Path, redis_server: RedisServer, clock: SettableClock
+) -> None:
+    async with serving(settings_for("sqlite", tmp_path, redis_server), clock) as server, server.client() as client:
+        await client.post("/event/a")
+        folder = tmp_path / "tally.db"
+        store = server.app.state.store
+        await store._execute(lambda: store._db.execute("PRAGMA query_only = ON"))
+        assert (await client.post("/event/a")).status_code == 503
+        assert "hits are rejected: SQLite: " in await health(client, "down")
+        assert folder.exists()
+        await store.refresh()  # the error replaced the connection, so this write succeeds
+        assert await health(client, "ok") == ""
+        assert (await client.post("/event/a")).json()["count"] == 2
+
+
+@pytest.mark.fails_on_mutant(
+    "a fast clock deletes history", "app/scheduler.py", "min(slot.minute, newest)", "slot.minute"
+)
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
+async def test_a_clock_that_is_500_days_fast_deletes_nothing(
+    kind: str, tmp_path: Path, redis_server: RedisServer, clock: SettableClock
+) -> None:
+    async with serving(settings_for(kind, tmp_path, redis_server), clock) as server, server.client() as client:
+        await client.post("/event/a")
+        clock.shift += 2 * 86_400
+        await client.post("/event/a")
+        before = await counts_of(server.app.state.store)
+        clock.shift += 500 * 86_400
+        close_day = server.app.state.jobs.get_job("close_day").func
+        await close_day()
+        assert await counts_of(server.app.state.store) == before
+        await client.post("/event/a")  # now the newest hits justify it
+        await close_day()
+        assert not before.keys() & (await counts_of(server.app.state.store)).keys()
+
+
+async def counts_of(store: CounterStore) -> dict[object, object]:
+    buckets = [bucket for bucket in await store.list_buckets() if not bucket.dimension and bucket.step != "total"]
+    return dict(zip(buckets, await store.read(buckets), strict=True))
+
+
+@pytest.mark.fails_on_mutant("any time zone is accepted", "app/stores/base.py", "if stored != configured:", "if False:")
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_a_store_refuses_another_time_zone(kind: str, tmp_path: Path, redis_server: RedisServer) -> None:
+    def store(zone: str) -> CounterStore:
+        if kind == "sqlite":
+            return SqliteStore(tmp_path / "tally.db", StoreLimits(10), zone)
+        return RedisStore(RedisTarget.from_url(redis_server.url), StoreLimits(10), zone=zone)
+
+    for zone, error in (("Europe/Berlin", ""), ("UTC", "set TALLY_TIMEZONE=Europe/Berlin"), ("Europe/Berlin", "")):
+        opened = store(zone)
+        try:
+            if error:
+                with pytest.raises(StoreOpenError, match=error):
+                    await opened.open()
+            else:
+                await opened.open()
+        finally:
+            await opened.close()
