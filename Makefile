@@ -1,5 +1,5 @@
 # Each target installs its own requirements. Start with `make run`.
-.PHONY: run test kafka bench accuracy soak mutants check format lock screenshots clean
+.PHONY: run test kafka bench accuracy soak soak-service mutants check format lock screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,6 +40,15 @@ MINUTES ?= 10
 soak: $(TOOLS)
 	@tools/setup chromium
 	$(BIN)/python -m bench.pages --soak $(MINUTES)
+
+# Everything at once on real nodes, one of which is killed every 2 minutes: `make soak-service STORE=redis MINUTES=60`. It
+# writes soak-<store>.csv and a plot into OUTPUT.
+STORE ?= sqlite
+OUTPUT ?= test-artifacts
+soak-service: $(TOOLS)
+	@tools/setup redis-server
+	@mkdir -p $(OUTPUT)
+	$(BIN)/python -m tests.support.soak $(STORE) $(MINUTES) --output $(OUTPUT)
 
 # Checks that each test fails on the mutants of the code that it names.
 mutants: $(TOOLS) $(NODE)

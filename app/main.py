@@ -81,7 +81,7 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     metrics = Metrics()
     live_day = LiveDay(clock)
     broadcaster = Broadcaster(live_day, metrics, settings.live_interval_ms / 1000)
-    socketio_server = SocketIoServer(broadcaster, permissions.authorize_socketio)
+    socketio_server = SocketIoServer(broadcaster, permissions.authorize_socketio, permissions.limit_sessions)
     peers = PeerSync(store, live_day, clock, metrics)
     committer = GroupCommitter(store, clock, peers.publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs

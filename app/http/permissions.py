@@ -124,6 +124,10 @@ class Permissions:
             self._rate_limits.consume(HTTPConnection(scope), "read", 0)
             self._check_key("read", str(key).encode(errors="replace") if key else None, scope)
 
+    def limit_sessions(self, scope: Scope) -> None:
+        """Count the begin of a Socket.IO session as one read. Raises Problem (429)."""
+        self._rate_limits.consume(HTTPConnection(scope), "read")
+
     def client_id(self, scope: Scope) -> str:
         """Return the client to which an idempotency key belongs: the hash of its API key, or "anonymous"."""
         return self._known_digest(_bearer(scope)).hex() or "anonymous"

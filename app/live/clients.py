@@ -26,10 +26,6 @@ class Connection(Protocol):
     def is_direct(self) -> bool:
         """Whether messages are written to its WebSocket at once, and not to its queue."""
 
-    @property
-    def is_drained(self) -> bool:
-        """Whether it is open, and nearly all messages in its queue were sent."""
-
     def try_send(self, message: Message) -> bool:
         """Send a message, or return False if the client cannot take it now. Raises OSError if it is closed."""
 

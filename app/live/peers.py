@@ -55,6 +55,7 @@ class PeerSync:
         # The day, generation and counts of commits in a generation that is newer than the shown one.
         self._next_generation = (0, 0, dict[str, int]())
         self._resync_needed = asyncio.Event()
+        self._resync_lock = asyncio.Lock()
         self._gap_possible = False  # a message may have been published while this node was not subscribed
         self._full_read_not_before = (0, 0.0)  # a day, and a monotonic time
         self._last_message_at: dict[str, float] = {}
@@ -100,12 +101,17 @@ class PeerSync:
 
     async def resync(self) -> None:
         """Compare the shown day with the store, and read it if they differ. Raises StoreError."""
+        async with self._resync_lock:  # an older read must not replace the counts of a newer one
+            await self._resync()
+
+    async def _resync(self) -> None:
         slot, live_day, store = self._clock.slot(), self._live_day, self._store
         epoch = await store.refresh()
         (generations,) = await store.read([Bucket("day", slot.day, GENERATION)], [ALL_EVENTS])
         generation = generations.get(ALL_EVENTS, 0)
         is_same = (epoch, slot.day, generation) == (self._epoch, live_day.day, live_day.generation)
-        if is_same and ((slot.day, time.monotonic()) < self._full_read_not_before or await self._is_complete(slot)):
+        is_recent = (slot.day, time.monotonic()) < self._full_read_not_before and not self._gap_possible
+        if is_same and (is_recent or await self._is_complete(slot)):
             return
         self._gap_possible = False
         began, before = time.monotonic(), live_day.counts() if live_day.day == slot.day else {}
@@ -181,7 +187,9 @@ class PeerSync:
             try:
                 is_first = True
                 async for text in self._store.subscribe(PEER_TIMEOUT_SECONDS):
-                    self._gap_possible, is_first = self._gap_possible or is_first, False
+                    if is_first:
+                        self._gap_possible, is_first = True, False
+                        self._resync_needed.set()
                     with contextlib.suppress(msgspec.DecodeError):  # a node of another version may have sent it
                         self._on_message(msgspec.json.decode(text, type=CountsMessage))
             except Exception as error:  # noqa: BLE001 # later messages have to be received

@@ -19,7 +19,9 @@ from app.live.inbound import INBOUND_BYTES_MAX, InboundPacket, guard_receive
 from app.live.messages import Message
 
 PREPARED_FRAME_EXTENSION = "tally.prepared_frame"  # of ASGI, offered by server/websocket_protocol.py
-QUEUE_MAX = 1000  # messages in the queue of a client that polls
+# The queue of a client that polls. One poll takes all of it, so a client that is silent gets fewer, newer messages.
+QUEUE_MAX = 16  # messages; some clients reject a response with more
+QUEUE_BYTES_MAX = 32_768  # beyond it, no message is added
 
 # Below this level the libraries log what clients send, and so their API keys.
 _packets = logging.getLogger("tally.live.packets")
@@ -59,16 +61,11 @@ class EngineIoConnection:
         self.is_direct = False
         self._server, self._first, self._upgraded = engineio_server, first, upgraded
         self._websocket: WebSocket | None = None
+        self._queued_bytes = 0  # at most, since the queue was empty
 
     @property
     def _socket(self) -> Any:
         return self._server.sockets.get(self.engine_id)
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether the client is connected, and its queue has at most one packet, a ping or a sentinel."""
-        socket = self._socket
-        return socket is not None and socket.queue.qsize() <= 1
 
     def try_send(self, message: Message) -> bool:
         """Send or queue a message, or return False if the client cannot take it now. Raises OSError, RuntimeError."""
@@ -77,8 +74,11 @@ class EngineIoConnection:
         socket = self._socket
         if socket is None or socket.closed:
             raise ConnectionResetError
-        if socket.queue.qsize() >= QUEUE_MAX:
+        if socket.queue.empty():
+            self._queued_bytes = 0
+        if socket.queue.qsize() >= QUEUE_MAX or self._queued_bytes >= QUEUE_BYTES_MAX:
             return False
+        self._queued_bytes += len(message.packet)
         socket.queue.put_nowait(Packet(MESSAGE, message.packet[1:]))
         return True
 
@@ -123,11 +123,14 @@ class SocketIoServer:
     """Connects Socket.IO clients to the broadcaster.
 
     `admit` receives the `auth` object of a client that connects, and the ASGI scope of its request. It raises
-    HTTPException if the client may not connect.
+    HTTPException if the client may not connect. `limit_sessions` receives the scope of a request that begins a session,
+    and raises HTTPException if the client has begun too many.
     """
 
-    def __init__(self, broadcaster: Broadcaster, admit: Callable[[object, Any], None]) -> None:
-        self._broadcaster, self._admit = broadcaster, admit
+    def __init__(
+        self, broadcaster: Broadcaster, admit: Callable[[object, Any], None], limit_sessions: Callable[[Any], None]
+    ) -> None:
+        self._broadcaster, self._admit, self._limit_sessions = broadcaster, admit, limit_sessions
         self._upgraded: dict[str, WebSocket] = {}
         self._unjoined: set[str] = set()
         self.server = socketio.AsyncServer(
@@ -169,8 +172,10 @@ class SocketIoServer:
         sockets = self._sockets
         if (query.get("transport") == ["websocket"]) != (scope["type"] == "websocket"):
             raise HTTPException(400, "transport=websocket is required for a WebSocket, and for nothing else")
-        if not engine_id and len(sockets) >= CLIENTS_MAX:
-            raise TooManyConnections
+        if not engine_id:
+            self._limit_sessions(scope)
+            if len(sockets) >= CLIENTS_MAX:
+                raise TooManyConnections
         if engine_id and (engine_id not in sockets or sockets[engine_id].closed):
             raise HTTPException(400, "no such session")
         return engine_id
@@ -206,9 +211,9 @@ class SocketIoServer:
         self._broadcaster.remove(sid)
 
     async def _resync(self, sid: str, *_: object) -> None:
-        """Send a snapshot, unless the client has yet to read the last one: then it would cost ever more memory."""
+        """Send a snapshot, unless the client has yet to read the last one."""
         client = self._broadcaster.clients.get(sid)
-        if isinstance(client, DashboardClient) and not client.is_catching_up and client.connection.is_drained:
+        if isinstance(client, DashboardClient) and not client.is_catching_up:
             client.resync()
             self._broadcaster.wake()
 

@@ -80,6 +80,7 @@ async def test_history_lists_past_days_newest_first(client: httpx.AsyncClient, c
 async def test_old_data_is_deleted_and_totals_stay(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/event/a")
     clock.go_to("2026-04-10T12:00:00+00:00")
+    await client.post("/event/b")  # only newer hits make older ones expire
     jobs = client._transport.app.state.jobs
     jobs.get_job("close_day").modify(next_run_time=datetime.now(UTC))
 

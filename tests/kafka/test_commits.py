@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.domain.calendar import Calendar
-from app.group_commit import COMMIT_EVENTS_MAX
 from app.kafka.commits import build_commit
 from app.kafka.decoding import FieldMapping, decode_buffered, mapped_decoder
+from app.pending_commit import COMMIT_EVENTS_MAX
 
 UTC_CALENDAR = Calendar(ZoneInfo("UTC"))
 NOW = 1_795_521_600.0

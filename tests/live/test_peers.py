@@ -131,8 +131,8 @@ async def test_hits_during_the_comparison_cause_no_full_read(scene: Scene) -> No
 @pytest.mark.fails_on_mutant(
     "messages before the subscription are not missed",
     "app/live/peers.py",
-    "self._gap_possible or is_first",
-    "self._gap_possible",
+    "self._gap_possible, is_first = True, False",
+    "is_first = False",
 )
 async def test_hits_before_the_subscription_are_read_from_the_store(scene: Scene) -> None:
     scene.store.shared, scene.store.after_read = True, lambda: scene.hit("a", 9)  # more than were missed
@@ -142,3 +142,44 @@ async def test_hits_before_the_subscription_are_read_from_the_store(scene: Scene
     await scene.peers.resync()
     await scene.peers.close()
     assert scene.day.counts()["b"] == 5
+
+
+@pytest.mark.fails_on_mutant(
+    "a full read waits although a message may be lost",
+    "app/live/peers.py",
+    "self._full_read_not_before and not self._gap_possible",
+    "self._full_read_not_before",
+)
+@pytest.mark.fails_on_mutant(
+    "the resync waits for its job", "app/live/peers.py", "                        self._resync_needed.set()\n", ""
+)
+async def test_a_new_subscription_reads_the_day_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the day was read just before, when reads are made seldom because they take long."""
+    monkeypatch.setattr(peers, "FULL_READ_BACKOFF", 1e9)
+    scene.store.shared = True
+    scene.store.lose()
+    scene.hit("a", 5)
+    await scene.peers.start()  # reads the new epoch
+    scene.store.count([HitGroup(scene.clock.slot(), {"b": 4})])  # a hit of another node, whose message is lost
+    await eventually(lambda: scene.day.counts().get("b") == 4)
+    await scene.peers.close()
+
+
+@pytest.mark.fails_on_mutant(
+    "two resyncs overlap", "app/live/peers.py", "        async with self._resync_lock:", "        if True:"
+)
+async def test_resyncs_do_not_overlap(scene: Scene) -> None:
+    running = most = 0
+
+    class CountingStore(LossyStore):
+        async def refresh(self) -> str:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            return await super().refresh()
+
+    scene.store.__class__ = CountingStore
+    await asyncio.gather(*(scene.peers.resync() for _ in range(3)))
+    assert most == 1

@@ -1,6 +1,7 @@
 """Clients that read slowly or not at all: bounded memory, fewer messages, and disconnection."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -11,17 +12,19 @@ import socketio
 from app.live import broadcaster
 from app.live import socketio as live_socketio
 from tests.live.clients import SlowClient, dashboard, leave, stop_polling, unread_stream
+from tests.live.conftest import memory_settings
 from tests.support.scenarios.clients import clients_that_do_not_read
-from tests.support.servers import RunningApp, eventually
+from tests.support.servers import RunningApp, eventually, serving
 
 Starter = Callable[[], AbstractAsyncContextManager[RunningApp]]
 
 
-@pytest.mark.fails_on_mutant("unbounded queues", "app/live/socketio.py", "socket.queue.qsize() >= QUEUE_MAX", "False")
+@pytest.mark.fails_on_mutant(
+    "unbounded queues", "app/live/socketio.py", "socket.queue.qsize() >= QUEUE_MAX or ", "False and "
+)
 async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
     tally: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_socketio, "QUEUE_MAX", 50)
     monkeypatch.setattr(broadcaster, "SLOW_CLIENT_TIMEOUT_SECONDS", 0.1)
     stuck = socketio.AsyncClient(reconnection=False)
     await stuck.connect(tally.url, transports=["polling"])
@@ -31,7 +34,7 @@ async def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on(
             await client.post(f"/event/e{i}")
         await eventually(lambda: len(page.counts) == 100)
         for socket in tally.app.state.socketio.server.eio.sockets.values():
-            assert socket.queue.qsize() <= 51
+            assert socket.queue.qsize() <= live_socketio.QUEUE_MAX + 1
         await eventually(lambda: len(tally.app.state.broadcaster.clients) == 1)
     await leave(stuck)
 
@@ -105,7 +108,10 @@ async def test_a_client_that_reads_slowly_gets_fewer_messages_and_ends_on_the_sa
 
 
 @pytest.mark.fails_on_mutant(
-    "a snapshot for each resync", "app/live/socketio.py", " and client.connection.is_drained:", ":"
+    "a snapshot for each resync",
+    "app/live/socketio.py",
+    "self._queued_bytes >= QUEUE_BYTES_MAX",
+    "socket.queue.qsize() >= 1000",
 )
 async def test_a_client_that_does_not_read_gets_no_further_snapshot(tally: RunningApp) -> None:
     async with tally.client() as client:
@@ -162,3 +168,36 @@ async def test_a_stream_that_is_read_slowly_gets_fewer_updates_and_ends_on_the_s
             while text.count(last) < len(batch):
                 text += await asyncio.get_running_loop().sock_recv(connection, 65_536)
     assert text.count(b"event: update") < (posts + 50) * len(batch)
+
+
+@pytest.mark.fails_on_mutant(
+    "a silent session queues large messages", "app/live/socketio.py", "self._queued_bytes >= QUEUE_BYTES_MAX", "False"
+)
+async def test_a_session_that_does_not_poll_keeps_little_and_ends_on_the_latest_counts(tally: RunningApp) -> None:
+    names = [f"{i:04} {'x' * 100}" for i in range(500)]
+    async with tally.client() as client:
+        opened = (await client.get("/socket.io/?EIO=4&transport=polling")).text
+        session = f"/socket.io/?EIO=4&transport=polling&sid={json.loads(opened[1:])['sid']}"
+        await client.post(session, content="40/live,")
+        (socket,) = tally.app.state.socketio.server.eio.sockets.values()
+        for _ in range(30):
+            await client.post("/events", json=dict.fromkeys(names, 1))
+            await asyncio.sleep(0.01)  # the broadcaster sends, or notes that the client cannot take more
+        waiting = [packet.data for packet in socket.queue._queue if isinstance(packet.data, str)]
+        assert len(waiting) <= live_socketio.QUEUE_MAX
+        assert sum(map(len, waiting)) <= live_socketio.QUEUE_BYTES_MAX + 2 * len(str(names))
+        counts: dict[int, int] = {}
+        while counts.get(499) != 30:
+            for packet in (await client.get(session)).text.split("\x1e"):
+                if packet.startswith('42/live,["changes",'):
+                    counts |= dict(json.loads(packet.removeprefix("42/live,"))[1]["changes"])
+
+
+@pytest.mark.fails_on_mutant(
+    "sessions are not limited", "app/live/socketio.py", "            self._limit_sessions(scope)\n", ""
+)
+async def test_sessions_count_as_reads() -> None:
+    async with serving(memory_settings(read_limit="3/hour")) as tally, tally.client() as client:
+        responses = [await client.get("/socket.io/?EIO=4&transport=polling") for _ in range(4)]
+    assert [response.status_code for response in responses] == [200, 200, 200, 429]
+    assert responses[3].json()["code"] == "rate-limit"

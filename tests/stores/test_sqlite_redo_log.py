@@ -30,7 +30,7 @@ LIMITS = StoreLimits(100)
 def file(tmp_path: Path) -> Path:
     """A file of the present version without counts."""
     file = tmp_path / "tally.db"
-    open_database(file).close()
+    open_database(file, "UTC").close()
     return file
 
 
