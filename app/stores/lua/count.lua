@@ -27,20 +27,21 @@ local function check_idempotency(key, minute, limited)
       return '["replayed","' .. date .. '"' .. (row ~= '' and ',' or '') .. row .. ']'
     end
   end
-  redis.call('ZREMRANGEBYSCORE', live_keys, '-inf', expired)
-  redis.call('ZREMRANGEBYSCORE', client_keys, '-inf', expired)
-  if limited and key[3] ~= '' and (redis.call('ZCARD', live_keys) >= keys_max
-      or redis.call('ZCARD', client_keys) >= math.max(1, math.floor(keys_max / 10))) then
+  if limited and key[3] ~= '' and (redis.call('ZCOUNT', live_keys, '(' .. expired, '+inf') >= keys_max
+      or redis.call('ZCOUNT', client_keys, '(' .. expired, '+inf') >= math.max(1, math.floor(keys_max / 10))) then
     return '["keys"]'
   end
 end
 
--- Save the row of a group under its idempotency key. Redis keeps it twice as long as it is recognised, because its age
--- is that of the time slot, which a late commit may have in the past.
+-- Save the row of a group under its idempotency key, and delete expired keys. This is not done earlier, because the first
+-- write of a script must be one that Redis rejects if its memory is full: after it, Redis rejects no other.
+-- Redis keeps the row twice as long as it is recognised, because its age is that of the time slot, which a late commit may
+-- have in the past.
 local function save_idempotency(key, minute, date, row)
   redis.call('SET', prefix .. 'key:' .. key[1], table.concat({key[2], minute, date, row}, ' '), 'EX', 2 * key_ttl)
   if key[3] == '' then return end -- the shard in which the key was claimed counts it for the client
   for _, set in ipairs({live_keys, live_keys .. ':' .. key[3]}) do
+    redis.call('ZREMRANGEBYSCORE', set, '-inf', minute - key_ttl)
     redis.call('ZADD', set, minute, key[1])
     redis.call('EXPIRE', set, 2 * key_ttl)
   end
