@@ -132,9 +132,17 @@ class GroupCommitter:
                 pending = self._pending.popleft()
                 self._waiting_events -= pending.events
                 async with self._commit_lock:
-                    await self._commit(pending)
+                    await self._commit_safely(pending)
             if not self._pending and not self._closing:
                 self._arrived.clear()
+
+    async def _commit_safely(self, pending: PendingCommit) -> None:
+        """Commit, and give every waiter an outcome even if there is a bug; later commits must go on."""
+        try:
+            await self._commit(pending)
+        except Exception:
+            log.exception("unexpected error around a commit")
+            pending.fail(OutcomeUnknown("unexpected error while writing; details are in the server log"))
 
     async def _commit(self, pending: PendingCommit) -> None:
         slot = self._clock.slot()  # every hit of a commit belongs to the day on which it is committed
@@ -168,9 +176,9 @@ class GroupCommitter:
                 offset,
                 offset + 1,
             )
-        except Exception as error:  # every waiter must get an outcome
+        except BaseException as error:  # also if the request of a change was cancelled
             self._use_new_source()  # an offset must never be used for two commits
-            if isinstance(error, (StoreUnavailable, OutcomeUnknown, WriteConflict)):
+            if isinstance(error, (StoreUnavailable, OutcomeUnknown, WriteConflict)) or not isinstance(error, Exception):
                 raise
             log.exception("unexpected error while writing")
             raise OutcomeUnknown("unexpected error while writing") from error

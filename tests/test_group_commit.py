@@ -9,7 +9,7 @@ import pytest
 from app import group_commit, pending_commit
 from app.domain.buckets import ALL_EVENTS, Bucket
 from app.domain.calendar import Calendar, Clock, TimeSlot
-from app.domain.counting import Commit
+from app.domain.counting import Commit, DayChange
 from app.group_commit import GroupCommitter, Overloaded
 from app.metrics import Metrics
 from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
@@ -201,3 +201,52 @@ async def test_a_source_is_replaced_after_a_day_without_a_commit(store: Blocking
     sources, offsets = zip(*store.sources, strict=True)
     assert offsets == (0, 1, 0, 1)
     assert sources[0] == sources[1] != sources[2] == sources[3]
+
+
+@pytest.mark.fails_on_mutant(
+    "a cancelled change keeps its offset",
+    "app/group_commit.py",
+    "except BaseException as error:",
+    "except Exception as error:",
+)
+async def test_a_cancelled_change_does_not_spoil_the_next_commit(
+    committer: GroupCommitter, store: BlockingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store applies the change, but its request is cancelled before the result arrives."""
+    applied = asyncio.Event()
+
+    async def apply_change(self: MemoryStore, source: str, expected: int, new: int, change: DayChange) -> ApplyResult:
+        await MemoryStore.apply_change(self, source, expected, new, change)
+        applied.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def plan(slot: TimeSlot) -> tuple[DayChange, None]:
+        return DayChange(slot, []), None
+
+    monkeypatch.setattr(BlockingStore, "apply_change", apply_change)
+    change = asyncio.create_task(committer.apply_change(plan))
+    await applied.wait()
+    change.cancel()
+    await asyncio.wait([change])
+    assert count_of(await committer.submit({"a": 1})) == 1
+    assert count_of(await committer.submit({"a": 1})) == 2
+
+
+@pytest.mark.fails_on_mutant(
+    "a bug after a commit stops the committer",
+    "app/group_commit.py",
+    "await self._commit_safely(pending)",
+    "await self._commit(pending)",
+)
+async def test_a_bug_around_a_commit_fails_its_waiters_and_nothing_else(
+    committer: GroupCommitter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.delattr(pending_commit.PendingCommit, "resolve")
+        waiting = [committer.submit(amounts) for amounts in ({"a": 1}, {"a": 1, "b": 1})]
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20)
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown, OutcomeUnknown]
+    assert "unexpected error around a commit" in caplog.text
+    assert committer.is_running
+    assert count_of(await committer.submit({"a": 1})) == 3
