@@ -13,14 +13,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from app.domain.calendar import Clock, TimeSlot
-from app.domain.counting import DayChange, IdempotencyKey, Visit
+from app.domain.counting import VISITOR_WEIGHT, DayChange, IdempotencyKey, Visit, weight
 from app.metrics import Metrics
-from app.pending_commit import FutureHit, HitWaiter, Outcome, PendingCommit, events_of
+from app.pending_commit import COMMIT_WEIGHT_MAX, FutureHit, HitWaiter, Outcome, PendingCommit
 from app.stores.base import CounterStore, OutcomeUnknown, StoreError, StoreUnavailable, WriteConflict
 from app.stores.results import ApplyResult
 from app.stores.rules import apply_despite_loss
 
-WAITING_EVENTS_MAX = 50_000  # further hits are rejected, because they would only wait longer for the same disk
+WAITING_WEIGHT_MAX = 200_000  # about a second of work; further hits are rejected, because they would wait still longer
+# Visits in a commit of their own: those of a large batch do not fit into one commit.
+VISITS_PER_COMMIT = COMMIT_WEIGHT_MAX // (2 * VISITOR_WEIGHT)
 # A store forgets the offset of a source after 30 days without a commit, which would look like a loss of data.
 SOURCE_IDLE_SECONDS = 86_400
 
@@ -53,7 +55,7 @@ class GroupCommitter:
         self._clock = clock
         self._publish = publish
         self._pending: deque[PendingCommit] = deque()  # hits are added to the last one
-        self._waiting_events = 0
+        self._waiting_weight = 0
         self._arrived = asyncio.Event()
         self._commit_lock = asyncio.Lock()
         self._closing = False
@@ -85,25 +87,40 @@ class GroupCommitter:
         `amounts` is the amount to add by event name; `visits` are the users and sessions of these hits. With a `key`,
         a repetition is not counted and gets the first result. Raises Overloaded and StoreUnavailable (not counted),
         or OutcomeUnknown.
+
+        If there are more visits than fit into a commit, they are written in further commits after the counts, and the
+        hits of other clients go in between. If one of these fails, the outcome is unknown: the hits are counted, and
+        some of their users and sessions are not.
         """
+        if weight(amounts, visits) <= COMMIT_WEIGHT_MAX:
+            return await self._submit(amounts, key, visits)
+        outcome = await self._submit(amounts, key, ())
+        for i in range(0, len(visits) if outcome.result.is_counted else 0, VISITS_PER_COMMIT):
+            try:
+                await self._submit({}, None, visits[i : i + VISITS_PER_COMMIT])
+            except (StoreUnavailable, Overloaded) as error:
+                raise OutcomeUnknown(f"users and sessions of these hits are missing: {error}") from error
+        return outcome
+
+    async def _submit(self, amounts: Mapping[str, int], key: IdempotencyKey | None, visits: Sequence[Visit]) -> Outcome:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if key is None and len(amounts) == 1:
             ((event, by),) = amounts.items()
             self.add_hit(event, by, visits, FutureHit(event, outcome))
         else:
-            self._pending_with_room(events_of(amounts, visits)).add_request(amounts, key, visits, outcome)
+            self._pending_with_room(weight(amounts, visits)).add_request(amounts, key, visits, outcome)
         return await outcome
 
     def add_hit(self, event: str, by: int, visits: Sequence[Visit], waiter: HitWaiter) -> None:
         """Count one unkeyed hit; `waiter` gets the result. Raises Overloaded (not counted)."""
-        self._pending_with_room(1 + len(visits)).add_hit(event, by, visits, waiter)
+        self._pending_with_room(weight((event,), visits)).add_hit(event, by, visits, waiter)
 
-    def _pending_with_room(self, events: int) -> PendingCommit:
-        """Return the commit to which hits with so many events are added. Raises Overloaded."""
-        if self._waiting_events >= WAITING_EVENTS_MAX:
-            raise Overloaded(f"overloaded: {WAITING_EVENTS_MAX} hits are waiting to be written; retry later")
-        self._waiting_events += events
-        if not (self._pending and self._pending[-1].has_room(events)):
+    def _pending_with_room(self, added: int) -> PendingCommit:
+        """Return the commit to which hits of this weight are added. Raises Overloaded."""
+        if self._waiting_weight >= WAITING_WEIGHT_MAX:
+            raise Overloaded("overloaded: too many hits are waiting to be written; retry later")
+        self._waiting_weight += added
+        if not (self._pending and self._pending[-1].has_room(added)):
             self._pending.append(PendingCommit())
             self._arrived.set()
         return self._pending[-1]
@@ -130,7 +147,7 @@ class GroupCommitter:
             await self._arrived.wait()
             if self._pending:
                 pending = self._pending.popleft()
-                self._waiting_events -= pending.events
+                self._waiting_weight -= pending.weight
                 async with self._commit_lock:
                     await self._commit_safely(pending)
             if not self._pending and not self._closing:

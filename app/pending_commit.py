@@ -7,10 +7,10 @@ from typing import Protocol
 import msgspec
 
 from app.domain.calendar import TimeSlot
-from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit
+from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit, weight
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, Value, reject
 
-COMMIT_EVENTS_MAX = 10_000  # keeps every commit short
+COMMIT_WEIGHT_MAX = 10_000  # keeps every commit shorter than about 50 ms
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -75,15 +75,15 @@ class PendingCommit:
 
     def __init__(self) -> None:
         self.waiters = 0
-        self.events = 0  # how many events and visits it has, each hit counted separately
+        self.weight = 0  # of all its hits, each of them weighed separately
         self._amounts: dict[str, int] = {}
         self._visits: list[Visit] = []
         self._hits: dict[str, list[tuple[HitWaiter, int]]] = {}
         self._requests: list[_Request] = []
 
-    def has_room(self, events: int) -> bool:
-        """Return whether so many more events fit into this commit. Anything fits into an empty one."""
-        return not self.events or self.events + events <= COMMIT_EVENTS_MAX
+    def has_room(self, added: int) -> bool:
+        """Return whether hits of this weight fit into this commit. Anything fits into an empty one."""
+        return not self.weight or self.weight + added <= COMMIT_WEIGHT_MAX
 
     def add_hit(self, event: str, by: int, visits: Sequence[Visit], waiter: HitWaiter) -> None:
         """Add an unkeyed hit."""
@@ -94,7 +94,7 @@ class PendingCommit:
         hits.append((waiter, by))
         self._visits += visits
         self.waiters += 1
-        self.events += 1 + len(visits)
+        self.weight += weight((event,), visits)
 
     def add_request(
         self,
@@ -103,15 +103,17 @@ class PendingCommit:
         visits: Sequence[Visit],
         outcome: asyncio.Future[Outcome],
     ) -> None:
-        """Add hits that are counted all or none."""
+        """Add hits that are counted all or none, or only visits, of hits that an earlier commit counted."""
         self._requests.append(_Request(amounts, key, visits, outcome))
         self.waiters += 1
-        self.events += events_of(amounts, visits)
+        self.weight += weight(amounts, visits)
 
     def build(self, slot: TimeSlot) -> Commit:
         """Return the commit. Every hit belongs to the day on which it is committed."""
         groups = [HitGroup(slot, self._amounts, visits=self._visits, atomic=False)] if self._hits else []
-        groups += [HitGroup(slot, request.amounts, request.key, visits=request.visits) for request in self._requests]
+        for request in self._requests:
+            is_atomic = bool(request.amounts)
+            groups.append(HitGroup(slot, request.amounts, request.key, visits=request.visits, atomic=is_atomic))
         return groups
 
     def resolve(self, applied: ApplyResult, date: str) -> tuple[dict[str, int], int, int]:
@@ -158,8 +160,3 @@ class PendingCommit:
         for request in self._requests:
             if not request.outcome.done():
                 request.outcome.set_exception(error)
-
-
-def events_of(amounts: Mapping[str, int], visits: Sequence[Visit]) -> int:
-    """Return how many events a request adds to a commit."""
-    return len(amounts) + len(visits) or 1

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from app import group_commit, pending_commit
 from app.domain.buckets import ALL_EVENTS, Bucket
 from app.domain.calendar import Calendar, Clock, TimeSlot
-from app.domain.counting import Commit, DayChange
+from app.domain.counting import Commit, DayChange, Visit, weight
 from app.group_commit import GroupCommitter, Overloaded
 from app.metrics import Metrics
 from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
@@ -108,7 +109,7 @@ async def test_a_rejected_group_does_not_affect_the_others(committer: GroupCommi
 async def test_waiting_hits_are_limited(
     committer: GroupCommitter, store: BlockingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "WAITING_EVENTS_MAX", 3)
+    monkeypatch.setattr(group_commit, "WAITING_WEIGHT_MAX", 3)
     store.gate.clear()
     tasks = [asyncio.create_task(committer.submit({"a": 1})) for _ in range(10)]
     await asyncio.sleep(0)
@@ -177,7 +178,7 @@ async def test_closing_commits_all_waiting_hits(committer: GroupCommitter, store
 async def test_a_commit_has_a_limited_number_of_events(
     committer: GroupCommitter, store: BlockingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending_commit, "COMMIT_EVENTS_MAX", 4)
+    monkeypatch.setattr(pending_commit, "COMMIT_WEIGHT_MAX", 4)
     outcomes = await asyncio.gather(*(committer.submit({"a": 1, "b": 1, "c": 1}) for _ in range(3)))
     assert [count_of(r) for r in outcomes] == [1, 2, 3]
     assert len(store.sources) == 3
@@ -250,3 +251,50 @@ async def test_a_bug_around_a_commit_fails_its_waiters_and_nothing_else(
     assert "unexpected error around a commit" in caplog.text
     assert committer.is_running
     assert count_of(await committer.submit({"a": 1})) == 3
+
+
+@pytest.mark.fails_on_mutant(
+    "a batch with many visitors is one commit",
+    "app/group_commit.py",
+    "        if weight(amounts, visits) <= COMMIT_WEIGHT_MAX:\n",
+    "        if True:\n",
+)
+async def test_the_visits_of_a_large_batch_are_written_in_several_commits(
+    committer: GroupCommitter, store: BlockingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each commit is bounded, a hit of another client goes in between, and no visit is lost."""
+    commits: list[Commit] = []
+    apply = BlockingStore.apply
+
+    async def record(self: BlockingStore, source: str, expected: int, new: int, commit: Commit) -> ApplyResult:
+        commits.append(commit)
+        if len(commits) == 1:
+            other.append(asyncio.create_task(committer.submit({"b": 1})))
+        return await apply(self, source, expected, new, commit)
+
+    other: list[asyncio.Task[pending_commit.Outcome]] = []
+    monkeypatch.setattr(BlockingStore, "apply", record)
+    visits = [Visit("a", 1, f"u{i}", f"s{i}") for i in range(2000)]
+    assert count_of(await committer.submit({"a": 2000}, visits=visits)) == 2000
+    (waiting,) = other
+    assert waiting.done()
+    weights = [sum(weight(group.amounts, group.visits) for group in commit) for commit in commits]
+    assert len(weights) > 6
+    assert max(weights) <= pending_commit.COMMIT_WEIGHT_MAX
+    assert [visit for commit in commits for group in commit for visit in group.visits] == visits
+
+
+async def test_a_failure_between_the_commits_of_a_batch_is_unknown(
+    committer: GroupCommitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = BlockingStore.apply
+
+    async def fail_at_second(self: BlockingStore, *arguments: Any) -> ApplyResult:
+        if self.sources:
+            raise StoreUnavailable("full")
+        return await apply(self, *arguments)
+
+    monkeypatch.setattr(group_commit, "COMMIT_WEIGHT_MAX", 10)
+    monkeypatch.setattr(BlockingStore, "apply", fail_at_second)
+    with pytest.raises(OutcomeUnknown, match="users and sessions of these hits are missing: full"):
+        await committer.submit({"a": 1}, visits=[Visit("a", 1, "u", None)])

@@ -1,6 +1,8 @@
 """The body of `POST /events`: its four forms, and the amounts and visits that it has together."""
 
+import itertools
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -14,6 +16,12 @@ from app.http.problem_kinds import INVALID_REQUEST, REQUEST_TOO_LARGE
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_ITEMS_MAX = 10_000
 
+LINES_MAX = 4 * BATCH_ITEMS_MAX  # blank lines included
+
+_TOO_MANY = f"a batch has at most {BATCH_ITEMS_MAX} items; split it"
+_PAIR = re.compile(r'"(?:[^"\\]|\\.)*"\s*:\s*-?\d')  # of a map of event names to amounts
+_SEPARATOR = re.compile(r"[\s,]*")
+_SCANNER = json.JSONDecoder()
 _ITEM_DECODER = msgspec.json.Decoder(Hit)
 
 
@@ -28,6 +36,8 @@ def parse_batch(body: bytes) -> list[Hit]:
     except UnicodeDecodeError:
         raise Problem(INVALID_REQUEST, "the body is not valid UTF-8") from None
     first = text.lstrip(" \t\r\n")[:1]
+    if _has_too_many_items(text, first):
+        raise Problem(REQUEST_TOO_LARGE, _TOO_MANY)
     if first == "[":
         items = decode(text, list[Hit])
     elif first == "{":
@@ -35,8 +45,30 @@ def parse_batch(body: bytes) -> list[Hit]:
     else:
         items = [Hit(line) for line in _lines(text)[: BATCH_ITEMS_MAX + 1]]
     if len(items) > BATCH_ITEMS_MAX:
-        raise Problem(REQUEST_TOO_LARGE, f"a batch has at most {BATCH_ITEMS_MAX} items; split it")
+        raise Problem(REQUEST_TOO_LARGE, _TOO_MANY)
     return items
+
+
+def _has_too_many_items(text: str, first: str) -> bool:
+    """Return whether a body has too many items, before objects are made of them."""
+    if text.count("\n") > LINES_MAX:
+        return True
+    if first == "{":
+        pairs = itertools.islice(_PAIR.finditer(text), BATCH_ITEMS_MAX + 1)
+        return text.count(":") > BATCH_ITEMS_MAX and sum(1 for _ in pairs) > BATCH_ITEMS_MAX
+    return first == "[" and text.count("{") > BATCH_ITEMS_MAX and _is_long_array(text)
+
+
+def _is_long_array(text: str) -> bool:
+    """Return whether a JSON array has more than BATCH_ITEMS_MAX items. It reads no further."""
+    position = text.find("[") + 1
+    try:
+        for _ in range(BATCH_ITEMS_MAX + 1):
+            separator = _SEPARATOR.match(text, position)
+            _, position = _SCANNER.raw_decode(text, separator.end() if separator else position)
+    except (ValueError, RecursionError):  # the array ends here, or is invalid
+        return False
+    return True
 
 
 def sum_amounts(hits: list[Hit]) -> dict[str, int]:

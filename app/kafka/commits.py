@@ -11,7 +11,7 @@ from app.domain.calendar import Calendar, TimeSlot, day_start
 from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit
 from app.kafka.dead_letters import DeadLetter
 from app.kafka.decoding import Decoder, RecordRejected
-from app.pending_commit import COMMIT_EVENTS_MAX
+from app.pending_commit import COMMIT_WEIGHT_MAX
 from app.stores.results import ApplyResult, GroupResult
 
 FUTURE_SECONDS_MAX = 300  # how far a sender's clock may be ahead; such a record counts as of now
@@ -55,7 +55,7 @@ async def build_commit(
             dead.append(DeadLetter(record, str(error)))
             continue
         builder.add(*decoded)
-        if builder.size >= COMMIT_EVENTS_MAX:
+        if builder.size >= COMMIT_WEIGHT_MAX:
             break
     return BuiltCommit(builder.commit(), dead, taken)
 

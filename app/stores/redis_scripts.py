@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.domain.buckets import SKETCH, is_event_bucket
+from app.domain.buckets import SKETCH, Bucket, is_event_bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, visitor_buckets
 from app.stores import hyperloglog, rules
@@ -55,15 +55,14 @@ def encode_commit(commit: Commit, rejected: Mapping[int, Reason], other_slots: I
     groups = []
     for index, group in enumerate(commit):
         amounts = list(chain.from_iterable(group.amounts.items()))
-        visits = [
-            part
-            for visit in group.visits
-            for bucket, visitor in visitor_buckets(group.slot, visit)
-            for part in (visit.event, bucket_key(bucket), visitor, visit.by)
-        ]
+        visits: dict[tuple[str, Bucket], list[str | int]] = {}
+        for visit in group.visits:
+            for bucket, visitor in visitor_buckets(group.slot, visit):
+                visits.setdefault((visit.event, bucket), []).extend((visitor, visit.by))
+        visit_rows = [(event, bucket_key(bucket), members) for (event, bucket), members in visits.items()]
         slot = slots.setdefault(group.slot, len(slots))
         key, reason = group.key or False, rejected.get(index, False)
-        groups.append((slot, amounts, key, group.limited, reason, visits, group.atomic))
+        groups.append((slot, amounts, key, group.limited, reason, visit_rows, group.atomic))
     rows = [(list(map(bucket_key, slot.buckets)), slot.date, slot.minute) for slot in slots]
     return msgspec.json.encode((rows, groups))
 

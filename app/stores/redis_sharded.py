@@ -160,9 +160,11 @@ class ShardedRedisStore(CounterStore):
                 visits.setdefault(self._shard(visit.event), []).append(visit)
             if group.key and not amounts:
                 amounts[self._shard(group.key.id)] = {}
+            if not group.amounts:
+                amounts |= {shard: {} for shard in visits}
             for shard, shard_amounts in amounts.items():
                 part = group
-                if group.key or len(group.amounts) > 1:
+                if group.key or len(group.amounts) != 1:
                     # The claim of the key counts for the client, so its copies do not.
                     key = group.key and group.key._replace(client="")
                     limited = group.limited and (preparing or not group.atomic)

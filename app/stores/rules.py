@@ -82,14 +82,17 @@ def check_idempotency(
 
 
 def counted_visits(group: HitGroup, result: GroupResult) -> Sequence[tuple[Bucket, str, int]]:
-    """Return the bucket, the visitor and the amount for each visit to an event that the commit counted."""
+    """Return the bucket, the visitor and the amount for each visit to an event that the commit counted.
+
+    A group without amounts has visits of hits that an earlier commit counted.
+    """
     if not group.visits:
         return ()
     counted = result.counted
     return [
         (bucket, visitor, visit.by)
         for visit in group.visits
-        if visit.event in counted
+        if visit.event in counted or not group.amounts
         for bucket, visitor in visitor_buckets(group.slot, visit)
     ]
 

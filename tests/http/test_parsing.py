@@ -1,16 +1,20 @@
 """Any bytes are parsed or rejected, as a batch and as an export."""
 
+import contextlib
 import io
 import json
+import time
+from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.domain.calendar import Calendar, Clock
 from app.domain.names import event_name, visitor_id
 from app.export_import import ExportError, read_lines
-from app.http.batches import parse_batch, sum_amounts, sum_visits
+from app.http.batches import BATCH_ITEMS_MAX, parse_batch, sum_amounts, sum_visits
 from app.http.errors import Problem
 
 TEXTS = st.text(max_size=6) | st.sampled_from(["a", "é", "e\u0301", "a/b", ".", "\ud800", "\u202e", "x" * 129])
@@ -69,3 +73,30 @@ def test_any_file_is_a_valid_export_or_rejected(lines: list[object], end: int | 
             line.bucket.step in {"minute", "hour", "day", "total"} and 0 <= line.bucket.start < 2**40 for line in found
         )
         assert all(abs(count) < 2**53 for line in found for count in line.counts.values())
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.thread_time()
+    with contextlib.suppress(Problem):
+        work()
+    return time.thread_time() - began
+
+
+ITEM = '{"event":"a"}'
+
+
+@pytest.mark.fails_on_mutant(
+    "all items are parsed", "app/http/batches.py", "    if _has_too_many_items(text, first):\n", "    if False:\n"
+)
+@pytest.mark.parametrize(
+    "body",
+    [f"[{','.join([ITEM] * 300_000)}]", json.dumps(dict.fromkeys(range(300000), 1)), "\n" * 4_000_000],
+    ids=["array", "map", "lines"],
+)
+def test_a_batch_that_is_too_long_is_rejected_without_parsing_it(body: str) -> None:
+    """It takes about as long as a batch of the allowed size."""
+    allowed = f"[{','.join([ITEM] * BATCH_ITEMS_MAX)}]".encode()
+    rejected = body.encode()
+    with pytest.raises(Problem, match="at most 10000 items"):
+        parse_batch(rejected)
+    assert seconds(lambda: parse_batch(rejected)) < 15 * seconds(lambda: parse_batch(allowed)) + 0.01

@@ -67,7 +67,7 @@ async def record_responses(
             await send(b"a")
         monkeypatch.setattr(FailingStore, "failure", None)
         with monkeypatch.context() as overloaded:
-            overloaded.setattr(group_commit, "WAITING_EVENTS_MAX", 0)
+            overloaded.setattr(group_commit, "WAITING_WEIGHT_MAX", 0)
             await send(b"a")
         with monkeypatch.context() as broken:
             broken.delattr(group_commit.GroupCommitter, "submit")

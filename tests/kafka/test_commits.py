@@ -10,7 +10,7 @@ import pytest
 from app.domain.calendar import Calendar
 from app.kafka.commits import build_commit
 from app.kafka.decoding import FieldMapping, decode_buffered, mapped_decoder
-from app.pending_commit import COMMIT_EVENTS_MAX
+from app.pending_commit import COMMIT_WEIGHT_MAX
 
 UTC_CALENDAR = Calendar(ZoneInfo("UTC"))
 NOW = 1_795_521_600.0
@@ -70,6 +70,6 @@ async def test_a_commit_has_fewer_records_if_they_write_users_and_sessions() -> 
     visits = [["a", 1, f"user {number}", "s"] for number in range(100)]
     records = [record(NOW, {"counts": {"a": 100}, "visits": visits})] * 100
     _, _, taken = await build_commit(decode_buffered, True, records, NOW, UTC_CALENDAR, 8)
-    assert taken == -(-COMMIT_EVENTS_MAX // 800)
+    assert taken == -(-COMMIT_WEIGHT_MAX // 800)
     plain = [record(NOW, {"counts": {f"event {number}": 1}}) for number in range(100)]
     assert (await build_commit(decode_buffered, True, plain, NOW, UTC_CALENDAR, 8)).taken == 100

@@ -222,7 +222,7 @@ async def test_failures_of_the_store_are_the_same(
             monkeypatch.setattr(FailingStore, "failure", failure)
             assert await exchange(fast, HIT + HIT + LAST) == await exchange(plain, HIT + HIT + LAST)
         monkeypatch.setattr(FailingStore, "failure", None)
-        monkeypatch.setattr("app.group_commit.WAITING_EVENTS_MAX", 0)
+        monkeypatch.setattr("app.group_commit.WAITING_WEIGHT_MAX", 0)
         assert await exchange(fast, HIT + LAST) == await exchange(plain, HIT + LAST)
         monkeypatch.delattr("app.group_commit.GroupCommitter.add_hit")
         assert await exchange(fast, HIT + LAST) == await exchange(plain, HIT + LAST)

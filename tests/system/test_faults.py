@@ -119,7 +119,7 @@ async def test_hits_are_counted_once_on_a_faulty_network(kind: Kind, times: int,
 
 
 @pytest.mark.fails_on_mutant(
-    "a commit for each hit", "app/pending_commit.py", "COMMIT_EVENTS_MAX = 10_000", "COMMIT_EVENTS_MAX = 1"
+    "a commit for each hit", "app/pending_commit.py", "COMMIT_WEIGHT_MAX = 10_000", "COMMIT_WEIGHT_MAX = 1"
 )
 async def test_many_hits_share_one_round_trip_to_a_slow_redis(tmp_path: Path) -> None:
     async with scene(tmp_path) as current:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request, Response
 from typing_extensions import TypedDict
 
-from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit
+from app.domain.counting import AMOUNT_MAX, VISITOR_WEIGHT, IdempotencyKey, Visit
 from app.domain.names import NAME_LENGTH_MAX
 from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_amounts, sum_visits
 from app.http.errors import accepted_or_raise
@@ -30,7 +30,7 @@ from app.http.router_bypass import EVENT_ROUTE
 from app.pending_commit import Outcome
 from app.stores.results import Ack
 
-ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun
+ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun; visitors make an item heavier
 
 CountedHit = TypedDict("CountedHit", {"eventName": str, "count": int, "total": int, "day": str, "ack": Ack})
 CountedBatch = TypedDict("CountedBatch", {"accepted": int, "counts": dict[str, int], "day": str, "ack": Ack})
@@ -113,8 +113,9 @@ def _add_batch_route(
         """
         rate_limits.consume(request, "write")
         hits = parse_batch(await read_body(request, BATCH_BYTES_MAX))
-        if len(hits) > ITEMS_PER_COST:
-            cost = math.ceil(len(hits) / ITEMS_PER_COST)
+        visitors = sum((hit.user is not None) + (hit.session is not None) for hit in hits)
+        cost = math.ceil((len(hits) + VISITOR_WEIGHT * visitors) / ITEMS_PER_COST)
+        if cost > 1:
             rate_limits.consume(request, "write", cost=cost, already_consumed=1)
         check_amounts([hit.by for hit in hits], permissions.amount_max(request.scope), "item {}")
         amounts, visits = sum_amounts(hits), sum_visits(hits)

@@ -3,13 +3,13 @@
 -- Work     [slots, groups]
 --   slot   [[minute, hour, day and total bucket], date, UTC second of the minute]
 --   group  [index of its slot from 0, [event, amount, ...], idempotency key or false, whether limits apply,
---          reason of another shard that rejected it or false, [event, bucket, visitor, amount, ...], whether atomic]
+--          reason of another shard that rejected it or false, [[event, bucket, [visitor, amount, ...]], ...],
+--          whether atomic]
 --   key    [id, hash of the request, hash of the client or '' for a shard's part of a group]
 -- Row      the saved form of a group's result, see app/stores/results.py
 -- Reply    {'applied', results} or {'mismatch', offset}, see offset.lua
 --          {'prepared', rows} if ARGV[2] is 'prepare': nothing was counted. A row is the rejection or the replayed result
 --          of a group, or null if it would be counted. A key with a client and no amounts is claimed: it is saved.
-local FIELDS_PER_CALL = 1000 -- unpack puts its values on Lua's stack, which has room for some thousands
 local live_keys = prefix .. 'keys'
 local slots, groups = unpack(work)
 local totals = {} -- all-time total by event of this commit; a new event has none
@@ -126,8 +126,8 @@ for index, group in ipairs(groups) do
   elseif not row then
     local rejected
     row, rejected = count_group(slot, amounts, limited, atomic)
-    for i = 1, #visits, 4 do
-      if not rejected[visits[i]] then count_visitor(visits[i + 1], visits[i + 2], visits[i + 3]) end
+    for _, visit in ipairs(visits) do
+      if not rejected[visit[1]] then count_visitors(visit[2], visit[3]) end
     end
     if key then save_idempotency(key, to_integer(minute), date, row) end
   end

@@ -20,6 +20,7 @@
 -- Redis does not undo the writes of a script that fails, so everything that may be rejected is checked before the first
 -- write.
 local COUNT_MAX = 9007199254740991
+local FIELDS_PER_CALL = 1000 -- unpack puts its values on Lua's stack, which has room for some thousands
 local prefix, preparing, new_offset = ARGV[1], ARGV[2] == 'prepare', ARGV[3]
 local names_max, keys_max, key_ttl = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 local ranked_max = tonumber(ARGV[9])
@@ -59,15 +60,22 @@ local function register_bucket(bucket)
   end
 end
 
--- Count a user or a session. After the first `ranked_max`, a new visitor only adds to the HyperLogLog.
-local function count_visitor(bucket, visitor, by)
-  local key = prefix .. bucket
-  redis.call('PFADD', prefix .. 'seen:' .. bucket, visitor)
-  local size = redis.call('HLEN', key)
-  if by > 0 and (size < ranked_max or redis.call('HEXISTS', key, visitor) == 1) then
-    redis.call('HINCRBY', key, visitor, by)
+-- Count users or sessions: [visitor, amount, ...]. After the first `ranked_max`, a new one only adds to the HyperLogLog.
+local function count_visitors(bucket, visitors)
+  local key, ids = prefix .. bucket, {}
+  for i = 1, #visitors, 2 do ids[#ids + 1] = visitors[i] end
+  for first = 1, #ids, FIELDS_PER_CALL do
+    redis.call('PFADD', prefix .. 'seen:' .. bucket, unpack(ids, first, math.min(first + FIELDS_PER_CALL - 1, #ids)))
   end
-  if size == 0 then register_bucket(bucket) end
+  local size = redis.call('HLEN', key)
+  local is_new = size == 0
+  for i = 1, #visitors, 2 do
+    local visitor, by = visitors[i], visitors[i + 1]
+    if by > 0 and (size < ranked_max or redis.call('HEXISTS', key, visitor) == 1) then
+      if redis.call('HINCRBY', key, visitor, by) == by then size = size + 1 end
+    end
+  end
+  if is_new then register_bucket(bucket) end
 end
 
 -- Add to the sum of all events of a bucket, under the empty name. A new bucket is registered, so that prune finds it.

@@ -18,7 +18,7 @@ function handlers.add(bucket, has_events, counts)
 end
 
 function handlers.mark(bucket, _, counts)
-  for i = 1, #counts, 2 do count_visitor(bucket, counts[i], counts[i + 1]) end
+  if #counts > 0 then count_visitors(bucket, counts) end
 end
 
 function handlers.merge(bucket, _, sketch)

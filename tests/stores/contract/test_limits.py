@@ -38,7 +38,7 @@ VISITS_OF_REJECTED_HITS = pytest.mark.fails_on_mutant(
     redis=pytest.mark.fails_on_mutant(
         "visits of rejected hits are counted",
         "app/stores/lua/count.lua",
-        "if not rejected[visits[i]] then",
+        "if not rejected[visit[1]] then",
         "if true then",
     ),
 )

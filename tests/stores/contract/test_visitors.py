@@ -3,7 +3,7 @@
 import pytest
 
 from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
-from app.domain.counting import BucketWrite, DayChange
+from app.domain.counting import BucketWrite, DayChange, HitGroup, Visit
 from app.stores import hyperloglog, rules, sqlite
 from app.stores.base import Cardinality, CounterStore
 from app.stores.rules import VISITOR_MINUTES_TTL_SECONDS
@@ -103,3 +103,28 @@ async def test_redis_expires_the_visitors_of_a_minute_after_two_hours(
     ttls = {key: ttl for key, ttl in make_store.key_ttls().items() if f"minute:{NOON.minute}:" in key}
     assert len(ttls) == 6  # the counts and the sketches of the event's users, of its sessions, and of all sessions
     assert all(0 < ttl <= VISITOR_MINUTES_TTL_SECONDS for ttl in ttls.values())
+
+
+@on_every_store(
+    memory=pytest.mark.fails_on_mutant(
+        "visits without amounts are lost", "app/stores/rules.py", " or not group.amounts", ""
+    ),
+    cluster=pytest.mark.fails_on_mutant(
+        "a shard counts the visits of another one",
+        "app/stores/redis_sharded.py",
+        "if group.key or len(group.amounts) != 1:",
+        "if group.key or len(group.amounts) > 1:",
+    ),
+)
+async def test_visits_may_follow_their_hits_in_a_commit_of_their_own(store: CounterStore) -> None:
+    """The visits of a large batch are written in several commits, after the counts of its hits."""
+    visits = [Visit(event, 1, user, None) for event in ("a", "b", "c") for user in ("ann", "eve", "ann")]
+    await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 3, "b": 3, "c": 3})])
+    result = await store.apply("s", 1, 2, [HitGroup(NOON, {}, visits=visits, atomic=False)])
+    assert [group.is_counted for group in result.groups] == [True]
+    day = Bucket("day", NOON.day)
+    for event in ("a", "b", "c"):
+        assert await store.read([visitors_of("user", event, day)]) == [{"ann": 2, "eve": 1}]
+    assert await store.visits("user", "ann", [NOON.day]) == [{"a": 2, "b": 2, "c": 2}]
+    assert await store.read([visitors_of("user", ALL_EVENTS, day)]) == [{"ann": 6, "eve": 3}]
+    assert (await store.counts(NOON.day))["a"] == 3
