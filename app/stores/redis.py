@@ -99,10 +99,21 @@ class RedisStore(RedisReads):
         results = await self._apply(redis_scripts.COUNT, source, expected_offset, new_offset, keys, work, note)
         return decode_result(commit, results, self.ack)
 
-    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
-        keys, work = redis_keys.change_keys(change), redis_scripts.encode_change(change)
+    async def apply_change(
+        self, source: str, expected_offset: int, new_offset: int, change: DayChange, *, has_deadline: bool = True
+    ) -> ApplyResult:
+        """Apply a change. With a deadline, it is never applied after its request has failed."""
+        keys, work = (
+            redis_keys.change_keys(change),
+            redis_scripts.encode_change(change, self._deadline() if has_deadline else None),
+        )
         results = await self._apply(redis_scripts.WRITE, source, expected_offset, new_offset, keys, work)
         return decode_result((), results, self.ack)
+
+    def _deadline(self) -> float | None:
+        """Return when a change must be applied, on the clock of Redis: then its request has failed."""
+        server_time = self._health.server_time()
+        return None if server_time is None else server_time + redis_url.COMMAND_TIMEOUT_SECONDS
 
     async def get_offset(self, source: str) -> int:
         key = self._prefix + redis_keys.source_key(source)

@@ -14,12 +14,20 @@ class RedisHealth:
     def __init__(self) -> None:
         self._info: Mapping[str, Any] = {}
         self._seconds_ahead = 0.0
+        self._server_time_minus_monotonic: float | None = None
 
     def update(self, info: Mapping[str, Any]) -> None:
         """Save a reply to INFO with the default sections. A server that only resembles Redis may lack some fields."""
-        now = time.time()
         self._info = info
-        self._seconds_ahead = now - info.get("server_time_usec", now * 1e6) / 1e6
+        if "server_time_usec" in info:
+            server_time = info["server_time_usec"] / 1e6
+            self._seconds_ahead = time.time() - server_time
+            self._server_time_minus_monotonic = server_time - time.monotonic()
+
+    def server_time(self) -> float | None:
+        """Return the present time of the server (UTC seconds), or a little less; None if it does not report it."""
+        offset = self._server_time_minus_monotonic
+        return None if offset is None else time.monotonic() + offset
 
     @property
     def has_wrong_clock(self) -> bool:

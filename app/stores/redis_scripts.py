@@ -67,10 +67,11 @@ def encode_commit(commit: Commit, rejected: Mapping[int, Reason], other_slots: I
     return msgspec.json.encode((rows, groups))
 
 
-def encode_change(change: DayChange) -> bytes:
-    """Return the work of write.lua as JSON."""
+def encode_change(change: DayChange, deadline: float | None) -> bytes:
+    """Return the work of write.lua as JSON. `deadline` is a UTC second on the clock of Redis."""
     expected = False if change.expected_corrections is None else change.expected_corrections
-    return msgspec.json.encode((f"day:{change.slot.day}", expected, [_encode_write(write) for write in change.writes]))
+    writes = [_encode_write(write) for write in change.writes]
+    return msgspec.json.encode((f"day:{change.slot.day}", expected, deadline or False, writes))
 
 
 def _encode_write(write: BucketWrite) -> tuple[object, ...]:

@@ -84,7 +84,11 @@ class ShardedRedisStore(CounterStore):
         outcomes = await asyncio.gather(
             *(
                 self._shards[shard].apply_change(
-                    source, expected_offset, new_offset, part._replace(expected_corrections=None)
+                    source,
+                    expected_offset,
+                    new_offset,
+                    part._replace(expected_corrections=None),
+                    has_deadline=False,  # the first shard has applied its part
                 )
                 for shard, part in enumerate(parts)
                 if shard != first_shard

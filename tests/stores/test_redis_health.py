@@ -91,7 +91,7 @@ async def test_a_node_with_a_wrong_clock_says_so_and_deletes_nothing(
     await store.open()
     await store.apply("a", 0, 1, [HitGroup(slot, {"x": 1})])
     wrong = time.time() + days * 86_400
-    monkeypatch.setattr(redis_health, "time", SimpleNamespace(time=lambda: wrong))
+    monkeypatch.setattr(redis_health, "time", SimpleNamespace(time=lambda: wrong, monotonic=time.monotonic))
     await store.refresh()
     assert text in "; ".join(store.status().reasons)
     await store.prune({"minute": int(wrong), "hour": int(wrong), "day": int(wrong)}, slot)

@@ -1,11 +1,12 @@
 -- Do the bucket writes of an administrative change. offset.lua is prepended: it documents KEYS and ARGV, and replies to
 -- a retry and to a wrong offset.
 --
--- Work     [day bucket, expected number of corrections of that day or false, writes]
+-- Work     [day bucket, expected number of corrections of that day or false, deadline (UTC second) or false, writes]
 --   write  [operation of app/domain/counting.py, bucket, whether its members are events, content]
 --   content  [member, count, ...]; for 'merge' a HyperLogLog of Redis, as hexadecimal text
 -- Reply    {'applied', '[generations]'} or {'mismatch', offset}, see offset.lua
---          {'conflict', ''} if the day has another number of corrections; nothing was written
+--          {'conflict', ''} if the day has another number of corrections, or if the deadline is over: a change whose
+--          request has failed must not be applied later. Nothing was written.
 local handlers = {}
 
 function handlers.add(bucket, has_events, counts)
@@ -43,7 +44,11 @@ function handlers.drop(bucket)
   redis.call('SREM', prefix .. 'ofs:' .. plain, dimension)
 end
 
-local day, expected_corrections, writes = unpack(work)
+local day, expected_corrections, deadline, writes = unpack(work)
+local now = redis.pcall('TIME') -- an access list may forbid it
+if deadline and not now.err and now[1] + now[2] / 1000000 > deadline then
+  return {'conflict', ''}
+end
 if expected_corrections and redis.call('HLEN', prefix .. day .. ':log') ~= expected_corrections then
   return {'conflict', ''}
 end
