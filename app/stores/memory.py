@@ -20,7 +20,9 @@ from app.stores.rules import (
     counted_visits,
     decide,
     is_retry,
+    result_to_save,
     visitor_cutoffs,
+    with_present_values,
 )
 
 
@@ -97,7 +99,8 @@ class MemoryStore(CounterStore):
 
         for group in groups:
             names_left = names_max - len(total) if group.limited else math.inf
-            result = (group.key and self._check_key(group, group.key)) or decide(group, value_of, names_left)
+            replay = group.key and self._check_key(group, group.key)
+            result = with_present_values(replay, group, value_of) if replay else decide(group, value_of, names_left)
             for event in result.counted:
                 by = group.amounts[event]
                 sum_of_all += by
@@ -112,7 +115,7 @@ class MemoryStore(CounterStore):
             counts[ALL_EVENTS] = counts.get(ALL_EVENTS, 0) + sum_of_all
 
     def _save_key(self, key: IdempotencyKey, slot: TimeSlot, result: GroupResult) -> None:
-        replay = GroupResult(result.values, {}, slot.date)
+        replay = GroupResult(result_to_save(result).values, {}, slot.date)
         self._keys[key.id] = IdempotencyRecord(key.request, slot.minute, replay, key.client)
         self._client_keys[key.client] += 1
 

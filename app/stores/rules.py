@@ -13,6 +13,7 @@ IDEMPOTENCY_TTL_SECONDS = 86_400  # how long a retry with the same Idempotency-K
 VISITOR_MINUTES_TTL_SECONDS = 2 * 3600  # how long the visitors of a minute are kept
 RANKED_VISITORS_MAX = 10_000  # visitors of a bucket that get a count of their own; later ones only add to its size
 SOURCE_TTL_SECONDS = 30 * 86_400  # how long a process's offset is kept after its last use
+RESULT_EVENTS_MAX = 100  # events of a result that is saved under an idempotency key; count.lua has the same number
 # The names of sources that never expire begin with this prefix. They are Kafka partitions.
 PERMANENT_SOURCE_PREFIX = "kafka "
 
@@ -79,6 +80,24 @@ def check_idempotency(
     if limits and (keys >= limits.keys or client_keys >= max(1, limits.keys // 10)):
         return reject("keys")
     return None
+
+
+def result_to_save(result: GroupResult) -> GroupResult:
+    """Return what a store saves under an idempotency key: the result, or nothing of it if it is long.
+
+    A client could otherwise fill the memory with few requests.
+    """
+    return result if len(result.values) <= RESULT_EVENTS_MAX else GroupResult()
+
+
+def with_present_values(
+    result: GroupResult, group: HitGroup, value_of: Callable[[str], tuple[int, int] | None]
+) -> GroupResult:
+    """Return a replayed result, with the present values if its own were not saved. `value_of` is as in `decide`."""
+    if not result.replayed_on or len(result.values) == len(group.amounts):
+        return result
+    values = {event: Value(*(value_of(event) or (0, 0))) for event in group.amounts}
+    return GroupResult(values, {}, result.replayed_on)
 
 
 def counted_visits(group: HitGroup, result: GroupResult) -> Sequence[tuple[Bucket, str, int]]:

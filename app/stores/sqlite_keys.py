@@ -8,7 +8,7 @@ from app.domain.calendar import TimeSlot
 from app.domain.counting import HitGroup, IdempotencyKey
 from app.stores.base import StoreLimits
 from app.stores.results import GroupResult, from_row, to_row
-from app.stores.rules import IDEMPOTENCY_TTL_SECONDS, IdempotencyRecord, check_idempotency
+from app.stores.rules import IDEMPOTENCY_TTL_SECONDS, IdempotencyRecord, check_idempotency, result_to_save
 
 
 class KeyTable:
@@ -27,7 +27,7 @@ class KeyTable:
         if found := self._db.execute(sql, (key.id,)).fetchone():
             request, minute, date, row, client = found
             # Another request's row has other events, so only the row of the same request can be decoded.
-            values = from_row(group, json.loads(row)).values if request == key.request else {}
+            values = from_row(group, json.loads(row)).values if request == key.request and row != "[]" else {}
             record = IdempotencyRecord(request, minute, GroupResult(values, {}, date), client)
         return check_idempotency(key, group.slot.minute, record, self._live, self._by_client[key.client], limits)
 
@@ -35,7 +35,7 @@ class KeyTable:
         """Save the first result of a group under its key."""
         self._live += 1
         self._by_client[key.client] += 1
-        row = (*key, group.slot.minute, group.slot.date, json.dumps(to_row(group, result)))
+        row = (*key, group.slot.minute, group.slot.date, json.dumps(to_row(group, result_to_save(result))))
         self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def expire(self, slot: TimeSlot) -> None:

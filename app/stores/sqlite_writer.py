@@ -11,7 +11,14 @@ from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange
 from app.stores.base import OutcomeUnknown, StoreError, StoreLimits, StoreUnavailable, WriteConflict
 from app.stores.results import Ack, ApplyResult, GroupResult, decode_result, encode_result
-from app.stores.rules import PERMANENT_SOURCE_PREFIX, SOURCE_TTL_SECONDS, counted_visits, decide, is_retry
+from app.stores.rules import (
+    PERMANENT_SOURCE_PREFIX,
+    SOURCE_TTL_SECONDS,
+    counted_visits,
+    decide,
+    is_retry,
+    with_present_values,
+)
 from app.stores.sqlite_keys import KeyTable
 from app.stores.sqlite_tables import SQL_ADD, SQL_MAX, Counts, EventTables, MemberTables
 
@@ -125,7 +132,8 @@ class SqliteWriter:
             day, sums = days[group.slot.day], amounts[group.slot]
             limits = self._limits if group.limited else None
             names_left = limits.names - names if limits else math.inf
-            result = (group.key and self.keys.check(group, group.key, limits)) or decide(group, value_of, names_left)
+            replay = group.key and self.keys.check(group, group.key, limits)
+            result = with_present_values(replay, group, value_of) if replay else decide(group, value_of, names_left)
             results.append(result)
             for event, value in result.counted.items():
                 names += event not in total

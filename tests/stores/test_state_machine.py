@@ -264,7 +264,7 @@ def test_sqlite_equals_the_model(directory: Path) -> None:
 @pytest.mark.fails_on_mutant(
     "idempotency keys are not saved",
     "app/stores/lua/count.lua",
-    "if key then save_idempotency",
+    "if key then\n      save_idempotency",
     "if false then save_idempotency",
 )
 def test_redis_equals_the_model(redis_server: RedisServer) -> None:

@@ -10,20 +10,33 @@
 -- Reply    {'applied', results} or {'mismatch', offset}, see offset.lua
 --          {'prepared', rows} if ARGV[2] is 'prepare': nothing was counted. A row is the rejection or the replayed result
 --          of a group, or null if it would be counted. A key with a client and no amounts is claimed: it is saved.
+local RESULT_EVENTS_MAX = 100 -- events of a row that is saved under an idempotency key, as in app/stores/rules.py
 local live_keys = prefix .. 'keys'
 local slots, groups = unpack(work)
 local totals = {} -- all-time total by event of this commit; a new event has none
 local days, corrections = {}, {} -- set of day buckets; key of the correction by each day bucket that has one
 local free_names = nil -- how many more event names are allowed; read once, at the first new name
 
+-- Return the present numbers of events, as the content of a row.
+local function present_numbers(day, amounts)
+  local numbers = {}
+  for i = 1, #amounts, 2 do
+    local count = get_count(prefix .. day, amounts[i])
+    if corrections[day] then count = count + get_count(corrections[day], amounts[i]) end
+    numbers[i], numbers[i + 1] = to_integer(count), to_integer(totals[amounts[i]] or 0)
+  end
+  return table.concat(numbers, ',')
+end
+
 -- Return the row for a group whose idempotency key was used before or is not allowed, or nil if it has to be counted.
-local function check_idempotency(key, minute, limited)
+local function check_idempotency(key, minute, limited, day, amounts)
   local client_keys, expired = live_keys .. ':' .. key[3], minute - key_ttl
   local saved = redis.call('GET', prefix .. 'key:' .. key[1])
   if saved then
     local request, since, date, row = string.match(saved, '^(%S+) (%S+) (%S+) %[(.*)%]$')
     if tonumber(since) > expired then
       if request ~= key[2] then return '["mismatch"]' end
+      if row == '' then row = present_numbers(day, amounts) end
       return '["replayed","' .. date .. '"' .. (row ~= '' and ',' or '') .. row .. ']'
     end
   end
@@ -119,7 +132,7 @@ for index, group in ipairs(groups) do
   if rejected_elsewhere then
     row = '["' .. rejected_elsewhere .. '"]'
   else
-    row = key and check_idempotency(key, minute, limited) or atomic and group_rejection(buckets[3], amounts, limited)
+    row = key and check_idempotency(key, minute, limited, buckets[3], amounts) or atomic and group_rejection(buckets[3], amounts, limited)
   end
   if not row and preparing and not claim then
     row = 'null'
@@ -129,7 +142,9 @@ for index, group in ipairs(groups) do
     for _, visit in ipairs(visits) do
       if not rejected[visit[1]] then count_visitors(visit[2], visit[3]) end
     end
-    if key then save_idempotency(key, to_integer(minute), date, row) end
+    if key then
+      save_idempotency(key, to_integer(minute), date, #amounts > 2 * RESULT_EVENTS_MAX and '[]' or row)
+    end
   end
   rows[index] = row
 end

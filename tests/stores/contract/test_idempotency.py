@@ -1,6 +1,9 @@
 """Idempotency keys: replays, expiry and limits."""
 
+import pytest
+
 from app.domain.counting import HitGroup, IdempotencyKey
+from app.stores import rules
 from app.stores.base import CounterStore
 from app.stores.results import GroupResult, Value, reject
 from tests.stores.contract.support import (
@@ -82,3 +85,25 @@ async def test_a_client_may_have_a_tenth_of_the_live_keys(make_store: StoreMaker
     later = CALENDAR.slot(NOON.minute + 90_000)
     assert (await store.apply("s", 32, 33, keyed_commit(B, slot=later))).groups == [GroupResult({"a": Value(1, 22)})]
     await store.close()
+
+
+@on_every_store(
+    memory=pytest.mark.fails_on_mutant(
+        "a long result is saved", "app/stores/rules.py", "len(result.values) <= RESULT_EVENTS_MAX", "True"
+    ),
+    redis=pytest.mark.fails_on_mutant(
+        "Redis saves a long result",
+        "app/stores/lua/count.lua",
+        "#amounts > 2 * RESULT_EVENTS_MAX and '[]' or row",
+        "row",
+    ),
+)
+async def test_a_replay_of_many_events_has_their_present_values(store: CounterStore) -> None:
+    """Their first values are not saved, because they could fill the memory. They are counted once all the same."""
+    many = {f"e{i:04}": 1 for i in range(16 * (rules.RESULT_EVENTS_MAX + 50))}
+    group = HitGroup(NOON, many, A, limited=False)
+    assert (await store.apply("s", 0, 1, [group])).groups[0].is_counted
+    await store.apply("s", 1, 2, commit_of(dict.fromkeys(many, 5), limited=False))
+    (replay,) = (await store.apply("s", 2, 3, [group])).groups
+    assert replay == GroupResult(dict.fromkeys(many, Value(6, 6)), {}, NOON.date)
+    assert set((await read_day(store)).values()) <= {6, 6 * len(many)}
