@@ -7,10 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from app.domain.buckets import ALL_EVENTS, CORRECTION, CORRECTION_LOG, GENERATION, TOTAL, Bucket, is_event_bucket
+from app.domain.buckets import (
+    ALL_EVENTS,
+    CORRECTION,
+    CORRECTION_LOG,
+    GENERATION,
+    SKETCH,
+    TOTAL,
+    Bucket,
+    is_event_bucket,
+)
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey
-from app.stores import rules
+from app.stores import hyperloglog, rules
 from app.stores.base import CounterStore, StoreLimits, StoreOpenError, WriteConflict
 from app.stores.results import Ack, ApplyResult, GroupResult, Value
 from app.stores.rules import (
@@ -138,8 +147,14 @@ class MemoryStore(CounterStore):
             del self._client_keys[client]
 
     def _count_visitor(self, bucket: Bucket, visitor: str, by: int) -> None:
-        """Add to a user's or session's count, which stays 0 for those after the first RANKED_VISITORS_MAX."""
+        """Add to a user's or session's count, which stays 0 for those after the first RANKED_VISITORS_MAX.
+
+        Those after the first STORED_VISITORS_MAX only add to the bucket's HyperLogLog.
+        """
         counts = self._buckets[bucket]
+        if len(counts) >= rules.STORED_VISITORS_MAX and visitor not in counts:
+            hyperloglog.add(self._buckets[bucket._replace(dimension=SKETCH + bucket.dimension)], [visitor])
+            return
         count = counts.setdefault(visitor, 0)
         if by and (count or self._ranked[bucket] < rules.RANKED_VISITORS_MAX):
             self._ranked[bucket] += not count

@@ -12,6 +12,8 @@ from app.stores.results import ApplyResult, GroupResult, Reason, Value, reject
 IDEMPOTENCY_TTL_SECONDS = 86_400  # how long a retry with the same Idempotency-Key is recognised
 VISITOR_MINUTES_TTL_SECONDS = 2 * 3600  # how long the visitors of a minute are kept
 RANKED_VISITORS_MAX = 10_000  # visitors of a bucket that get a count of their own; later ones only add to its size
+# Ids that SQLite and memory keep of a bucket, so that its size is exact. Later ones only add to its HyperLogLog.
+STORED_VISITORS_MAX = 100_000
 SOURCE_TTL_SECONDS = 30 * 86_400  # how long a process's offset is kept after its last use
 RESULT_EVENTS_MAX = 100  # events of a result that is saved under an idempotency key; count.lua has the same number
 # The names of sources that never expire begin with this prefix. They are Kafka partitions.

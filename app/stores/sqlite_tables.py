@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import msgspec
 
-from app.domain.buckets import ALL_EVENTS, GENERATION, TOTAL, Bucket
+from app.domain.buckets import ALL_EVENTS, GENERATION, SKETCH, TOTAL, Bucket
 from app.domain.calendar import TimeSlot
-from app.stores import rules
+from app.stores import hyperloglog, rules
 from app.stores.sqlite_connection import EVENT_TABLES
 
 PAGE_ROWS = 2000  # rows per read, which takes about a millisecond; commits may run between two reads
@@ -243,7 +243,9 @@ class MemberTables:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._ranked: dict[Bucket, int] = {}  # how many visitors have a count, because counting rows takes time
+        # How many visitors have a count, and how many are stored, because counting rows takes time.
+        self._ranked: dict[Bucket, int] = {}
+        self._stored: dict[Bucket, int] = {}
         sql = "SELECT start, count FROM crowd JOIN member ON crowd = id WHERE of = ?"
         self.generations: dict[int, int] = dict(db.execute(sql, (GENERATION,)))
 
@@ -294,11 +296,22 @@ class MemberTables:
             self.generations[bucket.start] = self.get_many(bucket, [ALL_EVENTS])[ALL_EVENTS]
 
     def count_visitors(self, bucket: Bucket, amounts: Mapping[str, int]) -> None:
-        """Add visits to users or sessions. Visitors after the first RANKED_VISITORS_MAX are stored with the count 0."""
+        """Add visits to users or sessions.
+
+        Visitors after the first RANKED_VISITORS_MAX are stored with the count 0. Those after the first
+        STORED_VISITORS_MAX only add to the bucket's HyperLogLog.
+        """
         if bucket not in self._ranked:
-            sql = "SELECT count(*) FROM member WHERE crowd = ? AND count > 0"
-            (self._ranked[bucket],) = self._db.execute(sql, (self._bucket_id(bucket),)).fetchone()
+            sql = "SELECT count(*) FILTER (WHERE count > 0), count(*) FROM member WHERE crowd = ?"
+            self._ranked[bucket], self._stored[bucket] = self._db.execute(sql, (self._bucket_id(bucket),)).fetchone()
         counts = self.get_many(bucket, amounts)
+        new = [visitor for visitor in amounts if visitor not in counts]
+        later = new[max(0, rules.STORED_VISITORS_MAX - self._stored[bucket]) :]
+        if later:
+            sketch_bucket = bucket._replace(dimension=SKETCH + bucket.dimension)
+            self.add(sketch_bucket, hyperloglog.sketch(later), SQL_MAX)
+            amounts = {visitor: by for visitor, by in amounts.items() if visitor not in set(later)}
+        self._stored[bucket] += len(new) - len(later)
         uncounted = [visitor for visitor, by in amounts.items() if by and not counts.get(visitor)]
         unranked = uncounted[max(0, rules.RANKED_VISITORS_MAX - self._ranked[bucket]) :]
         self._ranked[bucket] += len(uncounted) - len(unranked)
@@ -306,16 +319,20 @@ class MemberTables:
 
     def remove(self, bucket: Bucket, members: Iterable[str]) -> None:
         """Delete members from a bucket."""
-        self._ranked.pop(bucket, None)
+        self._forget_sizes(bucket)
         rows = [(self._bucket_id(bucket), member) for member in members]
         self._db.executemany("DELETE FROM member WHERE crowd = ? AND name = ?", rows)
 
     def drop(self, bucket: Bucket) -> None:
         """Delete a bucket."""
-        self._ranked.pop(bucket, None)
+        self._forget_sizes(bucket)
         number = self._bucket_id(bucket)
         self._db.execute("DELETE FROM member WHERE crowd = ?", (number,))
         self._db.execute("DELETE FROM crowd WHERE id = ?", (number,))
+
+    def _forget_sizes(self, bucket: Bucket) -> None:
+        self._ranked.pop(bucket, None)
+        self._stored.pop(bucket, None)
 
     def _bucket_id(self, bucket: Bucket) -> int:
         """Return the id of a bucket, or 0 if it does not exist."""

@@ -128,3 +128,32 @@ async def test_visits_may_follow_their_hits_in_a_commit_of_their_own(store: Coun
     assert await store.visits("user", "ann", [NOON.day]) == [{"a": 2, "b": 2, "c": 2}]
     assert await store.read([visitors_of("user", ALL_EVENTS, day)]) == [{"ann": 6, "eve": 3}]
     assert (await store.counts(NOON.day))["a"] == 3
+
+
+@on_every_store(
+    memory=pytest.mark.fails_on_mutant(
+        "memory stores any number of visitors",
+        "app/stores/memory.py",
+        "len(counts) >= rules.STORED",
+        "len(counts) >= 1e9 * rules.STORED",
+    ),
+    sqlite=pytest.mark.fails_on_mutant(
+        "SQLite stores any number of visitors",
+        "app/stores/sqlite_tables.py",
+        "        if later:\n",
+        "        later = []\n        if later:\n",
+    ),
+)
+async def test_a_bucket_stores_a_limited_number_of_visitors(
+    store: CounterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "RANKED_VISITORS_MAX", 10)
+    monkeypatch.setattr(rules, "STORED_VISITORS_MAX", 50)
+    bucket = visitors_of("user", "a", Bucket("day", NOON.day))
+    for offset in range(2):  # also those that come again are counted once
+        visits = [("a", f"u{i}", None) for i in range(400)]
+        await store.apply("s", offset, offset + 1, visits_commit(*visits))
+    assert (await store.sizes([bucket]))[0] <= 50
+    number, error = await store.count_distinct([bucket])
+    assert abs(number - 400) <= 400 * 4 * error
+    assert error == hyperloglog.ERROR
