@@ -94,13 +94,13 @@ class GroupCommitter:
         """
         if weight(amounts, visits) <= COMMIT_WEIGHT_MAX:
             return await self._submit(amounts, key, visits)
-        outcome = await self._submit(amounts, key, ())
+        outcome, ack = await self._submit(amounts, key, ()), None
         for i in range(0, len(visits) if outcome.result.is_counted else 0, VISITS_PER_COMMIT):
             try:
-                await self._submit({}, None, visits[i : i + VISITS_PER_COMMIT])
+                ack = (await self._submit({}, None, visits[i : i + VISITS_PER_COMMIT])).ack
             except (StoreUnavailable, Overloaded) as error:
                 raise OutcomeUnknown(f"users and sessions of these hits are missing: {error}") from error
-        return outcome
+        return Outcome(outcome.result, outcome.date, ack or outcome.ack)
 
     async def _submit(self, amounts: Mapping[str, int], key: IdempotencyKey | None, visits: Sequence[Visit]) -> Outcome:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

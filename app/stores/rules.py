@@ -95,11 +95,14 @@ def result_to_save(result: GroupResult) -> GroupResult:
 def with_present_values(
     result: GroupResult, group: HitGroup, value_of: Callable[[str], tuple[int, int] | None]
 ) -> GroupResult:
-    """Return a replayed result, with the present values if its own were not saved. `value_of` is as in `decide`."""
+    """Return a replayed result, with the present date and values if its own were not saved.
+
+    `value_of` is as in `decide`.
+    """
     if not result.replayed_on or len(result.values) == len(group.amounts):
         return result
     values = {event: Value(*(value_of(event) or (0, 0))) for event in group.amounts}
-    return GroupResult(values, {}, result.replayed_on)
+    return GroupResult(values, {}, group.slot.date)
 
 
 def counted_visits(group: HitGroup, result: GroupResult) -> Sequence[tuple[Bucket, str, int]]:

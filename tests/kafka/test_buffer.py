@@ -89,7 +89,7 @@ async def test_visitors_survive_the_buffer(buffering_node: StartNode) -> None:
     "a large request that is unknown", "app/kafka/producer.py", "except MessageSizeTooLargeError:", "except IndexError:"
 )
 async def test_a_request_that_exceeds_kafkas_message_size_is_rejected_with_413(buffering_node: StartNode) -> None:
-    async with buffering_node("memory") as (_, client):
+    async with buffering_node("memory", write_limit="100000/second") as (_, client):
         # In NFC this musical symbol is three characters, so that the record is much larger than the request.
         items = [{"event": f"{number}" + "\U0001d160" * 40, "user": "\U0001d160" * 40} for number in range(9000)]
         response = await client.post("/events", content=json.dumps(items, ensure_ascii=False).encode())

@@ -29,14 +29,14 @@ local function present_numbers(day, amounts)
 end
 
 -- Return the row for a group whose idempotency key was used before or is not allowed, or nil if it has to be counted.
-local function check_idempotency(key, minute, limited, day, amounts)
+local function check_idempotency(key, minute, limited, day, today, amounts)
   local client_keys, expired = live_keys .. ':' .. key[3], minute - key_ttl
   local saved = redis.call('GET', prefix .. 'key:' .. key[1])
   if saved then
     local request, since, date, row = string.match(saved, '^(%S+) (%S+) (%S+) %[(.*)%]$')
     if tonumber(since) > expired then
       if request ~= key[2] then return '["mismatch"]' end
-      if row == '' then row = present_numbers(day, amounts) end
+      if row == '' and #amounts > 0 then date, row = today, present_numbers(day, amounts) end
       return '["replayed","' .. date .. '"' .. (row ~= '' and ',' or '') .. row .. ']'
     end
   end
@@ -132,7 +132,7 @@ for index, group in ipairs(groups) do
   if rejected_elsewhere then
     row = '["' .. rejected_elsewhere .. '"]'
   else
-    row = key and check_idempotency(key, minute, limited, buckets[3], amounts) or atomic and group_rejection(buckets[3], amounts, limited)
+    row = key and check_idempotency(key, minute, limited, buckets[3], date, amounts) or atomic and group_rejection(buckets[3], amounts, limited)
   end
   if not row and preparing and not claim then
     row = 'null'

@@ -1,5 +1,6 @@
 """Idempotency keys: replays, expiry and limits."""
 
+import msgspec
 import pytest
 
 from app.domain.counting import HitGroup, IdempotencyKey
@@ -106,4 +107,7 @@ async def test_a_replay_of_many_events_has_their_present_values(store: CounterSt
     await store.apply("s", 1, 2, commit_of(dict.fromkeys(many, 5), limited=False))
     (replay,) = (await store.apply("s", 2, 3, [group])).groups
     assert replay == GroupResult(dict.fromkeys(many, Value(6, 6)), {}, NOON.date)
+    tomorrow = CALENDAR.slot(NOON.minute + 86_400 - 60)
+    (replay,) = (await store.apply("s", 3, 4, [msgspec.structs.replace(group, slot=tomorrow)])).groups
+    assert replay == GroupResult(dict.fromkeys(many, Value(0, 6)), {}, tomorrow.date)
     assert set((await read_day(store)).values()) <= {6, 6 * len(many)}
