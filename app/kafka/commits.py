@@ -8,14 +8,13 @@ from typing import NamedTuple
 from aiokafka import ConsumerRecord
 
 from app.domain.calendar import Calendar, TimeSlot, day_start
-from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit
+from app.domain.counting import VISITOR_WEIGHT, Commit, HitGroup, IdempotencyKey, Visit
 from app.kafka.dead_letters import DeadLetter
 from app.kafka.decoding import Decoder, RecordRejected
 from app.pending_commit import COMMIT_WEIGHT_MAX
 from app.stores.results import ApplyResult, GroupResult
 
 FUTURE_SECONDS_MAX = 300  # how far a sender's clock may be ahead; such a record counts as of now
-BUCKETS_PER_VISITOR = 4  # that a user or a session of a hit adds to
 RECORDS_PER_TURN = 1000  # decoded before other tasks run
 
 
@@ -87,7 +86,7 @@ class _CommitBuilder:
             if visits:
                 self._visits.setdefault(self._slot, []).extend(visits)
         for visit in visits:
-            self.size += BUCKETS_PER_VISITOR * ((visit.user is not None) + (visit.session is not None))
+            self.size += VISITOR_WEIGHT * ((visit.user is not None) + (visit.session is not None))
 
     def commit(self) -> Commit:
         unkeyed = [

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.domain.calendar import Calendar
+from app.domain.counting import VISITOR_WEIGHT
 from app.kafka.commits import build_commit
 from app.kafka.decoding import FieldMapping, decode_buffered, mapped_decoder
 from app.pending_commit import COMMIT_WEIGHT_MAX
@@ -63,13 +64,13 @@ async def test_the_oldest_day_begins_at_its_own_midnight_after_a_change_of_the_c
 @pytest.mark.fails_on_mutant(
     "visits have no weight",
     "app/kafka/commits.py",
-    "            self.size += BUCKETS_PER_VISITOR *",
+    "            self.size += VISITOR_WEIGHT *",
     "            self.size += 0 *",
 )
 async def test_a_commit_has_fewer_records_if_they_write_users_and_sessions() -> None:
     visits = [["a", 1, f"user {number}", "s"] for number in range(100)]
     records = [record(NOW, {"counts": {"a": 100}, "visits": visits})] * 100
     _, _, taken = await build_commit(decode_buffered, True, records, NOW, UTC_CALENDAR, 8)
-    assert taken == -(-COMMIT_WEIGHT_MAX // 800)
+    assert taken == -(-COMMIT_WEIGHT_MAX // (200 * VISITOR_WEIGHT))
     plain = [record(NOW, {"counts": {f"event {number}": 1}}) for number in range(100)]
     assert (await build_commit(decode_buffered, True, plain, NOW, UTC_CALENDAR, 8)).taken == 100
