@@ -116,7 +116,7 @@ class FastPathProtocol(LimitedProtocol):
 
     def respond(self, waiter: object, status: int, header_lines: bytes, body: bytes) -> None:
         """Write the response of a waiter, after those of earlier requests."""
-        if not self._waiters:  # the client has disconnected
+        if not self._waiters or self.transport.is_closing():  # the client has disconnected
             return
         response = httptools_impl.STATUS_LINE[status] + self._default_lines() + header_lines + b"\r\n" + body
         if self._waiters[0] is not waiter:

@@ -325,7 +325,7 @@ def open_socket(server: RunningApp, data: bytes) -> socket.socket:
 @pytest.mark.fails_on_mutant(
     "a waiter keeps its connection",
     PROTOCOL,
-    "        if not self._waiters:  # the client has disconnected\n",
+    "        if not self._waiters or self.transport.is_closing():  # the client has disconnected\n",
     "        if False:\n",
 )
 async def test_hits_of_clients_that_disconnect_while_waiting_count_once(
