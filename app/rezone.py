@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import date, datetime
 from typing import BinaryIO
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from app.domain.buckets import Bucket, is_event_bucket
 from app.domain.calendar import Calendar, Clock, day_start
@@ -32,7 +32,7 @@ class _Move:
 
     def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
         self._file, self._zone = file, zone
-        self._old_clock = Clock(Calendar(ZoneInfo(read_zone(file))), lambda: 0)
+        self._old_clock = Clock(Calendar(_find_zone(read_zone(file))), lambda: 0)
         self._oldest_hour: int | None = None
         self._corrected: set[date] = set()
         self._rebuilt: dict[date, dict[str, int]] = {}
@@ -79,3 +79,10 @@ class _Move:
 
     def _old_date(self, start: int) -> date:
         return datetime.fromtimestamp(start, self._old_clock.calendar.zone).date()
+
+
+def _find_zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ExportError(f"the time zone of the export, {name}, is unknown on this machine") from error

@@ -315,3 +315,19 @@ def test_rezone_rebuilds_days_from_hours(tmp_path: Path) -> None:
     }
     assert found["total", 0, ""] == {"a": 111}
     assert found["hour", first, ""] == {"a": 1}
+
+
+@pytest.mark.fails_on_mutant(
+    "an unknown zone is a bug", "app/rezone.py", "except (ZoneInfoNotFoundError, ValueError)", "except ValueError"
+)
+def test_rezone_refuses_an_export_with_an_unknown_zone(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.ndjson", tmp_path / "new.ndjson"
+    head = {"tally": 1, "export": "e" * 32, "timezone": "Mars/Base"}
+    old.write_text(json.dumps(head) + "\n" + json.dumps({"end": 1}) + "\n")
+    command = [sys.executable, "-m", "app", "rezone", str(old), str(new)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "tally: the time zone of the export, Mars/Base, is unknown on this machine\n",
+    )
+    assert not new.exists()
