@@ -36,6 +36,7 @@ _DURABILITY = {
     "no": "a crash of Redis, but for data that the operating system had not written yet",
     "none": "the end of this process, but not of Redis, which keeps no append-only file",
 }
+_EVICTED = "nothing for certain: Redis may evict it, because its maxmemory-policy is not noeviction"
 
 # RedisClusterException is not a RedisError.
 _REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
@@ -50,7 +51,6 @@ class RedisStore(RedisReads):
 
     kind = "redis"
     ack: Ack = "redis"
-    durability = "the end of this process: it is in Redis, or in the spool while Redis is unreachable"
     shared = True
 
     def __init__(self, target: redis_url.RedisTarget, limits: StoreLimits, shard: int = 0, zone: str = "UTC") -> None:
@@ -60,6 +60,7 @@ class RedisStore(RedisReads):
         self._limits = limits
         self._zone = zone
         self._health = RedisHealth()
+        self._persistence = "the end of this process: it is in Redis, or in the spool while Redis is unreachable"
 
     async def open(self) -> None:
         """Connect, check the number of shards, and read how durable Redis is."""
@@ -67,7 +68,7 @@ class RedisStore(RedisReads):
         if stored != str(self._target.shards):
             raise StoreOpenError(f"TALLY_STORE: this store was created with shards={stored}, which cannot be changed")
         check_zone(await self._set_once(redis_keys.ZONE_KEY, self._zone), self._zone)
-        self.durability = await self._read_durability()
+        self._persistence = await self._read_persistence()
         await self._read_health()
         for reason in self._health.reasons():
             log.warning("%s", reason)
@@ -230,7 +231,11 @@ class RedisStore(RedisReads):
         finally:
             await subscription.aclose()
 
-    async def _read_durability(self) -> str:
+    @property
+    def durability(self) -> str:  # type: ignore[override] # a running Redis can be reconfigured
+        return _EVICTED if self._health.evicts else self._persistence
+
+    async def _read_persistence(self) -> str:
         try:
             info = await self._execute_on_server("INFO", "persistence")
             config = await self._execute_on_server("CONFIG GET", "appendfsync")
@@ -242,8 +247,6 @@ class RedisStore(RedisReads):
         """Update the health of the server, and return its INFO. Raises StoreUnavailable."""
         info: dict[str, Any] = await self._execute_on_server("INFO")
         self._health.update(info)
-        if self._health.evicts:
-            self.durability = "nothing for certain: Redis may evict it, because its maxmemory-policy is not noeviction"
         return info
 
     def status(self) -> StoreStatus:

@@ -37,7 +37,7 @@ class RedisHealth:
     @property
     def evicts(self) -> bool:
         """Whether Redis deletes keys when its memory is full."""
-        return bool(self._info.get("maxmemory")) and self._info.get("maxmemory_policy") != "noeviction"
+        return bool(self._info.get("maxmemory")) and self._info.get("maxmemory_policy", "noeviction") != "noeviction"
 
     def reasons(self) -> tuple[str, ...]:
         """Return a sentence for each problem, for operators."""

@@ -41,17 +41,19 @@ class ShardedRedisStore(CounterStore):
 
     kind = "redis"
     ack: Ack = "redis"
-    durability = RedisStore.durability
     shared = True
 
     def __init__(self, shards: Sequence[RedisStore]) -> None:
         self._shards = shards
 
+    @property
+    def durability(self) -> str:  # type: ignore[override] # the servers of a cluster may be configured differently
+        return " or, on another server, ".join(dict.fromkeys(shard.durability for shard in self._shards))
+
     async def open(self) -> None:
         # The first command makes redis-py read the cluster's slots, which would otherwise happen once per shard.
         await self._shards[0].open()
         await asyncio.gather(*(shard.open() for shard in self._shards[1:]))
-        self.durability = self._shards[0].durability
 
     async def close(self) -> None:
         await self._shards[0].close()

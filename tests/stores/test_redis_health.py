@@ -57,6 +57,41 @@ async def test_eviction_is_reported(own_redis: RedisServer, caplog: pytest.LogCa
     await store.close()
 
 
+@pytest.mark.fails_on_mutant(
+    "the durability is read once", "app/stores/redis.py", "return _EVICTED if self._health.evicts else", "return"
+)
+@pytest.mark.fails_on_mutant(
+    "the durability is that of one server",
+    "app/stores/redis_sharded.py",
+    "dict.fromkeys(shard.durability for shard in self._shards)",
+    "[self._shards[0].durability]",
+)
+async def test_the_durability_follows_the_configuration_of_each_server(
+    own_redis: RedisServer, redis_server: RedisServer
+) -> None:
+    own_redis.start("--appendonly", "yes", "--maxmemory", "100mb", "--maxmemory-policy", "noeviction")
+    store = ShardedRedisStore([store_on(redis_server), store_on(own_redis)])
+    await store.open()
+    first, second = store.durability.split(" or, on another server, ")
+    assert ("no append-only file" in first, second) == (True, "a crash of Redis, but for the last 2 seconds")
+    with own_redis.client() as client:
+        for policy, text in (("volatile-lru", "nothing for certain"), ("noeviction", second)):
+            client.config_set("maxmemory-policy", policy)
+            await store.refresh()
+            assert store.durability.startswith(f"{first} or, on another server, {text}")
+    for shard in store._shards:
+        await shard.close()
+
+
+@pytest.mark.fails_on_mutant(
+    "a missing policy is an eviction policy", HEALTH, '"maxmemory_policy", "noeviction")', '"maxmemory_policy")'
+)
+def test_a_server_that_reports_no_policy_has_no_problem() -> None:
+    health = redis_health.RedisHealth()
+    health.update({"maxmemory": 100, "used_memory": 10})
+    assert (health.evicts, health.reasons()) == (False, ())
+
+
 async def test_a_policy_without_a_memory_limit_evicts_nothing(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
