@@ -1,6 +1,7 @@
 """The status of the service: a part that has stopped, a store that cannot be written, and a clock that is fast."""
 
 import asyncio
+import resource
 from pathlib import Path
 
 import httpx
@@ -11,8 +12,8 @@ from app.stores.base import CounterStore, StoreLimits, StoreOpenError
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from app.stores.sqlite import SqliteStore
-from tests.support.redis_servers import RedisServer
-from tests.support.servers import SettableClock, eventually, serving, settings_for
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.servers import Process, SettableClock, eventually, serving, settings_for
 
 
 async def health(client: httpx.AsyncClient, expected: str) -> str:
@@ -59,20 +60,24 @@ async def is_stalled(client: httpx.AsyncClient) -> bool:
     "            await self.apply(PROBE_SOURCE",
     "            await self.get_offset(PROBE_SOURCE) or (PROBE_SOURCE",
 )
-async def test_sqlite_that_cannot_write_is_down(
-    tmp_path: Path, redis_server: RedisServer, clock: SettableClock
-) -> None:
-    async with serving(settings_for("sqlite", tmp_path, redis_server), clock) as server, server.client() as client:
-        await client.post("/event/a")
-        folder = tmp_path / "tally.db"
-        store = server.app.state.store
-        await store._execute(lambda: store._db.execute("PRAGMA query_only = ON"))
-        assert (await client.post("/event/a")).status_code == 503
-        assert "hits are rejected: SQLite: " in await health(client, "down")
-        assert folder.exists()
-        await store.refresh()  # the error replaced the connection, so this write succeeds
-        assert await health(client, "ok") == ""
-        assert (await client.post("/event/a")).json()["count"] == 2
+def test_sqlite_on_a_full_disk_is_down_until_there_is_space(tmp_path: Path) -> None:
+    """A limit on the size of files stops the writes of a real process, as a full disk does."""
+    process = Process(tmp_path, TALLY_STORE=f"sqlite:///{tmp_path}/tally.db").start()
+    try:
+        with httpx.Client(base_url=process.url, timeout=20) as client:
+            assert client.post("/event/a").json()["count"] == 1
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+            failed = client.post("/event/a")
+            assert failed.status_code == 503
+            health = client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "down")
+            assert "hits are rejected: SQLite: " in health.json()["reasons"][0]
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            wait_until(lambda: client.get("/health").json()["status"] == "ok", process.log.read_text)
+            count = client.post("/event/a").json()["count"]
+            assert 2 <= count <= 2 + (failed.json()["counted"] == "unknown")
+    finally:
+        process.terminate()
 
 
 @pytest.mark.fails_on_mutant(
