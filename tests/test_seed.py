@@ -111,7 +111,7 @@ test_over_the_limit_is_429_only_for_that_address.limits = {"write_limit": "20/mi
     "destructive reset",
     "app/scheduler.py",
     'cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]',
-    'cutoffs["day"] = slot.day',
+    'cutoffs["day"] = self._clock.slot().day',
 )
 @pytest.mark.fails_on_mutant(
     "no reset is sent", "app/live/day.py", 'self.head.epoch, [self._reset("/")]', "self.head.epoch, []"
