@@ -108,7 +108,7 @@ class GroupCommitter:
             ((event, by),) = amounts.items()
             self.add_hit(event, by, visits, FutureHit(event, outcome))
         else:
-            self._pending_with_room(weight(amounts, visits)).add_request(amounts, key, visits, outcome)
+            self._pending_with_room(max(1, weight(amounts, visits))).add_request(amounts, key, visits, outcome)
         return await outcome
 
     def add_hit(self, event: str, by: int, visits: Sequence[Visit], waiter: HitWaiter) -> None:

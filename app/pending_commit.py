@@ -106,7 +106,7 @@ class PendingCommit:
         """Add hits that are counted all or none, or only visits, of hits that an earlier commit counted."""
         self._requests.append(_Request(amounts, key, visits, outcome))
         self.waiters += 1
-        self.weight += weight(amounts, visits)
+        self.weight += max(1, weight(amounts, visits))
 
     def build(self, slot: TimeSlot) -> Commit:
         """Return the commit. Every hit belongs to the day on which it is committed."""

@@ -66,9 +66,9 @@ VISITOR_WEIGHT = 16
 
 
 def weight(events: Collection[str], visits: Iterable[Visit]) -> int:
-    """Return how much a store has to write for these hits, in units of one event; at least 1."""
+    """Return how much a store has to write for these hits, in units of one event."""
     visitors = sum((visit.user is not None) + (visit.session is not None) for visit in visits)
-    return max(1, len(events) + VISITOR_WEIGHT * visitors)
+    return len(events) + VISITOR_WEIGHT * visitors
 
 
 class IdempotencyKey(NamedTuple):

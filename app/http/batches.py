@@ -79,12 +79,17 @@ def sum_visits(hits: list[Hit]) -> list[Visit]:
 
 def _parse_objects(text: str) -> list[Hit]:
     try:
-        _MAP_DECODER.decode(text)  # stops at the first value that is not a whole number, and makes no other object
+        # It stops at the first value that is not a whole number, and makes no other object.
+        amounts = _MAP_DECODER.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _parse_item_or_ndjson(text)
-    if sum(1 for _ in itertools.islice(_PAIR.finditer(text), BATCH_ITEMS_MAX + 1)) > BATCH_ITEMS_MAX:
-        raise Problem(REQUEST_TOO_LARGE, _TOO_MANY)
-    pairs: list[tuple[str, int]] = json.loads(text, object_pairs_hook=list)  # a name may occur twice
+    colons = text.count(":")
+    if colons > BATCH_ITEMS_MAX:
+        pairs_found = sum(1 for _ in itertools.islice(_PAIR.finditer(text), BATCH_ITEMS_MAX + 1))
+        if pairs_found > BATCH_ITEMS_MAX:
+            raise Problem(REQUEST_TOO_LARGE, _TOO_MANY)
+    # A name may occur twice, unless each colon belongs to a name of its own.
+    pairs = list(amounts.items()) if colons == len(amounts) else json.loads(text, object_pairs_hook=list)
     for index, (_, by) in enumerate(pairs):
         if not 1 <= by <= AMOUNT_MAX:
             raise Problem(INVALID_REQUEST, f"item {index}: an amount is a whole number from 1 to {AMOUNT_MAX}")

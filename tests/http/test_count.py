@@ -175,7 +175,7 @@ async def test_a_batch_costs_one_for_each_hundred_items_begun(client: httpx.Asyn
     assert (await client.get("/events")).json() == {"a": 200}
 
 
-@pytest.mark.fails_on_mutant("visitors cost nothing", "app/http/routes/count.py", "+ VISITOR_WEIGHT * visitors", "")
+@pytest.mark.fails_on_mutant("visitors cost nothing", "app/http/routes/count.py", " + weight((), visits)", "")
 @pytest.mark.parametrize("client", [{"write_limit": "20/hour"}], indirect=True)
 async def test_users_and_sessions_make_a_batch_cost_more(client: httpx.AsyncClient) -> None:
     items = [{"event": "a", "user": f"u{i}"} for i in range(100)]  # (100 + 1,600) / 100 = 17

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request, Response
 from typing_extensions import TypedDict
 
-from app.domain.counting import AMOUNT_MAX, VISITOR_WEIGHT, IdempotencyKey, Visit
+from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit, weight
 from app.domain.names import NAME_LENGTH_MAX
 from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_amounts, sum_visits
 from app.http.errors import accepted_or_raise
@@ -113,12 +113,11 @@ def _add_batch_route(
         """
         rate_limits.consume(request, "write")
         hits = parse_batch(await read_body(request, BATCH_BYTES_MAX))
-        visitors = sum((hit.user is not None) + (hit.session is not None) for hit in hits)
-        cost = math.ceil((len(hits) + VISITOR_WEIGHT * visitors) / ITEMS_PER_COST)
-        if cost > 1:
-            rate_limits.consume(request, "write", cost=cost, already_consumed=1)
         check_amounts([hit.by for hit in hits], permissions.amount_max(request.scope), "item {}")
         amounts, visits = sum_amounts(hits), sum_visits(hits)
+        cost = math.ceil((len(hits) + weight((), visits)) / ITEMS_PER_COST)
+        if cost > 1:
+            rate_limits.consume(request, "write", cost=cost, already_consumed=1)
         key = idempotency_key(request, permissions, "/events", amounts, visits)
         if key:
             # The same hits in another order are the same request, so that their results must have the same order.
