@@ -157,9 +157,12 @@ class GroupCommitter:
         """Commit, and give every waiter an outcome even if there is a bug; later commits must go on."""
         try:
             await self._commit(pending)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             log.exception("unexpected error around a commit")
             pending.fail(OutcomeUnknown("unexpected error while writing; details are in the server log"))
+            task = asyncio.current_task()
+            if task and task.cancelling():  # by the end of the event loop, and not by an error in a library
+                raise
 
     async def _commit(self, pending: PendingCommit) -> None:
         slot = self._clock.slot()  # every hit of a commit belongs to the day on which it is committed

@@ -1,7 +1,8 @@
 """The hits that one commit will write, collected as they arrive, with the waiters for their results."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -11,6 +12,10 @@ from app.domain.counting import Commit, HitGroup, IdempotencyKey, Visit, weight
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, Value, reject
 
 COMMIT_WEIGHT_MAX = 10_000  # keeps every commit shorter than about 50 ms
+
+_NOT_DELIVERED = "a result could not be delivered"
+
+log = logging.getLogger("tally.group_commit")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -136,27 +141,40 @@ class PendingCommit:
     def _resolve_hits(self, result: GroupResult, date: str, ack: Ack) -> tuple[int, int]:
         """Give each waiter the values right after its own hit. Return the number of accepted waiters and hits."""
         accepted = hits = 0
-        for event, waiters in self._hits.items():
+        for event in list(self._hits):
             value = result.values.get(event)
+            reason = result.rejected[event] if value is None else None
+            waiters = self._hits.pop(event)  # so that `fail` does not call them, too
             if value is None:
                 for waiter, _ in waiters:
-                    waiter.rejected(result.rejected[event], date, ack)
+                    _call(waiter.rejected, reason, date, ack)
                 continue
             # The last waiter of an event has the result's values.
             count, total = value.count - self._amounts[event], value.total - self._amounts[event]
             for waiter, by in waiters:
                 count += by
                 total += by
-                waiter.counted(count, total, date, ack)
+                try:  # not with `_call`, because this is the hot path
+                    waiter.counted(count, total, date, ack)
+                except Exception:
+                    log.exception(_NOT_DELIVERED)
             accepted += len(waiters)
             hits += self._amounts[event]
         return accepted, hits
 
     def fail(self, error: Exception) -> None:
-        """Give every waiter this error."""
+        """Give this error to every waiter that has no result yet."""
         for waiters in self._hits.values():
             for waiter, _ in waiters:
-                waiter.failed(error)
+                _call(waiter.failed, error)
         for request in self._requests:
             if not request.outcome.done():
                 request.outcome.set_exception(error)
+
+
+def _call(method: Callable[..., None], *arguments: object) -> None:
+    """Call a method of a waiter. Its errors are logged."""
+    try:
+        method(*arguments)
+    except Exception:  # the other waiters need their results
+        log.exception(_NOT_DELIVERED)

@@ -15,7 +15,7 @@ from app.group_commit import GroupCommitter, Overloaded
 from app.metrics import Metrics
 from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.memory import MemoryStore
-from app.stores.results import ApplyResult
+from app.stores.results import ApplyResult, GroupResult, Value
 
 
 class BlockingStore(MemoryStore):
@@ -25,7 +25,7 @@ class BlockingStore(MemoryStore):
         super().__init__(StoreLimits(3))
         self.gate = asyncio.Event()
         self.gate.set()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.sources: list[tuple[str, int]] = []
         self.lost = 0
 
@@ -251,6 +251,132 @@ async def test_a_bug_around_a_commit_fails_its_waiters_and_nothing_else(
     assert "unexpected error around a commit" in caplog.text
     assert committer.is_running
     assert count_of(await committer.submit({"a": 1})) == 3
+
+
+@pytest.mark.fails_on_mutant(
+    "a stray cancellation stops the committer",
+    "app/group_commit.py",
+    "        except (Exception, asyncio.CancelledError):\n",
+    "        except Exception:\n",
+)
+async def test_a_cancellation_that_comes_out_of_the_store_does_not_stop_the_committer(
+    committer: GroupCommitter, store: BlockingStore
+) -> None:
+    """A library may raise CancelledError although nobody has cancelled the committer."""
+    store.failure = asyncio.CancelledError()
+    waiting = committer.submit({"a": 1, "b": 1})
+    (outcome,) = await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 20)
+    assert isinstance(outcome, OutcomeUnknown)
+    assert committer.is_running
+    assert count_of(await asyncio.wait_for(committer.submit({"a": 1}), 20)) == 1
+    (first, _), (second, offset) = store.sources
+    assert second != first
+    assert offset == 0
+
+
+@pytest.mark.fails_on_mutant(
+    "the committer survives its own cancellation, so that the event loop cannot end",
+    "app/group_commit.py",
+    "            if task and task.cancelling():",
+    "            if False:",
+)
+async def test_a_cancelled_committer_gives_its_waiters_an_outcome_and_ends(store: BlockingStore) -> None:
+    """The event loop cancels the task when it ends, and then waits for it."""
+    committer = GroupCommitter(
+        store, Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0), lambda *_: None, Metrics()
+    )
+    others = asyncio.all_tasks()
+    committer.start()
+    (task,) = asyncio.all_tasks() - others
+    store.gate.clear()
+    waiting = asyncio.ensure_future(committer.submit({"a": 1, "b": 1}))
+    while not store.sources:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(OutcomeUnknown):
+        await asyncio.wait_for(waiting, 20)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not committer.is_running
+
+
+class CountingWaiter:
+    """A waiter that records its calls, and raises in each of them if it is broken."""
+
+    def __init__(self, *, broken: bool) -> None:
+        self.calls: list[str] = []
+        self._broken = broken
+
+    def _record(self, call: str) -> None:
+        self.calls.append(call)
+        if self._broken:
+            raise RuntimeError(call)
+
+    def counted(self, *_: object) -> None:
+        self._record("counted")
+
+    def rejected(self, *_: object) -> None:
+        self._record("rejected")
+
+    def failed(self, *_: object) -> None:
+        self._record("failed")
+
+
+_ONE_WAITER = pytest.mark.fails_on_mutant(
+    "an error of one waiter reaches the others",
+    "app/pending_commit.py",
+    "    except Exception:  # the other waiters need their results",
+    "    except LookupError:",
+)
+_ONE_COUNTED_WAITER = pytest.mark.fails_on_mutant(
+    "an error of one waiter reaches the others",
+    "app/pending_commit.py",
+    "                except Exception:\n",
+    "                except LookupError:\n",
+)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param("counted", marks=_ONE_COUNTED_WAITER),
+        pytest.param("rejected", marks=_ONE_WAITER),
+        pytest.param("failed", marks=_ONE_WAITER),
+    ],
+)
+async def test_a_waiter_that_raises_affects_no_other(
+    call: str, committer: GroupCommitter, store: BlockingStore
+) -> None:
+    if call == "rejected":
+        await committer.submit({"x": 1, "y": 1, "z": 1})  # all three names that the store allows
+    store.failure = StoreUnavailable("full") if call == "failed" else None
+    waiters = [CountingWaiter(broken=broken) for broken in (False, True, False)]
+    for waiter, event in zip(waiters, "aab", strict=True):
+        committer.add_hit(event, 1, (), waiter)
+    waiting = asyncio.gather(committer.submit({"a": 1, "b": 1}), return_exceptions=True)
+    await asyncio.wait_for(waiting, 20)
+    assert [waiter.calls for waiter in waiters] == [[call]] * 3
+    assert committer.is_running
+
+
+@pytest.mark.fails_on_mutant(
+    "a waiter that has its result is failed as well",
+    "app/pending_commit.py",
+    "self._hits.pop(event)",
+    "self._hits[event]",
+)
+async def test_a_waiter_that_has_its_result_does_not_get_an_error() -> None:
+    """The store returns a result of the hits, and none of the request."""
+    pending, waiter = pending_commit.PendingCommit(), CountingWaiter(broken=False)
+    outcome: asyncio.Future[pending_commit.Outcome] = asyncio.get_running_loop().create_future()
+    pending.add_hit("a", 1, (), waiter)
+    pending.add_request({"a": 1}, None, (), outcome)
+    with pytest.raises(ValueError, match="shorter"):
+        pending.resolve(ApplyResult([GroupResult({"a": Value(1, 1)})], "memory"), "2026-11-24")
+    pending.fail(OutcomeUnknown("a bug"))
+    assert waiter.calls == ["counted"]
+    with pytest.raises(OutcomeUnknown):
+        await outcome
 
 
 @pytest.mark.fails_on_mutant(
