@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
@@ -23,6 +23,8 @@ SENTINEL_TIMEOUT_SECONDS = 0.3
 CONCURRENT_COMMANDS_MAX = 64
 CONCURRENT_READS_MAX = 8
 SHARDS_MAX = 1024
+
+_INVALID_URL = "TALLY_STORE is not a valid Redis URL; percent-encode all but letters and digits in a password"
 
 _OPTIONS: dict[str, Any] = {
     "decode_responses": True,
@@ -51,10 +53,7 @@ class RedisTarget(NamedTuple):
     @classmethod
     def from_url(cls, url: str) -> "RedisTarget":
         """Return a client for a URL, not connected yet. Raises StoreOpenError if the URL is invalid."""
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise StoreOpenError("TALLY_STORE is not a URL") from error
+        parts = _split(url)
         scheme, _, kind = parts.scheme.partition("+")
         query = dict(parse_qsl(parts.query))
         shards = _pop_shards(query, kind)
@@ -70,11 +69,8 @@ class RedisTarget(NamedTuple):
             hosts = [_host_and_port(address) for address in addresses.split(",")]
             from_url: dict[str, Any] = {**parse_url(single)}
             client = _create_client(kind, hosts, service, from_url, sentinel)
-        except (ValueError, exceptions.RedisClusterException) as error:
-            # The text of the error may contain a part of the password.
-            raise StoreOpenError(
-                "TALLY_STORE is not a valid Redis URL; percent-encode all but letters and digits in a password"
-            ) from error
+        except (ValueError, exceptions.RedisClusterException):  # its text may contain a part of the password
+            raise StoreOpenError(_INVALID_URL) from None
         service_or_socket = {"sentinel": f"/{service}", "": parts.path if scheme == "unix" else ""}.get(kind, "")
         database = from_url.get("db", 0)
         server = " ".join([kind, *sorted(f"{host}:{port}" for host, port in hosts)])
@@ -82,6 +78,21 @@ class RedisTarget(NamedTuple):
         old_paths = {parts.path} if database else {parts.path, service_or_socket, f"{service_or_socket}/"}
         slots = asyncio.Semaphore(CONCURRENT_COMMANDS_MAX), asyncio.Semaphore(CONCURRENT_READS_MAX)
         return cls(client, identity, [f"{server} {path}" for path in sorted(old_paths)], shards, *slots)
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL. Raises StoreOpenError, also if a password ended the server's name too early.
+
+    A `/`, `?` or `#` in a password ends it, so that the rest of it and the @ are behind the server's name.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise StoreOpenError(_INVALID_URL) from None
+    path = "" if parts.scheme == "unix" else parts.path
+    if parts.fragment or "@" in path or ("@" in parts.query and "@" not in parts.netloc):
+        raise StoreOpenError(_INVALID_URL)
+    return parts
 
 
 def _pop_shards(query: dict[str, str], kind: str) -> int:

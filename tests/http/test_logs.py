@@ -1,7 +1,10 @@
 """What is logged: no lines that a client chooses, and no passwords."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
 import httpx
@@ -9,7 +12,7 @@ import pytest
 
 from tests.server.test_cli import run_tally
 from tests.support.redis_servers import free_port
-from tests.support.servers import ADMIN_KEY, AS_ADMIN, Process
+from tests.support.servers import ADMIN_KEY, AS_ADMIN, ROOT, Process
 
 FORGED = b"a\r\nERROR forged\x1b[31m\x00"
 IN_A_PATH = b"a%0d%0aERROR%20forged%1b[31m%00"
@@ -78,14 +81,23 @@ PASSWORD = "a-secret-password"  # noqa: S105 # of no real server
     ("variable", "value"),
     [
         pytest.param(
-            *("TALLY_STORE", "redis://tally:{}@127.0.0.1:x/0"),
+            *("TALLY_STORE", "redis://:1#{}@127.0.0.1:6379/0"),
             marks=pytest.mark.fails_on_mutant(
                 "the error contains the URL",
                 "app/stores/redis_url.py",
-                '"TALLY_STORE is not a valid Redis URL; ',
-                'url + "',
+                "    if parts.fragment or",
+                "    if parts.fragment: raise StoreOpenError(url)\n    if",
             ),
         ),
+        # A character of the password that is not encoded ends the name of the server, and 1 looks like its port.
+        ("TALLY_STORE", "redis://tally:{}@127.0.0.1:x/0"),
+        ("TALLY_STORE", "redis://:1/{}@127.0.0.1:6379/0"),
+        ("TALLY_STORE", "redis://:1?{}@127.0.0.1:6379/0"),
+        ("TALLY_STORE", "redis://:1?a={}@127.0.0.1:6379/0"),
+        ("TALLY_STORE", "rediss://:{}/@127.0.0.1:6379/0"),
+        ("TALLY_STORE", "redis+cluster://:1/{}@127.0.0.1:6379"),
+        ("TALLY_STORE", "redis+sentinel://:1/{}@127.0.0.1:26379/main/0"),
+        ("TALLY_STORE", "redis://:[{}@127.0.0.1:6379/0"),
         ("TALLY_KAFKA_OPTIONS", "sasl_plain_password={}&x=1"),
     ],
 )
@@ -93,6 +105,15 @@ def test_an_error_about_a_setting_does_not_contain_its_password(variable: str, v
     ended = run_tally(**{"TALLY_STORE": "memory://", "TALLY_KAFKA": "127.0.0.1:1", variable: value.format(PASSWORD)})
     assert ended.returncode == 1
     assert ended.stderr.startswith("tally: ")
+    assert PASSWORD not in ended.stdout + ended.stderr
+
+
+def test_an_invalid_url_is_not_in_the_traceback_of_another_server() -> None:
+    """`uvicorn app.main:app` prints the traceback of an error at startup, with the errors that caused it."""
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "1"]
+    environment = os.environ | {"TALLY_STORE": f"redis://tally:{PASSWORD}@127.0.0.1:x/0"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=40, check=False)
+    assert "is not a valid Redis URL" in ended.stderr
     assert PASSWORD not in ended.stdout + ended.stderr
 
 
