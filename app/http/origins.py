@@ -31,7 +31,7 @@ class Origins:
 
     def __init__(self, settings: Settings) -> None:
         self._hosts = settings.allowed_hosts
-        self._origins = {origin.encode() for origin in settings.allowed_origins}
+        self._origins = {_without_default_port(origin.encode()) for origin in settings.allowed_origins}
         self._any_host = "*" in settings.allowed_hosts or not (settings.allowed_hosts or settings.loopback)
         self._is_allowed_host = lru_cache(maxsize=1000)(self._check_host)
 
@@ -65,10 +65,16 @@ class Origins:
         if origin is None or origin in self._origins or b"*" in self._origins:
             return
         scheme = scope["scheme"].replace("ws", "http").encode()  # a trusted proxy may have set it
-        if origin != b"%b://%b" % (scheme, headers.get(b"host", b"").lower()):
+        own = b"%b://%b" % (scheme, headers.get(b"host", b"").lower())
+        if _without_default_port(origin) != _without_default_port(own):
             raise Problem(ORIGIN_NOT_ALLOWED, "this web origin is not allowed; add it to TALLY_ALLOWED_ORIGINS")
 
     def _check_host(self, host: bytes) -> bool:
         """Allow IP addresses and names without a dot, because no public DNS name can look like one."""
         name = re.sub(r":\d*$", "", host.decode("latin-1").lower())
         return self._any_host or "." not in name or bool(_IP_ADDRESS.fullmatch(name)) or name in self._hosts
+
+
+def _without_default_port(origin: bytes) -> bytes:
+    """Return an origin as browsers send it. A proxy may send the scheme's default port in the Host header."""
+    return origin.removesuffix(b":443" if origin.startswith(b"https:") else b":80")

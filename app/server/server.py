@@ -22,6 +22,24 @@ GRACEFUL_SHUTDOWN_SECONDS = 5  # a long poll would delay the exit by half a minu
 WEBSOCKET_MESSAGE_BYTES_MAX = 65_536  # clients send only pings and short requests
 
 
+class ProxyHeaders(ProxyHeadersMiddleware):
+    """Sets the client and the scheme of a scope to those that a trusted proxy has sent.
+
+    uvicorn's middleware ignores an X-Forwarded-Proto such as `HTTPS` or, from several proxies, `https, http`.
+    """
+
+    def __init__(self, app: Any, trusted_proxies: str) -> None:
+        super().__init__(app, trusted_proxies)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        protos = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
+        if protos:
+            first = protos[0].partition(b",")[0].strip().lower()  # the proxy that is next to the client
+            others = [header for header in scope["headers"] if header[0] != b"x-forwarded-proto"]
+            scope["headers"] = [*others, (b"x-forwarded-proto", first)]
+        await super().__call__(scope, receive, send)
+
+
 class TallyServer(uvicorn.Server):
     """uvicorn.Server that ends streams on shutdown and, behind a proxy, first waits for the proxy to disconnect.
 
@@ -44,7 +62,7 @@ class TallyServer(uvicorn.Server):
         is called when the shutdown begins. `fast_path` has the rules of the requests that bypass `app`.
         """
         config = uvicorn.Config(
-            app,
+            ProxyHeaders(app, trusted_proxies) if trusted_proxies else app,
             host=host,
             port=port,
             http=http_protocol(fast_path, trusted_proxies),
@@ -53,19 +71,18 @@ class TallyServer(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=bool(trusted_proxies),
-            forwarded_allow_ips=trusted_proxies,
+            proxy_headers=False,  # ProxyHeaders does it
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
             ws_max_size=WEBSOCKET_MESSAGE_BYTES_MAX,
             ws_per_message_deflate=False,  # compressing a short message costs more than sending it
         )
         super().__init__(config)
-        self._end_streams = end_streams
+        self._end_streams, self._is_proxied = end_streams, bool(trusted_proxies)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._end_streams()
-        if self.config.proxy_headers:
+        if self._is_proxied:
             await self._drain()
         await super().shutdown(sockets)
 
@@ -91,15 +108,15 @@ def http_protocol(fast_path: FastPath | None, trusted_proxies: str = "") -> type
 
 
 def _proxy_headers(trusted_proxies: str) -> Callable[[Any], None]:
-    """Return a function that does to a scope what uvicorn's middleware does, which the fast path bypasses."""
+    """Return a function that does to a scope what ProxyHeaders does, which the fast path bypasses."""
 
     async def end(*_: object) -> None:
         pass
 
-    middleware = ProxyHeadersMiddleware(end, trusted_proxies)
+    middleware = ProxyHeaders(end, trusted_proxies)
 
     def use_proxy_headers(scope: Any) -> None:
         with contextlib.suppress(StopIteration):  # the coroutine ends without waiting for anything
-            middleware(scope, None, None).send(None)  # type: ignore[arg-type] # `end` uses neither
+            middleware(scope, None, None).send(None)
 
     return use_proxy_headers if trusted_proxies else lambda _: None

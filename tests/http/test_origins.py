@@ -173,6 +173,62 @@ async def assert_host(tally: RunningApp, host: str, is_allowed: bool) -> None:
     writer.close()
 
 
+SAME_ORIGIN = [
+    # The Host header, X-Forwarded-Proto, and the origin that a browser sends.
+    ("tally.example", "https", "https://tally.example"),
+    ("tally.example:443", "https", "https://tally.example"),
+    ("tally.example:80", "http", "http://tally.example"),
+    ("TALLY.example:443", "HTTPS", "https://tally.example"),
+    ("tally.example", "https,http", "https://tally.example"),
+    ("tally.example", "https, https, http", "https://tally.example"),
+    ("tally.example", "Https , http", "https://tally.example"),
+    ("tally.example:8443", "https", "https://tally.example:8443"),
+    ("[2001:db8::1]:443", "https", "https://[2001:db8::1]"),
+    ("tally.example", "wss", "https://tally.example"),
+]
+OTHER_ORIGIN = [
+    ("tally.example:443", "http", "https://tally.example"),
+    ("tally.example:443", "http", "http://tally.example"),
+    ("tally.example:80", "https", "https://tally.example"),
+    ("tally.example", "http,https", "https://tally.example"),
+    ("tally.example", "gopher", "https://tally.example"),
+    ("tally.example:4430", "https", "https://tally.example"),
+]
+
+
+@pytest.mark.fails_on_mutant(
+    "only one spelling of the scheme counts", "app/server/server.py", '.partition(b",")[0].strip().lower()', ""
+)
+@pytest.mark.fails_on_mutant(
+    "the default port is another origin",
+    "app/http/origins.py",
+    "        if _without_default_port(origin) != _without_default_port(own):",
+    "        if origin != own:",
+)
+def test_every_spelling_of_the_same_origin_is_the_own_origin(process) -> None:
+    tally = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1", TALLY_ALLOWED_HOSTS="tally.example")
+    for host, proto, origin in SAME_ORIGIN + OTHER_ORIGIN:
+        headers = {"Host": host, "X-Forwarded-Proto": proto, "Origin": origin}
+        status = 200 if (host, proto, origin) in SAME_ORIGIN else 403
+        for method, path in (("POST", "/event/a"), ("POST", "/events"), ("GET", f"{SOCKETS}polling")):
+            response = httpx.request(method, tally.url + path, headers=headers, content=b"")
+            assert response.status_code == status or (path == "/events" and status == 200), headers
+        assert tally.get("/health")["status"] == "ok"
+
+
+def test_a_proxy_may_send_the_scheme_in_several_headers(process) -> None:
+    tally = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1")
+    headers = [("Host", "tally"), ("Origin", "https://tally")]
+    headers += [("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")]
+    for path in ("/event/a", "/event/a?x=1"):
+        assert httpx.post(tally.url + path, headers=headers).status_code == 200
+
+
+async def test_an_allowed_origin_may_be_written_with_its_default_port(serve) -> None:
+    async with serve(allowed_origins=f"{SHOP}:443") as tally, tally.client() as client:
+        assert (await client.post("/event/a", headers={"Origin": SHOP})).status_code == 200
+
+
 def test_behind_a_proxy_the_origin_is_the_one_that_the_browser_uses(process, tmp_path: Path) -> None:
     """A proxy that ends TLS sends X-Forwarded-Proto, which a node uses only if it trusts the proxy."""
     trusting = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1")
