@@ -109,7 +109,7 @@ async def serve(settings: Settings, *, consume: bool) -> None:
         served,
         settings.host,
         settings.port,
-        settings.trusted_proxies,
+        ",".join(settings.trusted_proxies),
         app.state.broadcaster.end_streams,
         fast_path=None if consume else app.fast_path,
     )

@@ -19,8 +19,11 @@ from pydantic_settings import (
 )
 
 STORES = r"^(sqlite:///.|memory://$|rediss?(\+sentinel|\+cluster)?://.|unix://.)"
-SERVERS = r"^([^\s,/?]+:\d+(,[^\s,/?]+:\d+)*)?$"
+_PORT = "(?:[1-9]\\d{0,3}|[1-5]\\d{4}|6[0-4]\\d{3}|65[0-4]\\d{2}|655[0-2]\\d|6553[0-5])"
+SERVERS = rf"^([^\s,/?]+:{_PORT}(,[^\s,/?]+:{_PORT})*)?$"
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
+
+DEFAULT_PORT = 8000
 
 Rate = Annotated[str, AfterValidator(lambda notation: parse_many(notation) and notation)]
 
@@ -40,7 +43,23 @@ def _list_of(pattern: str, expected: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
-_ORIGIN = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?|\*"
+def _proxies(value: str | Iterable[str]) -> list[str]:
+    """Split a list of addresses and networks, and check each of them: uvicorn would ignore what it cannot use."""
+    items = re.findall(r"[^,\s]+", value) if isinstance(value, str) else list(value)
+    for item in items:
+        try:
+            ipaddress.ip_network(item)
+        except ValueError:
+            raise ValueError("each proxy must be an IP address, or a network like 10.0.0.0/8") from None
+    return items
+
+
+def _port_unless_service_link(value: object) -> object:
+    """Ignore the TALLY_PORT that Kubernetes sets for a Service with the name `tally`, like tcp://10.0.0.1:8000."""
+    return DEFAULT_PORT if isinstance(value, str) and value.startswith("tcp://") else value
+
+
+_ORIGIN = rf"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:{_PORT})?|\*"
 Keys = Annotated[
     tuple[SecretStr, ...],
     NoDecode,
@@ -56,6 +75,9 @@ Hosts = Annotated[
     NoDecode,
     _list_of(r"[a-z0-9._-]+|\*", "each host must be a name in lower case without a port, or be *"),
 ]
+
+
+Proxies = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_proxies)]
 
 
 class _KeyFiles(EnvSettingsSource):
@@ -83,11 +105,18 @@ class Settings(BaseSettings):
     """The settings, by field name; the environment variable is the name in upper case after TALLY_."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TALLY_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
+        env_prefix="TALLY_",
+        frozen=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on. `0.0.0.0` listens on all interfaces.")
-    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
+    port: Annotated[int, BeforeValidator(_port_unless_service_link)] = Field(
+        default=DEFAULT_PORT, ge=1, le=65535, description="Port to listen on."
+    )
     store: str = Field(
         default="sqlite:///data/tally.db",
         pattern=STORES,
@@ -153,8 +182,8 @@ class Settings(BaseSettings):
     days_kept: int = Field(
         default=400, ge=8, le=36_600, description="Retention of counts per day, in days. Totals never expire."
     )
-    trusted_proxies: str = Field(
-        default="",
+    trusted_proxies: Proxies = Field(
+        default=(),
         description="Proxies, as comma-separated addresses or networks, whose `X-Forwarded-For` and "
         "`X-Forwarded-Proto` headers are trusted.",
     )

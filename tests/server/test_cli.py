@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app import __version__, cli
+from app.settings import Settings
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import ROOT, Process
 
@@ -77,7 +78,22 @@ def test_uvicorn_serves_app_main_app(store: str, process, tmp_path: Path, redis_
         ({"TALLY_TIMEZONE": "../../etc/passwd"}, ["TALLY_TIMEZONE", "timezone"]),
         ({"TALLY_WRITE_LIMIT": "many"}, ["TALLY_WRITE_LIMIT", "rate limit"]),
         ({"TALLY_PORT": "0"}, ["TALLY_PORT"]),
+        ({"TALLY_PORT": "http://127.0.0.1:8000"}, ["TALLY_PORT"]),
         ({"TALLY_KAFKA": "localhost"}, ["TALLY_KAFKA"]),
+        ({"TALLY_KAFKA": "localhost:65536"}, ["TALLY_KAFKA"]),
+        ({"TALLY_ALLOWED_ORIGINS": "https://a.example:0"}, ["TALLY_ALLOWED_ORIGINS", "like https://example.com"]),
+        ({"TALLY_ALLOWED_ORIGINS": "https://a.example:65536"}, ["TALLY_ALLOWED_ORIGINS"]),
+        ({"TALLY_ALLOWED_ORIGINS": "https://*.a.example"}, ["TALLY_ALLOWED_ORIGINS"]),
+        ({"TALLY_ALLOWED_HOSTS": "*.a.example"}, ["TALLY_ALLOWED_HOSTS"]),
+        ({"TALLY_ALLOWED_HOSTS": "https://a.example"}, ["TALLY_ALLOWED_HOSTS"]),
+        ({"TALLY_TRUSTED_PROXIES": "10.0.0.1/8"}, ["TALLY_TRUSTED_PROXIES", "a network like 10.0.0.0/8"]),
+        ({"TALLY_TRUSTED_PROXIES": "10.0.0.0/33"}, ["TALLY_TRUSTED_PROXIES"]),
+        ({"TALLY_TRUSTED_PROXIES": "10.0.0.*"}, ["TALLY_TRUSTED_PROXIES"]),
+        ({"TALLY_TRUSTED_PROXIES": "*"}, ["TALLY_TRUSTED_PROXIES"]),
+        ({"TALLY_TRUSTED_PROXIES": "127.0.0.1,proxy"}, ["TALLY_TRUSTED_PROXIES"]),
+        ({"TALLY_TRUSTED_PROXIES": "http://10.0.0.1"}, ["TALLY_TRUSTED_PROXIES"]),
+        ({"TALLY_TRUSTED_PROXIES": "10.0.0.1:80"}, ["TALLY_TRUSTED_PROXIES"]),
+        ({"TALLY_TRUSTED_PROXIES": "[::1]"}, ["TALLY_TRUSTED_PROXIES"]),
         ({"TALLY_KAFKA_INPUTS": "k/orders"}, ["TALLY_KAFKA_INPUTS", "host:port"]),
     ],
 )
@@ -85,6 +101,24 @@ def test_an_invalid_setting_is_one_line(tally, environment: dict[str, str], word
     (line,) = tally(**environment).splitlines()
     assert line.startswith("tally: ")
     assert all(word in line for word in words), line
+
+
+def test_lists_may_be_separated_by_commas_and_spaces() -> None:
+    settings = Settings(trusted_proxies=" 10.0.0.0/8, 2001:db8::1 192.0.2.1,")
+    assert settings.trusted_proxies == ("10.0.0.0/8", "2001:db8::1", "192.0.2.1")
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker Compose passes an empty text for a variable that .env does not set."""
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"TALLY_{name.upper()}", "")
+    assert Settings() == Settings.model_construct()
+
+
+def test_the_port_of_a_kubernetes_service_is_not_the_port_of_tally(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes sets TALLY_PORT in every pod if there is a Service with the name `tally`."""
+    monkeypatch.setenv("TALLY_PORT", "tcp://10.96.7.1:80")
+    assert Settings().port == 8000
 
 
 def test_a_file_that_cannot_be_opened_is_one_line() -> None:
