@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 from zoneinfo import ZoneInfo
@@ -105,12 +106,15 @@ async def serve(settings: Settings, *, consume: bool) -> None:
         )
     app = create_app(settings)
     served = _only_operations(app) if consume else app
+    durability = DURABILITY if settings.kafka else app.state.store.durability
     server = TallyServer(
         served,
         settings.host,
         settings.port,
         ",".join(settings.trusted_proxies),
-        app.state.broadcaster.end_streams,
+        settings.keep_alive_seconds,
+        on_started=partial(print_greeting, settings, durability, consume=consume),
+        end_streams=app.state.broadcaster.end_streams,
         fast_path=None if consume else app.fast_path,
     )
     # uvicorn raises the signal again when it has stopped, which would end the process before the lifespan has ended.
@@ -118,7 +122,6 @@ async def serve(settings: Settings, *, consume: bool) -> None:
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     # The lifespan is run here and not by uvicorn, so that a StoreOpenError is one line and not a traceback.
     async with app.router.lifespan_context(app):
-        print_greeting(settings, DURABILITY if settings.kafka else app.state.store.durability, consume=consume)
         _tune_interpreter()
         await server.serve()
 
@@ -141,7 +144,7 @@ def _tune_interpreter() -> None:
 
 def print_greeting(settings: Settings, durability: str, *, consume: bool) -> None:
     """Print where the service listens, how durable its counts are, and how to count a first hit."""
-    address = f"http://{settings.host}:{settings.port}"
+    address = f"http://{_host_to_open(settings.host)}:{settings.port}"
     if consume:
         print(f"Tally is counting records from Kafka. Status: {address}/health and {address}/metrics", flush=True)
         return
@@ -155,6 +158,13 @@ def print_greeting(settings: Settings, durability: str, *, consume: bool) -> Non
         )
     key = " -H 'Authorization: Bearer <one of TALLY_WRITE_KEYS>'" if settings.write_keys else ""
     print(f"Count something:  curl -X POST{key} {address}/event/hello", flush=True)
+
+
+def _host_to_open(host: str) -> str:
+    """Return the host of a URL that opens on this machine."""
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 # all interfaces; nothing is bound here
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 async def run_file_command(command: str, path: Path, store: CounterStore, clock: Clock) -> str:

@@ -187,6 +187,13 @@ class Settings(BaseSettings):
         description="Proxies, as comma-separated addresses or networks, whose `X-Forwarded-For` and "
         "`X-Forwarded-Proto` headers are trusted.",
     )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        le=3600,
+        description="How long an idle connection is kept, in seconds. It must be longer than a proxy or a load "
+        "balancer keeps one, because a request on a closed connection fails.",
+    )
     countapi: bool = Field(
         default=False, description="Enable the CountAPI-compatible routes `/hit`, `/get` and `/info`."
     )

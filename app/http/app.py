@@ -14,7 +14,7 @@ from app.http import openapi
 from app.http.dependencies import ReadLimit, limit_writes
 from app.http.errors import add_error_handlers
 from app.http.fast_path import FastPath
-from app.http.middleware import SecurityMiddleware
+from app.http.middleware import HeadMiddleware, SecurityMiddleware
 from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.queries import CountQueries
@@ -88,7 +88,7 @@ class TallyApp(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the security middleware around the handlers of all errors, so that every response gets its headers."""
-        return SecurityMiddleware(super().build_middleware_stack(), self.origins, self.error_response)
+        return SecurityMiddleware(HeadMiddleware(super().build_middleware_stack()), self.origins, self.error_response)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, which is made once."""

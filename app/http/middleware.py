@@ -1,4 +1,6 @@
-"""The security headers of every response, and the host and CORS checks before any route."""
+"""What surrounds all routes: security headers, the host and CORS checks, and HEAD requests."""
+
+import asyncio
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +16,8 @@ SECURITY_HEADERS: Headers = [
 ]
 # Pages of any origin may use these paths, so they must be able to read errors, too.
 _ANY_ORIGIN_PATHS = ("/badge/", "/hit/", "/get/", "/info/", "/static/tally-")
+# A GET to these paths has an effect, which a HEAD must not have: it counts a hit, or opens a session.
+_GET_WITH_EFFECT = ("/hit/", "/socket.io/")
 _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
 
 
@@ -52,3 +56,29 @@ class SecurityMiddleware:
             except Problem as error:
                 app = self._error_response(HTTPConnection(scope), error)
         await app(scope, receive, send_with_headers)
+
+
+class HeadMiddleware:
+    """Responds to HEAD as to GET, but without a body: FastAPI's routes do not accept HEAD."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"].startswith(_GET_WITH_EFFECT):
+            await self._app(scope, receive, send)
+            return
+        head_sent = asyncio.Event()
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+                head_sent.set()
+
+        async def disconnect() -> Message:
+            """Ends a response that is streamed."""
+            await head_sent.wait()
+            return {"type": "http.disconnect"}
+
+        await self._app({**scope, "method": "GET"}, disconnect, send_head)

@@ -17,7 +17,6 @@ from app.server.websocket_protocol import SharedFrameProtocol
 
 DRAIN_SECONDS = 3.0  # longer than nginx keeps an idle connection to a node
 DRAIN_CHECK_SECONDS = 0.05
-KEEP_ALIVE_SECONDS = 75  # longer than a proxy keeps an idle connection, which otherwise fails on a closed one
 GRACEFUL_SHUTDOWN_SECONDS = 5  # a long poll would delay the exit by half a minute
 WEBSOCKET_MESSAGE_BYTES_MAX = 65_536  # clients send only pings and short requests
 
@@ -53,13 +52,16 @@ class TallyServer(uvicorn.Server):
         host: str,
         port: int,
         trusted_proxies: str,
+        keep_alive_seconds: int,
+        on_started: Callable[[], None],
         end_streams: Callable[[], None],
         fast_path: FastPath | None,
     ) -> None:
         """Configure the server. The caller runs the lifespan of `app`.
 
-        `trusted_proxies` are the comma-separated addresses or networks whose X-Forwarded-For is used. `end_streams`
-        is called when the shutdown begins. `fast_path` has the rules of the requests that bypass `app`.
+        `trusted_proxies` are the comma-separated addresses or networks whose X-Forwarded-For is used. `on_started`
+        is called when the port is bound, and `end_streams` when the shutdown begins. `fast_path` has the rules of the
+        requests that bypass `app`.
         """
         config = uvicorn.Config(
             ProxyHeaders(app, trusted_proxies) if trusted_proxies else app,
@@ -72,13 +74,18 @@ class TallyServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,  # ProxyHeaders does it
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=keep_alive_seconds,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
             ws_max_size=WEBSOCKET_MESSAGE_BYTES_MAX,
             ws_per_message_deflate=False,  # compressing a short message costs more than sending it
         )
         super().__init__(config)
-        self._end_streams, self._is_proxied = end_streams, bool(trusted_proxies)
+        self._on_started, self._end_streams, self._is_proxied = on_started, end_streams, bool(trusted_proxies)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. Exits if the port is in use."""
+        await super().startup(sockets or _dual_stack_sockets(self.config.host, self.config.port))
+        self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._end_streams()
@@ -99,6 +106,13 @@ class TallyServer(uvicorn.Server):
             if not any(isinstance(connection, FastPathProtocol) for connection in self.server_state.connections):
                 break
             await asyncio.sleep(DRAIN_CHECK_SECONDS)
+
+
+def _dual_stack_sockets(host: str, port: int) -> list[socket.socket] | None:
+    """Return a socket for IPv6 and IPv4 if the host is `::`, for which asyncio would accept only IPv6."""
+    if host != "::" or not socket.has_dualstack_ipv6():
+        return None
+    return [socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)]
 
 
 def http_protocol(fast_path: FastPath | None, trusted_proxies: str = "") -> type[asyncio.Protocol]:

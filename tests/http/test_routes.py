@@ -1,14 +1,59 @@
 """What all routes have in common: methods, headers, metrics, pages and the OpenAPI document."""
 
+import asyncio
+
 import httpx
 import pytest
 
 from tests.http.problems import assert_problem
+from tests.support.servers import ADMIN_KEY, AS_ADMIN, eventually
 
 
 async def test_unknown_methods_get_405_with_the_allowed_ones(client: httpx.AsyncClient) -> None:
     assert_problem(await client.delete("/events"), 405, None)
     assert_problem(await client.post("/leaderboard"), 405, "no")
+
+
+HEAD_PATHS = [
+    "/", "/kiosk", "/docs", "/docs/errors", "/embed/a", "/static/app.css", "/docs/assets/swagger-ui.css",
+    "/openapi.json", "/event/a", "/events", "/leaderboard", "/event/a/series", "/series", "/event/a/audience",
+    "/audience", "/user/u", "/session/s", "/history", "/health", "/metrics", "/badge/a.svg",
+    "/event/a/shield.json", "/export", "/get/a/b", "/nothing", "/history/2026-99-99", "/events?limit=0",
+    "/event/%00", "/reset",
+]  # fmt: skip
+
+
+@pytest.mark.fails_on_mutant(
+    "HEAD is not accepted", "app/http/middleware.py", 'or scope["method"] != "HEAD" or', "or True or"
+)
+async def test_head_is_get_without_a_body(serve) -> None:
+    async with serve(admin_keys=ADMIN_KEY, countapi=True) as tally, tally.client() as client:
+        client.headers.update(AS_ADMIN)
+        await client.post("/event/a", json={"user": "u", "session": "s"})
+        varying = {"date", "etag", "last-modified"}
+        for path in HEAD_PATHS:
+            get, head = await client.get(path), await client.head(path)
+            assert head.content == b"", path
+            assert head.status_code == get.status_code, path
+            assert head.headers.keys() - varying == get.headers.keys() - varying - {"transfer-encoding"}, path
+        for path in ("/hit/site/page", "/socket.io/?EIO=4&transport=polling"):  # a GET has an effect
+            assert (await client.head(path)).status_code in {400, 405}
+        assert (await client.get("/events")).json() == {"a": 1}
+
+
+@pytest.mark.fails_on_mutant(
+    "a stream goes on after its head",
+    "app/http/middleware.py",
+    "            await head_sent.wait()\n",
+    "            await asyncio.Event().wait()\n",
+)
+async def test_head_ends_a_stream(serve) -> None:
+    async with serve() as tally, tally.client() as client:
+        for path in ("/stream", "/embed/a/stream"):
+            head = await asyncio.wait_for(client.head(path), 20)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"].startswith("text/event-stream")
+        await eventually(lambda: not tally.app.state.broadcaster.clients)
 
 
 async def test_pages_and_errors_have_security_headers(client: httpx.AsyncClient) -> None:

@@ -1,12 +1,14 @@
 """The command line: both ways to serve, the greeting, and one line for whatever prevents a start."""
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app import __version__, cli
@@ -56,6 +58,56 @@ def test_the_greeting_has_the_address_and_a_curl_line_that_works(process, tmp_pa
     assert '"count":1' in body
     assert app.terminate() == 0
     assert app.log.read_text().splitlines() == lines  # nothing else was printed
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "reached"),
+    [
+        ("127.0.0.1", "http://127.0.0.1", ["127.0.0.1"]),
+        ("localhost", "http://localhost", ["127.0.0.1"]),
+        ("0.0.0.0", "http://localhost", ["127.0.0.1", "127.0.0.2"]),  # noqa: S104 # only for the test
+        pytest.param(
+            *("::", "http://localhost", ["[::1]", "127.0.0.1", "localhost"]),
+            marks=pytest.mark.fails_on_mutant(
+                "`::` is only IPv6", "app/server/server.py", 'if host != "::" or', "if host or"
+            ),
+        ),
+    ],
+)
+def test_the_greeting_has_an_address_that_opens(process, host: str, url: str, reached: list[str]) -> None:
+    app: Process = process(TALLY_STORE="memory://", TALLY_HOST=host)
+    assert app.log.read_text().startswith(f"Tally is running at {url}:{app.port} (API docs")
+    for address in [url.removeprefix("http://"), *reached]:
+        assert httpx.get(f"http://{address}:{app.port}/health").status_code == 200
+
+
+def test_the_greeting_puts_an_ipv6_address_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.print_greeting(Settings(host="::1"), "a restart", consume=False)
+    assert "curl -X POST http://[::1]:8000/event/hello" in capsys.readouterr().out
+
+
+@pytest.mark.fails_on_mutant(
+    "the greeting comes before the port is bound",
+    "app/server/server.py",
+    "        await super().startup(",
+    "        self._on_started()\n        await super().startup(",
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+def test_a_port_in_use_is_an_error_without_a_greeting(host: str) -> None:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
+        done = run_tally(TALLY_STORE="memory://", TALLY_HOST=host, TALLY_PORT=str(other.getsockname()[1]))
+    assert done.returncode != 0
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "ddress already in use" in line
+
+
+def test_idle_connections_are_kept_as_long_as_the_setting_says(process) -> None:
+    app: Process = process(TALLY_STORE="memory://", TALLY_KEEP_ALIVE_SECONDS="1")
+    with socket.create_connection(("127.0.0.1", app.port), timeout=20) as connection:
+        connection.sendall(b"POST /event/a HTTP/1.1\r\nHost: tally\r\n\r\n")
+        assert b" 200 OK" in connection.recv(10_000)
+        assert connection.recv(10_000) == b""  # closed by the server
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis", "memory"])
