@@ -72,7 +72,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "tally",
         description="Run the Tally server, run a Kafka consumer, or move data between stores.",
-        epilog="Settings are TALLY_* environment variables; see docs/settings.md.",
+        epilog="Settings are TALLY_* environment variables; see docs/reference/settings.md.",
     )
     parser.add_argument("--version", action="version", version=f"tally {__version__}")
     names = [*SERVE_COMMANDS, *FILE_COMMANDS, "rezone", OFFSET_COMMAND]

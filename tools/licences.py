@@ -1,4 +1,4 @@
-"""Write docs/licences.md from the metadata of the installed libraries, and check that the licences are allowed.
+"""Write docs/reference/licences.md from the installed libraries, and check that the licences are allowed.
 
 `python tools/licences.py` writes the page; with --check it only compares. It uses no network.
 """
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LIST = ROOT / "docs/licences.md"
+LIST = ROOT / "docs/reference/licences.md"
 HEAD = """# Licences
 
 Tally is under the MIT licence. These are the licences of the packages in `requirements.txt`, from their metadata.
@@ -62,7 +62,7 @@ def main() -> None:
     if "--check" not in sys.argv:
         LIST.write_text(wanted)
     elif text != wanted:
-        sys.exit("docs/licences.md differs from the installed packages: run python tools/licences.py")
+        sys.exit("docs/reference/licences.md differs from the installed packages: run python tools/licences.py")
     sys.exit("\n".join(problems(found)) or 0)
 
 

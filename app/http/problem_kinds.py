@@ -1,6 +1,6 @@
 """The kinds of error responses: a stable code, a status, a title and a description for each.
 
-The page /docs/errors is made from this table. Tests compare docs/errors.md and deploy/nginx.conf with it.
+The page /docs/errors is made from this table. Tests compare docs/reference/errors.md and deploy/nginx.conf with it.
 """
 
 from typing import NamedTuple

@@ -24,7 +24,9 @@ CODES_OF_THE_PROXY = {
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    rows = re.findall(r"^\| `TALLY_(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `TALLY_(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/reference/settings.md").read_text(), re.MULTILINE
+    )
     documented = {name.lower(): (default, text) for name, default, text in rows}
     actual = {
         name: (f"`{field.default}`" if field.default not in {"", ()} else "none", field.description)
@@ -35,7 +37,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_every_kind_of_error_is_documented() -> None:
     rows = re.findall(
-        r"^\| `([a-z-]+)` \| (\d+) \| (.*?)\. (.*?) \|$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
+        r"^\| `([a-z-]+)` \| (\d+) \| (.*?)\. (.*?) \|$", (ROOT / "docs/reference/errors.md").read_text(), re.MULTILINE
     )
     assert [ProblemKind(code, int(status), title, text) for code, status, title, text in rows] == list(PROBLEM_KINDS)
 

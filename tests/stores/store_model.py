@@ -1,4 +1,4 @@
-"""A model of a store, as docs/exactly-once.md describes it: dictionaries of counts, visitors, keys and corrections."""
+"""A model of a store (docs/explanation/exactly-once.md): dictionaries of counts, visitors, keys and corrections."""
 
 from collections import Counter
 from collections.abc import Mapping
