@@ -35,8 +35,7 @@ class SqliteStore(CounterStore):
     """The store of one process with a disk."""
 
     kind = "sqlite"
-    ack = ACK
-    durability = "kill -9 and power loss: it is on disk"
+    ack = ACK  # of commits while the file is where it was opened
 
     def __init__(self, path: Path, limits: StoreLimits, zone: str = "UTC") -> None:
         self._path = path.absolute()  # SQLite gives some relative paths, such as ":memory:", a special meaning
@@ -45,9 +44,17 @@ class SqliteStore(CounterStore):
         self._flush_lock = asyncio.Lock()  # held while flushing, and by work that needs a complete flush before it
         self._changes_applied = 0
         self._write_error: str | None = None  # of the last write, if it failed
+        self._opened_files: list[tuple[int, int]] = []
+        self._is_detached = False  # whether the file was removed or replaced since it was opened
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
         self._writer: SqliteWriter
+
+    @property
+    def durability(self) -> str:  # type: ignore[override] # the file may be removed
+        if self._is_detached:
+            return "nothing: the database file was removed or replaced"
+        return "kill -9 and power loss: it is on disk"
 
     async def open(self) -> None:
         await self._run_in_thread(self._open)
@@ -67,7 +74,7 @@ class SqliteStore(CounterStore):
         result = await self._write(lambda: self._healthy_writer().apply(*arguments))
         if self._writer.events.flush_due and (self._flushing is None or self._flushing.done()):
             self._flushing = asyncio.create_task(self._flush_in_background())
-        return result
+        return result._replace(ack="memory") if self._is_detached else result
 
     async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
         def write() -> ApplyResult:
@@ -187,15 +194,24 @@ class SqliteStore(CounterStore):
             await asyncio.sleep(FLUSH_PAUSE_SECONDS)
 
     async def refresh(self) -> str:
-        """After a failed write, write again, so that the status recovers even if no hits arrive meanwhile."""
+        """Notice a file that was removed or replaced, and write again after a failed write.
+
+        The status can then recover even if no hits arrive.
+        """
+        self._is_detached = await self._run_in_thread(lambda: _file_ids(self._path) != self._opened_files)
         if self._write_error:
             offset = await self.get_offset(PROBE_SOURCE)
             await self.apply(PROBE_SOURCE, offset, offset + 1, [])
         return ""
 
     def status(self) -> StoreStatus:
-        reasons = (f"hits are rejected: {self._write_error}",) if self._write_error else ()
-        return StoreStatus(self.ack, not reasons, reasons)
+        reasons = [f"hits are rejected: {self._write_error}"] if self._write_error else []
+        if self._is_detached:
+            reasons.append(
+                f"the database file {self._path} was removed or replaced while Tally uses it: hits are lost when Tally"
+                " stops. Put the file back, or save the counts with GET /export"
+            )
+        return StoreStatus("memory" if self._is_detached else self.ack, not self._write_error, tuple(reasons))
 
     async def _write(self, work: Callable[[], T]) -> T:
         """Execute a write, and save its error for the status."""
@@ -226,6 +242,7 @@ class SqliteStore(CounterStore):
         try:
             self._db = open_database(self._path, self._zone)
             self._writer = SqliteWriter(self._db, self._limits)
+            self._opened_files = _file_ids(self._path)
         except (sqlite3.Error, OSError) as error:
             problem = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
             if "locked" in str(error):
@@ -251,3 +268,9 @@ class SqliteStore(CounterStore):
             self._writer.healthy = False
             raise StoreUnavailable(f"SQLite: {error}") from error
         self._writer.healthy = not busy
+
+
+def _file_ids(path: Path) -> list[tuple[int, int]]:
+    """Return the device and inode of a database file and of its WAL, as far as they exist."""
+    files = (path, path.with_name(f"{path.name}-wal"))
+    return [(found.st_dev, found.st_ino) for file in files if file.exists() for found in [file.stat()]]

@@ -16,6 +16,7 @@ from app.stores import sqlite_tables
 from app.stores.base import Cardinality, StoreLimits
 from app.stores.sqlite import SqliteStore
 from tests.stores.offline_stores import NOON
+from tests.support.redis_servers import wait_until
 from tests.support.scenarios.disks import disk_full, limit_files, sync_before_response, sync_errors
 from tests.support.servers import Process
 
@@ -48,6 +49,49 @@ def test_sqlite_reopens_the_file_after_a_failed_write(tmp_path: Path, process: C
     app.kill()
     app.start()
     assert app.get("/event/a")["count"] == counted[-1] <= 41
+
+
+def remove(file: Path) -> None:
+    file.rename(file.with_name("removed"))
+
+
+def remove_the_log(file: Path) -> None:
+    Path(f"{file}-wal").rename(file.with_name("removed"))
+
+
+def replace(file: Path) -> None:
+    """Do what a restored backup or a synchronizing tool does."""
+    copy = shutil.copy(file, file.with_name("copy"))
+    remove(file)
+    Path(copy).rename(file)
+
+
+@pytest.mark.fails_on_mutant(
+    "a removed file is not noticed", "app/stores/sqlite.py", "_file_ids(self._path) != self._opened_files", "False"
+)
+@pytest.mark.fails_on_mutant(
+    "hits in a removed file are acknowledged as on disk",
+    "app/stores/sqlite.py",
+    'result._replace(ack="memory") if self._is_detached else result',
+    "result",
+)
+@pytest.mark.parametrize("damage", [remove, remove_the_log, replace])
+def test_a_file_that_was_removed_or_replaced_is_noticed(
+    tmp_path: Path, process: Callable[..., Process], damage: Callable[[Path], None]
+) -> None:
+    file = tmp_path / "tally.db"
+    app = process(TALLY_STORE=f"sqlite:///{file}")
+    assert app.post("/event/a")["ack"] == "disk"
+    damage(file)
+    wait_until(lambda: app.get("/health")["status"] == "degraded")
+    health = app.get("/health")
+    assert f"{file} was removed or replaced" in health["reasons"][0]
+    assert health["durability"].startswith("nothing")
+    # Hits are still counted, and an export has them.
+    assert app.post("/event/a") | {"day": ""} == {"eventName": "a", "count": 2, "total": 2, "day": "", "ack": "memory"}
+    (file.with_name("removed")).rename(f"{file}-wal" if damage is remove_the_log else file)
+    wait_until(lambda: app.get("/health")["status"] == "ok")
+    assert app.post("/event/a")["ack"] == "disk"
 
 
 FAILED_COMMIT = (
