@@ -2,8 +2,10 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
+from annotated_types import Ge, Le
 
 from app.http.problem_kinds import PROBLEM_KINDS, ProblemKind
 from app.settings import Settings
@@ -23,16 +25,48 @@ CODES_OF_THE_PROXY = {
 }
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
-    rows = re.findall(
-        r"^\| `TALLY_(\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "docs/reference/settings.md").read_text(), re.MULTILINE
-    )
-    documented = {name.lower(): (default, text) for name, default, text in rows}
-    actual = {
-        name: (f"`{field.default}`" if field.default not in {"", ()} else "none", field.description)
-        for name, field in Settings.model_fields.items()
-    }
-    assert documented == actual
+# The types of settings that are not a number, a path or any text.
+TYPES = {
+    "countapi": "boolean",
+    "public_badges": "boolean",
+    "timezone": "zone",
+    "write_limit": "rate",
+    "read_limit": "rate",
+    "admin_keys": "keys",
+    "write_keys": "keys",
+    "read_keys": "keys",
+    "allowed_origins": "origins",
+    "embed_origins": "origins",
+    "allowed_hosts": "hosts",
+    "trusted_proxies": "proxies",
+    "store": "URL",
+    "spool": "path",
+    "kafka": "servers",
+    "kafka_topic": "topic",
+    "kafka_dead_letters": "topic",
+    "kafka_inputs": "topics",
+    "kafka_options": "options",
+}
+UNITS = {"_ms": " ms", "_mb": " MB", "_hours": " hours", "_days": " days", "days_kept": " days"}
+
+
+def setting_row(name: str) -> str:
+    """Return the row of a setting in docs/reference/settings.md."""
+    field = Settings.model_fields[name]
+    bounds = {type(bound): bound for bound in field.metadata}
+    kind = TYPES.get(name, "text")
+    if field.annotation is int:
+        low, high = bounds[Ge].ge, bounds[Le].le
+        kind = f"{low:,} to {high:,}" + next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
+    default = str(field.default).lower() if kind == "boolean" else field.default
+    shown = "none" if default in {"", ()} else f"`{default}`"
+    return f"| `TALLY_{name.upper()}` | {kind} | {shown} | {field.description} |"
+
+
+@pytest.mark.fails_on_mutant("a setting has another bound", "app/settings.py", "ge=8, le=36_600", "ge=7, le=36_600")
+def test_every_setting_is_documented_with_its_type_range_and_default() -> None:
+    rows = re.findall(r"^\| `TALLY_.*$", (ROOT / "docs/reference/settings.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(map(setting_row, Settings.model_fields))
 
 
 def test_every_kind_of_error_is_documented() -> None:
@@ -68,13 +102,21 @@ def test_every_test_named_in_security_md_exists() -> None:
 
 def test_links_between_documents_resolve() -> None:
     files = subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert "README.md" in files
-    for name in files:
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / name).read_text()):
+    for name in filter(lambda name: (ROOT / name).exists(), files):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", (ROOT / name).read_text()):
             if "://" not in target:
-                assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+                path = (ROOT / name).parent / target if target else ROOT / name
+                assert path.exists(), f"{name}: {target}"
+                assert not anchor or anchor in anchors(path), f"{name}: {target}#{anchor}"
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_mutant_matches_its_file_once(request: pytest.FixtureRequest) -> None:

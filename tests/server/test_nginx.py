@@ -261,13 +261,13 @@ async def test_a_node_that_does_not_respond_in_time_is_a_504(proxy) -> None:
     "the node does not know the scheme", CONF, "X-Forwarded-Proto $scheme", "X-Forwarded-Proto http"
 )
 @pytest.mark.fails_on_mutant(
-    "TLS 1.0 is allowed", "docs/how-to/operate.md", "ssl_protocols TLSv1.2 TLSv1.3;", "ssl_protocols TLSv1;"
+    "TLS 1.0 is allowed", "docs/how-to/reverse-proxy.md", "ssl_protocols TLSv1.2 TLSv1.3;", "ssl_protocols TLSv1;"
 )
 @pytest.mark.fails_on_mutant(
-    "an unknown directive", "docs/how-to/operate.md", "ssl_session_cache shared", "ssl_sessions_cache shared"
+    "an unknown directive", "docs/how-to/reverse-proxy.md", "ssl_session_cache shared", "ssl_sessions_cache shared"
 )
 async def test_the_tls_setup_of_the_documentation_works(proxy, node: Process, tmp_path: Path) -> None:
-    section = (ROOT / "docs/how-to/operate.md").read_text().partition("## TLS\n")[2].partition("\n## ")[0]
+    section = (ROOT / "docs/how-to/reverse-proxy.md").read_text().partition("## TLS\n")[2].partition("\n## ")[0]
     nginx, _, shell = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
     (tmp_path / "tls").mkdir()
     subprocess.run(["sh", "-euc", shell], cwd=tmp_path, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""A restored backup has the counts of the time it was made, as docs/how-to/operate.md describes."""
+"""A restored backup has the counts of the time it was made, as docs/how-to/backup.md describes."""
 
 import contextlib
 import shutil
