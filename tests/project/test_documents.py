@@ -47,7 +47,7 @@ TYPES = {
     "kafka_inputs": "topics",
     "kafka_options": "options",
 }
-UNITS = {"_ms": " ms", "_mb": " MB", "_hours": " hours", "_days": " days", "days_kept": " days"}
+UNITS = {"_seconds": " seconds", "_ms": " ms", "_mb": " MB", "_hours": " hours", "_days": " days", "days_kept": " days"}
 
 
 def setting_row(name: str) -> str:
