@@ -143,7 +143,9 @@ async def import_line(store: CounterStore, clock: Clock, line: ExportLine) -> No
         (counts,) = await store.read([bucket], [ALL_EVENTS])
         if counts.get(ALL_EVENTS, 0) + sum(line.counts.values()) > COUNT_MAX:
             raise ExportError(f"line {line.number}: the sum of all events would exceed {COUNT_MAX}")
-    change = DayChange(clock.slot(), [BucketWrite(_operation(bucket), bucket, line.counts)])
+    write = BucketWrite(_operation(bucket), bucket, line.counts)
+    # A late line does no harm, because the line is not added again when the import is repeated.
+    change = DayChange(clock.slot(), [write], may_be_late=True)
     try:
         await store.apply_change(f"import {line.export}", offset, offset + 1, change)
     except OffsetMismatch as mismatch:

@@ -23,6 +23,7 @@ from app.stores.rules import apply_despite_loss
 WAITING_WEIGHT_MAX = 200_000  # about a second of work; further hits are rejected, because they would wait still longer
 # Visits in a commit of their own: those of a large batch do not fit into one commit.
 VISITS_PER_COMMIT = COMMIT_WEIGHT_MAX // (2 * VISITOR_WEIGHT)
+PLANS_MAX = 10  # of an administrative change that conflicts with those of other nodes
 # A store forgets the offset of a source after 30 days without a commit, which would look like a loss of data.
 SOURCE_IDLE_SECONDS = 86_400
 
@@ -128,19 +129,19 @@ class GroupCommitter:
     async def apply_change(self, plan: Callable[[TimeSlot], Awaitable[tuple[DayChange, T]]]) -> T:
         """Plan an administrative change and apply it between two commits; return the second result of `plan`.
 
-        If another node has changed the day since, it is planned again. Raises the errors of `plan`, StoreUnavailable,
-        or OutcomeUnknown.
+        If another node has changed the day since, it is planned again, up to PLANS_MAX times. Raises the errors of
+        `plan`, StoreUnavailable (not changed), or OutcomeUnknown.
         """
         async with self._commit_lock:
-            while True:
+            for _ in range(PLANS_MAX):
                 if self._store.status().stale_seconds is not None:
                     raise StoreUnavailable("the store is unreachable, and a change needs its present counts")
                 change, result = await plan(self._clock.slot())
                 with contextlib.suppress(WriteConflict):
                     applied = await self._apply(self._store.apply_change, change)
-                    break
-        self._publish(change.slot, {}, applied.generations.get(change.slot.day, 0))
-        return result
+                    self._publish(change.slot, {}, applied.generations.get(change.slot.day, 0))
+                    return result
+        raise StoreUnavailable("other nodes changed the day at the same time, so this change was not made; try again")
 
     async def _run(self) -> None:
         while self._pending or not self._closing:

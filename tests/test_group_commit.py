@@ -235,6 +235,27 @@ async def test_a_cancelled_change_does_not_spoil_the_next_commit(
 
 
 @pytest.mark.fails_on_mutant(
+    "a change is planned without limit", "app/group_commit.py", "for _ in range(PLANS_MAX):", "for _ in iter(int, 1):"
+)
+async def test_a_change_that_always_conflicts_fails_and_hits_go_on(
+    committer: GroupCommitter, store: BlockingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = 0
+
+    async def plan(slot: TimeSlot) -> tuple[DayChange, None]:
+        nonlocal plans
+        plans += 1
+        await asyncio.sleep(0)
+        assert plans <= 1000
+        return DayChange(slot, [], expected_corrections=1), None
+
+    with pytest.raises(StoreUnavailable, match="other nodes changed the day"):
+        await committer.apply_change(plan)
+    assert plans == group_commit.PLANS_MAX
+    assert count_of(await committer.submit({"a": 1})) == 1
+
+
+@pytest.mark.fails_on_mutant(
     "a bug after a commit stops the committer",
     "app/group_commit.py",
     "await self._commit_safely(pending)",

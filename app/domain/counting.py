@@ -118,8 +118,10 @@ class DayChange(NamedTuple):
     """An administrative change: bucket writes in one atomic step.
 
     If `expected_corrections` is set, the day must have had exactly that many corrections so far (an optimistic lock).
+    Unless `may_be_late` is set, the store must not apply the change after its request has failed.
     """
 
     slot: TimeSlot
     writes: Sequence[BucketWrite]
     expected_corrections: int | None = None
+    may_be_late: bool = False

@@ -23,6 +23,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached. Nothing was written."""
 
 
+class ChangeExpired(StoreUnavailable):
+    """The store was reached after the deadline of an administrative change. Nothing was written."""
+
+
 class OutcomeUnknown(StoreError):
     """The commit was applied once or not at all."""
 
@@ -116,7 +120,7 @@ class CounterStore(ABC):
         """Do the bucket writes of an administrative change in one atomic step, with the rule of `apply` for offsets.
 
         The result has no groups. Raises WriteConflict if `change.expected_corrections` is not the number of corrections
-        of that day, and the errors of `apply`.
+        of that day, ChangeExpired, and the errors of `apply`.
         """
 
     @abstractmethod

@@ -20,6 +20,7 @@ from app.domain.counting import Commit, DayChange
 from app.stores import hyperloglog
 from app.stores.base import (
     Cardinality,
+    ChangeExpired,
     CounterStore,
     OutcomeUnknown,
     StoreError,
@@ -140,7 +141,8 @@ class OfflineStore(CounterStore):
         try:
             yield
         except (OutcomeUnknown, StoreUnavailable) as error:
-            self._go_offline(error)
+            if not isinstance(error, ChangeExpired):
+                self._go_offline(error)
             raise
         finally:
             self._last_known.merge_deferred()
@@ -269,16 +271,11 @@ class OfflineStore(CounterStore):
             reasons.append(f"Redis has lost {lost} acknowledged commits since this process started")
         if self._offline_since is not None:
             ack, stale_seconds = self._spool.ack, time.monotonic() - self._offline_since
-            reasons.append(self._outage_reason())
+            reasons.append(self._spool.describe_outage(is_replaying=self._is_replaying))
         if self._open_error:
             reasons.append(str(self._open_error))
         accepting = not self._spool.is_full
         return StoreStatus(ack, accepting, tuple(reasons), stale_seconds, self._spool.size, lost, rejected)
-
-    def _outage_reason(self) -> str:
-        if self._is_replaying:
-            return f"{self._spool.size / 1e6:.1f} MB of spooled hits are being replayed: {self._spool.describe()}"
-        return f"Redis is unreachable: {self._spool.describe()}"
 
     def _go_offline(self, error: StoreError) -> None:
         if not self._is_offline:

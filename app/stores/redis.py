@@ -1,6 +1,7 @@
 """A store in Redis for many nodes: one script counts a whole commit in one round trip."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
@@ -15,6 +16,7 @@ from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange
 from app.stores import redis_keys, redis_scripts, redis_url
 from app.stores.base import (
+    ChangeExpired,
     OffsetMismatch,
     OutcomeUnknown,
     StoreLimits,
@@ -100,15 +102,16 @@ class RedisStore(RedisReads):
         results = await self._apply(redis_scripts.COUNT, source, expected_offset, new_offset, keys, work, note)
         return decode_result(commit, results, self.ack)
 
-    async def apply_change(
-        self, source: str, expected_offset: int, new_offset: int, change: DayChange, *, has_deadline: bool = True
-    ) -> ApplyResult:
-        """Apply a change. With a deadline, it is never applied after its request has failed."""
-        keys, work = (
-            redis_keys.change_keys(change),
-            redis_scripts.encode_change(change, self._deadline() if has_deadline else None),
-        )
-        results = await self._apply(redis_scripts.WRITE, source, expected_offset, new_offset, keys, work)
+    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+        deadline = None if change.may_be_late else self._deadline()
+        keys, work = redis_keys.change_keys(change), redis_scripts.encode_change(change, deadline)
+        try:
+            results = await self._apply(redis_scripts.WRITE, source, expected_offset, new_offset, keys, work)
+        except ChangeExpired:
+            # The clock of Redis may have been set since it was read.
+            with contextlib.suppress(StoreUnavailable):
+                await self._read_health()
+            raise
         return decode_result((), results, self.ack)
 
     def _deadline(self) -> float | None:
@@ -155,6 +158,8 @@ class RedisStore(RedisReads):
             raise OffsetMismatch(int(text))
         if reply == "conflict":
             raise WriteConflict
+        if reply == "expired":
+            raise ChangeExpired("the change reached Redis too late, so it was not made; try again")
         return text
 
     async def _evaluate(

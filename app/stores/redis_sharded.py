@@ -89,8 +89,8 @@ class ShardedRedisStore(CounterStore):
                     source,
                     expected_offset,
                     new_offset,
-                    part._replace(expected_corrections=None),
-                    has_deadline=False,  # the first shard has applied its part
+                    # The first shard has applied its part.
+                    part._replace(expected_corrections=None, may_be_late=True),
                 )
                 for shard, part in enumerate(parts)
                 if shard != first_shard

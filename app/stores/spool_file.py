@@ -64,14 +64,16 @@ class Spool:
         """How durable the next line will be, as far as known."""
         return self.files[-1].ack if self.files else "spooled"
 
-    def describe(self) -> str:
-        """Return what happens to new hits, for operators."""
+    def describe_outage(self, *, is_replaying: bool) -> str:
+        """Return the cause of an outage, and what happens to new hits, for operators."""
+        cause = (
+            f"{self.size / 1e6:.1f} MB of spooled hits are being replayed" if is_replaying else "Redis is unreachable"
+        )
         if self.is_full:
             limit = f"in memory, {MEMORY_BYTES_MAX // 10**6} MB" if self.ack == "memory" else "TALLY_SPOOL_MAX_MB"
-            return f"hits are rejected, because the spool is full ({limit})"
-        return (
-            f"hits are {'spooled to disk' if self.ack == 'spooled' else 'kept in memory, the spool cannot be written'}"
-        )
+            return f"{cause}: hits are rejected, because the spool is full ({limit})"
+        where = "spooled to disk" if self.ack == "spooled" else "kept in memory, the spool cannot be written"
+        return f"{cause}: hits are {where}"
 
     def check_space(self, line_bytes: int) -> None:
         """Raise SpoolFull if a line of this size would exceed a limit."""

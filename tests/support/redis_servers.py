@@ -24,7 +24,7 @@ USER = "tally"
 # The only commands, keys and channels that Tally needs.
 ALLOWED = (
     "resetkeys ~tally:* resetchannels &tally:* -@all +@read +@write -@dangerous"
-    " +auth +hello +ping +eval +evalsha +publish +subscribe +unsubscribe +info"
+    " +auth +hello +ping +eval +evalsha +publish +subscribe +unsubscribe +info +time"
 )
 
 

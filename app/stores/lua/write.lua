@@ -5,8 +5,9 @@
 --   write  [operation of app/domain/counting.py, bucket, whether its members are events, content]
 --   content  [member, count, ...]; for 'merge' a HyperLogLog of Redis, as hexadecimal text
 -- Reply    {'applied', '[generations]'} or {'mismatch', offset}, see offset.lua
---          {'conflict', ''} if the day has another number of corrections, or if the deadline is over: a change whose
---          request has failed must not be applied later. Nothing was written.
+--          {'conflict', ''} if the day has another number of corrections; nothing was written
+--          {'expired', ''} if the deadline is over, because a change whose request has failed must not be applied later;
+--          nothing was written
 local handlers = {}
 
 function handlers.add(bucket, has_events, counts)
@@ -45,9 +46,9 @@ function handlers.drop(bucket)
 end
 
 local day, expected_corrections, deadline, writes = unpack(work)
-local now = redis.pcall('TIME') -- an access list may forbid it
+local now = redis.pcall('TIME') -- an access list may forbid it, which /health reports
 if deadline and not now.err and now[1] + now[2] / 1000000 > deadline then
-  return {'conflict', ''}
+  return {'expired', ''}
 end
 if expected_corrections and redis.call('HLEN', prefix .. day .. ':log') ~= expected_corrections then
   return {'conflict', ''}
