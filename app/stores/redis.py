@@ -252,6 +252,11 @@ class RedisStore(RedisReads):
         """Update the health of the server, and return its INFO. Raises StoreUnavailable."""
         info: dict[str, Any] = await self._execute_on_server("INFO")
         self._health.update(info)
+        try:
+            await self._execute_on_server("TIME")
+            self._health.forbids_time = False
+        except StoreUnavailable as error:
+            self._health.forbids_time = isinstance(error.__cause__, exceptions.ResponseError)
         return info
 
     def status(self) -> StoreStatus:

@@ -15,6 +15,7 @@ class RedisHealth:
         self._info: Mapping[str, Any] = {}
         self._seconds_ahead = 0.0
         self._server_time_minus_monotonic: float | None = None
+        self.forbids_time = False  # whether this user may not run TIME
 
     def update(self, info: Mapping[str, Any]) -> None:
         """Save a reply to INFO with the default sections. A server that only resembles Redis may lack some fields."""
@@ -50,6 +51,11 @@ class RedisHealth:
             found.append(f"Redis has evicted {evicted} keys since it started: counts or idempotency keys are lost")
         if limit and used > MEMORY_FRACTION_MAX * limit:
             found.append(f"Redis uses {used / limit:.0%} of its maxmemory; hits are spooled when it is full")
+        if self.forbids_time:
+            found.append(
+                "Redis forbids the command TIME, so a correction, deletion or reset that was answered with 503 may be"
+                " applied later; add +time to the access list"
+            )
         if self.has_wrong_clock:
             direction = "ahead of" if self._seconds_ahead > 0 else "behind"
             found.append(

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from tests.support.redis_servers import ALLOWED
 from tests.support.servers import ROOT
 
 PUBLISHED = '- "127.0.0.1:8000:8080"'
@@ -33,3 +34,12 @@ def test_only_the_proxy_is_published_and_only_nodes_reach_redis() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service.get("read_only") or name == "kafka", name
+
+
+def test_nodes_may_use_the_commands_that_the_tests_allow() -> None:
+    """Besides them, they may read how durable Redis is."""
+    command = " ".join(
+        map(str, yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["redis"]["command"])
+    )
+    commands = {word for word in ALLOWED.split() if word[0] in "+-"}
+    assert {word for word in command.split() if word[0] in "+-" and word[1] != "-"} == commands | {"+config|get"}

@@ -136,3 +136,17 @@ async def test_a_node_with_a_wrong_clock_says_so_and_deletes_nothing(
     await store.refresh()
     assert store.status().reasons == ()
     await store.close()
+
+
+@pytest.mark.fails_on_mutant("a missing deadline is not reported", HEALTH, "if self.forbids_time:", "if False:")
+async def test_a_redis_that_forbids_time_is_reported(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    own_redis.start()
+    with own_redis.client() as operator:
+        operator.execute_command("ACL SETUSER", "default", "-time")
+        assert "Redis forbids the command TIME" in await reasons_of(own_redis, caplog)
+        store = store_on(own_redis)
+        await store.open()
+        operator.execute_command("ACL SETUSER", "default", "+time")
+        await store.refresh()
+        assert store.status().reasons == ()
+        await store.close()
