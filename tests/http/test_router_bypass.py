@@ -8,27 +8,15 @@ import pytest
 from app import group_commit
 from app.http import router_bypass
 from app.stores.base import OutcomeUnknown, StoreUnavailable
-from app.stores.memory import MemoryStore
-from app.stores.results import ApplyResult
 from tests.http.bad_values import AMOUNTS, BODIES, NAMES
 from tests.http.clients import asgi_client
+from tests.support.failing_store import FailingStore
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import SettableClock, settings_for
 
 SEGMENTS = [*NAMES.values(), b"a", b"A%20b", b"%C3%A9", b"e%CC%81", b"%zz", b"a%2Fb", b"a/series", b"a?b=c", b"x" * 128]
 HIT_BODIES = [b"", b" \n", b"{}", b'{"by":2}', *BODIES.values(), *(b'{"by":' + by + b"}" for by in AMOUNTS.values())]
 KEYS = ["k", '"k"', "k", "", "a b", "x" * 256]
-
-
-class FailingStore(MemoryStore):
-    """A memory store that raises `failure` if it is set."""
-
-    failure: Exception | None = None
-
-    async def apply(self, *arguments: object) -> ApplyResult:
-        if self.failure:
-            raise self.failure
-        return await super().apply(*arguments)
 
 
 async def record_responses(

@@ -182,7 +182,7 @@ async def test_a_session_that_does_not_poll_keeps_little_and_ends_on_the_latest_
         (socket,) = tally.app.state.socketio.server.eio.sockets.values()
         for _ in range(30):
             await client.post("/events", json=dict.fromkeys(names, 1))
-            await asyncio.sleep(0.01)  # the broadcaster sends, or notes that the client cannot take more
+            await tally.app.state.broadcaster._broadcast_once()  # sends, or notes that the client cannot take more
         waiting = [packet.data for packet in socket.queue._queue if isinstance(packet.data, str)]
         assert len(waiting) <= live_socketio.QUEUE_MAX
         assert sum(map(len, waiting)) <= live_socketio.QUEUE_BYTES_MAX + 2 * len(str(names))

@@ -19,6 +19,7 @@ from app.stores.base import OutcomeUnknown, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.results import ApplyResult
 from tests.http.bad_values import AMOUNTS, BODIES, NAMES
+from tests.support.failing_store import FailingStore
 from tests.support.servers import Process, RunningApp, SettableClock, eventually, serving
 
 FAST_PATH, PROTOCOL, CONNECTION = "app/http/fast_path.py", "app/server/http_protocol.py", "app/server/connection.py"
@@ -107,17 +108,6 @@ OPTIONS = {
     "events_max": 20,
     "write_limit": "10000/hour",
 }
-
-
-class FailingStore(MemoryStore):
-    """A memory store that raises `failure` if it is set."""
-
-    failure: Exception | None = None
-
-    async def apply(self, *arguments: object) -> ApplyResult:
-        if self.failure:
-            raise self.failure
-        return await super().apply(*arguments)
 
 
 @pytest.fixture

@@ -92,6 +92,7 @@ class Load:
         self.history = History()
         self.stale = History(self.history.adds)  # the reads that the node marked as stale
         self.retried: list[Add] = []  # hits with a key that were sent again, although the first try may have counted
+        self.keyed: list[tuple[Add, dict[str, str]]] = []  # acknowledged hits with a key, and the header with it
         self.acks: Counter[str] = Counter()  # the acknowledged hits by their `ack`
         self.problems: list[Response] = []  # error responses to hits
         self.failed_reads = 0
@@ -120,7 +121,16 @@ class Load:
                 await asyncio.sleep(RETRY_SECONDS)
                 outcome = await self._hit(connection, add, key)
             self.history.end(add, outcome)
+            if key:
+                self.keyed.append((add, key))
             await asyncio.sleep(self.rest_seconds if outcome == "acknowledged" else RETRY_SECONDS)
+        connection.close()
+
+    async def repeat(self, hits: int) -> None:
+        """Send some of the acknowledged hits with a key again, which must not be counted."""
+        connection = Connection(self.url, next(self._addresses))
+        for add, key in random.sample(self.keyed, min(hits, len(self.keyed))):
+            assert await self._hit(connection, add, key) == "acknowledged"
         connection.close()
 
     async def _hit(self, connection: Connection, add: Add, key: dict[str, str]) -> Outcome:

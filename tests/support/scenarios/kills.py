@@ -98,7 +98,8 @@ async def kill_redis(directory: Path, options: tuple[str, ...], kills: int, hits
 async def kill_fleet(directory: Path, rounds: int) -> Figures:
     """Behind nginx, each round kills two of three nodes and their Redis, so that dead nodes leave spooled hits.
 
-    Redis syncs every write. No hit is lost or counted twice, and at the end all nodes return the same counts.
+    Redis syncs every write. No hit is lost or counted twice, and at the end all nodes return the same counts. Hits with
+    an Idempotency-Key that are sent again at the end are not counted again.
     """
     synced = ("--appendfsync", "always")
     with compose_fleet(directories(directory), *synced, **UNLIMITED) as fleet:
@@ -118,6 +119,7 @@ async def kill_fleet(directory: Path, rounds: int) -> Figures:
                 await asyncio.to_thread(other.start)
                 await wait_until_healthy(*fleet.nodes)
         await wait_until_healthy(*fleet.nodes)
+        await load.repeat(200)
         shown = [await read_all(load, app) for app in fleet.nodes]
     figures = require_exact(compare_with_history(load.history.adds, shown[0]))
     figures.require(shown[0] == shown[1] == shown[2], "nodes return different counts")
