@@ -12,8 +12,8 @@ run: $(BIN)/.installed
 
 # `make test PACKAGE=live` runs only the tests in tests/live.
 test: $(TOOLS) $(NODE)
-	@tools/setup redis-server nginx openssl chromium
-	@tools/setup maven || true # without it, the Kafka tests are skipped
+	@tools/setup redis-server nginx openssl curl chromium
+	@tools/setup maven || true # without it and the Java that it installs, the tests of Kafka and of Java's client are skipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(PACKAGE),tests/$(PACKAGE))
 
 # The tests of Kafka faults in full size: 500,000 records, and a burst of 20 s. They take some minutes.
@@ -52,7 +52,7 @@ soak-service: $(TOOLS)
 
 # Checks that each test fails on the mutants of the code that it names.
 mutants: $(TOOLS) $(NODE)
-	@tools/setup redis-server nginx openssl chromium maven
+	@tools/setup redis-server nginx openssl curl chromium maven
 	$(BIN)/python -m tests.support.mutants
 
 check: $(TOOLS) $(NODE)

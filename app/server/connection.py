@@ -4,7 +4,7 @@ import asyncio
 import socket
 from typing import Any
 
-from uvicorn.protocols.http import httptools_impl
+from app.server.upgrades import UpgradeProtocol
 
 HEAD_BYTES_MAX = 65_536  # plus at most one read from the socket; a proxy usually has a lower limit
 HEADERS_MAX = 200
@@ -16,8 +16,8 @@ LINGER_SECONDS = 10.0  # how long a closed connection may take to send its remai
 SLOW_CLIENT_SECONDS = 30.0  # how long a client may read nothing while responses wait
 
 
-class LimitedProtocol(httptools_impl.HttpToolsProtocol):
-    """uvicorn's HTTP protocol with limits for each connection.
+class LimitedProtocol(UpgradeProtocol):
+    """An HTTP protocol with limits for each connection.
 
     uvicorn would buffer a head of any size, and would start to process all requests that a client has pipelined.
     """
