@@ -18,7 +18,7 @@ from bench.servers import Server, core_seconds
 
 LUA = Path(__file__).parent / "wrk.lua"
 # Hits per request, by kind of request. Other kinds have 1.
-HITS = {"batch": 1000, "mostly-post": 0.9, "mostly-get": 0.1}
+HITS = {"batch": 1000, "mostly-post": 0.9, "mostly-get": 0.1, "get": 0}
 OPEN_CONNECTIONS = 256
 RESPONSE_TIMEOUT_SECONDS = 60  # after the last hit at a fixed rate
 SEED_BATCH_NAMES = 5000

@@ -27,8 +27,8 @@ COLUMNS = {
     "records": ("records/s", "{:,.0f}"),
     "plain_us": ("plain consumer µs/record", "{:.1f}"),
     "answered": ("answered/s", "{:,.0f}"),
-    "p50_ms": ("POST p50 ms", "{:.1f}"),
-    "p99_ms": ("POST p99 ms", "{:.1f}"),
+    "p50_ms": ("p50 ms", "{:.1f}"),
+    "p99_ms": ("p99 ms", "{:.1f}"),
     "without_reads_p50_ms": ("without reads p50 ms", "{:.1f}"),
     "without_reads_p99_ms": ("without reads p99 ms", "{:.1f}"),
     "shown_p50_ms": ("shown p50 ms", "{:.1f}"),
@@ -43,8 +43,8 @@ COLUMNS = {
     "redis_b_100000": ("100,000 names", "{:,.0f}"),
     "file_10000": ("file B/name, 10,000 names", "{:,.0f}"),
     "file_100000": ("100,000 names", "{:,.0f}"),
-    "cpu_us": ("server µs/hit", "{:.1f}"),
-    "redis_us": ("Redis µs/hit", "{:.1f}"),
+    "cpu_us": ("server µs", "{:.1f}"),
+    "redis_us": ("Redis µs", "{:.1f}"),
     "server": ("server busy", "{:.0%}"),
     "redis": ("Redis busy", "{:.0%}"),
     "load": ("load busy", "{:.0%}"),
@@ -62,8 +62,8 @@ minimum and the maximum in brackets. A ratio compares figures of the same round.
 - Compare ratios, because machines differ. "Server busy" is the share of its core that the server used, "load busy"
   that of the load. If a saturated server was busy for less than {busy:.0%}, its rate has a °: the load, a disk or
   Redis was the bottleneck, and the server could do more.
-- "Server µs/hit" is processor time per hit. Ratios of it are the least sensitive to other programs on the machine, and
-  show how the server would do with a core of its own.
+- "Server µs" is processor time per hit, or per read in a table of reads. Ratios of it are the least sensitive to other
+  programs on the machine, and show how the server would do with a core of its own.
 - p99 under a saturating load is that of an overloaded server. At a fixed rate, latency counts from when the hit was
   due, so that a server that falls behind cannot hide it.
 - Every measurement checks its counts: the server counted every acknowledged hit and no others; at a fixed rate, the

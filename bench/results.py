@@ -88,6 +88,7 @@ TARGETS = [
     Target("POST on memory, compared with bare uvicorn", _ratio("post/tally memory", "post/bare"), 0.6),
     Target("POST on SQLite, compared with Express on memory", _ratio("post/tally sqlite", "post/express memory"), 2),
     Target("POST on SQLite, p99", _figure("post/tally sqlite", "p99_ms"), at_most=8, form=MS),
+    Target("GET on Redis, compared with GET on memory", _ratio("get/tally redis", "get/tally memory"), 0.6),
     Target("POST on Redis, compared with Express on Redis", _ratio("post/tally redis", "post/express redis"), 2.5),
     Target(
         "Redis CPU per hit, 512 connections",

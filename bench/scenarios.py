@@ -68,6 +68,12 @@ async def posts(
     return _without(figures, "ended", "rate" if kind == "batch" else "hits")
 
 
+async def gets(server: Server, durations: Durations) -> Figures:
+    await wrk(server, "post", NAMES, CONNECTIONS, durations.warm_up, 0)
+    figures = await wrk(server, "get", NAMES, CONNECTIONS, durations.measured, durations.warm_up)
+    return _without(figures, "ended", "hits")
+
+
 async def posts_with_clients(server: Server, durations: Durations, *, clients: int, namespace: str) -> Figures:
     async with connected_clients(server, clients, namespace) as connected:
         await wrk(server, "post", NAMES, CONNECTIONS, durations.warm_up, 0)
@@ -165,6 +171,17 @@ SCENARIOS: dict[str, Scenario] = {
             Case("naive redis", "", posts, ("post/express redis",)),
             Case("webdis", "", partial(posts, kind="webdis"), ("post/express redis",)),
             Case("bare", "", posts, ("post/express memory",)),
+        ],
+    ),
+    "get": Scenario(
+        "Single GET",
+        f"`GET /event/{{name}}` of {NAMES} event names in turn, {CONNECTIONS} connections.",
+        [
+            *(
+                Case(f"tally {s}", "", gets, (f"get/{PEER[s]}", *(["get/tally memory"] * (s != "memory"))))
+                for s in STORES
+            ),
+            *(Case(peer, "", gets) for peer in PEERS),
         ],
     ),
     "connections": Scenario(

@@ -23,7 +23,7 @@ class ReadLimit:
 
     def stale_headers(self) -> Headers:
         """Return the Tally-Stale header if the store is unreachable. Call it after a read, which may detect that."""
-        stale = self._store.status().stale_seconds
+        stale = self._store.stale_seconds()
         return [] if stale is None else [(b"tally-stale", b"%d" % round(stale))]
 
     async def __call__(self, request: Request) -> None:

@@ -201,6 +201,10 @@ class CounterStore(ABC):
         """Return the current state, without I/O."""
         return StoreStatus(self.ack)
 
+    def stale_seconds(self) -> float | None:
+        """Return the age of the counts that reads return, or None if they are current. Without I/O."""
+        return None
+
     async def refresh(self) -> str:
         """Return the epoch, an id that changes when counts may have gone back: data was lost, or the store replaced.
 

@@ -1,7 +1,7 @@
 """The counts that reads return while the store is unreachable."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from app.domain.buckets import ALL_EVENTS, CORRECTION, GENERATION, SKETCH, TOTAL, Bucket
@@ -50,28 +50,28 @@ class LastKnownCounts:
         """Return whether a day has been changed since `refill`, so that counts may be too high."""
         return self._refilled_at != self.generations
 
-    def merge_reads(self, reads: Iterable[CachedRead], *, commit_in_flight: bool) -> None:
+    def merge_reads(self, reads: Sequence[CachedRead], *, commit_in_flight: bool) -> None:
         """Add counts that the store returned.
 
         During a commit, wait until its outcome is known. If it is spooled, it is counted on top, so merging a read
         that includes it would show it twice.
         """
-        kept = [read for read in reads if self._is_kept(read)]
-        if commit_in_flight:
-            self._deferred_reads.extend(kept)
-            return
-        for bucket, counts, whole in kept:
-            if whole and not bucket.dimension:
+        generations = {r.bucket.start: r.counts[ALL_EVENTS] for r in reads if r.bucket.dimension == GENERATION}
+        if generations:
+            self.drop_stale_generations(generations)
+        for read in reads:
+            bucket, counts, whole = read
+            self._see(bucket)
+            if whole and not self._is_recent(bucket):
+                continue  # a bucket of the past, such as those of an export
+            if commit_in_flight:
+                self._deferred_reads.append(read)
+            elif whole and not bucket.dimension:
                 self._whole_reads[bucket] = counts
                 self._drop_old_reads()
             else:
                 self.store.merge_counts(bucket, counts)
                 self.store.shrink(len(counts), self._newest_start.get("day", 0))
-
-    def _is_kept(self, read: CachedRead) -> bool:
-        """Return false for buckets of the past that were read as a whole, such as those of an export."""
-        self._see(read.bucket)
-        return not read.whole or self._is_recent(read.bucket)
 
     def _see(self, bucket: Bucket) -> None:
         if bucket.start > self._newest_start.get(bucket.step, -1):

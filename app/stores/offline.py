@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from typing import TypeVar
 
-from app.domain.buckets import ALL_EVENTS, GENERATION, TOTAL, Bucket
+from app.domain.buckets import TOTAL, Bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange
 from app.stores import hyperloglog
@@ -177,17 +177,11 @@ class OfflineStore(CounterStore):
         self, buckets: Sequence[Bucket], members: Sequence[str] | None = None
     ) -> Sequence[Mapping[str, int]]:
         found = await self._query(lambda store: store.read(buckets, members))
-        if not self._is_offline:
-            self._cache([CachedRead(b, counts, members is None) for b, counts in zip(buckets, found, strict=True)])
-        return found
-
-    def _cache(self, reads: Sequence[CachedRead]) -> None:
-        reads = [read for read in reads if read.counts]
-        generations = {r.bucket.start: r.counts[ALL_EVENTS] for r in reads if r.bucket.dimension == GENERATION}
-        self._last_known.drop_stale_generations(generations)
         # If an outage began during this read, its counts may include a commit that was then counted on top.
         if not self._is_offline:
+            reads = [CachedRead(b, c, members is None) for b, c in zip(buckets, found, strict=True) if c]
             self._last_known.merge_reads(reads, commit_in_flight=self._commit_lock.locked())
+        return found
 
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         return await self._query(lambda store: store.sizes(buckets))
@@ -264,18 +258,20 @@ class OfflineStore(CounterStore):
         return self._store.subscribe(timeout_seconds)
 
     def status(self) -> StoreStatus:
-        ack, stale_seconds = self.ack, None
-        reasons = [*self._store.status().reasons, *self._replay.reasons()]
+        ack, reasons = self.ack, [*self._store.status().reasons, *self._replay.reasons()]
         lost, rejected = self._lost_commits, self._replay.rejected_hits
         if lost:
             reasons.append(f"Redis has lost {lost} acknowledged commits since this process started")
-        if self._offline_since is not None:
-            ack, stale_seconds = self._spool.ack, time.monotonic() - self._offline_since
+        if self._is_offline:
+            ack = self._spool.ack
             reasons.append(self._spool.describe_outage(is_replaying=self._is_replaying))
         if self._open_error:
             reasons.append(str(self._open_error))
         accepting = not self._spool.is_full
-        return StoreStatus(ack, accepting, tuple(reasons), stale_seconds, self._spool.size, lost, rejected)
+        return StoreStatus(ack, accepting, tuple(reasons), self.stale_seconds(), self._spool.size, lost, rejected)
+
+    def stale_seconds(self) -> float | None:
+        return None if self._offline_since is None else time.monotonic() - self._offline_since
 
     def _go_offline(self, error: StoreError) -> None:
         if not self._is_offline:

@@ -56,6 +56,7 @@ class RedisStore(RedisReads):
     shared = True
 
     def __init__(self, target: redis_url.RedisTarget, limits: StoreLimits, shard: int = 0, zone: str = "UTC") -> None:
+        super().__init__()
         self._target = target
         self._client = target.client
         self._prefix = redis_keys.key_prefix(shard)

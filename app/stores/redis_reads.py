@@ -1,7 +1,7 @@
 """The reads of a store in Redis. Each round trip is short, so that Redis and this node can run commits in between."""
 
 from abc import abstractmethod
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from app.domain.buckets import (
@@ -14,15 +14,19 @@ from app.domain.buckets import (
     Bucket,
     is_event_bucket,
 )
-from app.stores import hyperloglog, redis_keys, redis_scripts
+from app.stores import hyperloglog, redis_keys, redis_scripts, redis_url
 from app.stores.base import Cardinality, CounterStore
 from app.stores.redis_keys import bucket_key, dimensions_key, hll_key, starts_key
+from app.stores.shared_reads import SharedReads
 
 # Keys to read or unlink in one round trip; each may be large.
 KEYS_PER_CALL = 200
 # Members to read in one round trip. A commit that arrives meanwhile waits for a few milliseconds.
 FIELDS_PER_CALL = 2000
 COMMAND_FIELDS = 5  # a command takes about as long as this many members
+# Larger reads have round trips of their own, so that small ones do not wait for them.
+SHARED_READ_FIELDS_MAX = 20
+SHARED_READS_MAX = FIELDS_PER_CALL // SHARED_READ_FIELDS_MAX  # in one round trip
 # Members of a bucket to scan in one round trip, which keeps Redis busy for less than a millisecond.
 MEMBERS_PER_CALL = 500
 
@@ -35,29 +39,39 @@ class RedisReads(CounterStore):
     _client: Any
     _prefix: str
 
+    def __init__(self) -> None:
+        self._shared_reads = SharedReads(self._read_some, SHARED_READS_MAX, redis_url.COMMAND_TIMEOUT_SECONDS)
+
     @abstractmethod
     async def _read(self, command: Coroutine[Any, Any, T]) -> T:
         """Wait for the reply to a command that reads. Raises StoreUnavailable."""
 
     async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
-        if members is not None and not members:
-            return [{} for _ in buckets]
-        generations = [
-            (bucket._replace(dimension=GENERATION), [ALL_EVENTS])
-            for bucket in buckets
-            if bucket.dimension == CORRECTION
-        ]
         if members is None:
-            before = await self._read_members(generations)
-            counts = [await self._scan(bucket) for bucket in buckets]
-            after = await self._read_members(generations)
-        else:
-            requested = [(bucket, members) for bucket in buckets]
-            replies = await self._read_members([*generations, *requested, *generations])
-            begin, end = len(generations), len(generations) + len(buckets)
-            before, counts, after = replies[:begin], replies[begin:end], replies[end:]
-        # If the day was changed during the read, the buckets may not belong together.
-        return counts if before == after else await self.read(buckets, members)
+            return await self._read_whole(buckets)
+        if not members:
+            return [{} for _ in buckets]
+        if len(buckets) * len(members) <= SHARED_READ_FIELDS_MAX:
+            return await self._shared_reads.read(buckets, members)
+        requested = dict.fromkeys(buckets, members)
+        found = dict(zip(requested, await self._read_some(requested), strict=True))
+        return [found[bucket] for bucket in buckets]
+
+    async def _read_some(self, requested: Mapping[Bucket, Sequence[str]]) -> list[dict[str, int]]:
+        """Return the counts of some members of each bucket."""
+        generations = [(bucket, [ALL_EVENTS]) for bucket in _generations(requested)]
+        replies = await self._read_members([*generations, *requested.items(), *generations])
+        begin, end = len(generations), len(generations) + len(requested)
+        # If a day was changed during the read, the buckets may not belong together.
+        return replies[begin:end] if replies[:begin] == replies[end:] else await self._read_some(requested)
+
+    async def _read_whole(self, buckets: Sequence[Bucket]) -> list[dict[str, int]]:
+        """Return all counts of each bucket."""
+        generations = [(bucket, [ALL_EVENTS]) for bucket in _generations(buckets)]
+        before = await self._read_members(generations)
+        counts = [await self._scan(bucket) for bucket in buckets]
+        after = await self._read_members(generations)
+        return counts if before == after else await self._read_whole(buckets)
 
     async def _read_members(self, requested: Sequence[tuple[Bucket, Sequence[str]]]) -> list[dict[str, int]]:
         """Return the counts of some members of each bucket."""
@@ -154,6 +168,11 @@ class RedisReads(CounterStore):
             dimensions.update(found)
             if not cursor:
                 return [bucket._replace(dimension=dimension) for dimension in dimensions]
+
+
+def _generations(buckets: Iterable[Bucket]) -> list[Bucket]:
+    """Return the buckets with the generations of the days whose corrections are read."""
+    return [bucket._replace(dimension=GENERATION) for bucket in buckets if bucket.dimension == CORRECTION]
 
 
 def _split(requested: Sequence[tuple[Bucket, Sequence[T]]]) -> Iterator[list[tuple[int, Bucket, Sequence[T]]]]:
