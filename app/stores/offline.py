@@ -162,7 +162,7 @@ class OfflineStore(CounterStore):
             self._replay.shows_too_much = True
             raise cause
         if not is_unknown and not all(result.is_counted for result in results):
-            accepted = [group.only(result.counted) for group, result in zip(commit, results, strict=True)]
+            accepted = [g if r.is_counted else g.only(r.counted) for g, r in zip(commit, results, strict=True)]
             line = encode(SpooledCommit(source, expected_offset, new_offset, accepted))
         ack = await self._spool.append(line)
         return ApplyResult(results, ack, dict(self._last_known.generations))
