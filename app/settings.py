@@ -133,7 +133,8 @@ class Settings(BaseSettings):
     write_limit: Rate = Field(
         default="1000/second",
         description="Maximum rate of hits per client address, e.g. `1000/second` or `100/second;5000/minute`. A "
-        "batch costs one per 100 items; a user or a session in it costs as much as 16 items.",
+        "batch costs one per 100 items, or one per 32 KiB if that is more. A user or a session in it costs as much as "
+        "16 items.",
     )
     read_limit: Rate = Field(default="200/second", description="Maximum rate of reads per client address.")
     events_max: int = Field(

@@ -33,14 +33,6 @@ class Visit(NamedTuple):
     session: str | None
 
 
-def sum_hits(hits: Iterable[Hit]) -> dict[str, int]:
-    """Return the total amount of each event."""
-    amounts: dict[str, int] = {}
-    for hit in hits:
-        amounts[hit.event] = amounts.get(hit.event, 0) + hit.by
-    return amounts
-
-
 def visitor_buckets(slot: TimeSlot, visit: Visit) -> Iterator[tuple[Bucket, str]]:
     """Yield each bucket that a visit adds to, with the id to add under: per event, and over all events."""
     users, sessions = _visitor_buckets(slot, visit.event)

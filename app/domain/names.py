@@ -33,7 +33,7 @@ def visitor_id(text: str) -> str:
         raise InvalidName("a name has no space at its beginning or end")
     # isprintable() is a fast path: a printable text has no forbidden character, an unprintable one may still be valid.
     if not name.isprintable() and any(
-        unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in name
+        unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in set(name)
     ):
         raise InvalidName("a name has no control, unassigned or private characters")
     return name

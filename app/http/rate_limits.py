@@ -105,7 +105,8 @@ class RateLimits:
     def consume_for(self, address: str, name: LimitName, cost: int = 1, already_consumed: int = 0) -> None:
         """Do the same for the client with this address, see `client_address`."""
         for limit in self._limits[name]:
-            if not self._limiter.hit(limit, name, address, cost=min(cost, limit.amount) - already_consumed):
+            added = min(cost, limit.amount) - min(already_consumed, limit.amount)
+            if not self._limiter.hit(limit, name, address, cost=added):
                 window = self._limiter.get_window_stats(limit, name, address)
                 seconds_left = max(1, math.ceil(window.reset_time - time.monotonic()))
                 headers = {"Retry-After": str(seconds_left)}

@@ -191,6 +191,30 @@ async def test_a_large_batch_costs_at_most_the_whole_limit(client: httpx.AsyncCl
     assert (await client.get("/events")).json() == {"a": 10_000}
 
 
+@pytest.mark.fails_on_mutant(
+    "a rejected body is free", "app/http/routes/count.py", "if cost_of_bytes > 1:", "if False:"
+)
+@pytest.mark.parametrize("client", [{"write_limit": "3/minute"}], indirect=True)
+async def test_a_batch_that_is_rejected_costs_one_for_each_32_kib_begun(client: httpx.AsyncClient) -> None:
+    assert_problem(await client.post("/events", content=b"x" * 33_000), 422, "no")  # costs two of three
+    assert (await client.post("/event/a")).status_code == 200
+    assert_problem(await client.post("/event/a"), 429, "no")
+
+
+@pytest.mark.fails_on_mutant(
+    "the limit is consumed twice",
+    "app/http/rate_limits.py",
+    "min(cost, limit.amount) - min(already_consumed, limit.amount)",
+    "min(cost, limit.amount) - (already_consumed > 1)",
+)
+@pytest.mark.parametrize("client", [{"write_limit": "3/minute"}], indirect=True)
+async def test_a_long_batch_of_many_items_costs_at_most_the_whole_limit(client: httpx.AsyncClient) -> None:
+    """Its bytes cost more than the limit, and its items cost even more."""
+    names = "\n".join(["x" * 120] * 2_000)
+    assert (await client.post("/events", content=names)).status_code == 200
+    assert_problem(await client.post("/event/a"), 429, "no")
+
+
 async def test_a_path_with_an_encoded_slash_is_not_another_path(client: httpx.AsyncClient) -> None:
     for path in ("/event%2Fa", "/event%2Fgood/series"):
         url = httpx.URL(str(client.base_url)).copy_with(raw_path=path.encode())

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit, weight
 from app.domain.names import NAME_LENGTH_MAX
-from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_amounts, sum_visits
+from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_batch
 from app.http.errors import accepted_or_raise
 from app.http.openapi import response_headers
 from app.http.origins import Headers
@@ -30,7 +30,9 @@ from app.http.router_bypass import EVENT_ROUTE
 from app.pending_commit import Outcome
 from app.stores.results import Ack
 
-ITEMS_PER_COST = 100  # a batch costs one of the write limit for each 100 items begun; visitors make an item heavier
+# A batch costs one of the write limit for each 100 items or 32 KiB begun, whichever is more. Visitors make it heavier.
+ITEMS_PER_COST = 100
+BYTES_PER_COST = 32 * 1024
 
 CountedHit = TypedDict("CountedHit", {"eventName": str, "count": int, "total": int, "day": str, "ack": Ack})
 CountedBatch = TypedDict("CountedBatch", {"accepted": int, "counts": dict[str, int], "day": str, "ack": Ack})
@@ -85,7 +87,7 @@ def _add_hit_route(router: APIRouter, receiver: HitReceiver, rate_limits: RateLi
         rate_limits.consume(request, "write")
         hit = parse_hit(await read_body(request, HIT_BYTES_MAX), permissions.amount_max(request.scope))
         amounts, visits = {event: hit.by}, visit_of(event, hit)
-        key = idempotency_key(request, permissions, f"/event/{event}", amounts, visits)
+        key = await idempotency_key(request, permissions, f"/event/{event}", amounts, visits)
         outcome = await receiver.submit(amounts, key, visits)
         value = accepted_or_raise(outcome)[event]
         count, day, ack = value.count, outcome.date, outcome.ack
@@ -112,13 +114,17 @@ def _add_batch_route(
         event name per line.
         """
         rate_limits.consume(request, "write")
-        hits = parse_batch(await read_body(request, BATCH_BYTES_MAX))
+        body = await read_body(request, BATCH_BYTES_MAX)
+        cost_of_bytes = max(1, math.ceil(len(body) / BYTES_PER_COST))
+        if cost_of_bytes > 1:  # before the body is parsed, because a batch that is rejected takes time, too
+            rate_limits.consume(request, "write", cost_of_bytes, already_consumed=1)
+        hits = parse_batch(body)
         check_amounts([hit.by for hit in hits], permissions.amount_max(request.scope), "item {}")
-        amounts, visits = sum_amounts(hits), sum_visits(hits)
+        amounts, visits = await sum_batch(hits)
         cost = math.ceil((len(hits) + weight((), visits)) / ITEMS_PER_COST)
-        if cost > 1:
-            rate_limits.consume(request, "write", cost=cost, already_consumed=1)
-        key = idempotency_key(request, permissions, "/events", amounts, visits)
+        if cost > cost_of_bytes:
+            rate_limits.consume(request, "write", cost, already_consumed=cost_of_bytes)
+        key = await idempotency_key(request, permissions, "/events", amounts, visits)
         if key:
             # The same hits in another order are the same request, so that their results must have the same order.
             amounts = dict(sorted(amounts.items()))
