@@ -15,7 +15,7 @@ from typing import TypeVar
 from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import VISITOR_WEIGHT, DayChange, IdempotencyKey, Visit, weight
 from app.metrics import Metrics
-from app.pending_commit import COMMIT_WEIGHT_MAX, FutureHit, HitWaiter, Outcome, PendingCommit
+from app.pending_commit import COMMIT_WEIGHT_MAX, FutureHit, HitWaiter, Outcome, PendingCommit, Request
 from app.stores.base import CounterStore, OutcomeUnknown, StoreError, StoreUnavailable, WriteConflict
 from app.stores.results import ApplyResult
 from app.stores.rules import apply_despite_loss
@@ -95,22 +95,27 @@ class GroupCommitter:
         """
         if weight(amounts, visits) <= COMMIT_WEIGHT_MAX:
             return await self._submit(amounts, key, visits)
-        outcome, ack = await self._submit(amounts, key, ()), None
+        hits = Request(amounts, key, ())
+        outcome, ack = await self._submit_request(hits), None
         for i in range(0, len(visits) if outcome.result.is_counted else 0, VISITS_PER_COMMIT):
+            part = Request({}, None, visits[i : i + VISITS_PER_COMMIT], hits.slot)
             try:
-                ack = (await self._submit({}, None, visits[i : i + VISITS_PER_COMMIT])).ack
+                ack = (await self._submit_request(part)).ack
             except (StoreUnavailable, Overloaded) as error:
                 raise OutcomeUnknown(f"users and sessions of these hits are missing: {error}") from error
         return Outcome(outcome.result, outcome.date, ack or outcome.ack)
 
     async def _submit(self, amounts: Mapping[str, int], key: IdempotencyKey | None, visits: Sequence[Visit]) -> Outcome:
+        if key or len(amounts) != 1:
+            return await self._submit_request(Request(amounts, key, visits))
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        if key is None and len(amounts) == 1:
-            ((event, by),) = amounts.items()
-            self.add_hit(event, by, visits, FutureHit(event, outcome))
-        else:
-            self._pending_with_room(max(1, weight(amounts, visits))).add_request(amounts, key, visits, outcome)
+        ((event, by),) = amounts.items()
+        self.add_hit(event, by, visits, FutureHit(event, outcome))
         return await outcome
+
+    async def _submit_request(self, request: Request) -> Outcome:
+        self._pending_with_room(max(1, weight(request.amounts, request.visits))).add_request(request)
+        return await request.outcome
 
     def add_hit(self, event: str, by: int, visits: Sequence[Visit], waiter: HitWaiter) -> None:
         """Count one unkeyed hit; `waiter` gets the result. Raises Overloaded (not counted)."""
@@ -180,7 +185,8 @@ class GroupCommitter:
         self._metrics.accepted.inc(accepted)
         self._metrics.hits.inc(hits)
         try:
-            self._publish(slot, counts, applied.generations.get(slot.day, 0))
+            if counts:  # a commit of visits may have no generation of this day
+                self._publish(slot, counts, applied.generations.get(slot.day, 0))
         except Exception:  # the hits are counted and acknowledged, and later commits must go on
             log.exception("counts could not be published")
 

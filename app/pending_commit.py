@@ -64,11 +64,18 @@ def set_result(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
         future.set_result(outcome)
 
 
-class _Request(msgspec.Struct):
+def _future() -> asyncio.Future[Outcome]:
+    return asyncio.get_running_loop().create_future()
+
+
+class Request(msgspec.Struct):
+    """Hits that are counted all or none, or only visits, of hits that an earlier commit counted."""
+
     amounts: Mapping[str, int]
     key: IdempotencyKey | None
     visits: Sequence[Visit]
-    outcome: asyncio.Future[Outcome]
+    slot: TimeSlot | None = None  # that of the commit, unless it is set before
+    outcome: asyncio.Future[Outcome] = msgspec.field(default_factory=_future)
 
 
 class PendingCommit:
@@ -84,7 +91,7 @@ class PendingCommit:
         self._amounts: dict[str, int] = {}
         self._visits: list[Visit] = []
         self._hits: dict[str, list[tuple[HitWaiter, int]]] = {}
-        self._requests: list[_Request] = []
+        self._requests: list[Request] = []
 
     def has_room(self, added: int) -> bool:
         """Return whether hits of this weight fit into this commit. Anything fits into an empty one."""
@@ -101,24 +108,20 @@ class PendingCommit:
         self.waiters += 1
         self.weight += weight((event,), visits)
 
-    def add_request(
-        self,
-        amounts: Mapping[str, int],
-        key: IdempotencyKey | None,
-        visits: Sequence[Visit],
-        outcome: asyncio.Future[Outcome],
-    ) -> None:
-        """Add hits that are counted all or none, or only visits, of hits that an earlier commit counted."""
-        self._requests.append(_Request(amounts, key, visits, outcome))
+    def add_request(self, request: Request) -> None:
+        """Add a batch, or a hit with an idempotency key."""
+        self._requests.append(request)
         self.waiters += 1
-        self.weight += max(1, weight(amounts, visits))
+        self.weight += max(1, weight(request.amounts, request.visits))
 
     def build(self, slot: TimeSlot) -> Commit:
-        """Return the commit. Every hit belongs to the day on which it is committed."""
+        """Return the commit. Hits belong to the day on which they are committed, and visits to that of their hits."""
         groups = [HitGroup(slot, self._amounts, visits=self._visits, atomic=False)] if self._hits else []
         for request in self._requests:
+            request.slot = request.slot or slot
             is_atomic = bool(request.amounts)
-            groups.append(HitGroup(slot, request.amounts, request.key, visits=request.visits, atomic=is_atomic))
+            group = HitGroup(request.slot, request.amounts, request.key, visits=request.visits, atomic=is_atomic)
+            groups.append(group)
         return groups
 
     def resolve(self, applied: ApplyResult, date: str) -> tuple[dict[str, int], int, int]:

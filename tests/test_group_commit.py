@@ -389,15 +389,15 @@ async def test_a_waiter_that_raises_affects_no_other(
 async def test_a_waiter_that_has_its_result_does_not_get_an_error() -> None:
     """The store returns a result of the hits, and none of the request."""
     pending, waiter = pending_commit.PendingCommit(), CountingWaiter(broken=False)
-    outcome: asyncio.Future[pending_commit.Outcome] = asyncio.get_running_loop().create_future()
+    request = pending_commit.Request({"a": 1}, None, ())
     pending.add_hit("a", 1, (), waiter)
-    pending.add_request({"a": 1}, None, (), outcome)
+    pending.add_request(request)
     with pytest.raises(ValueError, match="shorter"):
         pending.resolve(ApplyResult([GroupResult({"a": Value(1, 1)})], "memory"), "2026-11-24")
     pending.fail(OutcomeUnknown("a bug"))
     assert waiter.calls == ["counted"]
     with pytest.raises(OutcomeUnknown):
-        await outcome
+        await request.outcome
 
 
 @pytest.mark.fails_on_mutant(
@@ -429,6 +429,34 @@ async def test_the_visits_of_a_large_batch_are_written_in_several_commits(
     assert len(weights) > 6
     assert max(weights) <= pending_commit.COMMIT_WEIGHT_MAX
     assert [visit for commit in commits for group in commit for visit in group.visits] == visits
+
+
+@pytest.mark.fails_on_mutant(
+    "visits belong to the day on which they are written",
+    "app/group_commit.py",
+    "visits[i : i + VISITS_PER_COMMIT], hits.slot)",
+    "visits[i : i + VISITS_PER_COMMIT])",
+)
+@pytest.mark.parametrize("amounts", [{"a": 2000}, {"a": 1999, "b": 1}])
+async def test_the_visits_of_a_large_batch_belong_to_the_day_of_its_hits(
+    store: BlockingStore, monkeypatch: pytest.MonkeyPatch, amounts: dict[str, int]
+) -> None:
+    """Midnight is between the commit with the counts and those with the visits."""
+    apply = BlockingStore.apply
+    seconds = [1_795_435_200.0]
+    days = [Bucket("day", 1_795_392_000, "user:"), Bucket("day", 1_795_392_000 + 86_400, "user:")]
+
+    async def pass_midnight(self: BlockingStore, *arguments: Any) -> ApplyResult:
+        applied = await apply(self, *arguments)
+        seconds[0] = 1_795_392_000 + 86_400.0
+        return applied
+
+    monkeypatch.setattr(BlockingStore, "apply", pass_midnight)
+    committer = GroupCommitter(store, Clock(Calendar(ZoneInfo("UTC")), lambda: seconds[0]), lambda *_: None, Metrics())
+    committer.start()
+    await committer.submit(amounts, visits=[Visit("a", 1, f"u{i}", None) for i in range(2000)])
+    await committer.close()
+    assert await store.sizes(days) == [2000, 0]
 
 
 async def test_a_failure_between_the_commits_of_a_batch_is_unknown(
