@@ -86,7 +86,7 @@ class PendingCommit:
     """
 
     def __init__(self) -> None:
-        self.waiters = 0
+        self.waiters = 0  # without requests that have only visits, because they are parts of another request
         self.weight = 0  # of all its hits, each of them weighed separately
         self._amounts: dict[str, int] = {}
         self._visits: list[Visit] = []
@@ -111,7 +111,7 @@ class PendingCommit:
     def add_request(self, request: Request) -> None:
         """Add a batch, or a hit with an idempotency key."""
         self._requests.append(request)
-        self.waiters += 1
+        self.waiters += bool(request.amounts)
         self.weight += max(1, weight(request.amounts, request.visits))
 
     def build(self, slot: TimeSlot) -> Commit:
@@ -135,7 +135,7 @@ class PendingCommit:
             counts = {event: value.count for event, value in result.values.items()}
         for request, result in zip(self._requests, results, strict=True):
             set_result(request.outcome, Outcome(result, result.replayed_on or date, applied.ack))
-            accepted += result.is_counted
+            accepted += result.is_counted and bool(request.amounts)
             for event, value in result.counted.items():
                 hits += request.amounts[event]
                 counts[event] = value.count

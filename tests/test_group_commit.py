@@ -459,6 +459,29 @@ async def test_the_visits_of_a_large_batch_belong_to_the_day_of_its_hits(
     assert await store.sizes(days) == [2000, 0]
 
 
+@pytest.mark.fails_on_mutant(
+    "commits of visits count as accepted requests",
+    "app/pending_commit.py",
+    "accepted += result.is_counted and bool(request.amounts)",
+    "accepted += result.is_counted",
+)
+@pytest.mark.fails_on_mutant(
+    "commits of visits count as requests of a commit",
+    "app/pending_commit.py",
+    "self.waiters += bool(request.amounts)",
+    "self.waiters += 1",
+)
+async def test_the_metrics_count_a_large_batch_as_one_request(store: BlockingStore) -> None:
+    metrics, clock = Metrics(), Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0)
+    committer = GroupCommitter(store, clock, lambda *_: None, metrics)
+    committer.start()
+    await committer.submit({"a": 2000}, visits=[Visit("a", 1, f"u{i}", None) for i in range(2000)])
+    await committer.close()
+    assert len(store.sources) > 3
+    assert metrics.registry.get_sample_value("tally_posts_total", {"outcome": "accepted"}) == 1
+    assert metrics.registry.get_sample_value("tally_batch_posts_sum") == 1
+
+
 async def test_a_failure_between_the_commits_of_a_batch_is_unknown(
     committer: GroupCommitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
