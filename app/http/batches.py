@@ -59,18 +59,21 @@ async def sum_batch(hits: list[Hit]) -> tuple[dict[str, int], list[Visit]]:
     events: dict[str, str] = {}  # by their text in the hits, so that each is checked once
     amounts: dict[str, int] = {}
     visits: dict[tuple[str, str | None, str | None], int] = {}
-    for index, hit in enumerate(hits, 1):
-        try:
-            event = events.get(hit.event) or valid_name(event_name, hit.event)
-            for visit in visit_of(event, hit):
-                visitor = event, visit.user, visit.session
-                visits[visitor] = visits.get(visitor, 0) + hit.by
-        except Problem as problem:
-            raise Problem(INVALID_REQUEST, f"item {index - 1}: {problem.detail}") from None
-        events[hit.event] = event
-        amounts[event] = amounts.get(event, 0) + hit.by
-        if index % HITS_PER_TURN == 0:
+    for start in range(0, len(hits), HITS_PER_TURN):
+        if start:
             await asyncio.sleep(0)
+        for hit in hits[start : start + HITS_PER_TURN]:
+            event = events.get(hit.event)
+            if event is None or hit.user is not None or hit.session is not None:
+                try:
+                    event = events[hit.event] = event or valid_name(event_name, hit.event)
+                    for visit in visit_of(event, hit):
+                        visitor = event, visit.user, visit.session
+                        visits[visitor] = visits.get(visitor, 0) + hit.by
+                except Problem as problem:
+                    index = next(i for i, other in enumerate(hits) if other is hit)
+                    raise Problem(INVALID_REQUEST, f"item {index}: {problem.detail}") from None
+            amounts[event] = amounts.get(event, 0) + hit.by
     return amounts, [Visit(event, by, user, session) for (event, user, session), by in visits.items()]
 
 

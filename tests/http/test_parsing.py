@@ -200,7 +200,7 @@ def test_amounts_of_a_name_that_occurs_twice_in_a_map_add_up() -> None:
 
 
 @pytest.mark.fails_on_mutant(
-    "all names are checked at once", "app/http/batches.py", "if index % HITS_PER_TURN == 0:", "if False:"
+    "all names are checked at once", "app/http/batches.py", "        if start:\n", "        if False:\n"
 )
 async def test_other_tasks_run_while_the_names_of_a_batch_are_checked() -> None:
     """These names take long, because their marks are in the wrong order."""
