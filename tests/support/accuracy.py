@@ -33,16 +33,24 @@ COLUMNS += ("details", "date")
 TABLE = (f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---:|---:|---:|---:|---:|---|---|---|")
 INTRODUCTION = """# Accuracy
 
-How accurate the counts are under faults. `make accuracy` measures this and writes the page. Each scenario runs with
-real processes, sockets and disks, and compares every count with the responses to its clients. The scenarios are in
-[tests/support/scenarios](../tests/support/scenarios). `make test` runs them in a smaller size, and `make mutants`
-checks that they fail on code with deliberate bugs. [Exactly once](exactly-once.md) explains the guarantees.
+How accurate the counts are under faults. `make accuracy` measures this and writes the page, with real processes,
+sockets and disks. It compares every count with the responses to the clients.
+
+## In ten rows
+"""
+FULL_TABLE = """
+A violated guarantee would be in bold. Redis may lose hits if it does not sync every write, and loses all if it keeps no
+append-only file. Then Tally reports the loss in `/health`, and counts nothing twice. [Exactly once](explanation/exactly-once.md)
+explains the guarantee.
+
+## Every scenario
 
 *Acknowledged* hits got a 2xx. For *unknown* ones, the client cannot know whether they were counted. *Lost* hits were
 acknowledged but not counted, and hits *counted twice* were counted beyond both. A violated guarantee is described in
 its row. If hits are lost and the guarantee is kept, Redis was configured so that it may lose them; the scenario below
 gives the exact guarantee.
 """
+SUMMARY_TABLE = ("| fault | acknowledged | lost | counted twice | guarantee |", "|---|---:|---:|---:|---|")
 
 
 class Case(NamedTuple):
@@ -82,12 +90,28 @@ CASES = {
     "midnights, 3 nodes": Case(midnights, "20 midnights", (20,)),
 }
 
+# The rows of the summary, each with the beginnings of the names of its cases.
+SUMMARY = {
+    "a node is killed": ("node killed",),
+    "Redis is killed, and syncs every write": ("Redis killed, fsync always",),
+    "Redis is killed, and syncs every second": ("Redis killed, fsync everysec",),
+    "two of three nodes and their Redis are killed": ("nodes and Redis killed",),
+    "nodes are restarted one after the other": ("graceful restarts",),
+    "requests to Redis, or its responses, are lost or delayed": ("responses lost", "requests"),
+    "Redis is frozen or down for 30 s": ("Redis frozen", "Redis down"),
+    "three nodes get the same requests at the same time": ("concurrent duplicates",),
+    "the disk is full, or fails": ("disk full", "sync"),
+    "midnights and wrong clocks": ("midnights", "clock jumps"),
+}
+
 REPRODUCE = """
 ## Reproduce
 
 `make accuracy` takes half an hour on two cores; `make accuracy ONLY=disk` runs the scenarios whose names begin with
 "disk". It exits with an error if a guarantee is violated. If it may not mount a small file system, it fills the disk
-with a quota. Scenarios that need strace fail without it.
+with a quota. Scenarios that need strace fail without it. The scenarios are in
+[tests/support/scenarios](../tests/support/scenarios). `make test` runs them in a smaller size, and `make mutants`
+checks that they fail on code with deliberate bugs.
 
 """
 
@@ -145,7 +169,16 @@ def machine() -> str:
     )
 
 
+def summary_row(title: str, rows: dict[str, str]) -> str:
+    """Return a row of the summary: the sums of its cases, and the worst verdict."""
+    cells = [rows[name].strip("| ").split(" | ") for name in CASES if name in rows and name.startswith(SUMMARY[title])]
+    acknowledged, lost, twice = (sum(int(row[i].replace(",", "")) for row in cells) for i in (2, 5, 6))
+    verdict = "kept" if all(row[8] == "kept" for row in cells) else "**violated**"
+    return f"| {title} | {acknowledged:,} | {lost:,} | {twice:,} | {verdict if cells else 'not measured yet'} |"
+
+
 def page(rows: dict[str, str]) -> str:
+    summary = [*SUMMARY_TABLE, *(summary_row(title, rows) for title in SUMMARY)]
     table = [*TABLE, *(rows[name] for name in CASES if name in rows)]
     titles: dict[str, str] = {}  # by description, because a scenario may have several rows
     for name, case in CASES.items():
@@ -156,6 +189,8 @@ def page(rows: dict[str, str]) -> str:
     return "\n".join(
         [
             INTRODUCTION,
+            *summary,
+            FULL_TABLE,
             *table,
             "",
             *unmeasured,
