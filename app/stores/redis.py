@@ -27,8 +27,8 @@ from app.stores.base import (
     check_zone,
 )
 from app.stores.redis_health import RedisHealth
-from app.stores.redis_keys import bucket_key, dimensions_key, starts_key
-from app.stores.redis_reads import KEYS_PER_CALL, RedisReads
+from app.stores.redis_keys import bucket_key, dimensions_key, hll_key, starts_key
+from app.stores.redis_reads import RedisReads
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, decode_result, from_row
 
 # How durable an acknowledged hit is, by Redis' appendfsync setting.
@@ -39,6 +39,8 @@ _DURABILITY = {
     "none": "the end of this process, but not of Redis, which keeps no append-only file",
 }
 _EVICTED = "nothing for certain: Redis may evict it, because its maxmemory-policy is not noeviction"
+
+DIMENSIONS_PER_CALL = 100  # deleted in one round trip; each has two keys
 
 # RedisClusterException is not a RedisError.
 _REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
@@ -201,16 +203,23 @@ class RedisStore(RedisReads):
             starts: list[Any] = await self._execute(self._client.zrangebyscore(starts_of_step, "-inf", f"({cutoff}"))
             for start in map(int, starts):
                 await self._delete_bucket(Bucket(step, start))
-            if starts:
-                await self._execute(self._client.zrem(starts_of_step, *starts))
 
     async def _delete_bucket(self, bucket: Bucket) -> None:
-        """Delete a bucket and all buckets with a dimension that have the same step and start."""
+        """Delete a bucket and all buckets with a dimension that have the same step and start.
+
+        If a late hit adds another one meanwhile, the bucket remains until the next call.
+        """
         dimensions: set[str] = await self._execute(self._client.smembers(self._prefix + dimensions_key(bucket)))
-        keys = [key for d in dimensions for key in redis_keys.member_keys(bucket._replace(dimension=d))]
-        keys += [bucket_key(bucket), dimensions_key(bucket)]
-        for i in range(0, len(keys), KEYS_PER_CALL):
-            await self._execute(self._client.unlink(*(self._prefix + key for key in keys[i : i + KEYS_PER_CALL])))
+        ordered = list(dimensions)
+        for i in range(0, len(ordered) or 1, DIMENSIONS_PER_CALL):
+            part = ordered[i : i + DIMENSIONS_PER_CALL]
+            keys = [starts_key(bucket.step), dimensions_key(bucket), bucket_key(bucket)]
+            for dimension in part:
+                visitors = bucket._replace(dimension=dimension)
+                keys += [bucket_key(visitors), hll_key(visitors)]
+            all_keys = [self._prefix + key for key in keys]
+            script = redis_scripts.PRUNE.text
+            await self._execute(self._client.eval(script, len(all_keys), *all_keys, bucket.start, *part))
 
     async def refresh(self) -> str:
         """Return the server's replication id, which a restart or a failover changes, and the id of the last loss."""

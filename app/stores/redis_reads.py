@@ -19,7 +19,7 @@ from app.stores.base import Cardinality, CounterStore
 from app.stores.redis_keys import bucket_key, dimensions_key, hll_key, starts_key
 from app.stores.shared_reads import SharedReads
 
-# Keys to read or unlink in one round trip; each may be large.
+# Keys to read in one round trip; each may be large.
 KEYS_PER_CALL = 200
 # Members to read in one round trip. A commit that arrives meanwhile waits for a few milliseconds.
 FIELDS_PER_CALL = 2000

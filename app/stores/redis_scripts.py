@@ -32,6 +32,7 @@ class Script(NamedTuple):
 COUNT = Script.load("offset.lua", "count.lua")
 WRITE = Script.load("offset.lua", "write.lua")
 READ_SKETCH = Script.load("sketch.lua")
+PRUNE = Script.load("prune.lua")
 
 PREPARE = "prepare"  # in place of the expected offset: COUNT decides on the groups of a commit and counts nothing
 
