@@ -5,7 +5,7 @@ were counted in between are kept. If another change was applied in between, the 
 WriteConflict, and it is planned again.
 """
 
-from collections.abc import Iterable
+import math
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -25,6 +25,9 @@ from app.domain.calendar import TimeSlot
 from app.domain.counting import COUNT_MAX, BucketWrite, DayChange
 from app.stores.base import CounterStore
 from app.stores.results import Reason, Value
+
+LATE_SECONDS = 3600  # hits of an event that arrive later than this, while it is being deleted, may not be consistent
+_STEP_SECONDS_MAX = {"minute": 60, "hour": 3600, "day": 25 * 3600, TOTAL.step: math.inf}
 
 Action = Literal["correct", "delete", "reset"]
 
@@ -71,13 +74,20 @@ async def correct(
 
 
 async def delete(store: CounterStore, slot: TimeSlot, at: int, event: str) -> tuple[DayChange, CorrectionRecord]:
-    """Plan to delete an event from all buckets, with its visitors. Raises StoreError."""
+    """Plan to delete an event from all buckets, with its visitors. Raises StoreError.
+
+    The event keeps the hits that are counted after the plan: the same number in each bucket that they belong to.
+    """
     generation = await _next_generation(store, slot)
-    counts = await store.counts(slot.day, [event])
-    (totals,) = await store.read([TOTAL], [event])
-    before = Value(counts.get(event, 0), totals.get(event, 0))
     buckets = await store.list_buckets()
-    writes = await _take_member(store, filter(is_event_bucket, buckets), event)
+    listed = list(filter(is_event_bucket, buckets))
+    found = dict(zip(listed, await store.read(listed, [event]), strict=True))
+    # Hits may be counted during this read, so the buckets that they change are read again, all at once.
+    recent = list({*_next_buckets(slot), *(bucket for bucket in listed if _is_recent(bucket, slot))})
+    found |= zip(recent, await store.read_at_once(recent, event), strict=True)
+    hits, corrected, total = (found.get(bucket, {}).get(event, 0) for bucket in (*slot.day_buckets, TOTAL))
+    before = Value(hits + corrected, total)
+    writes = [BucketWrite("take", bucket, counts) for bucket, counts in found.items() if counts]
     writes += [BucketWrite("drop", bucket) for bucket in buckets if bucket.dimension in visitor_dimensions(event)]
     return _with_record(slot, writes, CorrectionRecord(generation, at, "delete", event, before, Value(0, 0)))
 
@@ -103,8 +113,10 @@ async def reset(store: CounterStore, slot: TimeSlot, at: int) -> tuple[DayChange
 async def erase(store: CounterStore, slot: TimeSlot, user: str) -> tuple[DayChange, None]:
     """Plan to erase a user. No record is kept, because it would contain the user's id. Raises StoreError."""
     user_prefix, _ = VISITOR_DIMENSIONS
-    users = [bucket for bucket in await store.list_buckets() if bucket.dimension.startswith(user_prefix)]
-    return DayChange(slot, await _take_member(store, users, user)), None
+    buckets = [bucket for bucket in await store.list_buckets() if bucket.dimension.startswith(user_prefix)]
+    found = await store.read(buckets, [user])
+    writes = [BucketWrite("take", bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
+    return DayChange(slot, writes), None
 
 
 async def history(store: CounterStore, day: int) -> list[CorrectionRecord]:
@@ -117,11 +129,15 @@ async def _next_generation(store: CounterStore, slot: TimeSlot) -> int:
     return len(await history(store, slot.day)) + 1
 
 
-async def _take_member(store: CounterStore, buckets: Iterable[Bucket], member: str) -> list[BucketWrite]:
-    """Return the writes that remove a member from these buckets."""
-    buckets = list(buckets)
-    found = await store.read(buckets, [member])
-    return [BucketWrite("take", bucket, counts) for bucket, counts in zip(buckets, found, strict=True) if counts]
+def _next_buckets(slot: TimeSlot) -> list[Bucket]:
+    """Return the buckets of the hits that are counted until the next minute ends."""
+    return [*slot.buckets, Bucket("minute", slot.minute + 60), Bucket("hour", slot.hour + 3600)]
+
+
+def _is_recent(bucket: Bucket, slot: TimeSlot) -> bool:
+    """Return whether hits may still be added to a bucket: new ones, or those that were spooled within the last hour."""
+    ends = bucket.start + _STEP_SECONDS_MAX[bucket.step]
+    return not bucket.dimension and ends > slot.minute - LATE_SECONDS
 
 
 def _with_record(

@@ -98,7 +98,8 @@ Commit = Sequence[HitGroup]  # a store writes it in one atomic step
 class BucketWrite(NamedTuple):
     """One operation on a bucket. If the members are events, the store also updates ALL_EVENTS.
 
-    `op`: "add" to counts, "mark" visitors, "merge" a HyperLogLog, "take" members out of it, or "drop" the bucket.
+    `op`: "add" to counts, "mark" visitors, "merge" a HyperLogLog, "take" from counts and remove the members of which
+    nothing is left, or "drop" the bucket.
     """
 
     op: Literal["add", "mark", "merge", "take", "drop"]

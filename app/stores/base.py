@@ -142,6 +142,13 @@ class CounterStore(ABC):
         """
 
     @abstractmethod
+    async def read_at_once(self, buckets: Sequence[Bucket], member: str) -> list[dict[str, int]]:
+        """Return the same as `read` for one member of some event buckets, as of one moment: between two commits.
+
+        Hits wait meanwhile, so it is meant for about a hundred buckets.
+        """
+
+    @abstractmethod
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         """Return the number of members of each bucket, without ALL_EVENTS."""
 

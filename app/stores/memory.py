@@ -30,6 +30,7 @@ from app.stores.rules import (
     decide,
     is_retry,
     result_to_save,
+    takeable,
     visitor_cutoffs,
     with_present_values,
 )
@@ -181,6 +182,10 @@ class MemoryStore(CounterStore):
             return [dict(counts) for counts in found]
         return [{member: counts[member] for member in members if member in counts} for counts in found]
 
+    async def read_at_once(self, buckets: Sequence[Bucket], member: str) -> list[dict[str, int]]:
+        found = [self._buckets.get(bucket, {}) for bucket in buckets]
+        return [{member: counts[member]} if member in counts else {} for counts in found]
+
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         return [len(counts) - (ALL_EVENTS in counts) for counts in (self._buckets.get(b, {}) for b in buckets)]
 
@@ -218,8 +223,12 @@ class MemoryStore(CounterStore):
             if op == "mark":
                 self._count_visitor(bucket, member, by)
             elif op == "take":
-                self._ranked[bucket] -= counts.pop(member, 0) > 0
-                added -= count
+                taken = takeable(count, by)
+                counts[member] = count - taken
+                if not counts[member]:
+                    self._ranked[bucket] -= count > 0
+                    del counts[member]
+                added -= taken
             else:
                 counts[member] = max(by, count) if op == "merge" else count + by
                 added += by

@@ -183,6 +183,9 @@ class OfflineStore(CounterStore):
             self._last_known.merge_reads(reads, commit_in_flight=self._commit_lock.locked())
         return found
 
+    async def read_at_once(self, buckets: Sequence[Bucket], member: str) -> list[dict[str, int]]:
+        return await self._query(lambda store: store.read_at_once(buckets, member))
+
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         return await self._query(lambda store: store.sizes(buckets))
 

@@ -111,9 +111,8 @@ def change_keys(change: DayChange) -> list[str]:
     day = Bucket("day", change.slot.day)
     keys = [bucket_key(day._replace(dimension=dimension)) for dimension in (CORRECTION_LOG, GENERATION)]
     for write in change.writes:
-        keys += member_keys(write.bucket)
-        if write.bucket.step != TOTAL.step:
-            keys.append(starts_key(write.bucket.step))
-        if write.op == "merge":
-            keys.append(SCRATCH_SKETCH_KEY)
+        keys += [bucket_key(write.bucket)] if write.op == "take" else member_keys(write.bucket)
+    keys += [starts_key(step) for step in {write.bucket.step for write in change.writes} - {TOTAL.step}]
+    if any(write.op == "merge" for write in change.writes):
+        keys.append(SCRATCH_SKETCH_KEY)
     return keys

@@ -73,6 +73,11 @@ class RedisReads(CounterStore):
         after = await self._read_members(generations)
         return counts if before == after else await self._read_whole(buckets)
 
+    async def read_at_once(self, buckets: Sequence[Bucket], member: str) -> list[dict[str, int]]:
+        keys = [self._prefix + bucket_key(bucket) for bucket in buckets]
+        call = self._client.eval(redis_scripts.READ_MEMBER.text, len(keys), *keys, member)
+        return [{} if count is None else {member: int(count)} for count in await self._read(call)]
+
     async def _read_members(self, requested: Sequence[tuple[Bucket, Sequence[str]]]) -> list[dict[str, int]]:
         """Return the counts of some members of each bucket."""
         counts: list[dict[str, int]] = [{} for _ in requested]

@@ -31,6 +31,7 @@ class Script(NamedTuple):
 
 COUNT = Script.load("offset.lua", "count.lua")
 WRITE = Script.load("offset.lua", "write.lua")
+READ_MEMBER = Script.load("member.lua")
 READ_SKETCH = Script.load("sketch.lua")
 PRUNE = Script.load("prune.lua")
 

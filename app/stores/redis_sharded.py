@@ -195,6 +195,9 @@ class ShardedRedisStore(CounterStore):
                     counts[bucket].append(part)
         return [_merge_counts(bucket, counts[bucket]) for bucket in buckets]
 
+    async def read_at_once(self, buckets: Sequence[Bucket], member: str) -> list[dict[str, int]]:
+        return await self._shards[self._shard(member)].read_at_once(buckets, member)
+
     async def _read_shard(
         self, shard: int, buckets: Sequence[Bucket], members: Sequence[str] | None, has_events: bool
     ) -> dict[Bucket, dict[str, int]]:

@@ -105,6 +105,14 @@ def with_present_values(
     return GroupResult(values, {}, group.slot.date)
 
 
+def takeable(count: int, by: int) -> int:
+    """Return how much of `by` can be taken out of a count, which may be negative in a correction.
+
+    After a data loss, a count may be smaller than when the change was planned.
+    """
+    return max(min(count, 0), min(by, max(count, 0)))
+
+
 def counted_visits(group: HitGroup, result: GroupResult) -> Sequence[tuple[Bucket, str, int]]:
     """Return the bucket, the visitor and the amount for each visit to an event that the commit counted.
 

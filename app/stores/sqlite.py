@@ -133,6 +133,9 @@ class SqliteStore(CounterStore):
             if last is not None:
                 scans.append((bucket, last))
 
+    async def read_at_once(self, buckets: Sequence[Bucket], member: str) -> list[Counts]:
+        return await self._execute(lambda: [self._writer.tables_for(b).get_many(b, [member]) for b in buckets])
+
     async def sizes(self, buckets: Sequence[Bucket]) -> list[int]:
         # Each bucket is a task of its own on the thread, so that commits can run in between.
         return [await self._execute(lambda b=bucket: self._writer.tables_for(b).size(b)) for bucket in buckets]  # type: ignore[misc] # mypy loses the default

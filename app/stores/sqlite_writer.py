@@ -17,6 +17,7 @@ from app.stores.rules import (
     counted_visits,
     decide,
     is_retry,
+    takeable,
     with_present_values,
 )
 from app.stores.sqlite_keys import KeyTable
@@ -175,10 +176,12 @@ class SqliteWriter:
         elif op == "mark":
             self.members.count_visitors(bucket, counts)
         elif op == "take":
-            taken = tables.get_many(bucket, counts)
-            if is_event_bucket(bucket):
-                tables.add(bucket, {ALL_EVENTS: -sum(taken.values())})
-            tables.remove(bucket, taken)
+            found = tables.get_many(bucket, counts)
+            taken = {member: takeable(count, counts[member]) for member, count in found.items()}
+            sums = {ALL_EVENTS: sum(taken.values())} if is_event_bucket(bucket) else {}
+            if less := {member: -count for member, count in {**taken, **sums}.items() if count}:
+                tables.add(bucket, less)
+            tables.remove(bucket, [member for member, count in found.items() if count == taken[member]])
         else:
             sums = {ALL_EVENTS: sum(counts.values())} if is_event_bucket(bucket) and counts else {}
             tables.add(bucket, {**counts, **sums}, SQL_MAX if op == "merge" else SQL_ADD)

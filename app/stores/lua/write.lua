@@ -32,11 +32,19 @@ function handlers.merge(bucket, _, sketch)
 end
 
 function handlers.take(bucket, has_events, counts)
+  local sum = 0
   for i = 1, #counts, 2 do
     local count = get_count(prefix .. bucket, counts[i])
-    redis.call('HDEL', prefix .. bucket, counts[i])
-    if has_events then redis.call('HINCRBY', prefix .. bucket, '', to_integer(-count)) end
+    -- After a data loss, a count may be smaller than when the change was planned. One of a correction may be negative.
+    local taken = math.max(math.min(count, 0), math.min(counts[i + 1], math.max(count, 0)))
+    if taken == count then
+      redis.call('HDEL', prefix .. bucket, counts[i])
+    else
+      redis.call('HINCRBY', prefix .. bucket, counts[i], to_integer(-taken))
+    end
+    sum = sum + taken
   end
+  if has_events and sum ~= 0 then redis.call('HINCRBY', prefix .. bucket, '', to_integer(-sum)) end
 end
 
 function handlers.drop(bucket)

@@ -1,5 +1,7 @@
 """Administrative changes: corrections, resets, deletions, erased users, and conflicts between them."""
 
+from typing import Any
+
 import pytest
 
 from app import corrections
@@ -8,6 +10,7 @@ from app.stores import redis_reads
 from app.stores.base import CounterStore, WriteConflict
 from app.stores.results import ApplyResult, GroupResult, Value
 from tests.stores.contract.support import (
+    CALENDAR,
     LATER,
     NOON,
     StoreMaker,
@@ -74,6 +77,66 @@ async def test_a_deletion_leaves_only_a_line_in_the_correction_log(
         (1, "reset", ""),
         (2, "delete", "a"),
     ]
+
+
+DELETED_LATER = pytest.mark.fails_on_mutant(
+    "hits after the plan are deleted from some buckets",
+    "app/corrections.py",
+    "    found |= zip(recent, await store.read_at_once(recent, event), strict=True)\n",
+    "",
+)
+
+
+ALL_IS_TAKEN = pytest.mark.fails_on_mutant(
+    "later hits are deleted, too", "app/stores/rules.py", "min(by, max(count, 0))", "max(count, 0)"
+)
+
+
+@on_every_store(
+    memory=ALL_IS_TAKEN,
+    sqlite=ALL_IS_TAKEN,
+    redis=DELETED_LATER,
+    spooled=DELETED_LATER,
+    cluster=pytest.mark.fails_on_mutant(
+        "later hits are deleted, too",
+        "app/stores/lua/write.lua",
+        "math.min(counts[i + 1], math.max(count, 0))",
+        "math.max(count, 0)",
+    ),
+)
+async def test_hits_during_a_deletion_are_in_each_of_their_buckets_or_in_none(
+    store: CounterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node counts hits between any two reads of the plan, and before the change is applied."""
+    read, offset, next_minute = store.read, 0, CALENDAR.slot(NOON.minute + 60)
+
+    async def count_hits() -> None:
+        nonlocal offset
+        offset += 1
+        await store.apply("other", offset - 1, offset, commit_of({"a": 3}, {"b": 1}))
+        offset += 1
+        await store.apply("other", offset - 1, offset, commit_of({"a": 1}, slot=next_minute))
+
+    async def read_between_hits(*arguments: Any) -> Any:
+        await count_hits()
+        found = await read(*arguments)
+        await count_hits()
+        return found
+
+    await store.apply("s", 0, 1, commit_of({"a": 5}))
+    with monkeypatch.context() as during_the_plan:
+        during_the_plan.setattr(store, "read", read_between_hits)
+        change, record = await corrections.delete(store, NOON, NOON.minute, "a")
+    counted_before = 5 + 4 * offset // 2
+    assert record.before == Value(counted_before, counted_before)
+    await count_hits()
+    await store.apply_change("admin", 0, 1, change)
+    minutes = [Bucket("minute", slot.minute) for slot in (NOON, next_minute)]
+    found = await store.read([*minutes, *NOON.buckets[1:]], ["a", ALL_EVENTS])
+    assert [counts["a"] for counts in found] == [3, 1, 4, 4, 4]
+    events_b = offset // 2
+    assert [counts[ALL_EVENTS] for counts in found] == [3 + events_b, 1, *[4 + events_b] * 3]
+    assert await store.counts(NOON.day, ["a"]) == {"a": 4}
 
 
 @on_every_store(
