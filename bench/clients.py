@@ -1,11 +1,11 @@
-"""Thousands of Socket.IO clients, cheap enough for the core of the load."""
+"""Thousands of live clients, of Socket.IO and of event streams, cheap enough for the core of the load."""
 
 import asyncio
 import contextlib
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from bench.servers import Server
 
 CONNECTING_MAX = 50  # at the same time
 CONNECT_TIMEOUT_SECONDS = 60
-RECORDING_CLIENTS = 20  # spread evenly over all clients; they record when each count arrives
+RECORDING_CLIENTS = 20
 
 _UPGRADE = (
     b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n"
@@ -26,34 +26,29 @@ _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 
 
 @lru_cache(maxsize=4096)
-def _decoded(payload: bytes) -> tuple[str, Any]:
-    """Decode the event in a Socket.IO packet, once for all clients because they get the same bytes."""
-    event, data = msgspec.json.decode(payload[payload.index(b"[") :])
-    return event, data
+def _decoded(payload: bytes) -> Any:
+    """Decode JSON, once for all clients because they get the same bytes."""
+    return msgspec.json.decode(payload)
 
 
 class Client(asyncio.Protocol):
-    """A client that keeps the latest count of each event: a raw WebSocket with just enough of Socket.IO."""
+    """A client that keeps the latest count of each event."""
 
-    def __init__(self, namespace: str, recording: bool) -> None:
-        self._namespace = "" if namespace == "/" else f"{namespace},"
-        self._prefix = f"42{self._namespace}[".encode()
+    request: bytes
+
+    def __init__(self, recording: bool) -> None:
         self._unparsed = b""
-        self._upgraded = False
-        self._seq = -1
-        self._names: list[str] = []  # /live sends the index of an event
         self.counts: dict[str, int] = {}
         self.ready = asyncio.get_running_loop().create_future()
         self.updates = 0  # messages with counts
         self.updated_at = 0.0
         self.decreases = 0
-        self.resyncs = 0
         self.closed = False
         self.arrivals: list[tuple[float, str, int]] | None = [] if recording else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._transport.write(_UPGRADE)
+        self._transport.write(self.request)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.closed = True
@@ -62,6 +57,49 @@ class Client(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.close()
+
+    def _set(self, event: str, count: int, now: float) -> None:
+        if count < self.counts.get(event, 0):
+            self.decreases += 1
+        self.counts[event] = count
+        if self.arrivals is not None:
+            self.arrivals.append((now, event, count))
+
+
+class StreamClient(Client):
+    """A client of Server-Sent Events. It does not decode chunks, because no event of Tally's is in two chunks."""
+
+    def __init__(self, path: str, recording: bool) -> None:
+        super().__init__(recording)
+        self.request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n".encode()
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        *blocks, self._unparsed = (self._unparsed + data).split(b"\n\n")
+        for block in blocks:
+            before, _, payload = block.partition(b"\ndata: ")
+            if before.endswith(b"event: update"):
+                update = _decoded(payload)
+                self._set(update["eventName"], update["count"], now)
+                self.updates += 1
+                self.updated_at = now
+            elif b"retry: " in before:
+                self.ready.set_result(None)
+
+
+class SocketIoClient(Client):
+    """A raw WebSocket with just enough of Socket.IO."""
+
+    request = _UPGRADE
+
+    def __init__(self, namespace: str, recording: bool) -> None:
+        super().__init__(recording)
+        self._namespace = "" if namespace == "/" else f"{namespace},"
+        self._prefix = f"42{self._namespace}[".encode()
+        self._upgraded = False
+        self._seq = -1
+        self._names: list[str] = []  # /live sends the index of an event
+        self.resyncs = 0
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -87,7 +125,7 @@ class Client(asyncio.Protocol):
 
     def _frame(self, opcode: int, payload: bytes, now: float) -> None:
         if opcode == _TEXT and payload.startswith(self._prefix):
-            event, data = _decoded(payload)
+            event, data = _decoded(payload[payload.index(b"[") :])
             if event in {"update", "changes", "snapshot"}:
                 getattr(self, f"_{event}")(data, now)
                 self.updates += 1
@@ -126,13 +164,6 @@ class Client(asyncio.Protocol):
         self._names += data["names"]
         for index, count in data["changes"]:
             self._set(self._names[index], count, now)
-
-    def _set(self, event: str, count: int, now: float) -> None:
-        if count < self.counts.get(event, 0):
-            self.decreases += 1
-        self.counts[event] = count
-        if self.arrivals is not None:
-            self.arrivals.append((now, event, count))
 
     def _send_text(self, text: str) -> None:
         self._send(_TEXT, text.encode())
@@ -180,30 +211,42 @@ class Clients:
     def latencies(self, hits: list[Hit]) -> tuple[list[float], list[float]]:
         """Return the seconds until each recording client had each hit: after the response, and after it was due."""
         after_response, after_due = [], []
-        for client in self.all:
-            if client.arrivals is None:
-                continue
-            arrived: defaultdict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-            for when, event, count in client.arrivals:
-                arrived[event][0].append(count)
-                arrived[event][1].append(when)
-            for hit in hits:
-                counts, times = arrived[hit.event]
-                shown = times[bisect_left(counts, hit.count)]
-                after_response.append(max(0.0, shown - hit.acknowledged))
-                after_due.append(shown - hit.due)
+        for shown_at in self._shown_at(hits):
+            after_response += [max(0.0, shown - hit.acknowledged) for hit, shown in zip(hits, shown_at, strict=True)]
+            after_due += [shown - hit.due for hit, shown in zip(hits, shown_at, strict=True)]
         return after_response, after_due
+
+    def latencies_to_all(self, hits: list[Hit]) -> list[float]:
+        """Return the seconds from when each hit was due until the last recording client had it."""
+        last = map(max, zip(*self._shown_at(hits), strict=True))
+        return [shown - hit.due for hit, shown in zip(hits, last, strict=True)]
+
+    def _shown_at(self, hits: list[Hit]) -> Iterator[list[float]]:
+        """Yield for each recording client when it had each of the hits."""
+        for client in self.all:
+            if client.arrivals is not None:
+                arrived: defaultdict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+                for when, event, count in client.arrivals:
+                    arrived[event][0].append(count)
+                    arrived[event][1].append(when)
+                yield [arrived[hit.event][1][bisect_left(arrived[hit.event][0], hit.count)] for hit in hits]
 
 
 @contextlib.asynccontextmanager
-async def connected_clients(server: Server, number: int, namespace: str) -> AsyncIterator[Clients]:
-    """Connect clients, and yield them when all are ready."""
+async def connected_clients(
+    server: Server, number: int, channel: str, recording: int = RECORDING_CLIENTS
+) -> AsyncIterator[Clients]:
+    """Connect clients to a namespace of Socket.IO or to the path of a stream, and yield them when all are ready.
+
+    So many of them, spread evenly, record when each count arrives.
+    """
     loop = asyncio.get_running_loop()
-    step = max(1, number // RECORDING_CLIENTS)
-    clients = []
+    step = max(1, number // recording)
+    kind = StreamClient if channel.startswith("/stream") else SocketIoClient
+    clients: list[Client] = []
     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
         for first in range(0, number, CONNECTING_MAX):
-            group = [Client(namespace, i % step == 0) for i in range(first, min(first + CONNECTING_MAX, number))]
+            group = [kind(channel, i % step == 0) for i in range(first, min(first + CONNECTING_MAX, number))]
             for client in group:
                 await loop.create_connection(lambda client=client: client, "127.0.0.1", server.port)
             await asyncio.gather(*(client.ready for client in group))

@@ -76,6 +76,16 @@ def _latency_to_express(results: Results) -> list[float]:
     return [a / b for a, b in zip(own, express, strict=False)]
 
 
+def _message_cost(channel: str, baseline: str) -> Callable[[Results], list[float]]:
+    """Compare the processor time of a message to a client of two channels."""
+
+    def ratios(results: Results) -> list[float]:
+        own, base = (results.values(f"updates/tally memory, {name}", "message_us") for name in (channel, baseline))
+        return [a / b for a, b in zip(own, base, strict=False)]
+
+    return ratios
+
+
 STORES = ("memory", "sqlite", "redis")
 PLAIN = "dashboards/tally memory, 200 on /"
 EXPRESS = "dashboards/express memory, 200 on /"
@@ -106,6 +116,12 @@ TARGETS = [
     *(Target(f"batches on {s}, compared with 500,000 hits/s or 40 times single POSTs", _batch(s), 1) for s in STORES),
     Target("update latency at 1,000 hits/s, p50", _figure(LATENCY, "shown_p50_ms"), at_most=10, form=MS),
     Target("update latency at 1,000 hits/s, p99", _figure(LATENCY, "shown_p99_ms"), at_most=150, form=MS),
+    *(
+        Target(
+            f"processor time of a message on {channel}, compared with /live", _message_cost(channel, "/live"), None, 1.5
+        )
+        for channel in ("/stream", "/stream?event=event-1")
+    ),
     Target("the same p99 from when the hit was due, compared with Express", _latency_to_express, at_most=1),
     *(
         Target(f"memory per event name on {s}: process", _figure(f"memory/tally {s}", "rss_100000"), None, 1024, BYTES)

@@ -8,7 +8,7 @@ from functools import partial
 
 from bench.clients import connected_clients
 from bench.kafka import records
-from bench.load import Figures, open_loop_load, quantile, read_pages, seed, wrk
+from bench.load import Figures, Meter, open_loop_load, quantile, read_pages, seed, wrk
 from bench.servers import UNLIMITED, Server
 
 NAMES = 50
@@ -16,6 +16,7 @@ CONNECTIONS = 64
 BATCH_CONNECTIONS = 8
 MANY_NAMES = 100_000
 CONVERGE_TIMEOUT_SECONDS = 60
+UPDATES_PER_SECOND = 15
 
 STORES = ("memory", "sqlite", "redis")
 PEER = {"memory": "express memory", "sqlite": "express memory", "redis": "express redis"}
@@ -108,6 +109,23 @@ async def latencies(server: Server, durations: Durations, *, rate: int, namespac
     }
 
 
+async def updates(server: Server, durations: Durations, *, channel: str, clients: int) -> Figures:
+    """Measure what connections and updates cost, with hits so rare that each update can be sent at once."""
+    connecting = Meter(server)
+    async with connected_clients(server, clients, channel, recording=clients) as connected:
+        figures = {"connect_us": connecting.read(clients)["cpu_us"]}
+        await open_loop_load(server, UPDATES_PER_SECOND, durations.warm_up, 1)
+        await connected.wait_until_converged(CONVERGE_TIMEOUT_SECONDS)
+        connected.forget_arrivals()
+        before = sum(connected.updates())
+        hits, load = await open_loop_load(server, UPDATES_PER_SECOND, durations.measured, 1)
+        await connected.wait_until_converged(CONVERGE_TIMEOUT_SECONDS)
+    messages, to_all = sum(connected.updates()) - before, connected.latencies_to_all(hits)
+    figures |= {"message_us": load["cpu_us"] * len(hits) / messages, "per_hit": messages / len(hits) / clients}
+    figures |= {"all_p50_ms": quantile(to_all, 0.5) * 1e3, "all_p99_ms": quantile(to_all, 0.99) * 1e3}
+    return figures | {name: load[name] for name in ("server", "load", "others")}
+
+
 async def posts_while_reading(server: Server, durations: Durations) -> Figures:
     await seed(server, MANY_NAMES)
     await open_loop_load(server, 1000, durations.warm_up, NAMES)
@@ -155,6 +173,10 @@ def _with_dashboards(server: str, clients: int, namespace: str, *baselines: str)
 
 def _latency(server: str, rate: int, namespace: str) -> Case:
     return Case(server, f"{rate:,} hits/s", partial(latencies, rate=rate, namespace=namespace, clients=200))
+
+
+def _updates(server: str, channel: str) -> Case:
+    return Case(server, channel, partial(updates, channel=channel, clients=1000))
 
 
 SECOND_LIMIT = {"TALLY_WRITE_LIMIT": f"{UNLIMITED};1000000000000/minute"}
@@ -277,6 +299,16 @@ SCENARIOS: dict[str, Scenario] = {
             _latency(server, rate, namespace)
             for rate in (100, 1000, 10_000)
             for server, namespace in (("tally memory", "/live"), ("express memory", "/"))
+        ],
+        saturating=False,
+    ),
+    "updates": Scenario(
+        "One update to 1,000 clients",
+        f"{UPDATES_PER_SECOND} hits/s of one event with 1,000 clients of one channel. *messages per hit* is below 1 if "
+        "updates were merged. *to all* is the time from when a hit was due until the last client had it.",
+        [
+            *(_updates("tally memory", channel) for channel in ("/live", "/", "/stream", "/stream?event=event-1")),
+            _updates("express memory", "/"),
         ],
         saturating=False,
     ),

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from app.live.clients import AnyClient, Send, StreamClient
 from app.live.day import Delta, LiveDay
@@ -103,7 +103,7 @@ class Broadcaster:
 
     @contextlib.contextmanager
     def stream(
-        self, send: Send, ended: asyncio.Event, events: Collection[str], last_event_id: str
+        self, send: Send, ended: asyncio.Event, events: tuple[str, ...], last_event_id: str
     ) -> Iterator[StreamClient]:
         """Within this context, send Server-Sent Events to an ASGI `send`, of these events or of all.
 

@@ -18,12 +18,14 @@ from typing import NamedTuple
 from app.domain.calendar import Clock, TimeSlot
 from app.live.messages import (
     MESSAGE_NAMES_MAX,
+    Chunk,
     Message,
     Namespace,
     SnapshotHead,
     changes_messages,
     reset_message,
     snapshot_messages,
+    sse_chunks,
     state_message,
     update_message,
 )
@@ -54,13 +56,15 @@ _EVENT_ID = re.compile(r"(\w{1,32})-(\d{1,12}):(-1|\d{1,16})", re.ASCII)
 class Delta(NamedTuple):
     """The messages that lead from one cursor to another: `updates` for plain clients, `changes` for dashboards.
 
-    The messages are built at the first call.
+    `chunks` returns those for a stream of these events, or of all if there are none. All are built at the first call,
+    and then shared. There are no chunks if the counts were replaced: then a stream catches up.
     """
 
     begin: Cursor
     end: Cursor
     updates: Callable[[], Sequence[Message]]
     changes: Callable[[], Sequence[Message]]
+    chunks: Callable[[tuple[str, ...]], Sequence[Chunk]] | None = None
 
 
 class LiveDay:
@@ -176,7 +180,8 @@ class LiveDay:
         names, counts, index = self._names, self._counts, self._index
         changed, is_complete = self._changed_since(cursor)
         if is_complete:
-            missing = [names[i] for i in changed if not events or names[i] in events]
+            wanted = set(events)
+            missing = [names[i] for i in changed if not events or names[i] in wanted]
         else:
             missing = list(events or [*self._removed, *names[: self.head.names]])
         updates = (update_message(event, counts[index[event]] if event in index else 0) for event in missing)
@@ -215,7 +220,7 @@ class LiveDay:
 
     def _log_delta(self) -> None:
         """Make a delta of the changes since the last one, and shorten a long log."""
-        begin, names, counts = self.head, self._names, self._counts
+        begin, names, counts, index = self.head, self._names, self._counts, self._index
         changed = list(dict.fromkeys(self._log[begin.change - self._log_start :]))
         if not changed:
             return
@@ -225,9 +230,17 @@ class LiveDay:
             seq=begin.seq + math.ceil(len(changed) / MESSAGE_NAMES_MAX),
             names=len(self._names),
         )
+        end, changed_set = self.head, cache(lambda: set(changed))
         updates = cache(lambda: [update_message(names[i], counts[i]) for i in changed])
         changes = cache(lambda: changes_messages(names, counts, changed, begin.seq, begin.names))
-        self._deltas.append(Delta(begin, self.head, updates, changes))
+
+        @cache
+        def chunks(events: tuple[str, ...]) -> list[Chunk]:
+            of_events = (event for event in events if index.get(event) in changed_set())
+            messages = (update_message(event, counts[index[event]]) for event in of_events) if events else updates()
+            return list(sse_chunks(messages, begin.event_id, end.event_id))
+
+        self._deltas.append(Delta(begin, end, updates, changes, chunks))
         if len(self._log) > LOG_MAX:
             self._log = self._log[-LOG_MAX // 2 :]
             self._log_start = self.head.change - len(self._log)

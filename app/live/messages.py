@@ -93,14 +93,32 @@ def sse_id(event_id: str) -> str:
     return event_id and f"id: {event_id}\n"
 
 
-def sse_chunks(messages: Iterator[Message], begin_id: str, end_id: str) -> Iterator[bytes]:
+class Chunk:
+    """A piece of an event stream: one or more complete events. It is encoded once for all streams that get it."""
+
+    __slots__ = ("_framed", "body")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self._framed: bytes | None = None
+
+    @property
+    def framed(self) -> bytes:
+        """The chunk in HTTP's chunked transfer coding."""
+        if self._framed is None:
+            self._framed = b"%x\r\n%b\r\n" % (len(self.body), self.body)
+        return self._framed
+
+
+def sse_chunks(messages: Iterable[Message], begin_id: str, end_id: str) -> Iterator[Chunk]:
     """Yield messages as Server-Sent Events, at most CHUNK_UPDATES_MAX in a chunk.
 
     Only the last event has `end_id`; the others have `begin_id`. So a client that loses the stream in between resumes
     from the beginning, and misses nothing. If the last chunk is full, no event has `end_id`, and the next comment has.
     """
     begin, end = sse_id(begin_id), sse_id(end_id)
-    while part := list(islice(messages, CHUNK_UPDATES_MAX)):
+    remaining = iter(messages)
+    while part := list(islice(remaining, CHUNK_UPDATES_MAX)):
         ids = [begin] * (len(part) - 1) + [end if len(part) < CHUNK_UPDATES_MAX else begin]
         events = [f"{id_}event: {m.event}\ndata: {m.data}\n\n" for id_, m in zip(ids, part, strict=True)]
-        yield "".join(events).encode()
+        yield Chunk("".join(events).encode())

@@ -7,10 +7,15 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
+from uvicorn.protocols.utils import ClientDisconnected
 
 from app.server.connection import HEADERS_MAX, LimitedProtocol
 
+FRAMED_CHUNKS_EXTENSION = "tally.framed_chunks"
+
 Headers = list[tuple[bytes, bytes]]
+
+_EXTENSIONS: Any = {FRAMED_CHUNKS_EXTENSION: {}}
 
 
 class FastPath(Protocol):
@@ -67,7 +72,7 @@ class FastPathProtocol(LimitedProtocol):
         url, headers, expects_continue = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects_continue
-        self.scope["headers"] = headers
+        self.scope["headers"], self.scope["extensions"] = headers, _EXTENSIONS
         super().on_headers_complete()
 
     def _takes_fast_path(self) -> bool:
@@ -180,6 +185,10 @@ class SingleWriteCycle(httptools_impl.RequestResponseCycle):
 
     uvicorn writes them separately, and a system call costs as much as counting a hit. The write repeats what uvicorn's
     `send` does with a complete response, so it uses the same private attributes.
+
+    It also offers the ASGI extension FRAMED_CHUNKS_EXTENSION. After the first part of a body, the application may send
+    a message of this type, and gets the method of the same name as its `send_framed`, or None if the response is not
+    chunked. ASGI has no message for a chunk that was framed once for many clients, nor one that never waits.
     """
 
     _held_start: Any = None
@@ -187,6 +196,9 @@ class SingleWriteCycle(httptools_impl.RequestResponseCycle):
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self._held_start = message
+            return
+        if message["type"] == FRAMED_CHUNKS_EXTENSION:
+            message["send_framed"] = self.send_framed if self.chunked_encoding else None
             return
         start, self._held_start = self._held_start, None
         if start:
@@ -201,6 +213,19 @@ class SingleWriteCycle(httptools_impl.RequestResponseCycle):
                     return
             await super().send(start)
         await super().send(message)
+
+    def send_framed(self, chunk: bytes) -> bool:
+        """Write a chunk in the chunked transfer coding if the socket can take it now.
+
+        Returns False and writes nothing while the transport's buffer is over its high-water mark. Raises
+        ClientDisconnected, an OSError, if the response has ended or the connection is closed or closing.
+        """
+        if self.flow.write_paused:
+            return False
+        if self.disconnected or self.response_complete or self.transport.is_closing():
+            raise ClientDisconnected
+        self.transport.write(chunk)
+        return True
 
 
 @lru_cache(maxsize=1000)  # checking each header takes longer than counting a hit

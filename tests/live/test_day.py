@@ -65,11 +65,41 @@ def test_counts_after_a_loss_are_those_of_the_store_where_it_had_fewer_than_befo
 @pytest.mark.parametrize("updates", [99, 100, 250])
 def test_only_the_last_event_of_a_stream_has_the_new_id(updates: int) -> None:
     messages = iter([Message("update", {"n": i}, "/") for i in range(updates)])
-    text = b"".join(sse_chunks(messages, "begin", "end")).decode()
+    text = b"".join(chunk.body for chunk in sse_chunks(messages, "begin", "end")).decode()
     ids = [line for line in text.splitlines() if line.startswith("id: ")]
     assert len(ids) == updates
     assert set(ids[:-1]) <= {"id: begin"}
     assert ids[-1] == ("id: begin" if updates == 100 else "id: end")  # or with the next comment
+
+
+@pytest.mark.fails_on_mutant(
+    "each stream encodes the changes", "app/live/day.py", "        @cache\n        def chunks", "        def chunks"
+)
+@pytest.mark.fails_on_mutant(
+    "a stream gets events that did not change",
+    "app/live/day.py",
+    "for event in events if index.get(event) in changed_set())",
+    "for event in events if event in index)",
+)
+def test_changes_are_encoded_once_for_all_streams_of_the_same_events(clock: Clock) -> None:
+    day = LiveDay(clock)
+    day.merge(day.day, {"a": 1, "b": 1, "quiet": 7})
+    day.take_deltas()
+    day.merge(day.day, {"a": 2, "b": 3})
+    (delta,) = day.take_deltas()
+    assert delta.chunks
+    every, some = delta.chunks(()), delta.chunks(("b", "quiet", "never"))
+    (of_all,), (of_some,) = every, some
+    assert delta.chunks(()) is every
+    assert delta.chunks(("b", "quiet", "never")) is some
+    assert of_all.framed is of_all.framed
+    assert [json.loads(line[6:]) for line in of_all.body.decode().splitlines() if line.startswith("data: ")] == [
+        {"eventName": "a", "count": 2},
+        {"eventName": "b", "count": 3},
+    ]
+    text = f'id: {delta.end.event_id}\nevent: update\ndata: {{"eventName":"b","count":3}}\n\n'
+    assert (of_some.body, of_some.framed) == (text.encode(), f"{len(text):x}\r\n{text}\r\n".encode())
+    assert delta.chunks(("quiet",)) == []
 
 
 def test_a_message_is_encoded_once_for_all_clients() -> None:

@@ -11,9 +11,10 @@ import pytest
 from app.http.routes import stream
 from app.live import broadcaster
 from tests.live.clients import reading, update
+from tests.live.conftest import memory_settings
 from tests.server.test_nginx import stub_nodes
 from tests.support.nginx import Proxy
-from tests.support.servers import AS_ADMIN, Process, RunningApp, SettableClock, eventually
+from tests.support.servers import AS_ADMIN, Process, RunningApp, SettableClock, eventually, serving
 
 
 async def test_a_stream_of_some_events_begins_with_their_counts_and_has_no_others(tally: RunningApp) -> None:
@@ -30,8 +31,9 @@ async def test_a_stream_of_some_events_begins_with_their_counts_and_has_no_other
             assert reader.received[2:] == [update("new", 1), update("a b", 4)]
 
 
-async def test_a_stream_of_all_events_has_each_change(tally: RunningApp) -> None:
-    async with tally.client() as client:
+@pytest.mark.parametrize("own_protocol", [True, False])
+async def test_a_stream_of_all_events_has_each_change(own_protocol: bool) -> None:
+    async with serving(memory_settings(), own_protocol=own_protocol) as tally, tally.client() as client:
         await client.post("/event/before")
         async with reading(tally.url) as reader:
             await client.post("/event/a")

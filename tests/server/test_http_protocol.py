@@ -4,14 +4,20 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+import httpx
 import pytest
+import uvicorn
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.utils import ClientDisconnected
 
 from app.server.connection import ConnectionTransport
-from app.server.http_protocol import SingleWriteCycle
-from tests.support.servers import ROOT
+from app.server.http_protocol import FRAMED_CHUNKS_EXTENSION, SingleWriteCycle
+from app.server.server import http_protocol
+from tests.support.servers import ROOT, eventually
 
 PROTOCOL = "app/server/http_protocol.py"
 
@@ -110,6 +116,61 @@ async def test_a_closed_connection_whose_client_does_not_read_is_aborted(monkeyp
         with socket.create_connection(server.sockets[0].getsockname()):
             async with asyncio.timeout(20):
                 await lost.wait()
+
+
+@pytest.mark.fails_on_mutant(
+    "a chunk is written to a full buffer",
+    PROTOCOL,
+    "        if self.flow.write_paused:\n            return False\n",
+    "",
+)
+@pytest.mark.fails_on_mutant(
+    "a chunk is written after the end of the response",
+    PROTOCOL,
+    "if self.disconnected or self.response_complete or",
+    "if self.disconnected or",
+)
+@pytest.mark.fails_on_mutant(
+    "a chunk is written to a lost connection",
+    PROTOCOL,
+    "if self.disconnected or self.response_complete or self.transport.is_closing():",
+    "if self.response_complete:",
+)
+async def test_a_framed_chunk_is_written_only_if_the_client_can_take_it() -> None:
+    found: list[object] = []
+
+    async def app(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[..., Any]) -> None:
+        headers = [(b"content-length", b"10")] if scope["path"] == "/length" else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"first ", "more_body": True})
+        request: dict[str, Any] = {"type": FRAMED_CHUNKS_EXTENSION}
+        await send(request)
+        if send_framed := request["send_framed"]:
+            found.append(send_framed(b"7\r\nframed \r\n"))
+            send_framed.__self__.flow.pause_writing()
+            found.append(send_framed(b"4\r\nfull\r\n"))
+            send_framed.__self__.flow.resume_writing()
+        if scope["path"] != "/lost":
+            await send({"type": "http.response.body", "body": b"last"})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if send_framed:
+            with pytest.raises(ClientDisconnected):
+                send_framed(b"4\r\nlate\r\n")
+        found.append("ended")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=http_protocol(None), lifespan="off", log_level="warning"))
+    running = asyncio.create_task(server._serve([listener]))
+    await eventually(lambda: server.started)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        assert (await client.get("/length")).text == "first last"
+        assert (await client.get("/chunked")).text == "first framed last"
+        async with client.stream("GET", "/lost") as response:
+            assert await anext(response.aiter_text())
+        await eventually(lambda: found == ["ended", *([True, False, "ended"] * 2)])
+    server.should_exit = True
+    await running
 
 
 UVICORN_STATE = """

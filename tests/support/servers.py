@@ -73,14 +73,22 @@ class RunningApp:
 
 @contextlib.asynccontextmanager
 async def serving(
-    settings: Settings, clock: Callable[[], float] = time.time, buffer: int = 0, *, fast_path: bool = True
+    settings: Settings,
+    clock: Callable[[], float] = time.time,
+    buffer: int = 0,
+    *,
+    fast_path: bool = True,
+    own_protocol: bool = True,
 ) -> AsyncIterator[RunningApp]:
-    """Run the app on a free port. A small send buffer (in bytes) makes a client that does not read noticeable soon."""
+    """Run the app on a free port. A small send buffer (in bytes) makes a client that does not read noticeable soon.
+
+    Without `own_protocol` the HTTP protocol is uvicorn's, as with `uvicorn app.main:app`.
+    """
     app = create_app(settings, clock)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=http_protocol(app.fast_path if fast_path else None),
+            http=http_protocol(app.fast_path if fast_path else None) if own_protocol else "httptools",
             ws=SharedFrameProtocol,
             lifespan="on",
             log_level="warning",

@@ -1,7 +1,6 @@
 """GET /stream and /embed/{name}/stream: live counts as Server-Sent Events."""
 
 import asyncio
-from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -13,6 +12,7 @@ from app.live.clients import send_nowait
 
 HEARTBEAT_SECONDS = 15.0  # between two comments, so that proxies keep an idle stream open
 RETRY_MS = 3000  # after this time a client reconnects
+FRAMED_CHUNKS_EXTENSION = "tally.framed_chunks"  # of ASGI, offered by server/http_protocol.py
 
 EmbedEvent = Annotated[str, Depends(event_name_in_path(b"embed"))]
 Events = Annotated[list[str] | None, Query(max_length=QUERY_EVENTS_MAX)]
@@ -24,12 +24,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, broadcaster: Broadcaster, events: Collection[str], last_id: str) -> None:
+    def __init__(self, broadcaster: Broadcaster, events: tuple[str, ...], last_id: str) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
         self._broadcaster, self._events, self._last_id = broadcaster, events, last_id
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 # ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ended = asyncio.Event()
         with self._broadcaster.stream(send, ended, self._events, self._last_id) as client:
 
@@ -38,6 +38,10 @@ class EventStream(Response):
 
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send(chunk(f"retry: {RETRY_MS}"))
+            if FRAMED_CHUNKS_EXTENSION in scope.get("extensions", {}):
+                request: dict[str, Any] = {"type": FRAMED_CHUNKS_EXTENSION}
+                await send(request)
+                client.send_framed = request.get("send_framed")
             ends = [asyncio.ensure_future(_disconnect(receive)), asyncio.ensure_future(ended.wait())]
             try:
                 while not (await asyncio.wait(ends, timeout=HEARTBEAT_SECONDS, return_when="FIRST_COMPLETED"))[0]:
@@ -59,11 +63,11 @@ def add_routes(router: APIRouter, broadcaster: Broadcaster) -> None:
         With `?event=a&event=b`, send only these events, and their counts first. With `Last-Event-ID`, send first the
         changes since then.
         """
-        return EventStream(broadcaster, dict.fromkeys(map(event_in_query, event or [])), last_event_id)
+        return EventStream(broadcaster, tuple(dict.fromkeys(map(event_in_query, event or []))), last_event_id)
 
     @router.get("/embed/{name}/stream", include_in_schema=False, **options)
     async def stream_embedded(event: EmbedEvent, last_event_id: LastId = "") -> Response:
-        return EventStream(broadcaster, [event], last_event_id)
+        return EventStream(broadcaster, (event,), last_event_id)
 
 
 async def _disconnect(receive: Receive) -> None:
