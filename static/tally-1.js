@@ -1,18 +1,34 @@
-// Tally for any web page, as a classic script: <script src="https://tally.example/static/tally-1.js" defer></script>
+// Tally for any web page: <script src="https://tally.example/static/tally-1.js" defer>
 //   tally("signup")                                  counts a hit; the promise resolves to Tally's response
 //   tally("signup", { by: 3, user: "u", session: "s" })
 //   <span data-tally-count="signup">                 shows today's count, live
 //   <button data-tally-hit="clicked">                counts its clicks
 // After you add such spans to a page, call tally.watch().
+// With import() or in a bundle, name the server: <html data-tally-server="https://tally.example">
 (() => {
-  const base = new URL("..", document.currentScript.src);
+  const UNKNOWN = 'Tally: unknown server; nothing is counted. Add data-tally-server="https://tally.example" to <html>.';
+  if (globalThis.tally?.server) return globalThis.tally.watch(); // the page includes this script twice
+  const base = findServer();
   const eventUrl = (event) => new URL(`event/${encodeURIComponent(event)}`, base);
   const { format } = new Intl.NumberFormat();
   const countSpans = () => [...document.querySelectorAll("[data-tally-count]")];
   const eventOf = (span) => span.dataset.tallyCount.normalize();
 
+  /** Returns the server's URL: the one that the page names, or that of /static/tally-1.js. The URL of a copy is not used. */
+  function findServer() {
+    const named = document.querySelector("html[data-tally-server], script[data-tally-server]")?.dataset.tallyServer;
+    const own = /^[^?#]*\/static\/tally-1\.js(?![^?#])/;
+    const script = [document.currentScript, ...document.scripts].find((script) => own.test(script?.src));
+    try {
+      return named === undefined ? new URL("..", script.src) : new URL(named.replace(/\/?$/, "/"), document.baseURI);
+    } catch {
+      console.error(UNKNOWN);
+    }
+  }
+
   /** Counts a hit. It retries with one Idempotency-Key, so the hit is counted once. */
   async function tally(event, hit) {
+    if (!base) throw new Error(UNKNOWN);
     const headers = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
     const request = { method: "POST", keepalive: true, credentials: "omit", headers, body: hit && JSON.stringify(hit) };
     for (let pauseMs = 500; ; pauseMs *= 2) {
@@ -37,7 +53,7 @@
   tally.watch = () => {
     const events = [...new Set(countSpans().map(eventOf))];
     const query = String(new URLSearchParams(events.map((event) => ["event", event])));
-    if (query === watchedQuery) return;
+    if (!base || query === watchedQuery) return;
     watchedQuery = query;
     source?.close();
     if (!query) return;
@@ -58,11 +74,13 @@
     };
   };
 
+  tally.server = base?.href;
+  globalThis.tally = tally;
+  if (!base) return;
   document.addEventListener("click", ({ target }) => {
     const event = target.closest?.("[data-tally-hit]")?.dataset.tallyHit;
-    if (event) tally(event).catch(() => {});
+    if (event) tally(event).catch((error) => console.error(`Tally: ${event} was not counted: ${error.message}`));
   });
-  globalThis.tally = tally;
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", tally.watch);
   else tally.watch();
 })();

@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Error, Page, Route, expect
 
 from tests.support.redis_servers import wait_until
-from tests.support.servers import Process
+from tests.support.servers import ROOT, Process
 
+SCRIPT = "static/tally-1.js"
 COUNTAPI_PAGE = """<!doctype html><meta charset="utf-8">
 <p id="fetch"></p><p id="xhr"></p><p id="json"></p><p id="get"></p><p id="missing"></p><p id="path"></p>
 <script>
@@ -177,7 +178,7 @@ def load_script_page(page: Page, tally: Process, site: Site, event: str) -> Page
     """Load a page with the script on the site's origin, which shows the count of an event."""
     site.html = SCRIPT_PAGE.replace("{tally}", tally.url).replace("{event}", event)
     page.goto(site.url)
-    page.wait_for_function("window.tally")
+    page.wait_for_function("window.tally !== undefined")
     return page
 
 
@@ -226,6 +227,96 @@ def test_the_script_retries_after_a_lost_response_and_counts_once(tally: Process
     assert page.evaluate("tally('retried')")["count"] == 1
     assert len(requests) == 3
     expect(page.locator("b")).to_have_text("1")
+
+
+CLASSIC = '<script src="{tally}/static/tally-1.js"></script>'
+MODULE = '<script type="module" src="{tally}/static/tally-1.js"></script>'
+COPY = '<script src="/js/tally-1.js"{name}></script>'
+IMPORT = '<script type="module">await import("{tally}/static/tally-1.js")</script>'
+EVAL = '<script>fetch("/js/tally-1.js").then((file) => file.text()).then(eval)</script>'
+INLINE = "<script>{copy}</script>"
+ON_SCRIPT, ON_PAGE = ' data-tally-server="{tally}"', '<html data-tally-server="{tally}/">'
+# Each way to include the script counts a hit once.
+INCLUDED = {
+    "twice": CLASSIC + CLASSIC,
+    "in two versions of its URL": CLASSIC + CLASSIC.replace(".js", ".js?v=2"),
+    "also as a module": CLASSIC + MODULE + IMPORT,
+    "as a module": MODULE,
+    "as a module, twice": MODULE + MODULE.replace(".js", ".js?v=2"),
+    "with import()": ON_PAGE + IMPORT,
+    "with eval": ON_PAGE + EVAL,
+    "inline": ON_PAGE + INLINE,
+    "as a copy that names the server": COPY.replace("{name}", ON_SCRIPT),
+    "as a copy at the same path": COPY.replace("/js", "/static").replace("{name}", ON_SCRIPT),
+    "as a copy that does not, and from the server": COPY.replace("{name}", "") + CLASSIC,
+}
+# In these the server is unknown.
+NOT_INCLUDED = {
+    "a copy": COPY.replace("{name}", ""),
+    "import() from the server": IMPORT,
+    "eval": EVAL,
+    "inline": INLINE,
+    "an invalid server": '<html data-tally-server="http://">' + CLASSIC,
+    "a server in text of a user": f"<p{ON_SCRIPT}></p>" + INLINE,
+}
+
+
+@pytest.fixture
+def own_page(site: Site, open_page) -> Page:
+    """A page of the site, which has copies of the script."""
+    page = open_page("about:blank")
+    for path in ("/js/tally-1.js", "/static/tally-1.js"):
+        page.route(site.url + path, lambda route: route.fulfill(path=ROOT / SCRIPT, content_type="text/javascript"))
+    return page
+
+
+def load_page_with(script: str, event: str, tally: Process, site: Site, page: Page) -> list[str]:
+    """Load a page with this script and a button that counts the event. Return the URLs of its POSTs from then on."""
+    script = script.replace("{copy}", (ROOT / SCRIPT).read_text()).replace("{tally}", tally.url)
+    site.html = f'<!doctype html>{script}<button data-tally-hit="{event}">Click</button>'
+    page.goto(site.url)
+    page.wait_for_function("window.tally !== undefined")
+    posts: list[str] = []
+    page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
+    return posts
+
+
+@pytest.mark.fails_on_mutant(
+    "a second script counts again", SCRIPT, "if (globalThis.tally?.server) return globalThis.tally.watch();", ""
+)
+@pytest.mark.fails_on_mutant(
+    "a module has no server", SCRIPT, "document.currentScript, ...document.scripts", "document.currentScript"
+)
+@pytest.mark.fails_on_mutant("the named server is ignored", SCRIPT, "named === undefined ?", "script ?")
+def test_the_script_counts_once_however_it_is_included(
+    tally: Process, site: Site, own_page: Page, console_messages: list[str]
+) -> None:
+    for i, (how, script) in enumerate(INCLUDED.items()):
+        posts = load_page_with(script, f"included {i}", tally, site, own_page)
+        own_page.wait_for_function("window.tally.server")
+        assert own_page.evaluate("tally.server") == f"{tally.url}/", how
+        own_page.locator("button").click()
+        assert own_page.evaluate(f"tally('after {i}')")["count"] == 1, how
+        assert [url.partition("/event/")[2] for url in posts] == [f"included%20{i}", f"after%20{i}"], how
+    assert [text for text in console_messages if "unknown server" not in text] == []
+    assert len(console_messages) == 1  # of the copy that does not name the server
+
+
+@pytest.mark.fails_on_mutant("a copy is taken for the server", SCRIPT, "/^[^?#]*\\/static\\/tally", "/^[^?#]*tally")
+@pytest.mark.fails_on_mutant("any element may name the server", SCRIPT, "html[data-tally-server], script", "")
+def test_a_script_without_a_known_server_logs_an_error_and_counts_nothing(
+    tally: Process, site: Site, own_page: Page, console_messages: list[str]
+) -> None:
+    for how, script in NOT_INCLUDED.items():
+        posts = load_page_with(script, "unknown", tally, site, own_page)
+        own_page.locator("button").click()
+        error = own_page.evaluate("tally.watch() ?? tally('unknown').catch((error) => error.message)")
+        assert "data-tally-server" in error, how
+        assert len(console_messages) == 1, how
+        assert "unknown server" in console_messages[0], how
+        assert posts == [], how
+        console_messages.clear()
+    assert tally.get("/event/unknown")["count"] == 0
 
 
 def test_the_script_shows_a_read_count_without_a_stream(tally: Process, site: Site, open_page) -> None:
