@@ -40,8 +40,8 @@ sockets and disks. It compares every count with the responses to the clients.
 """
 FULL_TABLE = """
 A violated guarantee would be in bold. Redis may lose hits if it does not sync every write, and loses all if it keeps no
-append-only file. Then Tally reports the loss in `/health`, and counts nothing twice. [Exactly once](explanation/exactly-once.md)
-explains the guarantee.
+append-only file. Then Tally reports the loss in `/health`, and counts nothing twice.
+[Exactly once](explanation/exactly-once.md) explains the guarantee.
 
 ## Every scenario
 
