@@ -59,7 +59,8 @@ def _port_unless_service_link(value: object) -> object:
     return DEFAULT_PORT if isinstance(value, str) and value.startswith("tcp://") else value
 
 
-_ORIGIN = rf"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:{_PORT})?|\*"
+_WEB_ORIGIN = rf"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:{_PORT})?"
+_APP_ORIGIN = r"(?!https?:)[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+"  # of a browser extension, Capacitor or Tauri
 Keys = Annotated[
     tuple[SecretStr, ...],
     NoDecode,
@@ -68,7 +69,10 @@ Keys = Annotated[
 Origins = Annotated[
     tuple[str, ...],
     NoDecode,
-    _list_of(_ORIGIN, "each origin must be like https://example.com, in lower case and without a path, or be *"),
+    _list_of(
+        rf"{_WEB_ORIGIN}|{_APP_ORIGIN}|\*",
+        "each origin must be like https://example.com or app://name, in lower case and without a path, or be *",
+    ),
 ]
 Hosts = Annotated[
     tuple[str, ...],

@@ -50,9 +50,10 @@ class SecurityMiddleware:
             scope = {**scope, "headers": [header for header in scope["headers"] if header[0] != b"range"]}
             try:
                 headers |= browser_headers(scope, self._origins)
-                if scope["path"].startswith(_ANY_ORIGIN_PATHS):
-                    headers |= _ANY_ORIGIN
-                app = self._origins.preflight(scope) or app
+                any_origin = scope["path"].startswith(_ANY_ORIGIN_PATHS)
+                if any_origin:
+                    headers = dict(_ANY_ORIGIN) | headers  # a named origin may send credentials
+                app = self._origins.preflight(scope, any_origin=any_origin) or app
             except Problem as error:
                 app = self._error_response(HTTPConnection(scope), error)
         await app(scope, receive, send_with_headers)

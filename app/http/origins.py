@@ -13,12 +13,11 @@ from app.settings import Settings
 Headers = list[tuple[bytes, bytes]]
 
 _IP_ADDRESS = re.compile(r"\[[0-9a-f:.]+\]|\d+\.\d+\.\d+\.\d+")
+_CREDENTIALS = (b"access-control-allow-credentials", b"true")
 _EXPOSED = (b"access-control-expose-headers", b"Idempotent-Replayed, Link, Retry-After, Tally-Partial, Tally-Stale")
-_PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
-    "Access-Control-Max-Age": "7200",
-}
+_PREFLIGHT = {"Access-Control-Allow-Methods": "GET, POST, PUT, DELETE", "Access-Control-Max-Age": "7200"}
+_USED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+_HEADER_NAMES = re.compile(rb"[\w!#$%&'*+.^`|~-]{1,64}(, ?[\w!#$%&'*+.^`|~-]{1,64}){0,63}")
 _HOST_BYTES_MAX = 300  # no host name is longer; 1000 of them are cached
 
 
@@ -31,7 +30,9 @@ class Origins:
 
     def __init__(self, settings: Settings) -> None:
         self._hosts = settings.allowed_hosts
-        self._origins = {_without_default_port(origin.encode()) for origin in settings.allowed_origins}
+        named = (origin.encode() for origin in settings.allowed_origins if origin != "*")
+        self._named_origins = set(map(_without_default_port, named))
+        self._any_origin = "*" in settings.allowed_origins
         self._any_host = "*" in settings.allowed_hosts or not (settings.allowed_hosts or settings.loopback)
         self._is_allowed_host = lru_cache(maxsize=1000)(self._check_host)
 
@@ -44,25 +45,32 @@ class Origins:
         headers = dict(scope["headers"])
         if not self._is_allowed_host(headers.get(b"host", b"")[:_HOST_BYTES_MAX]):
             raise Problem(HOST_NOT_ALLOWED, "this host name is not allowed; add it to TALLY_ALLOWED_HOSTS")
-        if b"*" in self._origins:
-            return [(b"access-control-allow-origin", b"*"), _EXPOSED]
-        if headers.get(b"origin") in self._origins:
-            return [(b"access-control-allow-origin", headers[b"origin"]), _EXPOSED, (b"vary", b"Origin")]
-        return [(b"vary", b"Origin")] if self._origins else []
+        vary = [(b"vary", b"Origin")] if self._named_origins else []
+        if headers.get(b"origin") in self._named_origins:
+            # A beacon with a JSON body is sent only if credentials are allowed. Tally has no cookies.
+            return [(b"access-control-allow-origin", headers[b"origin"]), _CREDENTIALS, _EXPOSED, *vary]
+        return [(b"access-control-allow-origin", b"*"), _EXPOSED, *vary] if self._any_origin else vary
 
-    def preflight(self, scope: Scope) -> Response | None:
-        """Return the response to a CORS preflight request, or None for any other request. Raises Problem (403)."""
+    def preflight(self, scope: Scope, *, any_origin: bool) -> Response | None:
+        """Return the response to a CORS preflight request, or None for any other request. Raises Problem (403).
+
+        All request headers are allowed, because tracing tools add their own. `any_origin` allows all origins.
+        """
+        headers = dict(scope["headers"])
         is_options = scope["type"] == "http" and scope["method"] == "OPTIONS"
-        if not is_options or b"access-control-request-method" not in dict(scope["headers"]):
+        if not is_options or b"access-control-request-method" not in headers:
             return None
-        self.check_origin(scope)
-        return Response(status_code=204, headers=_PREFLIGHT)
+        if not any_origin:
+            self.check_origin(scope)
+        requested = headers.get(b"access-control-request-headers", b"")
+        names = requested.decode() if _HEADER_NAMES.fullmatch(requested) else _USED_HEADERS
+        return Response(status_code=204, headers={**_PREFLIGHT, "Access-Control-Allow-Headers": names})
 
     def check_origin(self, scope: Scope) -> None:
         """Accept requests without an Origin, from Tally's own pages or from an allowed origin. Raises Problem (403)."""
         headers = dict(scope["headers"])
         origin = headers.get(b"origin")
-        if origin is None or origin in self._origins or b"*" in self._origins:
+        if origin is None or origin in self._named_origins or self._any_origin:
             return
         scheme = scope["scheme"].replace("ws", "http").encode()  # a trusted proxy may have set it
         own = b"%b://%b" % (scheme, headers.get(b"host", b"").lower())

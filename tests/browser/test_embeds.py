@@ -127,6 +127,38 @@ def test_a_page_of_an_allowed_origin_can_count_and_subscribe(process, site: Site
     assert same_origin_only.get("/events") == {}
 
 
+# Bodies of navigator.sendBeacon, and the count of a hit that each is.
+BEACONS = {
+    "undefined": 1,
+    "json": 5,
+    "new Blob([json])": 5,
+    "new Blob([json], { type: 'application/json' })": 5,
+    "new TextEncoder().encode(json)": 5,
+    "new URLSearchParams({ by: 5 })": None,
+    "new FormData(form)": None,
+}
+SEND_BEACON = """([url]) => {
+    const json = '{"by":5}';
+    const form = document.createElement("form");
+    form.append(Object.assign(document.createElement("input"), { name: "by", value: "5" }));
+    return navigator.sendBeacon(url, BODY);
+}"""
+FETCH = "([url]) => fetch(url, { method: 'POST', credentials: 'include' }).then((response) => response.json())"
+
+
+@pytest.mark.fails_on_mutant("credentials are not allowed", "app/http/origins.py", "_CREDENTIALS, _EXPOSED", "_EXPOSED")
+def test_each_beacon_is_counted_or_rejected(tally: Process, site: Site, open_page, console_messages: list[str]) -> None:
+    """A browser sends beacons with credentials. Only the body of a JSON Blob needs a preflight."""
+    page = open_page(site.url)
+    for i, (body, count) in enumerate(BEACONS.items()):
+        with page.expect_response(lambda response: response.request.method == "POST") as received:
+            assert page.evaluate(SEND_BEACON.replace("BODY", body), [f"{tally.url}/event/beacon-{i}"])
+        assert received.value.status == (200 if count else 422), body
+        assert tally.get(f"/event/beacon-{i}")["count"] == (count or 0), body
+    assert page.evaluate(FETCH, [f"{tally.url}/event/fetched"])["count"] == 1
+    assert [text for text in console_messages if "422" not in text] == []
+
+
 def test_a_countapi_page_works_after_changing_its_host_name(
     process, site: Site, open_page, console_messages: list[str]
 ) -> None:

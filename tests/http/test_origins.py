@@ -1,17 +1,20 @@
 """Allowed hosts and web origins, CORS headers, and the origin behind a proxy."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import httpx
 import pytest
 import websockets
 
+from app.settings import Settings
 from tests.http.api_keys import KEYS, bearer
 from tests.http.problems import detail_of
 from tests.support.nginx import Proxy
 from tests.support.servers import RunningApp
 
+ORIGINS = "app/http/origins.py"
 SHOP, EVIL = "https://shop.example", "https://evil.example"
 SOCKETS = "/socket.io/?EIO=4&transport="
 ALLOWED = {"allowed_origins": f"{SHOP},http://localhost:5173"}
@@ -80,9 +83,98 @@ async def test_requests_of_foreign_origins(serve_once, chosen: dict, origin: str
             assert response.status_code == (204 if writes else 403)
             if shared:
                 assert response.headers["Access-Control-Allow-Origin"] == expected
-                assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
-                assert "Idempotency-Key" in response.headers["Access-Control-Allow-Headers"]
+                assert response.headers["Access-Control-Allow-Headers"] == "authorization"
         await assert_websocket(tally, headers, 101 if writes else 403)
+
+
+NAMED = pytest.mark.fails_on_mutant(
+    "any origin may send credentials", ORIGINS, 'b"*"), _EXPOSED, *vary]', 'b"*"), _CREDENTIALS, _EXPOSED, *vary]'
+)
+
+
+@NAMED
+@pytest.mark.fails_on_mutant("a named origin sends no credentials", ORIGINS, "_CREDENTIALS, _EXPOSED", "_EXPOSED")
+@pytest.mark.fails_on_mutant(
+    "a route for all pages has *",
+    "app/http/middleware.py",
+    "dict(_ANY_ORIGIN) | headers",
+    "headers | dict(_ANY_ORIGIN)",
+)
+@pytest.mark.parametrize("chosen", [SHOP, "*", f"*,{SHOP}", f"{SHOP},{EVIL}"])
+async def test_credentials_are_allowed_for_named_origins_only(serve_once, chosen: str) -> None:
+    """A browser rejects a response to a request with credentials that does not name the origin and allow them."""
+    tally = await serve_once(allowed_origins=chosen, countapi=True)
+    async with tally.client() as client:
+        for method, path in itertools.product(
+            ("POST", "GET", "OPTIONS"), ("/event/a", "/events", "/hit/one/two", "/badge/a.svg", "/nothing", "/health")
+        ):
+            headers = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
+            response = await client.request(method, path, headers=headers)
+            named = SHOP in chosen
+            assert response.headers["Access-Control-Allow-Origin"] == (SHOP if named else "*")
+            assert response.headers.get("Access-Control-Allow-Credentials") == ("true" if named else None)
+            assert response.headers.get_list("Vary") == (["Origin"] if named else [])
+            other = await client.request(method, path, headers=headers | {"Origin": "https://other.example"})
+            assert "Access-Control-Allow-Credentials" not in other.headers
+
+
+TRACING = "authorization,baggage,cache-control,content-type,idempotency-key,sentry-trace,traceparent,x-requested-with"
+INVALID_NAMES = ["", ",", "a b", "a,,b", "é", 'a"', "a:b", "x" * 65, ",".join(["a"] * 65)]
+
+
+@pytest.mark.fails_on_mutant(
+    "invalid names are echoed", ORIGINS, "if _HEADER_NAMES.fullmatch(requested)", "if requested"
+)
+@pytest.mark.parametrize("origin", [SHOP, "*"])
+async def test_a_preflight_allows_the_headers_that_it_requests(serve_once, origin: str) -> None:
+    tally = await serve_once(allowed_origins=origin, countapi=True)
+    async with tally.client() as client:
+        options = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
+        for names in (TRACING, TRACING.replace(",", ", "), "x"):
+            headers = options | {"Access-Control-Request-Headers": names}
+            response = await client.options("/event/a", headers=headers)
+            assert (response.status_code, response.headers["Access-Control-Allow-Headers"]) == (204, names)
+        for names in INVALID_NAMES:
+            headers = options | {"Access-Control-Request-Headers": names.encode()}
+            response = await client.options("/event/a", headers=headers)
+            assert response.headers["Access-Control-Allow-Headers"].startswith("Authorization, Content-Type")
+
+
+async def test_a_preflight_of_any_origin_is_accepted_on_the_routes_for_all_pages(serve_once) -> None:
+    tally = await serve_once(countapi=True)
+    headers = {"Origin": EVIL, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "baggage"}
+    async with tally.client() as client:
+        for path in ("/hit/one/two", "/get/one/two", "/badge/a.svg", "/event/a", "/events"):
+            response = await client.options(path, headers=headers)
+            assert response.status_code == (403 if path.startswith("/event") else 204)
+            if response.status_code == 204:
+                assert response.headers["Access-Control-Allow-Origin"] == "*"
+                assert response.headers["Access-Control-Allow-Headers"] == "baggage"
+
+
+APPS = ["capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://obsidian.md"]
+APPS += ["chrome-extension://abcdefghijklmnopabcdefghijklmnop", "moz-extension://6b6b6b6b-1c1c-4d4d-8e8e-2f2f2f2f2f2f"]
+APPS += ["safari-web-extension://6B6B6B6B-1C1C-4D4D-8E8E-2F2F2F2F2F2F"]
+
+
+@pytest.mark.fails_on_mutant("only web origins are accepted", "app/settings.py", "|{_APP_ORIGIN}|", "|")
+async def test_the_origins_of_apps_and_extensions_can_be_allowed(serve_once) -> None:
+    tally = await serve_once(allowed_origins=",".join(APPS))
+    async with tally.client() as client:
+        for origin in APPS:
+            response = await client.post("/event/a", headers={"Origin": origin})
+            assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (200, origin)
+        for origin in ("capacitor://localhost.evil.example", "http://localhost", "capacitor://other", "null"):
+            assert (await client.post("/event/a", headers={"Origin": origin})).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["HTTP://x", "https://Shop.example", "https://x/", "capacitor://", "//x", "capacitor://x/y", "a://b;c", "x"],
+)
+def test_an_invalid_origin_is_rejected_at_startup(origin: str) -> None:
+    with pytest.raises(ValueError, match="each origin must be like"):
+        Settings(allowed_origins=origin)
 
 
 async def assert_websocket(tally: RunningApp, headers: dict[str, str], status: int) -> None:
