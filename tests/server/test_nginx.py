@@ -70,6 +70,24 @@ def test_no_hash_is_a_consistent_hash() -> None:
         ({"method": "POST", "url": "/events", "content": b"x" * (4 * 1024 * 1024 + 1)}, 413, "no"),
         ({"method": "POST", "url": "/event/a", "content": iter([b"x" * 9000] * 2)}, 413, "no"),  # in chunks
         ({"method": "POST", "url": POLL, "content": b"x" * 16_385}, 413, "no"),
+        ({"method": "PUT", "url": "/event/a", "content": b"x" * 5_000_000}, 413, None),
+        pytest.param(
+            {"method": "PUT", "url": "/event/a", "content": b"x" * 20_000},
+            413,
+            None,
+            marks=pytest.mark.fails_on_mutant(
+                "the body of a PUT is not limited", CONF, "location ~ ^/(event|user)/", "location ~ ^/(hit|user)/"
+            ),
+        ),
+        pytest.param(
+            {"method": "PUT", "url": "/event/a", "content": iter([b"x" * 9000] * 3)},
+            413,
+            None,
+            marks=pytest.mark.fails_on_mutant(
+                "a PUT in chunks is not limited", CONF, "client_max_body_size 16k; # for a body in chunks", ""
+            ),
+        ),
+        ({"method": "DELETE", "url": "/user/a", "content": b"x" * 20_000}, 413, None),
         ({"method": "GET", "url": "/events", "headers": {"X": "x" * 40_000}}, 431, None),
         ({"method": "GET", "url": "/events", "headers": [(f"x{i}", "y") for i in range(5000)]}, 431, None),
         ({"method": "GET", "url": "/event/" + "x" * 9000}, 414, None),
@@ -105,8 +123,13 @@ def test_errors_of_the_proxy_are_problem_documents(
 
 def test_the_largest_bodies_reach_a_node(proxy_without_node: Proxy) -> None:
     with httpx.Client(base_url=proxy_without_node.url) as http:
-        for path, size in (("/event/a", 16_384), ("/events", 4 * 1024 * 1024)):
-            assert http.post(path, content=b"x" * size).status_code == 502
+        for method, path, size in (
+            ("POST", "/event/a", 16_384),
+            ("PUT", "/event/a", 16_384),
+            ("DELETE", "/user/a", 16_384),
+            ("POST", "/events", 4 * 1024 * 1024),
+        ):
+            assert http.request(method, path, content=b"x" * size).status_code == 502
 
 
 @pytest.mark.fails_on_mutant("an import is limited like a batch", CONF, "client_max_body_size 0;", "")
