@@ -1,5 +1,5 @@
 # Each target installs its own requirements. Start with `make run`.
-.PHONY: run test kafka bench accuracy soak soak-service mutants check format lock screenshots clean
+.PHONY: run test kafka bench accuracy soak soak-service fuzz mutants check format lock screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -49,6 +49,11 @@ soak-service: $(TOOLS)
 	@tools/setup redis-server
 	@mkdir -p $(OUTPUT)
 	$(BIN)/python -m tests.support.soak $(STORE) $(MINUTES) --output $(OUTPUT)
+
+# Runs each fuzzer of tests/fuzz for MINUTES, with new seeds. A failure prints how to repeat its seed.
+fuzz: $(TOOLS)
+	@tools/setup redis-server
+	TALLY_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -o timeout=$$((60 * $(MINUTES) + 300)) tests/fuzz
 
 # Checks that each test fails on the mutants of the code that it names.
 mutants: $(TOOLS) $(NODE)

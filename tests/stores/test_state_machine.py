@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import uuid
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -201,8 +201,11 @@ class StoreMachine(RuleBasedStateMachine):
     def prune(self) -> None:
         slot = self.slot
         cutoffs = {"minute": slot.minute - 86_400, "hour": slot.minute - 86_400, "day": slot.day - DAYS_KEPT_SECONDS}
-        self.run(self.store.prune(cutoffs, slot))
+        self.prune_store(cutoffs, slot)
         self.model.prune(cutoffs, slot)
+
+    def prune_store(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
+        self.run(self.store.prune(cutoffs, slot))
 
     @invariant()
     def the_store_has_the_counts_of_the_model(self) -> None:
