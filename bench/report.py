@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.results import TARGETS, Results
+from bench.results import HIGHLIGHTS, TARGETS, Highlight, Results
 from bench.scenarios import SCENARIOS, Case, Scenario
 from bench.servers import REDIS_CORE, ROOT
 
@@ -58,15 +58,19 @@ COLUMNS = {
 HEAD = """\
 # Benchmarks
 
-`make bench` writes this page; to change it, change `bench/`. Each server runs on its own core and the load on another.
+`make bench` writes this page; to change it, change `bench/`. The server has one core, and the load another. Compare
+ratios, because machines differ.
+"""
+
+METHOD = """\
+## How to read it
+
 Each measurement starts a new server, {rounds} times in turn with all the others. A figure is the median, with the
 minimum and the maximum in brackets. A ratio compares figures of the same round.
 
-## How to read it
-
-- Compare ratios, because machines differ. "Server busy" is the share of its core that the server used, "load busy"
-  that of the load. If a saturated server was busy for less than {busy:.0%}, its rate has a °: the load, a disk or
-  Redis was the bottleneck, and the server could do more.
+- "Server busy" is the share of its core that the server used, "load busy" that of the load. If a saturated server was
+  busy for less than {busy:.0%}, its rate has a °: the load, a disk or Redis was the bottleneck, and the server could do
+  more.
 - "Server µs" is processor time per hit, or per read in a table of reads. Ratios of it are the least sensitive to other
   programs on the machine, and show how the server would do with a core of its own.
 - p99 under a saturating load is that of an overloaded server. At a fixed rate, latency counts from when the hit was
@@ -84,6 +88,7 @@ HTTP in front of Redis, measured if it is installed.
 
 
 def tables(results: Results) -> str:
+    """Return the tables of the targets and of all scenarios, to print."""
     parts = [disturbance(results), target_table(results)] + [
         scenario_table(name, scenario, results) for name, scenario in SCENARIOS.items()
     ]
@@ -91,7 +96,35 @@ def tables(results: Results) -> str:
 
 
 def document(results: Results, rounds: int) -> str:
-    return "\n".join([HEAD.format(rounds=rounds, busy=BUSY_SHARE), machine(), tables(results)])
+    """Return the page: a summary, and the wide tables of the scenarios, which a reader has to open."""
+    parts = [HEAD, disturbance(results), summary(results), target_table(results)]
+    parts += [METHOD.format(rounds=rounds, busy=BUSY_SHARE), machine()]
+    parts += [scenario_table(name, scenario, results, _folded) for name, scenario in SCENARIOS.items()]
+    return "\n".join(part for part in parts if part)
+
+
+def summary(results: Results) -> str:
+    """Return the table of the highlights."""
+    rows = [
+        [highlight.title, _medians(highlight, results), _ratio_text(highlight, results)]
+        for highlight in HIGHLIGHTS
+        if highlight.row_id in results.rounds
+    ]
+    return "## In ten rows\n\n" + _table(["", "Tally", "compared with"], rows)
+
+
+def _medians(highlight: Highlight, results: Results) -> str:
+    return ", ".join(
+        form.format(statistics.median(results.values(highlight.row_id, figure)))
+        for figure, form in highlight.forms.items()
+    )
+
+
+def _ratio_text(highlight: Highlight, results: Results) -> str:
+    if not highlight.baseline:
+        return ""
+    ratios = results.ratio_to(highlight.row_id, highlight.baseline)
+    return f"{statistics.median(ratios):.2f}× {highlight.than}"
 
 
 def disturbance(results: Results) -> str:
@@ -114,7 +147,9 @@ def target_table(results: Results) -> str:
     return "## Targets\n\n" + _table(["", "target", "measured", ""], rows) if rows else ""
 
 
-def scenario_table(name: str, scenario: Scenario, results: Results) -> str:
+def scenario_table(
+    name: str, scenario: Scenario, results: Results, style: Callable[[str], str] = lambda table: table
+) -> str:
     cases = [case for case in scenario.cases if results.rounds.get(f"{name}/{case.row}")]
     columns = [key for key in COLUMNS if any(results.values(f"{name}/{case.row}", key) for case in cases)]
     head = [name, *(COLUMNS[key][0] for key in columns)]
@@ -123,7 +158,11 @@ def scenario_table(name: str, scenario: Scenario, results: Results) -> str:
         head += ["compared with", "by processor time"]
         for case, row in zip(cases, rows, strict=True):
             row += [_ratios(f"{name}/{case.row}", case, ratio) for ratio in (results.ratio_to, results.cpu_ratio_to)]
-    return f"## {scenario.title}\n\n{scenario.text}\n\n{_table(head, rows)}" if cases else ""
+    return f"## {scenario.title}\n\n{scenario.text}\n\n{style(_table(head, rows))}" if cases else ""
+
+
+def _folded(table: str) -> str:
+    return f"<details><summary>Figures</summary>\n\n{table}\n</details>\n"
 
 
 def _cell(row_id: str, key: str, scenario: Scenario, results: Results) -> str:

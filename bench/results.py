@@ -143,3 +143,73 @@ TARGETS = [
         0.7,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """A row of the summary: the medians of some figures, and the ratio to a baseline, which `than` names."""
+
+    title: str
+    row_id: str
+    forms: dict[str, str]  # how to show each figure
+    baseline: str = ""
+    than: str = ""
+
+
+RATE = "{:,.0f} requests/s"
+HIGHLIGHTS = [
+    Highlight(
+        "single POSTs on SQLite, on disk before each response",
+        "post/tally sqlite",
+        {"rate": RATE, "p99_ms": "p99 {:.1f} ms"},
+        "post/express memory",
+        "Express",
+    ),
+    Highlight(
+        "single POSTs on Redis",
+        "post/tally redis",
+        {"rate": RATE, "p99_ms": "p99 {:.1f} ms"},
+        "post/express redis",
+        "Express on Redis",
+    ),
+    Highlight("single POSTs in memory", "post/tally memory", {"rate": RATE}, "post/express memory", "Express"),
+    Highlight(
+        "batches of 1,000 hits on SQLite",
+        "batch/tally sqlite",
+        {"hits": "{:,.0f} hits/s"},
+        "post/tally sqlite",
+        "single POSTs",
+    ),
+    Highlight(
+        "90 % reads, 10 % hits on SQLite",
+        "mixed/tally sqlite, 90 % GET",
+        {"rate": RATE},
+        "mixed/express memory, 90 % GET",
+        "Express",
+    ),
+    Highlight(
+        "single POSTs while 200 dashboards watch",
+        "dashboards/tally memory, 200 on /live",
+        {"rate": RATE},
+        EXPRESS,
+        "Express",
+    ),
+    Highlight(
+        "from a hit to 200 clients, at 1,000 hits/s",
+        LATENCY,
+        {"shown_p50_ms": "p50 {:.1f} ms", "shown_p99_ms": "p99 {:.1f} ms"},
+    ),
+    Highlight(
+        "2,000 dashboards at 1,000 hits/s",
+        MANY,
+        {"converged_s": "all show the last hit after {:.2f} s", "p99_ms": "POST p99 {:.1f} ms"},
+    ),
+    Highlight(
+        "single POSTs buffered in Kafka, on Redis",
+        "kafka/kafka redis, POST",
+        {"rate": RATE},
+        "post/tally redis",
+        "without Kafka",
+    ),
+    Highlight("records of a Kafka topic, on Redis", "kafka/kafka redis, records", {"records": "{:,.0f} records/s"}),
+]
