@@ -1,4 +1,4 @@
-"""Code, strings, comments and scripts use standard words: those that only this project used are rejected."""
+"""Code, strings, comments, scripts and documents use standard words: those that only this project used are rejected."""
 
 import re
 import subprocess
@@ -31,16 +31,18 @@ REJECTED = {
 }
 # A file may use a word that matches, for the reason given.
 EXCEPTIONS = {"tests/project/test_vocabulary.py": "this list"}
-SUFFIXES = {".py", ".lua", ".js", ".ts", ".toml", ".yml", ".yaml", ".conf", ".html", ".css", ""}
-FOLDERS = ("app/", "static/", "tests/", "bench/", "tools/", "deploy/", ".ci/", ".github/")
+SUFFIXES = {".py", ".lua", ".js", ".ts", ".toml", ".yml", ".yaml", ".conf", ".html", ".css", ".md", ""}
+FOLDERS = ("app/", "static/", "tests/", "bench/", "tools/", "deploy/", "docs/", ".ci/", ".github/")
 TOP = {"Makefile", "Dockerfile", "pyproject.toml", "docker-compose.yml", ".compose-lint.yml"}
+TOP |= {"README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"}
 
 
 def files() -> list[str]:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
     names = [name for name in listed.stdout.decode().splitlines() if (ROOT / name).is_file()]
     ours = [n for n in names if (n.startswith(FOLDERS) or n in TOP) and Path(n).suffix in SUFFIXES]
-    return [name for name in ours if name not in EXCEPTIONS and "/vendor/" not in name]
+    # A decision keeps the words of its time.
+    return [name for name in ours if name not in EXCEPTIONS and "/vendor/" not in name and "/decisions/" not in name]
 
 
 @pytest.mark.parametrize("word", REJECTED)
