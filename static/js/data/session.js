@@ -57,7 +57,10 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     const limited = rateLimitedForMs() > 0;
     if (paused || wasLimited || limited) report();
     wasLimited = limited;
-    if (loaded && !paused) tick(synced());
+    if (loaded && !paused) {
+      if (paintQueued) paintNow(); // A snapshot may have renumbered the events, which `tick` reads by index.
+      tick(synced());
+    }
     if (performance.now() - healthRequestedAt > (connection.name === "live" ? HEALTH_MS : HEALTH_TROUBLE_MS)) loadHealth();
   }
 
