@@ -37,7 +37,7 @@
       if (response?.ok && body) return body;
       const retryAfterMs = 1000 * (response?.headers.get("Retry-After") ?? 0);
       const rejected = response && response.status < 500 && response.status !== 429;
-      if (rejected || pauseMs > 30_000 || retryAfterMs > 60_000) throw new Error(body?.detail ?? "Tally did not answer");
+      if (rejected || pauseMs > 30_000 || retryAfterMs > 60_000) throw new Error(body?.detail ?? "Tally did not respond; the hit may not have been counted");
       await new Promise((resolve) => setTimeout(resolve, Math.max(pauseMs, retryAfterMs) + Math.random() * pauseMs));
     }
   }

@@ -41,7 +41,7 @@ class MemoryStore(CounterStore):
 
     kind = "memory"
     ack: Ack = "memory"
-    durability = "nothing: counts live as long as this process"
+    durability = "only until this process stops"
 
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits

@@ -36,7 +36,7 @@ _DURABILITY = {
     "always": "a crash of Redis and power loss: it is on the disk of Redis",
     "everysec": "a crash of Redis, but for the last 2 seconds",
     "no": "a crash of Redis, but for data that the operating system had not written yet",
-    "none": "the end of this process, but not of Redis, which keeps no append-only file",
+    "none": "a crash of this process, but not of Redis, which has no append-only file",
 }
 _EVICTED = "nothing for certain: Redis may evict it, because its maxmemory-policy is not noeviction"
 
@@ -256,7 +256,7 @@ class RedisStore(RedisReads):
             config = await self._execute_on_server("CONFIG GET", "appendfsync")
             return _DURABILITY[config["appendfsync"] if info["aof_enabled"] else "none"]
         except (StoreUnavailable, KeyError):  # an access list forbids it, or a service only resembles Redis
-            return "unknown: Redis did not report its persistence settings"
+            return "as much as Redis does, which did not report its persistence settings"
 
     async def _read_health(self) -> dict[str, Any]:
         """Update the health of the server, and return its INFO. Raises StoreUnavailable."""

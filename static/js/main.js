@@ -73,7 +73,7 @@ function announceTotal() {
   const intervalMs = 1000 * Number(getPref("announce"));
   if (lastAnnouncement.total < 0) lastAnnouncement.total = total;
   if (!intervalMs || Date.now() - lastAnnouncement.at < intervalMs) return;
-  byId("announce").textContent = `${plural(total, "hit")} today, ${number(Math.max(0, total - lastAnnouncement.total))} more`;
+  byId("announce").textContent = `${plural(total, "hit")} today, ${number(Math.max(0, total - lastAnnouncement.total))} more than at the last announcement`;
   lastAnnouncement = { total, at: Date.now() };
 }
 
@@ -88,15 +88,15 @@ const togglePause = () => session.setPaused(!session.isPaused());
 const showHelp = () => byId("help").showModal();
 const goTo = (/** @type {string} */ hash) => () => { location.hash = hash; };
 /** @type {Record<string, [string, () => void]>} */ const shortcuts = {
-  "/": ["Filter events; Esc clears", () => filter.focus()],
-  p: ["Pause, go on", togglePause],
-  t: ["Light, dark", switchTheme],
+  "/": ["Filter events (Esc clears)", () => filter.focus()],
+  p: ["Pause or resume", togglePause],
+  t: ["Switch theme", switchTheme],
   k: ["Kiosk", () => location.assign("/kiosk")],
   o: ["Overview", goTo("#/")],
   l: ["Leaderboard", goTo("#/leaderboard")],
   h: ["History", goTo("#/history")],
   s: ["Settings", goTo("#/settings")],
-  "?": ["These shortcuts", showHelp],
+  "?": ["Show shortcuts", showHelp],
 };
 byId("keys").append(...Object.entries(shortcuts).map(([key, [label]]) =>
   h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, label))));

@@ -24,7 +24,7 @@ def tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 def enter_key(page: Page, key: str) -> None:
     page.locator("#key-prompt input").fill(key)
-    page.get_by_role("button", name="Use", exact=True).click()
+    page.get_by_role("button", name="Save", exact=True).click()
 
 
 @pytest.mark.fails_on_mutant(
@@ -34,9 +34,9 @@ def enter_key(page: Page, key: str) -> None:
 def test_a_page_asks_for_an_api_key_and_uses_it(tally: Process, open_page, path: str) -> None:
     page = open_page(tally.url + path)
     expect_status(page, "locked")
-    expect(page.get_by_text("This Tally needs a key")).to_be_visible()
+    expect(page.get_by_text("This dashboard is protected")).to_be_visible()
     enter_key(page, "not the key that it is")
-    expect(page.locator("#key-prompt")).to_contain_text("does not open it")
+    expect(page.locator("#key-prompt")).to_contain_text("was not accepted")
     enter_key(page, READ_KEY)
     expect_status(page, "live")
     expect(page.locator("#key-prompt")).to_be_hidden()
@@ -51,9 +51,9 @@ def test_an_api_key_can_be_forgotten(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/settings")
     expect(page.locator("#health")).to_contain_text("sqlite")
     page.locator("#key input").fill(READ_KEY)
-    page.get_by_role("button", name="Use", exact=True).click()
+    page.get_by_role("button", name="Save", exact=True).click()
     expect_status(page, "live")
-    page.get_by_role("button", name="Forget").click()
+    page.get_by_role("button", name="Remove key").click()
     expect_status(page, "locked")
     assert page.evaluate("sessionStorage.length") == 0
 
@@ -63,5 +63,5 @@ def test_the_share_dialog_shows_no_badge_that_needs_a_key(tally: Process, open_p
     enter_key(page, READ_KEY)
     expect_status(page, "live")
     page.locator("#share-open").click()
-    expect(page.locator("#share")).to_contain_text("shows it to nobody without a key")
+    expect(page.locator("#share")).to_contain_text("Badges need a key on this server")
     expect(page.locator("#share img")).to_have_count(0)

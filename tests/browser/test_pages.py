@@ -98,7 +98,9 @@ def test_an_event_page_shows_new_hits(tally: Process, open_page, console_message
 
 def test_an_event_chart_compares_with_the_previous_period(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/event/search?range=week")
-    expect(page.locator("#event-chart .note")).to_contain_text("360 hits in 7 days, 360 more than in the 7 days before")
+    expect(page.locator("#event-chart .note")).to_contain_text(
+        "360 hits in the last 7 days, 360 more than in the previous 7 days"
+    )
 
 
 def test_the_leaderboard_ranks_by_the_chosen_window(tally: Process, open_page, console_messages: list[str]) -> None:
@@ -119,8 +121,8 @@ def test_the_leaderboard_ranks_by_the_chosen_window(tally: Process, open_page, c
 
 def test_two_closed_days_are_compared(tally: Process, open_page, console_messages: list[str]) -> None:
     page = open_page(f"{tally.url}/#/history")
-    expect(page.locator("#history-day")).to_contain_text("920 hits of 3 events")
-    expect(page.locator("#history-day")).to_contain_text("Part 1: 460, Part 2: 460")
+    expect(page.locator("#history-day")).to_contain_text("920 hits across 3 events")
+    expect(page.locator("#history-day")).to_contain_text("Hits in each part of the day: 460, 460")
     expect(page.locator(".corrections")).to_contain_text("Day reset")
     page.locator("#history-with").select_option(past_day(2))
     expect(page.locator("#history-day .lead")).to_contain_text("on")
@@ -132,7 +134,7 @@ def test_two_closed_days_are_compared(tally: Process, open_page, console_message
     assert counts_in_csv(download.value)["search"] == "120"
     page.locator("#history-choice").select_option(past_day(2))
     assert f"/{past_day(2)}?with={past_day(2)}" in page.url
-    expect(page.locator("#history-day")).to_contain_text("467 hits of 4 events")
+    expect(page.locator("#history-day")).to_contain_text("467 hits across 4 events")
     expect(page.locator(".corrections")).to_contain_text("Corrected gone count 9 7")
     assert console_messages == []
 
@@ -144,7 +146,7 @@ def test_unique_users_are_counted_and_ranked(tally: Process, open_page, console_
     expect(page.locator("#event-today .figures")).to_contain_text(f"Unique users today{len(HOSTILE_NAMES)}")
     expect(page.locator("#event-today .figures")).to_contain_text(f"Active sessions{len(HOSTILE_NAMES)}")
     page.locator("#event-users").click()
-    expect(page.locator("#leaderboard-title")).to_have_text("Users of met")
+    expect(page.locator("#leaderboard-title")).to_have_text("Top users: met")
     expect(page.locator("#leaderboard-list li").first).to_contain_text(HOSTILE_NAMES[0])
     expect(page.locator("#leaderboard-list li")).to_have_count(len(HOSTILE_NAMES))
     assert page.locator("#leaderboard-list :is(a, img, script)").count() == 0
@@ -163,12 +165,12 @@ def test_a_correction_requires_typing_the_event_name(tally: Process, open_page, 
     tally.post("/event/wrong", b'{"by": 50}')
     page = open_page(f"{tally.url}/#/settings")
     page.locator("#key input").fill(ADMIN_KEY)
-    page.get_by_role("button", name="Use", exact=True).click()
+    page.get_by_role("button", name="Save", exact=True).click()
     page.goto(f"{tally.url}/#/event/wrong")
     expect(page.locator("#event-today .figures")).to_contain_text("Total50")
     page.locator("#event-correct").click()
     page.locator("#confirm-count").fill("20")
-    expect(page.get_by_role("button", name="Correct").last).to_be_disabled()
+    expect(page.get_by_role("button", name="Save").last).to_be_disabled()
     page.locator("#confirm-word").fill("wrong")
     page.keyboard.press("Enter")
     expect(page.locator("#confirm")).to_be_hidden()

@@ -91,9 +91,9 @@ test("two numbers are compared in words", () => {
   assert.equal(comparison(500, 100), "5 times as many as");
 });
 
-test("days are those of the service in every time zone", () => {
+test("days are those of the server in every time zone", () => {
   assert.match(longDate("2026-11-23T00:00:00+13:00"), /23/);
-  assert.match(dayEnd("2026-11-24T00:00:00+05:30"), /00:00 of the service’s clock \(UTC\+05:30\)/);
+  assert.match(dayEnd("2026-11-24T00:00:00+05:30"), /00:00 server time \(UTC\+05:30\)/);
   assert.equal(countdown(3 * 3600_000 + 12 * 60_000 + 44_001), "03:12:45");
   assert.equal(countdown(-5), "00:00:00");
   assert.deepEqual([plural(1, "hit"), plural(1234, "hit"), byteSize(999), byteSize(12e6)], ["1 hit", "1,234 hits", "999B", "12MB"]);
@@ -112,7 +112,7 @@ test("the worst status wins, and each status has a label and a sentence", () => 
     // A locked page shows no numbers.
     assert.equal(isOutdated(connection), connection !== "locked");
   }
-  assert.deepEqual([LABELS.stale, LABELS.limited, LABELS.spooling], ["Not responding", "Rate limited", "Store offline"]);
+  assert.deepEqual([LABELS.stale, LABELS.limited, LABELS.spooling], ["Not responding", "Rate limited", "Redis unreachable"]);
   for (const name of Object.keys(LABELS)) {
     const text = describe({ name, reasons: ["r"], asOf: 0, hint: false, limitedMs: 1, health: null, waiting: 2 });
     assert.ok(text.length > 3, name);

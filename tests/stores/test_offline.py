@@ -270,7 +270,7 @@ async def test_a_node_with_a_full_spool_is_down(tmp_path: Path, own_redis: Redis
 @pytest.mark.parametrize(
     ("options", "durability"),
     [
-        ((), "keeps no append-only file"),
+        ((), "has no append-only file"),
         (("--appendonly", "yes"), "but for the last 2 seconds"),
         (DURABLE, "power loss"),
         (("--appendonly", "yes", "--rename-command", "CONFIG", ""), "did not report"),

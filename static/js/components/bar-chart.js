@@ -79,9 +79,9 @@ export function createBarChart(host, onPick) {
     const counts = points.map((point) => point.count);
     const sum = counts.reduce((a, b) => a + b);
     const max = Math.max(...counts);
-    const last = running ? `, ${number(counts[counts.length - 1])} in the running ${data.step}` : "";
+    const last = running ? `, ${number(counts[counts.length - 1])} so far this ${data.step}` : "";
     svg.setAttribute("aria-label", `${title.textContent}, ${caption.toLowerCase()}: ${plural(sum, "hit")} in total, most at ` +
-      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}. Arrow keys read the bars.`);
+      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}. Use the arrow keys to read each bar.`);
     tableView.setAttribute("aria-label", `${title.textContent}, as a table`);
     if (tableView.hidden) return;
     const rows = points.map((point, i) => [fullName(point), number(point.count), ...(previous[i] ? [number(previous[i].count)] : [])]);
@@ -94,7 +94,7 @@ export function createBarChart(host, onPick) {
     const point = data.points[i];
     highlightedIndex = point ? i : -1;
     bars.forEach((bar, k) => bar.classList.toggle("highlighted", k === highlightedIndex));
-    const previous = data.previous[i] ? ` · ${number(data.previous[i].count)} the period before` : "";
+    const previous = data.previous[i] ? ` · ${number(data.previous[i].count)} in the previous period` : "";
     readout.textContent = point ? `${fullName(point)} · ${plural(point.count, "hit")}${previous}` : caption;
   }
 

@@ -21,7 +21,7 @@ export function createEmptyState(onHit) {
   copyOnClick(byId("copy"), code);
   button.addEventListener("click", async () => {
     button.disabled = true;
-    note.textContent = await send("POST", "/event/hello").then(() => "Counted.", (error) => `The request failed. ${error.message}`);
+    note.textContent = await send("POST", "/event/hello").then(() => "Counted.", (error) => `Could not send the hit. ${error.message}`);
     button.disabled = false;
     onHit();
   });

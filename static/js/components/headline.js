@@ -43,8 +43,8 @@ export function createHeadline(host, labels) {
     /** @type {Audience|null} */ const audience = await get(`${eventPath(requestedName)}/audience?days=1`).catch(() => null);
     if (!audience || requestedName !== name) return;
     const prefix = audience.exact ? "" : "≈ ";
-    set("users", prefix + number(audience.users), prefix && `An estimate${audience.error ? `, give or take ${percent(audience.error)}` : ""}`);
-    set("sessions", prefix + number(audience.activeSessions), "With a hit in the last 5 minutes");
+    set("users", prefix + number(audience.users), prefix && `Estimated${audience.error ? `, ±${percent(audience.error)}` : ""}`);
+    set("sessions", prefix + number(audience.activeSessions), "Sessions with a hit in the last 5 minutes");
   });
 
   return {

@@ -3,7 +3,7 @@
 import { getSeries, throttle } from "../data/api.js";
 import { Series } from "../data/series.js";
 import { createSegmentedControl } from "../lib/dom.js";
-import { comparison, number } from "../lib/format.js";
+import { comparison, number, plural } from "../lib/format.js";
 import { createBarChart } from "./bar-chart.js";
 
 const RELOAD_MS = 10_000; // Live hits extend the bars; a reload corrects any drift.
@@ -34,16 +34,16 @@ export function createHitsChart(host, now, onRange) {
     if (requestedSeries !== series) return;
     host.ariaBusy = "false";
     draw();
-    if (error && !series.points.length) chart.setNote(`No history to show. ${error.message}`);
+    if (error && !series.points.length) chart.setNote(`Could not load this chart. ${error.message}`);
     chart.describe();
   });
 
   function draw() {
     const { words, step } = RANGES[range];
     const { current, previous } = series.completedTotals();
-    chart.set(series, `Last ${words}; the line is the ${words} before`);
+    chart.set(series, `Last ${words} (dotted: previous ${words})`);
     chart.setNote(current || previous
-      ? `${number(current)} hits in ${words}, ${comparison(current, previous)} in the ${words} before. The running ${step} is left out.` : "");
+      ? `${plural(current, "hit")} in the last ${words}, ${comparison(current, previous)} in the previous ${words}. The current ${step} is not included.` : "");
   }
 
   return {

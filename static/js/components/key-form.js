@@ -6,8 +6,8 @@ import { h, setText } from "../lib/dom.js";
 /** @param {HTMLElement} host @param {() => void} onChange @returns {() => void} redraws the form for the current key */
 export function createKeyForm(host, onChange) {
   const field = /** @type {HTMLInputElement} */ (h("input", { type: "password", autocomplete: "off", required: true }));
-  const forget = h("button", { className: "button", type: "button" }, "Forget");
-  const form = h("form", { className: "key" }, h("label", {}, "Key ", field), h("button", { className: "button primary" }, "Use"), forget);
+  const forget = h("button", { className: "button", type: "button" }, "Remove key");
+  const form = h("form", { className: "key" }, h("label", {}, "API key ", field), h("button", { className: "button primary" }, "Save"), forget);
   const note = h("p", { className: "note", role: "status" });
   host.append(form, note);
 
@@ -20,7 +20,7 @@ export function createKeyForm(host, onChange) {
 
   function draw() {
     forget.hidden = !apiKey();
-    setText(note, apiKey() ? "Stored only in this tab, until you close it." : "");
+    setText(note, apiKey() ? "Stored in this tab only, until you close it." : "");
   }
 
   form.addEventListener("submit", (event) => {
@@ -35,10 +35,10 @@ export function createKeyForm(host, onChange) {
 /** Fills the panel that replaces a page while the server requires a key. @param {HTMLElement} host @param {() => void} onKey @returns {(locked: boolean) => void} shows or hides it */
 export function createKeyPrompt(host, onKey) {
   const text = h("p", { role: "alert" });
-  host.append(h("h2", {}, "This Tally needs a key"), text);
+  host.append(h("h2", {}, "This dashboard is protected"), text);
   const drawForm = createKeyForm(host, onKey);
   return (locked) => {
-    if (locked && host.hidden) text.textContent = apiKey() ? "That key does not open it." : "Ask the administrator for one.";
+    if (locked && host.hidden) text.textContent = apiKey() ? "That key was not accepted." : "Ask the server’s operator for a read key.";
     if (locked) drawForm();
     host.hidden = !locked;
     document.body.classList.toggle("locked", locked);

@@ -2,7 +2,7 @@
 
 import { describe, isOutdated, LABELS } from "../data/connection-status.js";
 import { byId } from "../lib/dom.js";
-import { number, timeWithSeconds } from "../lib/format.js";
+import { plural, timeWithSeconds } from "../lib/format.js";
 
 const BANNER_DELAY_MS = 2000; // Most reconnects are over by then and need no banner.
 
@@ -24,10 +24,10 @@ export function createStatusBanner(retry) {
     const outdated = isOutdated(name);
     updated = status.updated && calm;
     pill.dataset.state = banner.dataset.state = name;
-    pill.lastElementChild.textContent = name === "paused" && status.waiting ? `Paused · ${number(status.waiting)} waiting` : LABELS[name];
+    pill.lastElementChild.textContent = name === "paused" && status.waiting ? `Paused · ${plural(status.waiting, "update")}` : LABELS[name];
     document.body.classList.toggle("stale", outdated);
     for (const el of document.querySelectorAll(".as-of")) el.textContent = outdated ? `as of ${timeWithSeconds(status.asOf)}` : "";
-    text.textContent = updated ? "Tally has been updated." : describe(status);
+    text.textContent = updated ? "Tally was updated. Reload to use the new version." : describe(status);
     button.textContent = updated ? "Reload" : "Retry now";
     button.hidden = !updated && !outdated;
     lasting &&= !changed;

@@ -20,9 +20,9 @@ export function throttle(ms, run) {
 
 /** @param {string} path @param {RequestInit} [init] @returns {Promise<Response>} */
 async function request(path, init = {}) {
-  if (!init.method && rateLimitedForMs()) throw new Error("Too many requests from this address."); // More would prolong the limit.
+  if (!init.method && rateLimitedForMs()) throw new Error("Rate limit reached. Try again in a moment."); // More would prolong the limit.
   const headers = { ...init.headers, ...(apiKey() && { Authorization: `Bearer ${apiKey()}` }) };
-  const response = await fetch(path, { ...init, headers }).catch(() => { throw new Error("The server does not respond."); });
+  const response = await fetch(path, { ...init, headers }).catch(() => { throw new Error("The server is not responding."); });
   const date = Date.parse(response.headers.get("date") ?? "");
   // The Date header has whole seconds, so a smaller difference means nothing.
   if (Math.abs(date - Date.now()) > 2000) clockSkewMs = date - Date.now();

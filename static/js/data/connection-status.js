@@ -1,10 +1,10 @@
 // The one status that the dashboard shows, with its label and its sentence.
 
-import { byteSize, timeWithSeconds } from "../lib/format.js";
+import { byteSize, plural, timeWithSeconds } from "../lib/format.js";
 
 export const LABELS = {
   loading: "Connecting", live: "Live", paused: "Paused", reconnecting: "Reconnecting", offline: "Offline", stale: "Not responding",
-  locked: "Needs a key", limited: "Rate limited", spooling: "Store offline", degraded: "Degraded", down: "Refusing hits",
+  locked: "Key required", limited: "Rate limited", spooling: "Redis unreachable", degraded: "Degraded", down: "Rejecting hits",
 };
 /** Whether the numbers on the page are the last known ones and may be old. @param {StatusName} name */
 export const isOutdated = (name) => ["reconnecting", "offline", "stale"].includes(name);
@@ -19,16 +19,16 @@ export function currentStatus({ connection, paused, limited, health }) {
 }
 
 export function describe(/** @type {Status} */ { name, reasons, asOf, hint, limitedMs, health, waiting }) {
-  const age = `Showing the numbers as of ${timeWithSeconds(asOf)}.`;
-  const spool = health?.ack === "memory" ? "in memory" : `on disk (${byteSize(health?.spoolBytes ?? 0)})`;
-  if (name === "spooling") return `The store is unreachable. Hits are kept ${spool} and counted when it is back.`;
+  const age = `Showing counts as of ${timeWithSeconds(asOf)}.`;
+  const spool = health?.ack === "memory" ? "in memory" : `to disk (${byteSize(health?.spoolBytes ?? 0)})`;
+  if (name === "spooling") return `Redis is unreachable. Hits are being saved ${spool} and will be counted when it is back.`;
   if (name === "degraded") return `Degraded: ${reasons.join("; ")}.`;
-  if (name === "down") return `Hits are rejected: ${(health?.reasons ?? reasons).join("; ")}.`;
-  if (name === "limited") return `This address asks more than it may. Charts update again in ${Math.ceil(limitedMs / 1000)} s; counts are live.`;
-  if (name === "paused") return waiting ? `Paused, ${waiting} changes are waiting.` : "Paused.";
-  if (name === "locked") return "This Tally needs an API key.";
-  if (name === "stale") return `No updates from the server. ${age}`;
-  if (name === "reconnecting" && hint) return "No live connection yet. Behind a reverse proxy? It must forward WebSocket upgrades on /socket.io/.";
-  if (name === "reconnecting") return `Connection lost. Reconnecting. ${age}`;
+  if (name === "down") return `Hits are being rejected: ${(health?.reasons ?? reasons).join("; ")}.`;
+  if (name === "limited") return `Rate limit reached. Charts resume in ${Math.ceil(limitedMs / 1000)} s; counts are still live.`;
+  if (name === "paused") return waiting ? `Paused. ${plural(waiting, "update")} waiting.` : "Paused.";
+  if (name === "locked") return "This dashboard requires a key.";
+  if (name === "stale") return `No updates from the server for a while. ${age}`;
+  if (name === "reconnecting" && hint) return "Can’t open a live connection. If Tally runs behind a reverse proxy, allow WebSocket upgrades on /socket.io/.";
+  if (name === "reconnecting") return `Connection lost. Reconnecting… ${age}`;
   return name === "offline" ? `You are offline. ${age}` : LABELS[name];
 }

@@ -2,7 +2,7 @@
 
 const numberFormat = (/** @type {Intl.NumberFormatOptions} */ options = {}) => new Intl.NumberFormat(undefined, options).format;
 const dateFormat = (/** @type {Intl.DateTimeFormatOptions} */ options) => new Intl.DateTimeFormat(undefined, options).format;
-// The service names its days. Parsing and formatting them in UTC keeps the name in every time zone of a reader.
+// The server names its days. Parsing and formatting them in UTC keeps the name in every time zone of a reader.
 const utcMidnight = (/** @type {string} */ iso) => Date.parse(`${iso.slice(0, 10)}T00:00Z`);
 const formatLongDate = dateFormat({ weekday: "short", day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
 const formatShortDate = dateFormat({ day: "numeric", month: "short", timeZone: "UTC" });
@@ -15,9 +15,9 @@ export const byteSize = numberFormat({ style: "unit", unit: "byte", notation: "c
 export const time = dateFormat({ hour: "numeric", minute: "2-digit" });
 export const timeWithSeconds = dateFormat({ timeStyle: "medium" });
 export const dateTime = dateFormat({ dateStyle: "medium", timeStyle: "short" });
-/** @param {string} iso a day of the service, such as 2026-11-23 */
+/** @param {string} iso a day of the server, such as 2026-11-23 */
 export const longDate = (iso) => formatLongDate(utcMidnight(iso));
-/** @param {string} iso a day of the service */
+/** @param {string} iso a day of the server */
 export const shortDate = (iso) => formatShortDate(utcMidnight(iso));
 /** @param {number} n @param {string} noun */
 export const plural = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
@@ -36,11 +36,11 @@ export function comparison(current, previous) {
     : `${percent(Math.abs(current / previous - 1))} ${current > previous ? "more" : "fewer"} than`;
 }
 
-/** Formats the end of the service's day, on both clocks if they differ. @param {string} iso with the service's UTC offset */
+/** Formats the end of the server's day, on both clocks if they differ. @param {string} iso with the server's UTC offset */
 export function dayEnd(iso) {
-  const serviceTime = iso.slice(11, 16);
+  const serverTime = iso.slice(11, 16);
   const offset = /[+-]\d\d:\d\d$/.exec(iso)?.[0] ?? "";
   const end = new Date(iso);
   const readerTime = `${String(end.getHours()).padStart(2, "0")}:${String(end.getMinutes()).padStart(2, "0")}`;
-  return readerTime === serviceTime ? `at ${time(end)}` : `at ${serviceTime} of the service’s clock (UTC${offset}), ${time(end)} of yours`;
+  return readerTime === serverTime ? `at ${time(end)}` : `at ${serverTime} server time (UTC${offset}), ${time(end)} your time`;
 }

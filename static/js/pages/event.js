@@ -10,7 +10,7 @@ import { link, navigate } from "../lib/router.js";
 
 const TOTAL_MS = 30_000; // The total moves with the live count; a reload corrects it after a reset.
 
-const BADGE = "A badge, in Markdown";
+const BADGE = "Badge (Markdown)";
 
 /** Returns code that uses an event from elsewhere, by label. @param {string} name @returns {Record<string, string>} */
 function snippets(name) {
@@ -19,10 +19,10 @@ function snippets(name) {
   const attribute = name.replaceAll("&", "&amp;").replaceAll('"', "&quot;");
   return {
     "Count a hit": `curl -X POST '${origin}/event/${path}'`,
-    "Follow it": `curl -N '${origin}/stream?event=${path}'`,
+    "Stream updates": `curl -N '${origin}/stream?event=${path}'`,
     [BADGE]: `![hits](${origin}/badge/${path}.svg)`,
-    "A number in a frame": `<iframe src="${origin}/embed/${path}" width="200" height="100" title="hits"></iframe>`,
-    "A script for pages": `<script src="${origin}/static/tally-1.js" defer></script>\n<span data-tally-count="${attribute}"></span>\n<button data-tally-hit="${attribute}">Click</button>`,
+    "Embed (iframe)": `<iframe src="${origin}/embed/${path}" width="200" height="100" title="hits"></iframe>`,
+    "Web page script": `<script src="${origin}/static/tally-1.js" defer></script>\n<span data-tally-count="${attribute}"></span>\n<button data-tally-hit="${attribute}">Click</button>`,
   };
 }
 
@@ -33,7 +33,7 @@ export function createEventPage({ counters, now }, onCorrected) {
   /** The total of the days before today. @type {number|null} */ let totalBeforeToday = null;
   const chart = createHitsChart(byId("event-chart"), now, (range) => navigate(link("event", name, { range })));
   const headline = createHeadline(byId("event-today"), {
-    total: "Total", rate: "Hits per minute", part: "Of all hits today", users: "Unique users today", sessions: "Active sessions",
+    total: "Total", rate: "Hits per minute", part: "Share of today’s hits", users: "Unique users today", sessions: "Active sessions",
   });
   const count = () => counters.countOf(name);
 
@@ -57,7 +57,7 @@ export function createEventPage({ counters, now }, onCorrected) {
   function openShareDialog() {
     // The image is requested without an API key, as other people's browsers request it.
     const badge = h("img", { src: `/badge/${encodeURIComponent(name)}.svg`, alt: `Badge of ${name}` });
-    badge.onerror = () => badge.replaceWith(h("p", { className: "note" }, "This server shows it to nobody without a key."));
+    badge.onerror = () => badge.replaceWith(h("p", { className: "note" }, "Badges need a key on this server, so this one will not show on other sites."));
     byId("share-body").replaceChildren(...Object.entries(snippets(name)).map(([label, text]) => {
       const code = h("code", { tabIndex: 0 }, text);
       const button = h("button", { className: "button", type: "button", ariaLabel: `Copy: ${label}` }, "Copy");
@@ -77,17 +77,17 @@ export function createEventPage({ counters, now }, onCorrected) {
     confirmTyped({ ...confirmation, word: name, onDone: () => { onCorrected(); reload(); } });
   byId("share-open").addEventListener("click", openShareDialog);
   byId("event-reset").addEventListener("click", () => confirmAndReload({
-    title: "Reset today’s count of this event?", action: "Set to 0",
-    text: "Today’s count becomes 0. The total and the charts do not change, and the history records the reset.",
+    title: "Reset today’s count to 0?", action: "Reset",
+    text: "The total and charts keep everything, and History records the reset.",
     run: () => send("PUT", eventPath(name), { count: 0 }),
   }));
   byId("event-correct").addEventListener("click", () => confirmAndReload({
-    title: "Correct this event", action: "Correct", text: "The correction is kept in the day’s history, with the previous numbers.",
-    fields: [{ label: "Count today", name: "count", value: count() }, { label: "Total", name: "total", value: (totalBeforeToday ?? 0) + count() }],
+    title: "Edit counts", action: "Save", text: "History records the change and the previous values.",
+    fields: [{ label: "Today’s count", name: "count", value: count() }, { label: "Total", name: "total", value: (totalBeforeToday ?? 0) + count() }],
     run: (values) => send("PUT", eventPath(name), values),
   }));
   byId("event-delete").addEventListener("click", () => confirmAndReload({
-    title: "Delete this event?", action: "Delete", text: "This deletes its count, total, charts, users and sessions. It cannot be undone.",
+    title: "Delete this event?", action: "Delete", text: "This deletes its counts, charts, users and sessions for good. You can’t undo this.",
     run: () => send("DELETE", eventPath(name)),
   }));
 

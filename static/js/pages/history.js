@@ -34,18 +34,18 @@ export function createHistory() {
     body.ariaBusy = "true";
     const error = await get("/history").then((found) => { days = found; }, (reason) => reason);
     if (loadNumber !== latestLoad) return;
-    note.textContent = error ? `The history could not be loaded. ${error.message}` : days.length ? "" : "No day is over yet. Today will be here tomorrow.";
+    note.textContent = error ? `Could not load the history. ${error.message}` : days.length ? "" : "No history yet. Today’s counts will appear here tomorrow.";
     body.hidden = !days.length;
     if (!days.length) return;
     const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits }));
-    chart.set({ points: bars, step: "day" }, `${plural(days.length, "day")}; choose one`, false);
+    chart.set({ points: bars, step: "day" }, `${plural(days.length, "day")}. Select one.`, false);
     chart.describe();
     await showDay(loadNumber, selection.day || days[0].day);
   }
 
   /** @param {number} loadNumber does nothing if a later load has begun @param {string} dayToShow */
   async function showDay(loadNumber, dayToShow) {
-    const option = ({ day = "" }) => h("option", { value: day }, day ? longDate(day) : "no other day");
+    const option = ({ day = "" }) => h("option", { value: day }, day ? longDate(day) : "None");
     daySelect.replaceChildren(...days.map(option));
     otherSelect.replaceChildren(...[{}, ...days.filter(({ day }) => day !== dayToShow)].map(option));
     daySelect.value = dayToShow;
@@ -53,7 +53,7 @@ export function createHistory() {
     const found = await Promise.all([dayToShow, selection.other].map((day) => (day ? get(`/history/${day}`) : null))).catch((error) => error);
     if (loadNumber !== latestLoad) return;
     body.ariaBusy = "false";
-    const error = found instanceof Error && h("p", { className: "note" }, `This day could not be loaded. ${found.message}`);
+    const error = found instanceof Error && h("p", { className: "note" }, `Could not load this day. ${found.message}`);
     byId("history-day").replaceChildren(...(error ? [error] : dayDetails(found[0], found[1])));
   }
 
@@ -66,11 +66,11 @@ export function createHistory() {
     const compared = otherCounts ? `, ${comparison(total(counts.values()), total(otherCounts.values()))} on ${longDate(other?.day ?? "")}` : "";
     const cells = rows.slice(0, ROWS_MAX).map(({ name, count, otherCount }) =>
       [h("a", { href: link("event", name), dir: "auto" }, name), number(count), ...(other ? [number(otherCount), signed(count - otherCount)] : [])]);
-    const parts = day.parts.length > 1 ? [h("p", { className: "note" }, `Reset ${day.parts.slice(0, -1).map(({ until }) => dateTime(Date.parse(until))).join(", ")}. ` +
-      day.parts.map((part, i) => `Part ${i + 1}: ${number(total(Object.values(part.counts)))}`).join(", "))] : [];
+    const parts = day.parts.length > 1 ? [h("p", { className: "note" }, `Reset at ${day.parts.slice(0, -1).map(({ until }) => dateTime(Date.parse(until))).join(" and ")}. ` +
+      `Hits in each part of the day: ${day.parts.map((part) => number(total(Object.values(part.counts)))).join(", ")}.`)] : [];
     const corrections = day.corrections?.length ? [h("h3", {}, "Corrections"), h("ul", { className: "corrections" }, ...day.corrections.map(correctionRow))] : [];
-    const rest = rows.length > ROWS_MAX ? [h("p", { className: "note" }, `The first ${number(ROWS_MAX)} of ${number(rows.length)}; the CSV file has all of them.`)] : [];
-    return [h("p", { className: "lead" }, `${plural(total(counts.values()), "hit")} of ${plural(counts.size, "event")}${compared}.`), ...parts, ...corrections,
+    const rest = rows.length > ROWS_MAX ? [h("p", { className: "note" }, `Top ${number(ROWS_MAX)} of ${number(rows.length)}. Export the CSV for all.`)] : [];
+    return [h("p", { className: "lead" }, `${plural(total(counts.values()), "hit")} across ${plural(counts.size, "event")}${compared}.`), ...parts, ...corrections,
       table(["Event", ...(other ? [shortDate(day.day), shortDate(other.day), "Difference"] : ["Hits"])], cells), ...rest];
   }
 

@@ -27,7 +27,7 @@ export function createLeaderboard() {
     if (result instanceof Error) return setText(note, result.message);
     const rows = result.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
     ranking.draw(rows, { total: rows.reduce((sum, { count }) => sum + count, 0), linked: !event });
-    setText(note, result.partial ? "Only the first 10,000 users are ranked." : rows.length === SIZE ? `The first ${number(SIZE)}; parts are of these.` : rows.length ? "" : "No users yet.");
+    setText(note, result.partial ? "Only the first 10,000 users are ranked." : rows.length === SIZE ? `Top ${number(SIZE)}. Percentages are shares of these ${number(SIZE)}.` : rows.length ? "" : "No hits in this period.");
   });
 
   return {
@@ -37,10 +37,10 @@ export function createLeaderboard() {
       timeWindow = Object.hasOwn(WINDOWS, wanted) ? wanted : "today";
       event = query.get("event") ?? "";
       selectWindow(timeWindow);
-      byId("leaderboard-title").replaceChildren(...(event ? ["Users of ", bdi(event)] : ["Events"]));
+      byId("leaderboard-title").replaceChildren(...(event ? ["Top users: ", bdi(event)] : ["Events"]));
       byId("leaderboard-back").hidden = !event;
       byId("leaderboard-back").href = address(timeWindow, "");
-      setText(note, "Loading");
+      setText(note, "Loading…");
       ranking.clear();
       load.now();
     },

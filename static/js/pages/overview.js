@@ -19,7 +19,7 @@ export function createOverview(session) {
   const chart = createHitsChart(byId("hits-chart"), now, (range) => changeView({ range }));
   const cards = createCardGrid(byId("cards"), session, changeView);
   const headline = createHeadline(byId("today"), {
-    rate: "Hits per minute", events: "Events", users: "Unique users", sessions: "Active sessions", reset: "Reset in",
+    rate: "Hits per minute", events: "Events", users: "Unique users", sessions: "Active sessions", reset: "Resets in",
   });
   const ranking = createRanking(byId("top-events"));
   const showEmptyState = createEmptyState(session.load);
@@ -57,7 +57,7 @@ export function createOverview(session) {
     tick(synced) {
       const { resetsAt } = counters;
       const end = health()?.resetsAt;
-      headline.set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Counts reset ${dayEnd(end)}` : "");
+      headline.set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Today’s counts reset ${dayEnd(end)}` : "");
       chart.tick(synced);
       cards.tick();
       if (!synced) return;

@@ -1,4 +1,4 @@
-// The settings page: the reader's preferences, the API key, the service's health, and the reset of the day.
+// The settings page: the reader's preferences, the API key, the server's health, and the reset of the day.
 
 import { confirmTyped } from "../components/confirm-dialog.js";
 import { createKeyForm } from "../components/key-form.js";
@@ -8,8 +8,8 @@ import { byId, createSegmentedControl, h } from "../lib/dom.js";
 import { byteSize, dayEnd, number } from "../lib/format.js";
 
 /** @type {Record<string, [string, Record<string, string>]>} */ const CHOICES = {
-  theme: ["Theme", { system: "As the system", light: "Light", dark: "Dark" }],
-  density: ["Cards", { comfortable: "Comfortable", compact: "Compact" }],
+  theme: ["Theme", { system: "System", light: "Light", dark: "Dark" }],
+  density: ["Card size", { comfortable: "Comfortable", compact: "Compact" }],
   shortcuts: ["Single-key shortcuts", { on: "On", off: "Off" }],
   announce: ["Announce the total (screen readers)", { 0: "Off", 30: "Every 30 s", 60: "Every minute" }],
 };
@@ -17,11 +17,11 @@ import { byteSize, dayEnd, number } from "../lib/format.js";
 /** @param {Health} health @returns {Record<string, string>} */
 function healthFacts({ status, reasons, store, durability, nodes, spoolBytes, staleSeconds, lostBatches, resetsAt, version }) {
   return {
-    Status: [status, ...reasons].join("; "), Store: store, "A counted hit survives": durability, Nodes: number(nodes),
-    ...(staleSeconds === null ? {} : { "Store offline for": `${number(Math.round(staleSeconds))} s` }),
-    ...(spoolBytes ? { "Waiting on disk": byteSize(spoolBytes) } : {}),
-    ...(lostBatches ? { "Commits lost by the store": number(lostBatches) } : {}),
-    "The day ends": dayEnd(resetsAt), Version: version,
+    Status: [status, ...reasons].join("; "), Store: store, Durability: `An acknowledged hit survives ${durability}`, Nodes: number(nodes),
+    ...(staleSeconds === null ? {} : { "Redis unreachable for": `${number(Math.round(staleSeconds))} s` }),
+    ...(spoolBytes ? { "Spooled on disk": byteSize(spoolBytes) } : {}),
+    ...(lostBatches ? { "Lost commits": number(lostBatches) } : {}),
+    "Day ends": dayEnd(resetsAt), Version: version,
   };
 }
 
@@ -39,7 +39,7 @@ export function createSettings(session) {
     for (const { name, select } of controls) select(getPref(name));
     drawKeyForm();
     const health = session.health();
-    const rows = health ? Object.entries(healthFacts(health)) : [["Status", "The server does not respond."]];
+    const rows = health ? Object.entries(healthFacts(health)) : [["Status", "The server is not responding."]];
     const text = rows.flat().join("\n");
     if (healthList.dataset.shown === text) return;
     healthList.dataset.shown = text;
@@ -47,8 +47,8 @@ export function createSettings(session) {
   }
 
   byId("reset-all").addEventListener("click", () => confirmTyped({
-    title: "Reset today’s counts?", word: "reset", action: "Reset",
-    text: "All of today’s counts become 0 on every page. The counts so far stay in the day’s history. Totals and charts do not change.",
+    title: "Reset all of today’s counts?", word: "reset", action: "Reset",
+    text: "Counts go to 0 for everyone. The counts so far stay in History; totals and charts are unchanged.",
     run: () => send("POST", "/reset"), onDone: session.reconnect,
   }));
   return { title: () => "Settings", show: draw, reload: draw, tick: draw };
