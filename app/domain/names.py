@@ -10,14 +10,14 @@ _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u20
 
 
 class InvalidName(ValueError):
-    """The text is not a valid name. The message is the reason and never contains the text."""
+    """The text is not a valid name. The message continues the name of its field, and never contains the text."""
 
 
 def event_name(text: str) -> str:
     """Return the stored form (NFC) of an event name. Raises InvalidName."""
     name = visitor_id(text)
     if "/" in name:
-        raise InvalidName("a name has no '/'")
+        raise InvalidName('must not contain "/"')
     return name
 
 
@@ -26,14 +26,14 @@ def visitor_id(text: str) -> str:
     # Normalising takes quadratic time for combining marks in the wrong order, so a far too long text is not normalised.
     name = unicodedata.normalize("NFC", text) if len(text) <= 4 * NAME_LENGTH_MAX else text
     if not 1 <= len(name) <= NAME_LENGTH_MAX:
-        raise InvalidName(f"a name has 1 to {NAME_LENGTH_MAX} characters")
+        raise InvalidName(f"must have 1 to {NAME_LENGTH_MAX} characters, not {len(name)}")
     if name in {".", ".."}:
-        raise InvalidName("a name is not '.' or '..'")
+        raise InvalidName('must not be "." or ".."')
     if name != name.strip():
-        raise InvalidName("a name has no space at its beginning or end")
+        raise InvalidName("must not begin or end with a space")
     # isprintable() is a fast path: a printable text has no forbidden character, an unprintable one may still be valid.
     if not name.isprintable() and any(
         unicodedata.category(c) in _FORBIDDEN_CATEGORIES or c in _BIDI_CONTROLS for c in set(name)
     ):
-        raise InvalidName("a name has no control, unassigned or private characters")
+        raise InvalidName("must not contain control, unassigned, private-use or bidirectional formatting characters")
     return name

@@ -9,7 +9,7 @@ import msgspec
 from app.domain.counting import AMOUNT_MAX, Hit, Visit
 from app.domain.names import event_name
 from app.http.errors import Problem
-from app.http.parsing import decode, valid_name, visit_of
+from app.http.parsing import AMOUNT_EXPECTED, JSON_ERRORS, decode, invalid_json, valid_name, visit_of
 from app.http.problem_kinds import INVALID_REQUEST, REQUEST_TOO_LARGE
 
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -18,7 +18,7 @@ BATCH_ITEMS_MAX = 10_000
 LINES_MAX = 4 * BATCH_ITEMS_MAX  # blank lines included
 HITS_PER_TURN = 250  # checked before other tasks run; a hit whose names are hard to normalise takes some 50 µs
 
-_TOO_MANY = f"a batch has at most {BATCH_ITEMS_MAX} items; split it"
+_TOO_MANY = f"the batch is too large: at most {BATCH_ITEMS_MAX} items; split it"
 _MAP_DECODER = msgspec.json.Decoder(dict[str, int])
 _ITEM_DECODER = msgspec.json.Decoder(Hit)
 # The beginning of an array or a map with more than BATCH_ITEMS_MAX items, without the escapes in its strings. The
@@ -36,7 +36,7 @@ def parse_batch(body: bytes) -> list[Hit]:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Problem(INVALID_REQUEST, "the body is not valid UTF-8") from None
+        raise Problem(INVALID_REQUEST, "body: not valid UTF-8") from None
     first = text.lstrip(" \t\r\n")[:1]
     if text.count("\n") > LINES_MAX:
         raise Problem(REQUEST_TOO_LARGE, _TOO_MANY)
@@ -66,7 +66,7 @@ async def sum_batch(hits: list[Hit]) -> tuple[dict[str, int], list[Visit]]:
             event = events.get(hit.event)
             if event is None or hit.user is not None or hit.session is not None:
                 try:
-                    event = events[hit.event] = event or valid_name(event_name, hit.event)
+                    event = events[hit.event] = event or valid_name(event_name, hit.event, "event")
                     for visit in visit_of(event, hit):
                         visitor = event, visit.user, visit.session
                         visits[visitor] = visits.get(visitor, 0) + hit.by
@@ -91,13 +91,13 @@ def _parse_objects(text: str) -> list[Hit]:
     try:
         # It stops at the first value that is not a whole number, and makes no other object.
         amounts = _MAP_DECODER.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except JSON_ERRORS:
         return _parse_item_or_ndjson(text)
     # A name may occur more than once.
     pairs = list(amounts.items()) if names == len(amounts) else json.loads(text, object_pairs_hook=list)
     for index, (_, by) in enumerate(pairs):
         if not 1 <= by <= AMOUNT_MAX:
-            raise Problem(INVALID_REQUEST, f"item {index}: an amount is a whole number from 1 to {AMOUNT_MAX}")
+            raise Problem(INVALID_REQUEST, f"item {index}: by: {AMOUNT_EXPECTED}")
     return [Hit(name, by) for name, by in pairs]
 
 
@@ -109,7 +109,7 @@ def _without_escapes(text: str) -> str:
 def _parse_item_or_ndjson(text: str) -> list[Hit]:
     try:
         return [_ITEM_DECODER.decode(text)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except JSON_ERRORS:
         return _parse_ndjson(text)
 
 
@@ -118,8 +118,8 @@ def _parse_ndjson(text: str) -> list[Hit]:
     try:
         for line in _lines(text):
             hits.append(_ITEM_DECODER.decode(line))  # noqa: PERF401 # the length of `hits` is the index of an error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(INVALID_REQUEST, f"item {len(hits)}: {error}") from None
+    except JSON_ERRORS as error:
+        raise invalid_json(error, Hit.__struct_fields__, len(hits)) from None
     return hits
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from fastapi import Depends, Path, Request
 
-from app.domain.counting import Amount, Hit, IdempotencyKey, Visit
+from app.domain.counting import AMOUNT_MAX, Amount, Hit, IdempotencyKey, Visit
 from app.domain.names import InvalidName, event_name, visitor_id
 from app.http.errors import Problem
 from app.http.permissions import Permissions
@@ -27,6 +27,15 @@ T = TypeVar("T")
 IDEMPOTENCY_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 
 
+AMOUNT_EXPECTED = f"expected a whole number from 1 to {AMOUNT_MAX}"
+JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_JSON_REASONS = {UnicodeDecodeError: "not valid UTF-8", RecursionError: "JSON is nested too deeply"}
+_TEXT, _NUMBER = "expected a string", "expected a whole number from 0 to 9007199254740991"
+_EXPECTED = {"by": AMOUNT_EXPECTED, "event": _TEXT, "user": _TEXT, "session": _TEXT, "count": _NUMBER, "total": _NUMBER}
+# The end of a message of msgspec, such as "Expected `int`, got `str` - at `$[3].by`".
+_PLACE = re.compile(r" - at `\$(?:\[(\d+)\])?(?:\.(\w+))?[^`]*`$")
+
+
 class HitBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /event/{name}`."""
 
@@ -38,17 +47,17 @@ class HitBody(msgspec.Struct, forbid_unknown_fields=True):
 DEFAULT_HIT = HitBody()
 
 
-def valid_name(rule: Callable[[str], str], text: str, where: str = "", kind: ProblemKind = INVALID_REQUEST) -> str:
-    """Return the stored form of a name. `where` begins the detail. Raises Problem if the rule raises InvalidName."""
+def valid_name(rule: Callable[[str], str], text: str, field: str, kind: ProblemKind = INVALID_REQUEST) -> str:
+    """Return the stored form of a name. Raises Problem if the rule raises InvalidName; its detail names the field."""
     try:
         return rule(text)
     except InvalidName as error:
-        raise Problem(kind, f"{where}{error}") from None
+        raise Problem(kind, f"{field}: {error}") from None
 
 
 def event_in_query(text: str) -> str:
     """Return the event that a query parameter names. Raises Problem (422)."""
-    return valid_name(event_name, text, "event: ")
+    return valid_name(event_name, text, "event")
 
 
 def event_name_in_path(prefix: bytes, suffix: bytes = b"") -> Callable[[Request, str], Awaitable[str]]:
@@ -67,12 +76,12 @@ def parse_event_path(raw_path: bytes, prefix: bytes = b"event", suffix: bytes = 
     """
     segments = raw_path.split(b"/")
     if segments[1] != prefix:  # an encoded slash made the router see another path
-        raise Problem(NOT_FOUND, 'an event name cannot contain "/", not even as %2F')
+        raise Problem(NOT_FOUND, 'event: must not contain "/", not even as %2F')
     try:
         text = unquote_to_bytes(segments[2]).removesuffix(suffix).decode()
     except UnicodeDecodeError:
-        raise Problem(INVALID_REQUEST, "the event name is not valid UTF-8") from None
-    return valid_name(event_name, text)
+        raise Problem(INVALID_REQUEST, "event: must be percent-encoded UTF-8") from None
+    return valid_name(event_name, text, "event")
 
 
 async def visitor_id_in_path(request: Request, id: Annotated[str, Path()]) -> str:  # noqa: A002, ARG001 # the API's word
@@ -80,8 +89,8 @@ async def visitor_id_in_path(request: Request, id: Annotated[str, Path()]) -> st
     try:
         text = unquote_to_bytes(request.scope["raw_path"].split(b"/", 2)[2]).decode()
     except UnicodeDecodeError:
-        raise Problem(INVALID_REQUEST, "the user or session id is not valid UTF-8") from None
-    return valid_name(visitor_id, text)
+        raise Problem(INVALID_REQUEST, "id: must be percent-encoded UTF-8") from None
+    return valid_name(visitor_id, text, "id")
 
 
 EventInPath = Annotated[str, Depends(event_name_in_path(b"event"))]
@@ -99,17 +108,33 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
             )
         body += message.get("body", b"")
         if len(body) > bytes_max:
-            raise Problem(REQUEST_TOO_LARGE, f"a body has at most {bytes_max} bytes")
+            raise Problem(REQUEST_TOO_LARGE, f"the body is too large: at most {bytes_max // 1024} KiB; send less")
         more = message.get("more_body", False)
     return bytes(body)
 
 
-def decode(text: str | bytes, kind: type[T], index: int | None = None) -> T:
-    """Decode JSON of this kind. `index` is the item that the detail names. Raises Problem (422)."""
+def decode(text: str | bytes, kind: type[T]) -> T:
+    """Decode JSON of this kind. Raises Problem (422)."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(INVALID_REQUEST, f"{error}" if index is None else f"item {index}: {error}") from None
+    except JSON_ERRORS as error:
+        raise invalid_json(error, getattr(kind, "__struct_fields__", Hit.__struct_fields__)) from None
+
+
+def invalid_json(error: Exception, fields: Sequence[str], index: int | None = None) -> Problem:
+    """Return the problem for an error of msgspec, with a detail such as `item 3: by: expected a whole number ...`.
+
+    `fields` are the valid ones. `index` is the item, if the message does not have it.
+    """
+    place = _PLACE.search(str(error))
+    item, field = place.groups() if place else (None, None)
+    reason = _JSON_REASONS.get(type(error), str(error)[: place and place.start()])
+    if "unknown field" in reason:
+        reason = f"{reason}; the fields are {', '.join(fields)}"
+    item = item or index
+    subject = [*([] if item is None else [f"item {item}"]), *([field] if field else [])] or ["body"]
+    reason = _EXPECTED.get(subject[-1], reason.replace("Expected", "expected", 1))
+    return Problem(INVALID_REQUEST, ": ".join([*subject, reason]))
 
 
 def parse_hit(body: bytes, amount_max: int) -> HitBody:
@@ -128,15 +153,15 @@ def visit_of(event: str, hit: Hit | HitBody) -> tuple[Visit, ...]:
 
 
 def _visitor(field: str, text: str | None) -> str | None:
-    return None if text is None else valid_name(visitor_id, text, f"{field}: ")
+    return None if text is None else valid_name(visitor_id, text, field)
 
 
 def check_amounts(amounts: Sequence[int], most: int, where: str) -> None:
     """Raise Problem (422) for the first amount over `most`. `where` begins the detail; `{}` in it is the index."""
     if most < max(amounts, default=0):
         index = next(i for i, by in enumerate(amounts) if by > most)
-        detail = f"{where.format(index)}: at most {most} without a write key (TALLY_PUBLIC_BY_MAX)"
-        raise Problem(INVALID_REQUEST, detail)
+        limit = f"at most {most} without a write key (TALLY_PUBLIC_BY_MAX); send a write key for more"
+        raise Problem(INVALID_REQUEST, f"{where.format(index)}: {limit}")
 
 
 async def idempotency_key(

@@ -57,7 +57,7 @@ _decode_post = msgspec.json.Decoder(BufferedHits).decode
 def decode_buffered(record: ConsumerRecord) -> DecodedRecord:
     """Decode a record of Tally's own topic. Raises RecordRejected, because others may write to the topic too."""
     post = _decode_json(_decode_post, record)
-    amounts = {_valid(event, event_name): by for event, by in post.counts.items()}
+    amounts = {_valid(event, "event"): by for event, by in post.counts.items()}
     visits = [_valid_visit(*visit) for visit in post.visits]
     if any(visit.event not in amounts or not 1 <= visit.by <= amounts[visit.event] for visit in visits):
         raise RecordRejected("malformed: a visit does not belong to any hit")
@@ -75,8 +75,8 @@ def mapped_decoder(mapping: FieldMapping) -> Decoder:
         fields = _decode_json(msgspec.json.decode, record) if needs_fields else None
         amount = get_amount(record, fields)
         if amount is not None and (type(amount) is not int or not 1 <= amount <= AMOUNT_MAX):
-            raise RecordRejected(f"malformed: an amount must be a whole number from 1 to {AMOUNT_MAX}")
-        event = _valid(_text(get_event(record, fields)), event_name)
+            raise RecordRejected(f"malformed: by: expected a whole number from 1 to {AMOUNT_MAX}")
+        event = _valid(_text(get_event(record, fields)), "event")
         at = _parse_time(get_time(record, fields)) if mapping.time else record.timestamp / 1000
         visits: tuple[Visit, ...] = ()
         if has_visitors and (ids := (get_user(record, fields), get_session(record, fields))) != (None, None):
@@ -106,7 +106,8 @@ def field_getter(path: str) -> Callable[[ConsumerRecord, Any], Any]:
 
 
 def _valid_visit(event: str, by: int, user: str | None, session: str | None) -> Visit:
-    return Visit(event, by, *(None if id_ is None else _valid(id_, visitor_id) for id_ in (user, session)))
+    ids = (None if id_ is None else _valid(id_, field) for field, id_ in (("user", user), ("session", session)))
+    return Visit(event, by, *ids)
 
 
 def _text(value: object) -> str:
@@ -123,11 +124,11 @@ def _decode_json(decode: Callable[[bytes], Any], record: ConsumerRecord) -> Any:
         raise RecordRejected(f"malformed: {error}") from None
 
 
-def _valid(text: str, normalize: Callable[[str], str]) -> str:
+def _valid(text: str, field: str) -> str:
     try:
-        return normalize(text)
+        return event_name(text) if field == "event" else visitor_id(text)
     except InvalidName as error:
-        raise RecordRejected(f"malformed: {error}") from None
+        raise RecordRejected(f"malformed: {field}: {error}") from None
 
 
 def _parse_time(value: object) -> float:

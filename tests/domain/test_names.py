@@ -40,7 +40,7 @@ def test_names_of_every_script_are_valid(name: str) -> None:
     ],
 )
 def test_an_invalid_name_is_rejected_with_a_reason(text: str) -> None:
-    with pytest.raises(InvalidName, match="a name"):
+    with pytest.raises(InvalidName, match="must "):
         event_name(text)
 
 

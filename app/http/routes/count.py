@@ -119,7 +119,7 @@ def _add_batch_route(
         if cost_of_bytes > 1:  # before the body is parsed, because a batch that is rejected takes time, too
             rate_limits.consume(request, "write", cost_of_bytes, already_consumed=1)
         hits = parse_batch(body)
-        check_amounts([hit.by for hit in hits], permissions.amount_max(request.scope), "item {}")
+        check_amounts([hit.by for hit in hits], permissions.amount_max(request.scope), "item {}: by")
         amounts, visits = await sum_batch(hits)
         cost = math.ceil((len(hits) + weight((), visits)) / ITEMS_PER_COST)
         if cost > cost_of_bytes:

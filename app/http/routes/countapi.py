@@ -107,8 +107,8 @@ async def _parse(request: Request, ns: str, key: str, callback: Callback = None,
         for word in (ns, key)
     ]
     if not all(map(_WORD.fullmatch, words)):
-        raise Problem(MALFORMED_REQUEST, f"a namespace and a key must match {_WORD.pattern}")
-    event = valid_name(event_name, ":".join(words), kind=MALFORMED_REQUEST)
+        raise Problem(MALFORMED_REQUEST, "namespace and key: each must be 3 to 64 of the characters A-Z a-z 0-9 _ - .")
+    event = valid_name(event_name, ":".join(words), "namespace:key", MALFORMED_REQUEST)
     # Tally's own pages get no script, because an attacker could choose the function that it calls there.
     foreign = request.headers.get("sec-fetch-site") != "same-origin"
     return Call(words[0], words[1], event, callback if foreign else None, img is not None)

@@ -87,7 +87,7 @@ export function createEventPage({ counters, now }, onCorrected) {
     run: (values) => send("PUT", eventPath(name), values),
   }));
   byId("event-delete").addEventListener("click", () => confirmAndReload({
-    title: "Delete this event?", action: "Delete", text: "This deletes its counts, charts, users and sessions for good. You can’t undo this.",
+    title: "Delete this event?", action: "Delete", text: "This deletes its counts, charts, users and sessions. You can’t undo this.",
     run: () => send("DELETE", eventPath(name)),
   }));
 
