@@ -12,7 +12,7 @@ run: $(BIN)/.installed
 
 # `make test PACKAGE=live` runs only the tests in tests/live.
 test: $(TOOLS) $(NODE)
-	@tools/setup redis-server nginx openssl curl chromium
+	@tools/setup redis-server nginx openssl curl chromium golang-go
 	@tools/setup maven || true # without it and the Java that it installs, the tests of Kafka and of Java's client are skipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(PACKAGE),tests/$(PACKAGE))
 
@@ -57,7 +57,7 @@ fuzz: $(TOOLS)
 
 # Checks that each test fails on the mutants of the code that it names.
 mutants: $(TOOLS) $(NODE)
-	@tools/setup redis-server nginx openssl curl chromium maven
+	@tools/setup redis-server nginx openssl curl chromium golang-go maven
 	$(BIN)/python -m tests.support.mutants
 
 check: $(TOOLS) $(NODE)
@@ -73,7 +73,7 @@ check: $(TOOLS) $(NODE)
 	$(BIN)/compose-lint docker-compose.yml
 	$(BIN)/python -m tests.support.nginx
 
-# Takes the screenshots in docs/img, after counting a month of hits. It takes one to two minutes.
+# Takes the screenshots and the animation in docs/img, after counting a month of hits. It takes about two minutes.
 screenshots: $(TOOLS)
 	@tools/setup chromium
 	$(BIN)/python -m tests.support.screenshots
