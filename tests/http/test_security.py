@@ -68,7 +68,7 @@ RESPONSES += [
 @pytest.mark.fails_on_mutant(
     "errors have no security headers",
     "app/http/app.py",
-    "SecurityMiddleware(super().build_middleware_stack(),",
+    "SecurityMiddleware(HeadMiddleware(super().build_middleware_stack()),",
     "SecurityMiddleware(self.router,",
 )
 @pytest.mark.fails_on_mutant(

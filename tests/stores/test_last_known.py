@@ -83,8 +83,8 @@ async def test_whole_reads_of_events_are_merged_when_an_outage_starts() -> None:
 @pytest.mark.fails_on_mutant(
     "reads are not deferred",
     "app/stores/last_known.py",
-    "        if commit_in_flight:\n            self._deferred_reads",
-    "        if False:\n            self._deferred_reads",
+    "            if commit_in_flight:\n                self._deferred_reads",
+    "            if False:\n                self._deferred_reads",
 )
 async def test_a_read_during_a_commit_that_is_spooled_is_dropped() -> None:
     last_known = LastKnownCounts(StoreLimits(names=1000))
@@ -230,8 +230,8 @@ def test_spooled_commits_need_limited_memory(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.fails_on_mutant(
     "an export is kept",
     "app/stores/last_known.py",
-    "return not read.whole or self._is_recent(read.bucket)",
-    "return True",
+    "if whole and not self._is_recent(bucket):",
+    "if False:",
 )
 @pytest.mark.fails_on_mutant(
     "minutes are never dropped", "app/stores/last_known.py", "if not self._is_recent(bucket) or (", "if False or ("
