@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from app.cli import FILE_COMMANDS, OFFSET_COMMAND, SERVE_COMMANDS
 from app.http.permissions import ROUTE_PERMISSIONS
 from app.http.problem_kinds import PROBLEM_KINDS
 from app.settings import Settings
@@ -91,3 +92,23 @@ def strings(path: Path) -> Iterator[str]:
             yield re.sub(r"%\w", "…", node.value).replace("\n", " ")
         elif isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+@pytest.mark.fails_on_mutant("a metric has another name", "app/metrics.py", '"tally_live_sends"', '"tally_sends"')
+@pytest.mark.fails_on_mutant("a field has another name", "app/http/routes/operations.py", "nodes=peers", "peers=peers")
+async def test_the_reference_lists_every_field_of_health_and_every_metric() -> None:
+    page = (ROOT / "docs/reference/health-and-metrics.md").read_text().partition("\n## Kafka\n")[0]
+    health, _, metrics = page.partition("\n## /metrics\n")
+    async with serving(Settings(TALLY_STORE="memory://")) as app, app.client() as client:
+        fields = list((await client.get("/health")).json())
+        types = re.findall(r"^# TYPE (\w+) (\w+)$", (await client.get("/metrics")).text, re.MULTILINE)
+    listed = re.findall(r"^\| (`.*?`) \|", health, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(listed)) == fields
+    actual = {(name, kind) for name, kind in types if not name.endswith("_created")}
+    assert set(re.findall(r"^\| `(\w+).*?` \| (\w+) \|", metrics, re.MULTILINE)) == actual
+
+
+def test_the_reference_lists_every_command() -> None:
+    rows = re.findall(r"^\| `(tally.*?) \|", (ROOT / "docs/reference/cli.md").read_text(), re.MULTILINE)
+    commands = {word for row in rows for word in re.findall(r"tally ([a-z-]+)", row)}
+    assert commands - {"--version", "--help"} == {*SERVE_COMMANDS, *FILE_COMMANDS, "rezone", OFFSET_COMMAND}
