@@ -80,6 +80,10 @@ def test_troubleshooting_quotes_messages_of_the_code() -> None:
     codes = set(re.findall(r"^\| \d+ .*?`([a-z-]+)`", errors, re.MULTILINE))
     assert codes <= {kind.code for kind in PROBLEM_KINDS}
     assert len(codes) > 15
+    labels = (ROOT / "static/js/data/connection-status.js").read_text()
+    quoted = re.findall(r'^\| "(.*?)"', messages, re.MULTILINE)
+    assert quoted
+    assert all(f'"{label}"' in labels for label in quoted)
     texts = "\n".join(text for path in (ROOT / "app").rglob("*.py") for text in strings(path))
     for message in re.findall(r"^\| `(.*?)` \|", messages, re.MULTILINE):
         assert re.search(re.escape(message.removeprefix("… ")).replace("…", ".*?"), texts), message

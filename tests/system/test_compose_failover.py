@@ -31,10 +31,7 @@ async def test_no_request_fails_while_the_nodes_are_restarted_in_turn(tmp_path: 
 
 
 @pytest.mark.fails_on_mutant(
-    "connections with a pending request are closed",
-    "app/server/server.py",
-    "if self._is_proxied:",
-    "if False:",
+    "connections with a pending request are closed", "app/server/server.py", "if self._is_proxied:", "if False:"
 )
 @pytest.mark.fails_on_mutant(
     "no Connection: close during shutdown",
