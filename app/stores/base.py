@@ -138,7 +138,8 @@ class CounterStore(ABC):
         """Return the counts of each bucket, in the same order, for these members or for all.
 
         A member that was never counted is missing. In a bucket of visitors, those after the first RANKED_VISITORS_MAX
-        have the count 0. The result includes an administrative change in all of the buckets or in none.
+        have the count 0. The result includes an administrative change in all of the buckets or in none. When a
+        CORRECTION_LOG is returned, the changes in it are complete, so that the next one can be planned.
         """
 
     @abstractmethod

@@ -105,9 +105,17 @@ class RedisStore(RedisReads):
         results = await self._apply(redis_scripts.COUNT, source, expected_offset, new_offset, keys, work, note)
         return decode_result(commit, results, self.ack)
 
-    async def apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
+    async def apply_change(
+        self,
+        source: str,
+        expected_offset: int,
+        new_offset: int,
+        change: DayChange,
+        unfinished: redis_scripts.UnfinishedChange | None = None,
+    ) -> ApplyResult:
+        """Apply a change, or one shard's part of it. In the same step, save the change that other shards lack."""
         deadline = None if change.may_be_late else self._deadline()
-        keys, work = redis_keys.change_keys(change), redis_scripts.encode_change(change, deadline)
+        keys, work = redis_keys.change_keys(change), redis_scripts.encode_change(change, deadline, unfinished)
         try:
             results = await self._apply(redis_scripts.WRITE, source, expected_offset, new_offset, keys, work)
         except ChangeExpired:
@@ -116,6 +124,15 @@ class RedisStore(RedisReads):
                 await self._read_health()
             raise
         return decode_result((), results, self.ack)
+
+    async def unfinished_changes(self) -> list[redis_scripts.UnfinishedChange]:
+        """Return the changes that other shards may lack."""
+        saved = await self._execute(self._client.hvals(self._prefix + redis_keys.UNFINISHED_KEY))
+        return [msgspec.json.decode(text, type=redis_scripts.UnfinishedChange) for text in saved]
+
+    async def finish_change(self, source: str) -> None:
+        """Remove an unfinished change, because all shards have it."""
+        await self._execute(self._client.hdel(self._prefix + redis_keys.UNFINISHED_KEY, source))
 
     def _deadline(self) -> float | None:
         """Return when a change must be applied, on the clock of Redis: then its request has failed."""

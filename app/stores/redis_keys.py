@@ -13,6 +13,7 @@ epoch                           string   never                        record_dat
 news                            channel  never                        publish           messages between nodes
 source:<process>                hash     SOURCE_TTL_SECONDS           offset            offset, answers: last results
 source:<partition>              hash     never                        offset            the same, and a note
+unfinished                      hash     SOURCE_TTL_SECONDS / 2       write             changes that shards may lack
 total:0                         hash     never                        count, write      total by event
 minute:<start>                  hash     never                        count, write      hits by event
 hour:<start>                    hash     never                        count, write      hits by event
@@ -48,6 +49,7 @@ ZONE_KEY = "zone"
 EPOCH_KEY = "epoch"
 CHANNEL = "news"
 SCRATCH_SKETCH_KEY = "sketch"
+UNFINISHED_KEY = "unfinished"
 
 
 def key_prefix(shard: int) -> str:
@@ -110,6 +112,7 @@ def change_keys(change: DayChange) -> list[str]:
     """Return every key that write.lua may use for an administrative change."""
     day = Bucket("day", change.slot.day)
     keys = [bucket_key(day._replace(dimension=dimension)) for dimension in (CORRECTION_LOG, GENERATION)]
+    keys.append(UNFINISHED_KEY)
     for write in change.writes:
         keys += [bucket_key(write.bucket)] if write.op == "take" else member_keys(write.bucket)
     keys += [starts_key(step) for step in {write.bucket.step for write in change.writes} - {TOTAL.step}]

@@ -29,6 +29,15 @@ class Script(NamedTuple):
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+class UnfinishedChange(NamedTuple):
+    """A change that the first shard has applied, and the others may lack, with its source and offsets."""
+
+    source: str
+    expected_offset: int
+    new_offset: int
+    change: DayChange
+
+
 COUNT = Script.load("offset.lua", "count.lua")
 WRITE = Script.load("offset.lua", "write.lua")
 READ_MEMBER = Script.load("member.lua")
@@ -69,11 +78,12 @@ def encode_commit(commit: Commit, rejected: Mapping[int, Reason], other_slots: I
     return msgspec.json.encode((rows, groups))
 
 
-def encode_change(change: DayChange, deadline: float | None) -> bytes:
+def encode_change(change: DayChange, deadline: float | None, unfinished: UnfinishedChange | None) -> bytes:
     """Return the work of write.lua as JSON. `deadline` is a UTC second on the clock of Redis."""
     expected = False if change.expected_corrections is None else change.expected_corrections
     writes = [_encode_write(write) for write in change.writes]
-    return msgspec.json.encode((f"day:{change.slot.day}", expected, deadline or False, writes))
+    kept = unfinished and (unfinished.source, msgspec.json.encode(unfinished).decode())
+    return msgspec.json.encode((f"day:{change.slot.day}", expected, deadline or False, writes, kept or False))
 
 
 def _encode_write(write: BucketWrite) -> tuple[object, ...]:

@@ -3,6 +3,9 @@
 Every commit goes to every shard, so that a source is at the same offset in all of them, and each shard counts its part
 exactly once. If a group has several events or an idempotency key, all of its shards prepare it first, so that none of
 them rejects what another one counts. A crash between two shards is completed by a retry of the commit or of the key.
+
+An administrative change goes first to the shard of the correction log, which detects conflicts. In the same step that
+shard saves the whole change, and any node completes it if a crash keeps it from the other shards.
 """
 
 import asyncio
@@ -12,21 +15,16 @@ import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
-from app.domain.buckets import ALL_EVENTS, GENERATION, SKETCH, Bucket, is_event_bucket
+from app.domain.buckets import ALL_EVENTS, CORRECTION_LOG, GENERATION, Bucket, is_event_bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, Visit
 from app.stores import hyperloglog, redis_url
-from app.stores.base import (
-    Cardinality,
-    CounterStore,
-    OffsetMismatch,
-    OutcomeUnknown,
-    StoreError,
-    StoreStatus,
-    StoreUnavailable,
-)
+from app.stores.base import Cardinality, CounterStore, OutcomeUnknown, StoreError, StoreStatus, StoreUnavailable
 from app.stores.redis import RedisStore
+from app.stores.redis_merging import merge_counts, merge_generations, merge_results, require_all, visited_event
+from app.stores.redis_scripts import UnfinishedChange
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, reject
+from app.stores.rules import apply_despite_loss
 
 
 class _ShardPart(NamedTuple):
@@ -45,6 +43,7 @@ class ShardedRedisStore(CounterStore):
 
     def __init__(self, shards: Sequence[RedisStore]) -> None:
         self._shards = shards
+        self._log_shard = self._shard(ALL_EVENTS)  # it has the correction logs
 
     @property
     def durability(self) -> str:  # type: ignore[override] # the servers of a cluster may be configured differently
@@ -76,28 +75,54 @@ class ShardedRedisStore(CounterStore):
         return await self._shards[offsets.index(min(offsets))].get_note(source)
 
     async def _apply_change(self, source: str, expected_offset: int, new_offset: int, change: DayChange) -> ApplyResult:
-        parts = [
-            change._replace(writes=[write._replace(counts=self._shard_part(shard, write)) for write in change.writes])
-            for shard in range(len(self._shards))
-        ]
-        # The shard of the correction log detects a conflicting change, so it goes first.
-        first_shard = self._shard(ALL_EVENTS)
-        first = await self._shards[first_shard].apply_change(source, expected_offset, new_offset, parts[first_shard])
-        outcomes = await asyncio.gather(
+        unfinished = UnfinishedChange(source, expected_offset, new_offset, change)
+        part = self._part_of_change(self._log_shard, change)
+        # A change that may be late is not completed by other nodes, because its sender repeats it.
+        saved = None if change.may_be_late else unfinished
+        first = await self._shards[self._log_shard].apply_change(source, expected_offset, new_offset, part, saved)
+        results = await self._apply_in_other_shards(unfinished, expected_offset, [first])
+        if saved:
+            with contextlib.suppress(StoreError):  # then another node removes it
+                await self._shards[self._log_shard].finish_change(source)
+        return ApplyResult([], self.ack, merge_generations(results))
+
+    async def _apply_in_other_shards(
+        self, unfinished: UnfinishedChange, expected_offset: int, outcomes: Sequence[ApplyResult] = ()
+    ) -> list[ApplyResult]:
+        """Apply the rest of a change. Return all results, with those of `outcomes`."""
+        source, _, new_offset, change = unfinished
+        late_change = change._replace(expected_corrections=None, may_be_late=True)  # it must be completed
+        others = await asyncio.gather(
             *(
-                self._shards[shard].apply_change(
-                    source,
-                    expected_offset,
-                    new_offset,
-                    # The first shard has applied its part.
-                    part._replace(expected_corrections=None, may_be_late=True),
-                )
-                for shard, part in enumerate(parts)
-                if shard != first_shard
+                shard.apply_change(source, expected_offset, new_offset, self._part_of_change(index, late_change))
+                for index, shard in enumerate(self._shards)
+                if index != self._log_shard
             ),
             return_exceptions=True,
         )
-        return ApplyResult([], self.ack, _merge_generations(_require_all([first, *outcomes])))
+        return require_all([*outcomes, *others])
+
+    async def _complete_changes(self) -> None:
+        """Complete the changes that some shards lack, because a process has crashed. Raises StoreUnavailable."""
+        for unfinished in await self._shards[self._log_shard].unfinished_changes():
+            try:
+                await apply_despite_loss(
+                    lambda offset, unfinished=unfinished: self._complete(unfinished, offset),  # type: ignore[misc] # mypy loses the default
+                    self.record_data_loss,
+                    unfinished.expected_offset,
+                    unfinished.new_offset,
+                )
+            except OutcomeUnknown as error:
+                raise StoreUnavailable(str(error)) from error
+            await self._shards[self._log_shard].finish_change(unfinished.source)
+
+    async def _complete(self, unfinished: UnfinishedChange, expected_offset: int) -> ApplyResult:
+        await self._apply_in_other_shards(unfinished, expected_offset)
+        return ApplyResult([], self.ack)
+
+    def _part_of_change(self, shard: int, change: DayChange) -> DayChange:
+        writes = [write._replace(counts=self._shard_part(shard, write)) for write in change.writes]
+        return change._replace(writes=[write for write in writes if write.counts or write.op == "drop"])
 
     def _shard_part(self, shard: int, write: BucketWrite) -> dict[str, int]:
         """Return the members that a bucket write changes in this shard. A visitor is taken out of every shard."""
@@ -121,13 +146,13 @@ class ShardedRedisStore(CounterStore):
             ),
             return_exceptions=True,
         )
-        shard_results = _require_all(outcomes)
+        shard_results = require_all(outcomes)
         results = [reject(rejected[index]) if index in rejected else None for index in range(len(commit))]
         for part, shard_result in zip(parts, shard_results, strict=True):
             for index, result in zip(part.indices, shard_result.groups, strict=True):
-                results[index] = _merge_results(results[index], result)
+                results[index] = merge_results(results[index], result)
         merged = [result or GroupResult() for result in results]
-        return ApplyResult(merged, self.ack, _merge_generations(shard_results))
+        return ApplyResult(merged, self.ack, merge_generations(shard_results))
 
     async def _prepare(self, source: str, new_offset: int, commit: Commit) -> dict[int, Reason]:
         """Return the reasons by index of the groups that no shard may count.
@@ -193,7 +218,9 @@ class ShardedRedisStore(CounterStore):
             for shard_counts in shards:
                 for bucket, part in shard_counts.items():
                     counts[bucket].append(part)
-        return [_merge_counts(bucket, counts[bucket]) for bucket in buckets]
+        if any(bucket.dimension == CORRECTION_LOG for bucket in buckets):
+            await self._complete_changes()
+        return [merge_counts(bucket, counts[bucket]) for bucket in buckets]
 
     async def read_at_once(self, buckets: Sequence[Bucket], member: str) -> list[dict[str, int]]:
         return await self._shards[self._shard(member)].read_at_once(buckets, member)
@@ -205,15 +232,15 @@ class ShardedRedisStore(CounterStore):
         if has_events:
             own_members = members and [event for event in members if event == ALL_EVENTS or self._shard(event) == shard]
             return dict(zip(buckets, await self._shards[shard].read(buckets, own_members), strict=True))
-        own = [bucket for bucket in buckets if self._has_bucket(shard, bucket) or _visited_event(bucket) == ALL_EVENTS]
+        own = [bucket for bucket in buckets if self._has_bucket(shard, bucket) or visited_event(bucket) == ALL_EVENTS]
         return dict(zip(own, await self._shards[shard].read(own, members), strict=True)) if own else {}
 
     def _has_bucket(self, shard: int, bucket: Bucket) -> bool:
         """Return whether a shard has a bucket without events: visitors are where their event is, generations in all."""
-        return bucket.dimension == GENERATION or self._shard(_visited_event(bucket)) == shard
+        return bucket.dimension == GENERATION or self._shard(visited_event(bucket)) == shard
 
     async def count_distinct(self, buckets: Sequence[Bucket]) -> Cardinality:
-        event = _visited_event(buckets[0])
+        event = visited_event(buckets[0])
         if event != ALL_EVENTS:
             return await self._shards[self._shard(event)].count_distinct(buckets)
         sketches = await asyncio.gather(*(shard.read_sketch(buckets) for shard in self._shards))
@@ -239,7 +266,10 @@ class ShardedRedisStore(CounterStore):
         return StoreStatus(self.ack, reasons=tuple(reasons))
 
     async def refresh(self) -> str:
-        return " ".join(await asyncio.gather(*(shard.refresh() for shard in self._shards)))
+        epochs = await asyncio.gather(*(shard.refresh() for shard in self._shards))
+        with contextlib.suppress(StoreError):  # the next refresh repeats it
+            await self._complete_changes()
+        return " ".join(epochs)
 
     async def record_data_loss(self, commits: int) -> None:
         await self._shards[0].record_data_loss(commits)
@@ -259,57 +289,3 @@ async def _deadline() -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise OutcomeUnknown("Redis: no reply in time") from None
-
-
-def _require_all(outcomes: Sequence[ApplyResult | BaseException]) -> list[ApplyResult]:
-    """Return the results of all shards, or raise the error for the whole commit.
-
-    If it is unknown whether one shard applied its part, or if only some did, the outcome of the commit is unknown.
-    """
-    results = [outcome for outcome in outcomes if isinstance(outcome, ApplyResult)]
-    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    for error in errors:
-        if not isinstance(error, OffsetMismatch):
-            nothing_written = not results and all(isinstance(e, StoreUnavailable) for e in errors)
-            raise error if nothing_written or not isinstance(error, StoreError) else OutcomeUnknown(str(error))
-    # A shard at the lowest offset may not have this commit yet; if even that one is past it, then all are.
-    if offsets := [error.offset for error in errors if isinstance(error, OffsetMismatch)]:
-        raise OffsetMismatch(min(offsets))
-    return results
-
-
-def _merge_results(one: GroupResult | None, other: GroupResult) -> GroupResult:
-    """Merge the results of a group that is in several shards. If one shard replays, the retry completes the others."""
-    if one is None or other.reason:
-        return other
-    if one.reason:
-        return one
-    return GroupResult(
-        {**one.values, **other.values}, {**one.rejected, **other.rejected}, one.replayed_on or other.replayed_on
-    )
-
-
-def _merge_counts(bucket: Bucket, parts: Sequence[dict[str, int]]) -> dict[str, int]:
-    """Merge the counts of a bucket that is in several shards.
-
-    Events differ between shards, but each shard has its own sum of all events, and the same visitor may be in several.
-    A generation has begun when it has begun in all shards.
-    """
-    if bucket.dimension == GENERATION:
-        return {ALL_EVENTS: n} if (n := min(part.get(ALL_EVENTS, 0) for part in parts)) else {}
-    merge = max if bucket.dimension.startswith(SKETCH) else int.__add__
-    counts: dict[str, int] = {}
-    for part in parts:
-        shared = part.keys() & counts.keys()
-        counts |= part | {member: merge(counts[member], part[member]) for member in shared}
-    return counts
-
-
-def _merge_generations(results: Sequence[ApplyResult]) -> dict[int, int]:
-    days = {day for result in results for day in result.generations}
-    return {day: min(result.generations.get(day, 0) for result in results) for day in days}
-
-
-def _visited_event(bucket: Bucket) -> str:
-    """Return the event of a bucket of visitors, or ALL_EVENTS."""
-    return bucket.dimension.removeprefix(SKETCH).partition(":")[2]

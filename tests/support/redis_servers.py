@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import redis
@@ -155,6 +155,26 @@ class Cluster:
     def flush(self) -> None:
         for node in self.masters():
             node.flush()
+
+    @contextlib.contextmanager
+    def writable(self, shards: Iterable[int], *, forget_changes: bool = True) -> Iterator[None]:
+        """Let nodes write only to these shards, and remove unfinished changes only if `forget_changes`."""
+        keys = ["resetkeys", "%R~*", *(f"~tally:{{{shard}}}:*" for shard in shards)]
+        commands = (
+            []
+            if forget_changes
+            else ["-hdel", "(+hdel ~tally:*:minute:* ~tally:*:hour:* ~tally:*:day:* ~tally:*:total:*)"]
+        )
+        self._set_permissions(*keys, *commands)
+        try:
+            yield
+        finally:
+            self._set_permissions("allkeys", "clearselectors", "+@all")
+
+    def _set_permissions(self, *rules: str) -> None:
+        for master in self.masters():
+            with master.client() as client:
+                client.execute_command("ACL SETUSER", "default", *rules)
 
     def kill_master(self) -> None:
         """Kill a master that has a replica, which will be promoted."""

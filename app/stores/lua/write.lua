@@ -1,13 +1,17 @@
 -- Do the bucket writes of an administrative change. offset.lua is prepended: it documents KEYS and ARGV, and replies to
 -- a retry and to a wrong offset.
 --
--- Work     [day bucket, expected number of corrections of that day or false, deadline (UTC second) or false, writes]
+-- Work     [day bucket, expected number of corrections of that day or false, deadline (UTC second) or false, writes,
+--          unfinished or false]
 --   write  [operation of app/domain/counting.py, bucket, whether its members are events, content]
 --   content  [member, count, ...]; for 'merge' a HyperLogLog of Redis, as hexadecimal text
+--   unfinished  [source, change] to keep until all shards have the change
 -- Reply    {'applied', '[generations]'} or {'mismatch', offset}, see offset.lua
---          {'conflict', ''} if the day has another number of corrections; nothing was written
+--          {'conflict', ''} if the day has another number of corrections, or if too many changes are unfinished; nothing
+--          was written
 --          {'expired', ''} if the deadline is over, because a change whose request has failed must not be applied later;
 --          nothing was written
+local UNFINISHED_MAX = 16 -- each may be as large as a megabyte
 local handlers = {}
 
 function handlers.add(bucket, has_events, counts)
@@ -53,12 +57,16 @@ function handlers.drop(bucket)
   redis.call('SREM', prefix .. 'ofs:' .. plain, dimension)
 end
 
-local day, expected_corrections, deadline, writes = unpack(work)
+local day, expected_corrections, deadline, writes, unfinished = unpack(work)
+local unfinished_key = prefix .. 'unfinished'
 local now = redis.pcall('TIME') -- an access list may forbid it, which /health reports
 if deadline and not now.err and now[1] + now[2] / 1000000 > deadline then
   return {'expired', ''}
 end
 if expected_corrections and redis.call('HLEN', prefix .. day .. ':log') ~= expected_corrections then
+  return {'conflict', ''}
+end
+if unfinished and redis.call('HLEN', unfinished_key) >= UNFINISHED_MAX then
   return {'conflict', ''}
 end
 for _, write in ipairs(writes) do
@@ -67,5 +75,10 @@ for _, write in ipairs(writes) do
   if (operation == 'add' or operation == 'merge') and #content > 0 and string.find(bucket, ':.*:') then
     register_bucket(bucket)
   end
+end
+if unfinished then
+  redis.call('HSET', unfinished_key, unfinished[1], unfinished[2])
+  -- It must expire before the source's offset, without which a shard would apply the change a second time.
+  redis.call('EXPIRE', unfinished_key, math.floor(ARGV[6] / 2))
 end
 return save_offset('[' .. encode_generations({[day] = true}) .. ']')
