@@ -59,6 +59,7 @@ class GroupCommitter:
         self._waiting_weight = 0
         self._arrived = asyncio.Event()
         self._commit_lock = asyncio.Lock()
+        self._change_lock = asyncio.Lock()  # so that two changes of this node do not conflict
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._source_used_at = 0.0  # UTC second
@@ -134,19 +135,24 @@ class GroupCommitter:
     async def apply_change(self, plan: Callable[[TimeSlot], Awaitable[tuple[DayChange, T]]]) -> T:
         """Plan an administrative change and apply it between two commits; return the second result of `plan`.
 
-        If another node has changed the day since, it is planned again, up to PLANS_MAX times. Raises the errors of
-        `plan`, StoreUnavailable (not changed), or OutcomeUnknown.
+        Hits are committed during the plan, which may take long. If another node changed the day, the day ended, or the
+        store was unreachable meanwhile, it is planned again, up to PLANS_MAX times. Raises the errors of `plan`,
+        StoreUnavailable (not changed), or OutcomeUnknown.
         """
-        async with self._commit_lock:
+        async with self._change_lock:
             for _ in range(PLANS_MAX):
-                if self._store.status().stale_seconds is not None:
+                slot, status = self._clock.slot(), self._store.status()
+                if status.stale_seconds is not None:
                     raise StoreUnavailable("the store is unreachable, and a change needs its present counts")
-                change, result = await plan(self._clock.slot())
-                with contextlib.suppress(WriteConflict):
-                    applied = await self._apply(self._store.apply_change, change)
-                    self._publish(change.slot, {}, applied.generations.get(change.slot.day, 0))
-                    return result
-        raise StoreUnavailable("other nodes changed the day at the same time, so this change was not made; try again")
+                change, result = await plan(slot)
+                async with self._commit_lock:
+                    if (slot.day, status.outages) != (self._clock.slot().day, self._store.status().outages):
+                        continue
+                    with contextlib.suppress(WriteConflict):
+                        applied = await self._apply(self._store.apply_change, change)
+                        self._publish(slot, {}, applied.generations.get(slot.day, 0))
+                        return result
+        raise StoreUnavailable("the day was changed at the same time, so this change was not made; try again")
 
     async def _run(self) -> None:
         while self._pending or not self._closing:

@@ -8,12 +8,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app import group_commit, pending_commit
-from app.domain.buckets import ALL_EVENTS, Bucket
+from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
 from app.domain.calendar import Calendar, Clock, TimeSlot
-from app.domain.counting import Commit, DayChange, Visit, weight
+from app.domain.counting import BucketWrite, Commit, DayChange, Visit, weight
 from app.group_commit import GroupCommitter, Overloaded
 from app.metrics import Metrics
-from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
+from app.stores.base import OutcomeUnknown, StoreLimits, StoreStatus, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.results import ApplyResult, GroupResult, Value
 
@@ -234,6 +234,76 @@ async def test_a_cancelled_change_does_not_spoil_the_next_commit(
     assert count_of(await committer.submit({"a": 1})) == 2
 
 
+PLAN = "                change, result = await plan(slot)\n"
+
+
+@pytest.mark.fails_on_mutant(
+    "hits wait for a plan",
+    "app/group_commit.py",
+    PLAN,
+    "                async with self._commit_lock:\n                    change, result = await plan(slot)\n",
+)
+async def test_hits_are_committed_while_a_change_is_planned(committer: GroupCommitter) -> None:
+    planning, finish = asyncio.Event(), asyncio.Event()
+
+    async def plan(slot: TimeSlot) -> tuple[DayChange, str]:
+        planning.set()
+        await finish.wait()
+        return DayChange(slot, [BucketWrite("add", TOTAL, {"a": 10})]), "result"
+
+    change = asyncio.create_task(committer.apply_change(plan))
+    await planning.wait()
+    try:
+        outcome = await asyncio.wait_for(committer.submit({"a": 1}), 20)
+    finally:
+        finish.set()
+    assert outcome.result.values == {"a": Value(1, 1)}
+    assert await change == "result"
+    assert (await committer.submit({"a": 1})).result.values == {"a": Value(2, 12)}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(
+            "midnight",
+            marks=pytest.mark.fails_on_mutant(
+                "a change of yesterday",
+                "app/group_commit.py",
+                "if (slot.day, status.outages) != (self._clock.slot().day,",
+                "if (0, status.outages) != (0,",
+            ),
+        ),
+        pytest.param(
+            "outage",
+            marks=pytest.mark.fails_on_mutant(
+                "a change that was planned during an outage",
+                "app/group_commit.py",
+                "self._store.status().outages):",
+                "status.outages):",
+            ),
+        ),
+    ],
+)
+async def test_a_change_is_planned_again_if_its_counts_are_no_longer_those_of_the_store_or_of_today(
+    store: BlockingStore, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    now, outages, planned = 1_795_435_200.0, 0, list[TimeSlot]()
+    monkeypatch.setattr(store, "status", lambda: StoreStatus("memory", outages=outages))
+    committer = GroupCommitter(store, Clock(Calendar(ZoneInfo("UTC")), lambda: now), lambda *_: None, Metrics())
+
+    async def plan(slot: TimeSlot) -> tuple[DayChange, int]:
+        nonlocal now, outages
+        planned.append(slot)
+        if len(planned) == 1:
+            now += 86_400 * (event == "midnight")
+            outages += event == "outage"
+        return DayChange(slot, []), len(planned)
+
+    assert await committer.apply_change(plan) == 2
+    assert planned[1].day - planned[0].day == 86_400 * (event == "midnight")
+
+
 @pytest.mark.fails_on_mutant(
     "a change is planned without limit", "app/group_commit.py", "for _ in range(PLANS_MAX):", "for _ in iter(int, 1):"
 )
@@ -249,7 +319,7 @@ async def test_a_change_that_always_conflicts_fails_and_hits_go_on(
         assert plans <= 1000
         return DayChange(slot, [], expected_corrections=1), None
 
-    with pytest.raises(StoreUnavailable, match="other nodes changed the day"):
+    with pytest.raises(StoreUnavailable, match="the day was changed at the same time"):
         await committer.apply_change(plan)
     assert plans == group_commit.PLANS_MAX
     assert count_of(await committer.submit({"a": 1})) == 1

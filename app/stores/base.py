@@ -72,7 +72,8 @@ class StoreStatus(NamedTuple):
     `ack` is how durable a hit is if it is acknowledged now. `accepting` is false if hits are rejected. `reasons` are
     sentences for operators. `stale_seconds` is the age of the counts that reads return, or None if they are current.
     `spool_bytes` is the size of this node's spool. `lost_commits` is the number of acknowledged commits that the store
-    lost. `rejected_hits` is the number of acknowledged hits that were spooled and then rejected by the store.
+    lost. `rejected_hits` is the number of acknowledged hits that were spooled and then rejected by the store. `outages`
+    is how often the store has become unreachable.
     """
 
     ack: Ack
@@ -82,6 +83,7 @@ class StoreStatus(NamedTuple):
     spool_bytes: int = 0
     lost_commits: int = 0
     rejected_hits: int = 0
+    outages: int = 0
 
 
 class CounterStore(ABC):

@@ -69,7 +69,7 @@ class OfflineStore(CounterStore):
         self._last_known = LastKnownCounts(limits)
         self._replay = Replay(store, self.record_data_loss)
         self._closing = False
-        self._lost_commits = 0
+        self._lost_commits = self._outages = 0
         self._epoch = ""
         self._open_error: StoreOpenError | None = None
         # Held during each commit and each slice of the replay: going back online must not overtake a spooled commit.
@@ -268,10 +268,17 @@ class OfflineStore(CounterStore):
         if self._is_offline:
             ack = self._spool.ack
             reasons.append(self._spool.describe_outage(is_replaying=self._is_replaying))
-        if self._open_error:
-            reasons.append(str(self._open_error))
-        accepting = not self._spool.is_full
-        return StoreStatus(ack, accepting, tuple(reasons), self.stale_seconds(), self._spool.size, lost, rejected)
+        reasons += [str(self._open_error)] if self._open_error else []
+        return StoreStatus(
+            ack,
+            accepting=not self._spool.is_full,
+            reasons=tuple(reasons),
+            stale_seconds=self.stale_seconds(),
+            spool_bytes=self._spool.size,
+            lost_commits=lost,
+            rejected_hits=rejected,
+            outages=self._outages,
+        )
 
     def stale_seconds(self) -> float | None:
         return None if self._offline_since is None else time.monotonic() - self._offline_since
@@ -283,7 +290,7 @@ class OfflineStore(CounterStore):
     def _start_outage(self, error: StoreError) -> None:
         log.warning("Redis is unreachable, hits are spooled: %s", error)
         self._last_known.start_outage()
-        self._offline_since = time.monotonic()
+        self._offline_since, self._outages = time.monotonic(), self._outages + 1
         self._reconnecting = asyncio.create_task(self._reconnect_loop())
 
     async def _reconnect_loop(self) -> None:
