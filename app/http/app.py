@@ -61,6 +61,7 @@ class TallyApp(FastAPI):
             dependencies=[Depends(permissions.authorize_request)],
             docs_url=None,  # FastAPI's page loads its files from other servers; /docs is in routes/pages.py
             redoc_url=None,
+            redirect_slashes=False,  # clients drop the body of a redirected POST, or do not follow it
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
         self.error_response = add_error_handlers(self, metrics)

@@ -1,12 +1,16 @@
 """What all routes have in common: methods, headers, metrics, pages and the OpenAPI document."""
 
 import asyncio
+import re
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
 from tests.http.problems import assert_problem
-from tests.support.servers import ADMIN_KEY, AS_ADMIN, eventually
+from tests.support.servers import ADMIN_KEY, AS_ADMIN, RunningApp, eventually
 
 
 async def test_unknown_methods_get_405_with_the_allowed_ones(client: httpx.AsyncClient) -> None:
@@ -54,6 +58,24 @@ async def test_head_ends_a_stream(serve) -> None:
             assert (head.status_code, head.content) == (200, b"")
             assert head.headers["content-type"].startswith("text/event-stream")
         await eventually(lambda: not tally.app.state.broadcaster.clients)
+
+
+@pytest.mark.fails_on_mutant(
+    "a slash is redirected", "app/http/app.py", "redirect_slashes=False", "redirect_slashes=True"
+)
+async def test_no_route_redirects(serve: Callable[..., AbstractAsyncContextManager[RunningApp]]) -> None:
+    """A client would drop the body of a redirected POST, or not follow it and take the hit as counted."""
+    async with serve(countapi=True) as tally, tally.client() as client:
+        for route in tally.app.routes:
+            path = re.sub(r"{\w+(:path)?}", "abc", route.path)
+            for method in sorted(getattr(route, "methods", None) or {"GET", "POST"}):
+                for variant in (path, f"{path}/", f"{path}//", path.rstrip("/") or "/"):
+                    if "stream" in path and variant == path:
+                        continue  # it does not end
+                    response = await client.request(method, variant)
+                    assert not 300 <= response.status_code < 400, (method, variant)
+                    if variant.endswith("/") and method == "POST" and isinstance(route, APIRoute):
+                        assert_problem(response, 404, "no")
 
 
 async def test_pages_and_errors_have_security_headers(client: httpx.AsyncClient) -> None:

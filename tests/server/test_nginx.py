@@ -56,6 +56,17 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     node.kill()
 
 
+@pytest.mark.fails_on_mutant("nginx redirects", CONF, "location = /event {", "location = /events/ {")
+def test_nginx_redirects_nothing(proxy: Callable[..., Proxy], node: Process) -> None:
+    url = proxy([node.port]).url
+    for path in re.findall(r"location (?:= )?(/[\w./]*)", (ROOT / CONF).read_text()):
+        for variant in {path, path.rstrip("/"), path.rstrip("/") + "/"}:
+            response = httpx.post(url + variant)
+            assert not 300 <= response.status_code < 400, variant
+            if variant.startswith("/event"):
+                assert (response.status_code, response.json()["counted"]) == (404, "no"), variant
+
+
 def test_no_hash_is_a_consistent_hash() -> None:
     """A consistent hash uses the name of a server, and behind Docker's DNS all nodes have the same name."""
     hashes = re.findall(r"^\s*hash (.*);", (ROOT / CONF).read_text(), re.MULTILINE)
