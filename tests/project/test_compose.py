@@ -3,9 +3,12 @@
 import pytest
 import yaml
 
+from app.settings import Settings
 from tests.support.redis_servers import ALLOWED
 from tests.support.servers import ROOT
 
+# The settings that docker-compose.yml, or the image, fixes.
+FIXED = {"TALLY_HOST", "TALLY_PORT", "TALLY_STORE", "TALLY_SPOOL", "TALLY_TRUSTED_PROXIES"}
 PUBLISHED = '- "127.0.0.1:8000:8080"'
 
 
@@ -34,6 +37,19 @@ def test_only_the_proxy_is_published_and_only_nodes_reach_redis() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service.get("read_only") or name == "kafka", name
+
+
+@pytest.mark.fails_on_mutant(
+    "a setting is not passed on", "docker-compose.yml", "      TALLY_COUNTAPI: ${TALLY_COUNTAPI:-}\n", ""
+)
+def test_the_nodes_get_every_setting_of_the_env_file() -> None:
+    environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["app"]["environment"]
+    names = {f"TALLY_{name.upper()}" for name in Settings.model_fields}
+    assert set(environment) <= names
+    passed_on = {name for name, value in environment.items() if value == f"${{{name}:-}}"}
+    assert names - passed_on == FIXED
+    for page in ("docker-compose.yml", "docs/how-to/deploy-docker.md", "docs/reference/settings.md"):
+        assert all(name in (ROOT / page).read_text() for name in FIXED), page
 
 
 def test_nodes_may_use_the_commands_that_the_tests_allow() -> None:
