@@ -269,16 +269,8 @@ class OfflineStore(CounterStore):
             ack = self._spool.ack
             reasons.append(self._spool.describe_outage(is_replaying=self._is_replaying))
         reasons += [str(self._open_error)] if self._open_error else []
-        return StoreStatus(
-            ack,
-            accepting=not self._spool.is_full,
-            reasons=tuple(reasons),
-            stale_seconds=self.stale_seconds(),
-            spool_bytes=self._spool.size,
-            lost_commits=lost,
-            rejected_hits=rejected,
-            outages=self._outages,
-        )
+        stale, spool = self.stale_seconds(), self._spool
+        return StoreStatus(ack, not spool.is_full, tuple(reasons), stale, spool.size, lost, rejected, self._outages)
 
     def stale_seconds(self) -> float | None:
         return None if self._offline_since is None else time.monotonic() - self._offline_since
