@@ -19,7 +19,7 @@ from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.queries import CountQueries
 from app.http.rate_limits import RateLimits
-from app.http.router_bypass import RouterBypass, event_endpoints
+from app.http.router_bypass import RouterBypass, WebSocketBypass, event_endpoints
 from app.http.routes import (
     admin,
     badges,
@@ -49,7 +49,8 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 class TallyApp(FastAPI):
     """FastAPI with a bypass of its router for the requests that it matches."""
 
-    _bypass: RouterBypass
+    _event_bypass: RouterBypass
+    _websocket_bypass: WebSocketBypass
     fast_path: FastPath | None = None  # for a server that supports it; None if hits go to Kafka first
 
     def __init__(self, permissions: Permissions, origins: Origins, metrics: Metrics, lifespan: Lifespan) -> None:
@@ -76,14 +77,17 @@ class TallyApp(FastAPI):
         router.routes = self.router.routes
         return router
 
-    def build_router_bypass(self) -> None:
-        """Make the bypass for the routes that were added. Must be called before the first request."""
-        endpoints = event_endpoints(self.routes)
-        self._bypass = RouterBypass(endpoints, self.permissions, self.origins, self.error_response)
+    def build_bypasses(self, socketio: ASGIApp) -> None:
+        """Make the bypasses for the routes that were added. Must be called before the first request."""
+        rules = self.permissions, self.origins, self.error_response
+        self._event_bypass = RouterBypass(event_endpoints(self.routes), *rules)
+        self._websocket_bypass = WebSocketBypass(socketio, *rules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._bypass.matches(scope):
-            await self._bypass(scope, receive, send)
+        if self._event_bypass.matches(scope):
+            await self._event_bypass(scope, receive, send)
+        elif self._websocket_bypass.matches(scope):
+            await self._websocket_bypass(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -134,4 +138,4 @@ def include_routes(
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
     pages.add_routes(router, settings.embed_origins)
     pages.mount_files(app, app.permissions, socketio_server.asgi)
-    app.build_router_bypass()
+    app.build_bypasses(socketio_server.asgi)

@@ -66,6 +66,8 @@ class Broadcaster:
     def __init__(self, day: LiveDay, metrics: Metrics, interval_seconds: float) -> None:
         self._day, self._metrics, self._interval_seconds = day, metrics, interval_seconds
         self.clients: dict[str, AnyClient] = {}
+        self._behind: set[str] = set()  # clients that lack messages even if there is nothing new
+        self._sent_state = day.state
         self._first_client = asyncio.Event()
         self._round_began_at = time.monotonic()
         metrics.watch("tally_live_clients", "Connected live clients.", lambda: len(self.clients))
@@ -91,14 +93,15 @@ class Broadcaster:
             self._first_client.set()
         client.join(self._day)
         self.clients[client_id] = client
-        self._day.changed.set()
+        self.wake(client_id)
 
     def remove(self, client_id: str) -> None:
         """Send nothing more to this client, if it is connected."""
         self.clients.pop(client_id, None)
 
-    def wake(self) -> None:
-        """Begin a round now, because a client needs a message."""
+    def wake(self, client_id: str) -> None:
+        """Begin a round now, because this client needs a message."""
+        self._behind.add(client_id)
         self._day.changed.set()
 
     @contextlib.contextmanager
@@ -137,6 +140,7 @@ class Broadcaster:
                 spent, is_blocked = await self._broadcast_once()
             except Exception:  # the hits are stored, and later ones have to be shown
                 log.exception("broadcasting failed and will be retried")
+                self._behind.update(self.clients)
                 spent, is_blocked = 1.0, True
             rest = budget.spend(spent)
             if rest:
@@ -152,24 +156,27 @@ class Broadcaster:
                 await self._first_client.wait()
 
     async def _broadcast_once(self) -> tuple[float, bool]:
-        """Send every client the messages that it lacks.
+        """Send the clients the messages that they lack.
 
         Return the CPU seconds used, and whether a client could not take all of them.
         """
         began = time.thread_time()
         deltas = self._day.take_deltas()
-        spent, is_blocked, sent, clients = time.thread_time() - began, False, 0, list(self.clients.items())
+        has_news, behind = bool(deltas) or self._sent_state is not self._day.state, self._behind
+        self._behind, self._sent_state = set(), self._day.state
+        spent, sent, clients = time.thread_time() - began, 0, list(self.clients if has_news else behind)
         for i in range(0, len(clients), CLIENTS_AT_ONCE):
             began = time.thread_time()
-            for client_id, client in clients[i : i + CLIENTS_AT_ONCE]:
-                sent += self._push(client_id, client, deltas)
-                if client.undelivered is not None:
-                    is_blocked = True
-                    await self._close_slow_client(client_id, client)
+            for client_id in clients[i : i + CLIENTS_AT_ONCE]:
+                if client := self.clients.get(client_id):
+                    sent += self._push(client_id, client, deltas)
+                    if client.undelivered is not None:
+                        self._behind.add(client_id)
+                        await self._close_slow_client(client_id, client)
             spent += time.thread_time() - began
             await asyncio.sleep(0)
         self._metrics.sends.inc(sent)
-        return spent, is_blocked
+        return spent, bool(self._behind)
 
     def _push(self, client_id: str, client: AnyClient, deltas: list[Delta]) -> int:
         """Send a client the messages that it lacks; return how many were sent. Remove it if it is closed."""

@@ -87,6 +87,8 @@ class LiveDay:
         self._log_start = 0
         self._deltas: list[Delta] = []
         self._snapshot: tuple[float, Cursor, list[Message]] = (0.0, NO_CURSOR, [])
+        # The messages that led from one cursor to another last: all dashboards that join in a round need the same.
+        self._caught_up: tuple[Cursor, Cursor, list[Message]] = (NO_CURSOR, NO_CURSOR, [])
         self.generation = 0
         self.head = Cursor(0, 0, 0, secrets.token_hex(4), self._slot.day)
         self.state = state_message("ok", [])
@@ -189,12 +191,15 @@ class LiveDay:
 
     def catch_up_dashboard(self, cursor: Cursor) -> tuple[Iterator[Message], Cursor]:
         """Return the messages that a dashboard at this cursor lacks, and its cursor after them."""
+        if (cursor, self.head) == self._caught_up[:2]:
+            return iter(self._caught_up[2]), self.head
         changed, is_complete = self._changed_since(cursor)
         if not is_complete or (cursor.epoch, cursor.day) != (self.head.epoch, self.head.day):
             end, snapshot = self._build_snapshot()
             return itertools.chain(self._reset_since(cursor, "/live"), snapshot), end
-        names, counts = self._names, self._counts
-        return iter(changes_messages(names, counts, changed, cursor.seq, cursor.names, self.head.seq)), self.head
+        messages = changes_messages(self._names, self._counts, changed, cursor.seq, cursor.names, self.head.seq)
+        self._caught_up = cursor, self.head, messages
+        return iter(messages), self.head
 
     def _changed_since(self, cursor: Cursor) -> tuple[list[int], bool]:
         """Return the indices of the events that changed, and whether the log still has all changes since then."""

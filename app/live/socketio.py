@@ -1,7 +1,8 @@
-"""The Socket.IO server: namespaces, connections and resync. The only user of python-engineio's private parts.
+"""The Socket.IO server: namespaces, connections and resync.
 
 python-engineio has no back-pressure (its issue 133): it queues messages without bound for a client that does not read.
-So EngineIoConnection uses its sockets directly. A new version of the library may need changes here, and only here.
+So EngineIoConnection uses its sockets directly. A new version of the library may need changes here and in
+direct_socket.py, and only there.
 """
 
 import logging
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from app.live.broadcaster import CLIENTS_MAX, Broadcaster, TooManyConnections
 from app.live.clients import DashboardClient, PlainClient, Send, SocketIoClient, send_nowait
+from app.live.direct_socket import DirectSocket
 from app.live.inbound import INBOUND_BYTES_MAX, InboundPacket, guard_receive
 from app.live.messages import Message
 
@@ -43,9 +45,10 @@ class WebSocket:
 
 
 class EngineIoConnection:
-    """A connection to one client: first through the queue of its Engine.IO socket, then directly to its WebSocket.
+    """A connection to one client, directly to its WebSocket if its `first` request was one.
 
-    That is the WebSocket of its `first` request, or, if it began by polling, the one of its id in `upgraded`.
+    Otherwise it began by polling, and uses the queue of its Engine.IO socket. It continues directly if its id has a
+    WebSocket in `upgraded`.
 
     It uses attributes that python-engineio does not document, because there is no public way:
     - `sockets` of the server, and `closed` of a socket, to find out whether the client is still connected.
@@ -58,9 +61,8 @@ class EngineIoConnection:
         self, engineio_server: Any, engine_id: str, first: WebSocket | None, upgraded: Mapping[str, WebSocket]
     ) -> None:
         self.engine_id = engine_id
-        self.is_direct = False
-        self._server, self._first, self._upgraded = engineio_server, first, upgraded
-        self._websocket: WebSocket | None = None
+        self.is_direct = first is not None
+        self._server, self._websocket, self._upgraded = engineio_server, first, upgraded
         self._queued_bytes = 0  # at most, since the queue was empty
 
     @property
@@ -86,7 +88,7 @@ class EngineIoConnection:
         """Write directly to the client's WebSocket, if it has one, as soon as its queue was sent."""
         if self._websocket:
             return
-        socket, websocket = self._socket, self._first or self._upgraded.get(self.engine_id)
+        socket, websocket = self._socket, self._upgraded.get(self.engine_id)
         if websocket and socket and socket.upgraded and not socket.upgrading:
             self._websocket = websocket
             socket.queue.put_nowait(FlushSentinel(self._on_flushed))
@@ -160,7 +162,9 @@ class SocketIoServer:
         """Serve a request to /socket.io. Raises HTTPException or TooManyConnections."""
         engine_id = self._check_request(scope)
         receive = guard_receive(scope, receive)
-        if scope["type"] == "websocket" and engine_id and engine_id not in self._upgraded:
+        if scope["type"] == "websocket" and not engine_id:
+            await DirectSocket(self.server.eio, scope, receive, send).serve()
+        elif scope["type"] == "websocket" and engine_id not in self._upgraded:
             await self._upgrade(engine_id, scope, receive, send)
         else:
             await self._asgi(scope, receive, send)
@@ -173,6 +177,8 @@ class SocketIoServer:
         if (query.get("transport") == ["websocket"]) != (scope["type"] == "websocket"):
             raise HTTPException(400, "transport=websocket is required for a WebSocket, and for nothing else")
         if not engine_id:
+            if query.get("EIO") != ["4"]:
+                raise HTTPException(400, "EIO=4 is required: use a client of Socket.IO 3 or later")
             self._limit_sessions(scope)
             if len(sockets) >= CLIENTS_MAX:
                 raise TooManyConnections
@@ -215,7 +221,7 @@ class SocketIoServer:
         client = self._broadcaster.clients.get(sid)
         if isinstance(client, DashboardClient) and not client.is_catching_up:
             client.resync()
-            self._broadcaster.wake()
+            self._broadcaster.wake(sid)
 
     async def close_unjoined(self) -> None:
         """Close connections that are in no namespace, and were in none at the last call: refused or silent clients."""

@@ -29,6 +29,12 @@ ANY_HOST = pytest.mark.fails_on_mutant(
     "if not self._is_allowed_host(",
     "if headers is None and self._is_allowed_host(",
 )
+ANY_WEBSOCKET_HOST = pytest.mark.fails_on_mutant(
+    "the host of a WebSocket is not checked",
+    "app/http/router_bypass.py",
+    "            headers = browser_headers(scope, self._origins)\n            await self._socketio",
+    "            await self._socketio",
+)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,10 @@ async def test_every_response_has_the_cors_headers(serve) -> None:
         ),
         ({"host": "192.0.2.1"}, ["tally.example", "127.0.0.1"], []),
         pytest.param(
-            {"host": "192.0.2.1", "allowed_hosts": "tally.example"}, ["tally.example"], ["evil.example"], marks=ANY_HOST
+            {"host": "192.0.2.1", "allowed_hosts": "tally.example"},
+            ["tally.example"],
+            ["evil.example"],
+            marks=[ANY_HOST, ANY_WEBSOCKET_HOST],
         ),
         ({"allowed_hosts": "*"}, ["any.example"], []),
     ],

@@ -2,14 +2,29 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 
 import httpx
 import pytest
 import socketio
+import websockets
 
+from app.live import direct_socket
 from app.live import socketio as live_socketio
 from tests.live.clients import SlowClient, dashboard, leave, stop_polling
 from tests.support.servers import RunningApp, eventually
+
+DIRECT_SOCKET = "app/live/direct_socket.py"
+
+
+@contextlib.asynccontextmanager
+async def connected_websocket(url: str) -> AsyncIterator[websockets.ClientConnection]:
+    """A WebSocket with an Engine.IO session, in no namespace."""
+    address = f"{url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket"
+    async with websockets.connect(address, close_timeout=0.2) as websocket:
+        assert (await websocket.recv()).startswith('0{"sid":')
+        yield websocket
 
 
 async def test_a_plain_client_gets_an_update_for_each_of_three_slow_hits(tally: RunningApp) -> None:
@@ -35,6 +50,12 @@ async def test_a_client_may_send_auth(shared_tally: RunningApp, namespace: str) 
     await leave(page)
 
 
+@pytest.mark.fails_on_mutant(
+    "a WebSocket is not authorized",
+    "app/http/router_bypass.py",
+    "permissions.authorize_mount(SOCKETIO_PATH, socketio)",
+    "socketio",
+)
 async def test_a_client_of_another_origin_may_not_connect(shared_tally: RunningApp) -> None:
     for transport in ("polling", "websocket"):
         foreign = socketio.AsyncClient(reconnection=False)
@@ -80,6 +101,96 @@ async def test_a_client_that_upgrades_from_polling_misses_nothing_and_its_counts
         assert received[i] == sorted(received[i])
         await page.disconnect()
     assert all(client.connection.is_direct for client in tally.app.state.broadcaster.clients.values())
+
+
+@pytest.mark.fails_on_mutant(
+    "no pings", DIRECT_SOCKET, "            self._ping_after(self.server.ping_interval)\n", "            pass\n"
+)
+@pytest.mark.fails_on_mutant("pongs are not checked", DIRECT_SOCKET, "if self.server.start_service_task:", "if False:")
+@pytest.mark.fails_on_mutant(
+    "a closed session keeps its WebSocket",
+    DIRECT_SOCKET,
+    '                send_nowait(self._send({"type": "websocket.close"}))\n',
+    "                pass\n",
+)
+async def test_a_websocket_without_pongs_is_closed(tally: RunningApp) -> None:
+    engineio = tally.app.state.socketio.server.eio
+    engineio.ping_interval, engineio.ping_timeout = 0.05, 2
+    async with connected_websocket(tally.url) as silent, connected_websocket(tally.url) as polite, asyncio.timeout(20):
+        closed = asyncio.create_task(silent.wait_closed())
+        while not closed.done():
+            assert await polite.recv() == "2"
+            await polite.send("3")
+        assert await silent.recv() == "2"
+        assert await polite.recv() == "2"
+        assert len(engineio.sockets) == 1
+
+
+@pytest.mark.fails_on_mutant(
+    "a ping is dropped",
+    DIRECT_SOCKET,
+    "                self._ping_after(PING_RETRY_SECONDS)\n",
+    "                pass\n",
+)
+async def test_a_client_that_reads_slowly_gets_its_ping_later(
+    tally_with_small_buffers: Callable[[], AbstractAsyncContextManager[RunningApp]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_socket, "PING_RETRY_SECONDS", 0.05)
+    batch = {f"{i} {'x' * 120}": 1 for i in range(500)}
+    async with tally_with_small_buffers() as tally, SlowClient(tally.url, "/") as slow, tally.client() as client:
+        await eventually(lambda: len(tally.app.state.broadcaster.clients) == 1)
+        ((_, connected),) = tally.app.state.broadcaster.clients.items()
+        while not connected.undelivered:
+            await client.post("/events", json=batch)
+        (socket,) = tally.app.state.socketio.server.eio.sockets.values()
+        socket._ping()
+        async with asyncio.timeout(20):
+            while await slow._socket.recv() != "2":
+                pass
+
+
+@pytest.mark.fails_on_mutant(
+    "a client that joins begins a round of all",
+    "app/live/broadcaster.py",
+    "list(self.clients if has_news else behind)",
+    "list(self.clients)",
+)
+async def test_a_client_that_joins_does_not_begin_a_round_of_all_clients(
+    tally: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, served = tally.app.state.broadcaster, []
+    push = live._push
+    async with contextlib.AsyncExitStack() as stack:
+        pages = [await stack.enter_async_context(dashboard(tally)) for _ in range(5)]
+        await eventually(lambda: all(page.events() == ["snapshot", "state"] for page in pages))
+        monkeypatch.setattr(live, "_push", lambda client_id, *rest: served.append(client_id) or push(client_id, *rest))
+        late = await stack.enter_async_context(dashboard(tally))
+        await eventually(lambda: late.events() == ["snapshot", "state"])
+        assert len(set(served)) == 1
+        client = await stack.enter_async_context(tally.client())
+        await client.post("/event/a")
+        await eventually(lambda: all(page.counts == {"a": 1} for page in [*pages, late]))
+
+
+@pytest.mark.fails_on_mutant(
+    "a failed round is lost", "app/live/broadcaster.py", "                self._behind.update(self.clients)\n", ""
+)
+async def test_a_failed_round_is_repeated(tally: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    live, failed = tally.app.state.broadcaster, asyncio.Event()
+    push = live._push
+
+    def fail_once(*arguments: object) -> int:
+        if failed.is_set():
+            return push(*arguments)
+        failed.set()
+        raise ValueError("a bug")
+
+    async with dashboard(tally) as page, tally.client() as client:
+        await eventually(lambda: page.events() == ["snapshot", "state"])
+        monkeypatch.setattr(live, "_push", fail_once)
+        await client.post("/event/a")
+        await failed.wait()
+        await eventually(lambda: page.counts == {"a": 1})
 
 
 async def test_a_dead_client_takes_nothing_from_the_others(tally: RunningApp) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.domain.calendar import Calendar, Clock
-from app.live.day import NO_CURSOR, LiveDay, diff_after_loss
+from app.live.day import NO_CURSOR, Cursor, LiveDay, diff_after_loss
 from app.live.messages import Message, sse_chunks
 from app.settings import Settings
 
@@ -100,6 +100,43 @@ def test_changes_are_encoded_once_for_all_streams_of_the_same_events(clock: Cloc
     text = f'id: {delta.end.event_id}\nevent: update\ndata: {{"eventName":"b","count":3}}\n\n'
     assert (of_some.body, of_some.framed) == (text.encode(), f"{len(text):x}\r\n{text}\r\n".encode())
     assert delta.chunks(("quiet",)) == []
+
+
+@pytest.mark.fails_on_mutant(
+    "each dashboard that joins encodes the changes",
+    "app/live/day.py",
+    "        self._caught_up = cursor, self.head, messages\n",
+    "",
+)
+@pytest.mark.fails_on_mutant(
+    "a dashboard gets the changes of another one",
+    "app/live/day.py",
+    "if (cursor, self.head) == self._caught_up[:2]:",
+    "if self._caught_up[2]:",
+)
+def test_dashboards_that_join_share_the_snapshot_and_the_changes_since(clock: Clock) -> None:
+    day = LiveDay(clock)
+
+    def count(number: int) -> Cursor:
+        day.merge(day.day, {"a": number})
+        day.take_deltas()
+        return day.head
+
+    def missing(cursor: Cursor) -> Message:
+        messages, _ = day.catch_up_dashboard(cursor)
+        (message,) = messages
+        return message
+
+    begin = count(1)
+    snapshot = missing(NO_CURSOR)
+    middle = count(2)
+    assert missing(NO_CURSOR) is snapshot
+    changes = missing(begin)
+    assert missing(begin) is changes
+    assert json.loads(changes.data) == {"seq": 2, "changes": [[0, 2]], "names": [], "since": 2}
+    count(3)
+    for cursor, since in ((begin, 2), (middle, 3)):
+        assert json.loads(missing(cursor).data) == {"seq": 3, "changes": [[0, 3]], "names": [], "since": since}
 
 
 def test_a_message_is_encoded_once_for_all_clients() -> None:

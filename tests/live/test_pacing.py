@@ -71,7 +71,7 @@ async def test_broadcasting_uses_less_of_a_core_that_has_other_work(
     async def costly_round() -> tuple[float, bool]:
         nonlocal now, spent
         now, spent = now + 0.015, spent + 0.015
-        live.wake()
+        live.wake("")
         if now > began + 30:
             done.set()
             await sleep(3600)  # until it is cancelled

@@ -66,12 +66,20 @@ async def test_clients_that_read_nothing_cost_little_and_are_disconnected(tmp_pa
     [
         pytest.param(
             *("/", 500, 100),
-            marks=pytest.mark.fails_on_mutant(
-                "a slow client does not get what it missed",
-                "app/live/clients.py",
-                "return None if self.cursor is day.head else day.catch_up_plain(self.cursor)\n",
-                "return None\n",
-            ),
+            marks=[
+                pytest.mark.fails_on_mutant(
+                    "a slow client does not get what it missed",
+                    "app/live/clients.py",
+                    "return None if self.cursor is day.head else day.catch_up_plain(self.cursor)\n",
+                    "return None\n",
+                ),
+                pytest.mark.fails_on_mutant(
+                    "a slow client is forgotten",
+                    "app/live/broadcaster.py",
+                    "                        self._behind.add(client_id)\n",
+                    "",
+                ),
+            ],
         ),
         pytest.param(
             *("/live", 2500, 7),  # few enough changes for the log

@@ -21,7 +21,7 @@ OWNERS = {
     | {f"app.stores.{name}" for name in ("sqlite_keys", "sqlite_tables", "sqlite_writer")},
     "apscheduler": {"app.scheduler"},
     "aiokafka": {"app.kafka"},
-    "engineio": {"app.live.socketio"},
+    "engineio": {"app.live.socketio", "app.live.direct_socket"},
     "socketio": {"app.live.inbound", "app.live.socketio"},
     "slowapi": {"app.http.rate_limits"},
     "uvicorn": {"app.server"},

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from app.http.parsing import event_name_in_path
 from app.http.permissions import Permissions
 from app.http.problem_kinds import PROBLEM_KINDS, ProblemKind
+from app.http.router_bypass import SOCKETIO_PATH
 
 # In a wheel, the files are inside the package. In a checkout and in the image, they are next to it.
 STATIC = next(path for parent in Path(__file__).parents if (path := parent / "static").is_dir())
@@ -42,7 +43,7 @@ def add_routes(router: APIRouter, embed_origins: Sequence[str]) -> None:
 def mount_files(app: FastAPI, permissions: Permissions, socketio: ASGIApp) -> None:
     """Mount Socket.IO, Swagger UI's files and the dashboard's files, each behind its permission."""
     mounts: dict[str, ASGIApp] = {
-        "/socket.io": socketio,
+        SOCKETIO_PATH: socketio,
         "/docs/assets": StaticFiles(directory=str(files("fastapi_swagger") / "resources")),
         "/static": StaticFiles(directory=STATIC),
     }
