@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from bench import abacus
 from bench.results import HIGHLIGHTS, TARGETS, Highlight, Results
 from bench.scenarios import SCENARIOS, Case, Scenario
 from bench.servers import REDIS_CORE, ROOT
@@ -100,6 +101,7 @@ def document(results: Results, rounds: int) -> str:
     parts = [HEAD, disturbance(results), summary(results), target_table(results)]
     parts += [METHOD.format(rounds=rounds, busy=BUSY_SHARE), machine()]
     parts += [scenario_table(name, scenario, results, _folded) for name, scenario in SCENARIOS.items()]
+    parts.append(abacus_table())
     return "\n".join(part for part in parts if part)
 
 
@@ -125,6 +127,10 @@ def _ratio_text(highlight: Highlight, results: Results) -> str:
         return ""
     ratios = results.ratio_to(highlight.row_id, highlight.baseline)
     return f"{statistics.median(ratios):.2f}× {highlight.than}"
+
+
+def abacus_table() -> str:
+    return f"## Abacus\n\n{abacus.SOURCE}\n\n" + _table(["", "Abacus", "Tally then"], list(map(list, abacus.FIGURES)))
 
 
 def disturbance(results: Results) -> str:

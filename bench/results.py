@@ -76,11 +76,11 @@ def _latency_to_express(results: Results) -> list[float]:
     return [a / b for a, b in zip(own, express, strict=False)]
 
 
-def _message_cost(channel: str, baseline: str) -> Callable[[Results], list[float]]:
-    """Compare the processor time of a message to a client of two channels."""
+def _cost(figure: str, row: str, baseline: str) -> Callable[[Results], list[float]]:
+    """Compare the processor time of a message or a connection with that of another row."""
 
     def ratios(results: Results) -> list[float]:
-        own, base = (results.values(f"updates/tally memory, {name}", "message_us") for name in (channel, baseline))
+        own, base = (results.values(f"updates/{name}", figure) for name in (row, baseline))
         return [a / b for a, b in zip(own, base, strict=False)]
 
     return ratios
@@ -118,9 +118,16 @@ TARGETS = [
     Target("update latency at 1,000 hits/s, p99", _figure(LATENCY, "shown_p99_ms"), at_most=150, form=MS),
     *(
         Target(
-            f"processor time of a message on {channel}, compared with /live", _message_cost(channel, "/live"), None, 1.5
+            f"processor time of a message on {channel}, compared with /live",
+            _cost("message_us", f"tally memory, {channel}", "tally memory, /live"),
+            at_most=1.5,
         )
         for channel in ("/stream", "/stream?event=event-1")
+    ),
+    Target(
+        "processor time of a connection to /live, compared with Express",
+        _cost("connect_us", "tally memory, /live", "express memory, /"),
+        at_most=1,
     ),
     Target("the same p99 from when the hit was due, compared with Express", _latency_to_express, at_most=1),
     *(
