@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +64,6 @@ def encode_commit(commit: Commit, rejected: Mapping[int, Reason], other_slots: I
     slots = {slot: index for index, slot in enumerate(dict.fromkeys(other_slots))}
     groups = []
     for index, group in enumerate(commit):
-        amounts = list(chain.from_iterable(group.amounts.items()))
         visits: dict[tuple[str, Bucket], list[str | int]] = {}
         for visit in group.visits:
             for bucket, visitor in visitor_buckets(group.slot, visit):
@@ -73,7 +71,8 @@ def encode_commit(commit: Commit, rejected: Mapping[int, Reason], other_slots: I
         visit_rows = [(event, bucket_key(bucket), members) for (event, bucket), members in visits.items()]
         slot = slots.setdefault(group.slot, len(slots))
         key, reason = group.key or False, rejected.get(index, False)
-        groups.append((slot, amounts, key, group.limited, reason, visit_rows, group.atomic))
+        events, amounts = list(group.amounts), list(group.amounts.values())
+        groups.append((slot, events, amounts, key, group.limited, reason, visit_rows, group.atomic))
     rows = [(list(map(bucket_key, slot.buckets)), slot.date, slot.minute) for slot in slots]
     return msgspec.json.encode((rows, groups))
 

@@ -51,10 +51,7 @@ async def test_an_idempotency_key_sent_to_three_nodes_at_once_is_counted_once(tm
         pytest.param(
             "redis",
             marks=pytest.mark.fails_on_mutant(
-                "one name too many",
-                "app/stores/lua/count.lua",
-                "if free_names <= new_names then",
-                "if free_names < new_names then",
+                "one name too many", "app/stores/lua/count.lua", "names_left < 1 and", "names_left < 0 and"
             ),
         ),
     ],

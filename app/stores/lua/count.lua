@@ -2,7 +2,7 @@
 --
 -- Work     [slots, groups]
 --   slot   [[minute, hour, day and total bucket], date, UTC second of the minute]
---   group  [index of its slot from 0, [event, amount, ...], idempotency key or false, whether limits apply,
+--   group  [index of its slot from 0, [event, ...], [amount, ...], idempotency key or false, whether limits apply,
 --          reason of another shard that rejected it or false, [[event, bucket, [visitor, amount, ...]], ...],
 --          whether atomic]
 --   key    [id, hash of the request, hash of the client or '' for a shard's part of a group]
@@ -13,30 +13,46 @@
 local RESULT_EVENTS_MAX = 100 -- events of a row that is saved under an idempotency key, as in app/stores/rules.py
 local live_keys = prefix .. 'keys'
 local slots, groups = unpack(work)
-local totals = {} -- all-time total by event of this commit; a new event has none
 local days, corrections = {}, {} -- set of day buckets; key of the correction by each day bucket that has one
-local free_names = nil -- how many more event names are allowed; read once, at the first new name
+local free_names = 0 -- at least so many new event names are allowed
+local total_sum = get_count(total_key, '') -- of all events, with those of this commit
+local call, format = redis.call, string.format -- Lua finds a local more quickly
+local amount_texts = {} -- by amount
+
+-- Return the numbers of events in a hash as text, in their order; false for an event that it does not have.
+local function read_numbers(key, events)
+  local numbers = {}
+  for first = 1, #events, FIELDS_PER_CALL do
+    local last = math.min(first + FIELDS_PER_CALL - 1, #events)
+    for i, number in ipairs(redis.call('HMGET', key, unpack(events, first, last))) do numbers[first + i - 1] = number end
+  end
+  return numbers
+end
+
+-- Return the corrections of events on a day, as read_numbers does; an empty table if the day has none.
+local function read_corrections(day, events)
+  return corrections[day] and read_numbers(corrections[day], events) or {}
+end
 
 -- Return the present numbers of events, as the content of a row.
-local function present_numbers(day, amounts)
-  local numbers = {}
-  for i = 1, #amounts, 2 do
-    local count = get_count(prefix .. day, amounts[i])
-    if corrections[day] then count = count + get_count(corrections[day], amounts[i]) end
-    numbers[i], numbers[i + 1] = to_integer(count), to_integer(totals[amounts[i]] or 0)
+local function present_numbers(day, events)
+  local row, counts, totals = {}, read_numbers(prefix .. day, events), read_numbers(total_key, events)
+  local added = read_corrections(day, events)
+  for i = 1, #events do
+    row[2 * i - 1], row[2 * i] = to_integer((counts[i] or 0) + (added[i] or 0)), totals[i] or '0'
   end
-  return table.concat(numbers, ',')
+  return table.concat(row, ',')
 end
 
 -- Return the row for a group whose idempotency key was used before or is not allowed, or nil if it has to be counted.
-local function check_idempotency(key, minute, limited, day, today, amounts)
+local function check_idempotency(key, minute, limited, day, today, events)
   local client_keys, expired = live_keys .. ':' .. key[3], minute - key_ttl
   local saved = redis.call('GET', prefix .. 'key:' .. key[1])
   if saved then
     local request, since, date, row = string.match(saved, '^(%S+) (%S+) (%S+) %[(.*)%]$')
     if tonumber(since) > expired then
       if request ~= key[2] then return '["mismatch"]' end
-      if row == '' and #amounts > 0 then date, row = today, present_numbers(day, amounts) end
+      if row == '' and #events > 0 then date, row = today, present_numbers(day, events) end
       return '["replayed","' .. date .. '"' .. (row ~= '' and ',' or '') .. row .. ']'
     end
   end
@@ -60,90 +76,85 @@ local function save_idempotency(key, minute, date, row)
   end
 end
 
--- Return the reason for rejecting an event, as JSON, or nil. `new_names` new names come before it in its group.
-local function rejection(day, event, by, limited, new_names)
-  local total = totals[event]
-  if not total and limited then
-    free_names = free_names or count_free_names()
-    if free_names <= new_names then return '"full"' end
-  end
-  -- A day's hits never exceed the total, but a correction may raise its count above the total.
-  local count = total or 0
-  if corrections[day] then
-    count = math.max(count, get_count(prefix .. day, event) + math.max(0, get_count(corrections[day], event)))
-  end
-  if count + by > COUNT_MAX then return '"overflow"' end
-end
-
--- Return the row for an atomic group of which one event cannot be counted, or nil.
-local function group_rejection(day, amounts, limited)
-  local new_names = 0
-  for i = 1, #amounts, 2 do
-    local reason = rejection(day, amounts[i], amounts[i + 1], limited, new_names)
-    if reason then return '[' .. reason .. ']' end
-    if not totals[amounts[i]] then new_names = new_names + 1 end
-  end
-end
-
--- Count a group. Return its row and the set of rejected events, which only a group that is not atomic may have.
-local function count_group(slot, amounts, limited, atomic)
-  local minute_key, hour_key, day_key = prefix .. slot[1][1], prefix .. slot[1][2], prefix .. slot[1][3]
-  local correction, row, rejected, sum = corrections[slot[1][3]], {}, {}, 0
-  for i = 1, #amounts, 2 do
-    local event, by = amounts[i], amounts[i + 1]
-    local reason = not atomic and rejection(slot[1][3], event, by, limited, 0)
+-- Return the reasons, as JSON by event, for the events of a group that cannot be counted, and the first of these reasons.
+-- `added` are their corrections.
+local function find_rejections(slot, events, amounts, added, limited)
+  local sum, most_added = 0, 0
+  for _, by in ipairs(amounts) do sum = sum + by end
+  for _, correction in ipairs(added) do most_added = math.max(most_added, correction or 0) end
+  if limited and free_names < #events then free_names = count_free_names() end
+  local has_names = not limited or free_names >= #events
+  free_names = free_names - #events -- all of them may be new
+  -- No event has more than the sum of all events, so that usually none has to be read.
+  if has_names and math.max(total_sum, slot.hits + most_added) + sum <= COUNT_MAX then return {} end
+  local names_left = limited and count_free_names() or math.huge
+  local totals, counts = read_numbers(total_key, events), read_numbers(prefix .. slot[1][3], events)
+  local rejections, first_reason = {}, nil
+  for i, event in ipairs(events) do
+    local count = math.max(totals[i] or 0, (counts[i] or 0) + (added[i] or 0))
+    local reason = not totals[i] and names_left < 1 and '"full"' or count + amounts[i] > COUNT_MAX and '"overflow"'
     if reason then
-      row[i], row[i + 1], rejected[event] = reason, 0, true
+      rejections[event], first_reason = reason, first_reason or reason
+    elseif not totals[i] then
+      names_left = names_left - 1
+    end
+  end
+  return rejections, first_reason
+end
+
+-- Count the events of a group that are not rejected. Return its row.
+local function count_group(slot, events, amounts, added, rejections)
+  local minute_key, hour_key, day_key = prefix .. slot[1][1], prefix .. slot[1][2], prefix .. slot[1][3]
+  local row, sum = {}, 0
+  for i, event in ipairs(events) do
+    local by, reason = amounts[i], rejections[event]
+    if reason then
+      row[2 * i - 1], row[2 * i] = reason, 0
     else
-      local amount = to_integer(by) -- converted once for the four calls
-      if free_names and not totals[event] then free_names = free_names - 1 end
-      redis.call('HINCRBY', minute_key, event, amount)
-      redis.call('HINCRBY', hour_key, event, amount)
-      local count = redis.call('HINCRBY', day_key, event, amount)
-      if correction then count = count + get_count(correction, event) end
-      totals[event] = redis.call('HINCRBY', total_key, event, amount)
-      row[i], row[i + 1] = to_integer(count), to_integer(totals[event])
+      local amount = amount_texts[by] or to_integer(by) -- converted once for the four calls
+      amount_texts[by] = amount
+      call('HINCRBY', minute_key, event, amount)
+      call('HINCRBY', hour_key, event, amount)
+      local count = call('HINCRBY', day_key, event, amount) + (added[i] or 0)
+      row[2 * i - 1], row[2 * i] = format('%.0f', count), format('%.0f', call('HINCRBY', total_key, event, amount))
       sum = sum + by
     end
   end
-  slot.sum = slot.sum + sum
-  return '[' .. table.concat(row, ',') .. ']', rejected
+  slot.sum, slot.hits, total_sum = slot.sum + sum, slot.hits + sum, total_sum + sum
+  return '[' .. table.concat(row, ',') .. ']'
 end
 
 for _, slot in ipairs(slots) do
   local day = slot[1][3]
   if redis.call('EXISTS', prefix .. day .. ':offset') == 1 then corrections[day] = prefix .. day .. ':offset' end
-  days[day], slot.sum = true, 0
+  days[day], slot.sum, slot.hits = true, 0, get_count(prefix .. day, '')
 end
-local events, rows = {}, {}
-for _, group in ipairs(groups) do
-  for i = 1, #group[2], 2 do events[#events + 1] = group[2][i] end
-end
-for first = 1, #events, FIELDS_PER_CALL do
-  local values = redis.call('HMGET', total_key, unpack(events, first, math.min(first + FIELDS_PER_CALL - 1, #events)))
-  for i, value in ipairs(values) do totals[events[first + i - 1]] = tonumber(value or nil) end
-end
+local rows = {}
 for index, group in ipairs(groups) do
-  local slot_index, amounts, key, limited, rejected_elsewhere, visits, atomic = unpack(group)
+  local slot_index, events, amounts, key, limited, rejected_elsewhere, visits, atomic = unpack(group)
   local slot = slots[slot_index + 1]
   local buckets, date, minute = unpack(slot)
-  local claim = key and key[3] ~= '' and #amounts == 0
-  local row = nil
+  local claim = key and key[3] ~= '' and #events == 0
+  local row, added, rejections, first_reason = nil, nil, nil, nil
   if rejected_elsewhere then
     row = '["' .. rejected_elsewhere .. '"]'
   else
-    row = key and check_idempotency(key, minute, limited, buckets[3], date, amounts) or atomic and group_rejection(buckets[3], amounts, limited)
+    row = key and check_idempotency(key, minute, limited, buckets[3], date, events)
+  end
+  if not row then
+    added = read_corrections(buckets[3], events)
+    rejections, first_reason = find_rejections(slot, events, amounts, added, limited)
+    if atomic and first_reason then row = '[' .. first_reason .. ']' end
   end
   if not row and preparing and not claim then
     row = 'null'
   elseif not row then
-    local rejected
-    row, rejected = count_group(slot, amounts, limited, atomic)
+    row = count_group(slot, events, amounts, added, rejections)
     for _, visit in ipairs(visits) do
-      if not rejected[visit[1]] then count_visitors(visit[2], visit[3]) end
+      if not rejections[visit[1]] then count_visitors(visit[2], visit[3]) end
     end
     if key then
-      save_idempotency(key, to_integer(minute), date, #amounts > 2 * RESULT_EVENTS_MAX and '[]' or row)
+      save_idempotency(key, to_integer(minute), date, #events > RESULT_EVENTS_MAX and '[]' or row)
     end
   end
   rows[index] = row

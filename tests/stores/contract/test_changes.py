@@ -183,8 +183,8 @@ async def test_the_second_of_two_changes_planned_together_conflicts(store: Count
     redis=pytest.mark.fails_on_mutant(
         "a day's visitors are not pruned",
         "app/stores/redis.py",
-        "        ordered = list(dimensions)\n",
-        "        ordered = []\n",
+        "keys += [bucket_key(visitors), hll_key(visitors)]",
+        "keys += [hll_key(visitors)]",
     ),
     cluster=pytest.mark.fails_on_mutant(
         "a bucket is in no list", "app/stores/lua/write.lua", "if has_events and #counts > 0 then", "if has_events then"

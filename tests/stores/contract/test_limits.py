@@ -2,6 +2,7 @@
 
 import pytest
 
+from app import corrections
 from app.domain.buckets import ALL_EVENTS
 from app.domain.counting import COUNT_MAX, HitGroup, Visit
 from app.stores.base import CounterStore
@@ -38,7 +39,7 @@ VISITS_OF_REJECTED_HITS = pytest.mark.fails_on_mutant(
     redis=pytest.mark.fails_on_mutant(
         "visits of rejected hits are counted",
         "app/stores/lua/count.lua",
-        "if not rejected[visit[1]] then",
+        "if not rejections[visit[1]] then",
         "if true then",
     ),
 )
@@ -68,6 +69,26 @@ async def test_the_limit_on_names_is_exact_for_a_group_that_is_not_atomic(make_s
     unlimited = await store.apply("s", 2, 3, [group.only("de")])
     assert unlimited.groups == [GroupResult({"d": Value(1, 1), "e": Value(1, 1)})]
     await store.close()
+
+
+@on_every_store(
+    redis=pytest.mark.fails_on_mutant(
+        "a day's hits are not compared",
+        "app/stores/lua/count.lua",
+        "math.max(total_sum, slot.hits + most_added) + sum",
+        "total_sum + sum",
+    )
+)
+async def test_a_count_does_not_overflow_after_the_total_was_lowered(store: CounterStore) -> None:
+    await store.apply("s", 0, 1, commit_of({"a": COUNT_MAX - 1}))
+    change, _ = await corrections.correct(store, NOON, NOON.minute, "a", None, 5, 1000)
+    await store.apply_change("s", 1, 2, change)
+    result = await store.apply("s", 2, 3, commit_of({"a": 2}, {"a": 1}, {"b": 3}))
+    assert result.groups == [
+        reject("overflow"),
+        GroupResult({"a": Value(COUNT_MAX, 6)}),
+        GroupResult({"b": Value(3, 3)}),
+    ]
 
 
 async def test_a_total_does_not_overflow_on_a_later_day(store: CounterStore) -> None:
