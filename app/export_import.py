@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
@@ -93,7 +94,7 @@ def encode_end(lines: int) -> bytes:
 def read_zone(file: BinaryIO) -> str:
     """Return the time zone of an export. Raises ExportError."""
     try:
-        return msgspec.json.decode(file.readline(LINE_BYTES_MAX), type=_Head).timezone
+        return msgspec.json.decode(_next_line(file), type=_Head).timezone
     except msgspec.DecodeError as error:
         raise ExportError(f"line 1: {error}") from None
 
@@ -102,14 +103,14 @@ def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
     """Yield the lines of an export. Raises ExportError if a line is invalid or the time zone is not the clock's."""
     number, ended = 1, False
     try:
-        head = msgspec.json.decode(file.readline(LINE_BYTES_MAX), type=_Head)
+        head = msgspec.json.decode(_next_line(file), type=_Head)
         zone = str(clock.calendar.zone)
         if head.timezone != zone:
             raise ExportError(
                 f"the export has the time zone {head.timezone} and this service {zone}: set"
                 f" TALLY_TIMEZONE={head.timezone}"
             )
-        while not ended and (text := file.readline(LINE_BYTES_MAX)):
+        while not ended and (text := _next_line(file)):
             number += 1
             line = msgspec.json.decode(text, type=_Line)
             ended = line.end == number - 1
@@ -124,6 +125,10 @@ def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
         raise ExportError(f"line {number}: the file is truncated")
     if file.read(1):
         raise ExportError(f"line {number}: there is more data after the end of the export")
+
+
+def _next_line(file: BinaryIO) -> bytes:
+    return file.readline(LINE_BYTES_MAX).removeprefix(BOM_UTF8)
 
 
 def check_file(file: BinaryIO, clock: Clock) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from app.domain.counting import AMOUNT_MAX, Hit, Visit
 from app.domain.names import event_name
 from app.http.errors import Problem
+from app.http.name_lists import lines_of, parse_names
 from app.http.parsing import AMOUNT_EXPECTED, JSON_ERRORS, decode, invalid_json, valid_name, visit_of
 from app.http.problem_kinds import INVALID_REQUEST, REQUEST_TOO_LARGE
 
@@ -27,14 +28,14 @@ _LONG_ARRAY = re.compile(rf'\s*+\[(?:[^"{{}}]*+\{{(?:[^"{{}}]*+"[^"]*+")*+[^"{{}
 _LONG_MAP = re.compile(rf'\s*+\{{(?:\s*+"[^"]*+"\s*+:\s*+-?+\d++\s*+,){{{BATCH_ITEMS_MAX}}}+')
 
 
-def parse_batch(body: bytes) -> list[Hit]:
-    """Return the hits of a batch. The body decides the form, not its content type. Raises Problem (413, 422).
+def parse_batch(body: bytes, content_type: str = "") -> list[Hit]:
+    """Return the hits of a batch. The body decides the form, not its content type. Raises Problem (413, 415, 422).
 
     `[` begins an array of items. One object whose values are whole numbers is a map of event names to amounts. Other
-    objects, one per line, are NDJSON. Anything else is one event name per line.
+    objects, one per line, are NDJSON. Anything else is one event name per line, if it may be a list of names.
     """
     try:
-        text = body.decode("utf-8-sig")
+        text = body.decode().lstrip("\ufeff")
     except UnicodeDecodeError:
         raise Problem(INVALID_REQUEST, "body: not valid UTF-8") from None
     first = text.lstrip(" \t\r\n")[:1]
@@ -45,7 +46,7 @@ def parse_batch(body: bytes) -> list[Hit]:
     elif first == "{":
         items = _parse_objects(text)
     else:
-        items = [Hit(line) for line in _lines(text)[: BATCH_ITEMS_MAX + 1]]
+        items = [Hit(name) for name in parse_names(text, content_type)[: BATCH_ITEMS_MAX + 1]]
     if len(items) > BATCH_ITEMS_MAX:
         raise Problem(REQUEST_TOO_LARGE, _TOO_MANY)
     return items
@@ -116,12 +117,8 @@ def _parse_item_or_ndjson(text: str) -> list[Hit]:
 def _parse_ndjson(text: str) -> list[Hit]:
     hits: list[Hit] = []
     try:
-        for line in _lines(text):
+        for line in lines_of(text):
             hits.append(_ITEM_DECODER.decode(line))  # noqa: PERF401 # the length of `hits` is the index of an error
     except JSON_ERRORS as error:
         raise invalid_json(error, Hit.__struct_fields__, len(hits)) from None
     return hits
-
-
-def _lines(text: str) -> list[str]:
-    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]

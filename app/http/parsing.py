@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, TypeVar
@@ -115,6 +116,8 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
 
 def decode(text: str | bytes, kind: type[T]) -> T:
     """Decode JSON of this kind. Raises Problem (422)."""
+    if isinstance(text, bytes):
+        text = text.removeprefix(BOM_UTF8)
     try:
         return msgspec.json.decode(text, type=kind)
     except JSON_ERRORS as error:
@@ -139,7 +142,7 @@ def invalid_json(error: Exception, fields: Sequence[str], index: int | None = No
 
 def parse_hit(body: bytes, amount_max: int) -> HitBody:
     """Return the hit in the body of `POST /event/{name}`. Raises Problem (422)."""
-    hit = decode(body, HitBody) if body.strip() else DEFAULT_HIT
+    hit = decode(body, HitBody) if body and body.removeprefix(BOM_UTF8).strip() else DEFAULT_HIT
     if hit.by > 1:
         check_amounts([hit.by], amount_max, "by")
     return hit

@@ -45,6 +45,12 @@ METHOD_NOT_ALLOWED = ProblemKind(
 REQUEST_TOO_LARGE = ProblemKind(
     "request-too-large", 413, "Request too large", "A hit may have 16 KiB, a batch 4 MiB and 10,000 items."
 )
+UNSUPPORTED_MEDIA_TYPE = ProblemKind(
+    "unsupported-media-type",
+    415,
+    "Unsupported media type",
+    "Send a batch as JSON, as NDJSON, or as text with one event name per line.",
+)
 HOST_NOT_ALLOWED = ProblemKind(
     "host-not-allowed", 421, "Host name not allowed", "Add the host name to `TALLY_ALLOWED_HOSTS`."
 )

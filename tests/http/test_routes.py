@@ -96,7 +96,7 @@ async def test_openapi_lists_all_routes_and_the_docs_work_offline(client: httpx.
         "GET /badge/{name}.svg", "GET /event/{name}/shield.json", "GET /stream",
     }  # fmt: skip
     statuses = set(document["paths"]["/events"]["post"]["responses"])
-    assert statuses == {"200", "202", "400", "401", "403", "413", "421", "422", "429", "503"}
+    assert statuses == {"200", "202", "400", "401", "403", "413", "415", "421", "422", "429", "503"}
     page = (await client.get("/docs")).text
     assert "http://" not in page
     assert "https://" not in page

@@ -11,7 +11,7 @@ from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit, weight
 from app.domain.names import NAME_LENGTH_MAX
 from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_batch
 from app.http.errors import accepted_or_raise
-from app.http.openapi import response_headers
+from app.http.openapi import error_responses, response_headers
 from app.http.origins import Headers
 from app.http.parsing import (
     HIT_BYTES_MAX,
@@ -74,8 +74,9 @@ def add_routes(router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits
 def _documentation(buffered: type, schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     body = {"content": {media: {"schema": schema} for media, schema in schemas.items()}}
     accepted = {"model": buffered, "description": "Accepted: written to Kafka, not counted yet"}
+    errors = error_responses(415) if "text/plain" in schemas else {}
     return {
-        "responses": {200: response_headers("Idempotent-Replayed"), 202: accepted},
+        "responses": {200: response_headers("Idempotent-Replayed"), 202: accepted, **errors},
         "openapi_extra": {"requestBody": body, "parameters": [_KEY_HEADER]},
     }
 
@@ -118,7 +119,7 @@ def _add_batch_route(
         cost_of_bytes = max(1, math.ceil(len(body) / BYTES_PER_COST))
         if cost_of_bytes > 1:  # before the body is parsed, because a batch that is rejected takes time, too
             rate_limits.consume(request, "write", cost_of_bytes, already_consumed=1)
-        hits = parse_batch(body)
+        hits = parse_batch(body, request.headers.get("content-type", ""))
         check_amounts([hit.by for hit in hits], permissions.amount_max(request.scope), "item {}: by")
         amounts, visits = await sum_batch(hits)
         cost = math.ceil((len(hits) + weight((), visits)) / ITEMS_PER_COST)
