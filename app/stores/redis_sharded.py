@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.domain.buckets import ALL_EVENTS, CORRECTION_LOG, GENERATION, Bucket, is_event_bucket
@@ -138,6 +138,7 @@ class ShardedRedisStore(CounterStore):
             rejected = await self._prepare(source, new_offset, commit)
         slots = list(dict.fromkeys(group.slot for group in commit))
         parts = self._split(commit)
+        self._add_claims(parts, commit, rejected)  # their shards release them
         by_shard = [{i: rejected[index] for i, index in enumerate(part.indices) if index in rejected} for part in parts]
         outcomes = await asyncio.gather(
             *(
@@ -160,24 +161,32 @@ class ShardedRedisStore(CounterStore):
         Each idempotency key is claimed in the shard of the key, so that only one request gets it, whatever its events.
         """
         parts = self._split(commit, preparing=True)
-        for index, group in enumerate(commit):
-            if key := group.key:
-                claims = parts[self._shard(key.id)]
-                claims.groups.append(HitGroup(group.slot, {}, key._replace(id=f"{key.id}@"), group.limited))
-                claims.indices.append(index)
+        sizes = [len(part.groups) for part in parts]
+        self._add_claims(parts, commit, range(len(commit)))
         prepared = await asyncio.gather(
             *(shard.prepare(source, new_offset, part.groups) for shard, part in zip(self._shards, parts, strict=True))
         )
         rejected: dict[int, Reason] = {}
         counted: set[int] = set()
-        for part, (applied, results) in zip(parts, prepared, strict=True):
-            for index, result in zip(part.indices, results, strict=False):  # an applied commit has no claims
+        for part, size, (applied, results) in zip(parts, sizes, prepared, strict=True):
+            # An applied commit has other claims: those that it released.
+            indices = part.indices[:size] if applied else part.indices
+            for index, result in zip(indices, results, strict=False):
                 if result and result.reason:
                     rejected[index] = result.reason
                 elif applied:
                     counted.add(index)
         # A group that one shard has counted in an earlier attempt has to be counted by the others.
         return {index: reason for index, reason in rejected.items() if index not in counted}
+
+    def _add_claims(self, parts: Sequence[_ShardPart], commit: Commit, indices: Iterable[int]) -> None:
+        """Add the claims of these groups' keys to the shards of the keys."""
+        for index in indices:
+            if key := commit[index].key:
+                slot, limited = commit[index].slot, commit[index].limited
+                part = parts[self._shard(key.id)]
+                part.groups.append(HitGroup(slot, {}, key._replace(id=f"{key.id}@"), limited))
+                part.indices.append(index)
 
     def _split(self, commit: Commit, *, preparing: bool = False) -> list[_ShardPart]:
         """Return each shard's part. The limits of a group that has to be prepared apply only when it is prepared."""

@@ -44,7 +44,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def node(cluster: Cluster) -> AsyncIterator[ShardedRedisStore]:
-    target = RedisTarget.from_url(cluster.url)
+    target = RedisTarget.from_url(f"{cluster.url}&socket_connect_timeout=30")
     store = ShardedRedisStore([RedisStore(target, StoreLimits(1000), shard) for shard in range(SHARDS)])
     await store.open()
     try:

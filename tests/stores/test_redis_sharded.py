@@ -79,7 +79,10 @@ async def test_the_limit_on_names_holds_in_each_shard_for_a_group_that_is_not_at
 
 
 @pytest.mark.fails_on_mutant(
-    "no claim", "app/stores/redis_sharded.py", "                claims.groups.append(", "                list().append("
+    "no claim",
+    "app/stores/redis_sharded.py",
+    "                part.groups.append(HitGroup(",
+    "                list().append((",
 )
 async def test_a_key_belongs_to_one_request_even_if_another_has_no_event_in_common(store: ShardedRedisStore) -> None:
     await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 1}, KEY)])

@@ -9,13 +9,16 @@
 -- Row      the saved form of a group's result, see app/stores/results.py
 -- Reply    {'applied', results} or {'mismatch', offset}, see offset.lua
 --          {'prepared', rows} if ARGV[2] is 'prepare': nothing was counted. A row is the rejection or the replayed result
---          of a group, or null if it would be counted. A key with a client and no amounts is claimed: it is saved.
+--          of a group, or null if it would be counted. A key with a client and no amounts is claimed: it is saved, and
+--          released if its group comes again with the reason of another shard.
 local RESULT_EVENTS_MAX = 100 -- events of a row that is saved under an idempotency key, as in app/stores/rules.py
 local live_keys = prefix .. 'keys'
 local slots, groups = unpack(work)
 local days, corrections = {}, {} -- set of day buckets; key of the correction by each day bucket that has one
 local free_names = 0 -- at least so many new event names are allowed
 local total_sum = get_count(total_key, '') -- of all events, with those of this commit
+-- Amount by event of the prepared groups; those of these events that may be new; how many of the others are new.
+local prepared, unchecked_events, prepared_names = {}, {}, 0
 local call, format = redis.call, string.format -- Lua finds a local more quickly
 local amount_texts = {} -- by amount
 
@@ -76,26 +79,55 @@ local function save_idempotency(key, minute, date, row)
   end
 end
 
+-- Release the claim of a key, so that another request may use it.
+local function release_claim(key)
+  local saved = redis.call('GET', prefix .. 'key:' .. key[1])
+  if not saved or string.match(saved, '^%S+') ~= key[2] then return end
+  redis.call('DEL', prefix .. 'key:' .. key[1])
+  for _, set in ipairs({live_keys, live_keys .. ':' .. key[3]}) do redis.call('ZREM', set, key[1]) end
+end
+
+-- Return how many new event names are allowed after those of the prepared groups.
+local function count_names_left()
+  for _, total in ipairs(read_numbers(total_key, unchecked_events)) do
+    if not total then prepared_names = prepared_names + 1 end
+  end
+  unchecked_events = {}
+  return count_free_names() - prepared_names
+end
+
+-- Remember that a group will be counted, so that later groups of the commit find the limits as they will be.
+local function prepare_group(slot, events, amounts, rejections)
+  for i, event in ipairs(events) do
+    if not rejections[event] then
+      if not prepared[event] then unchecked_events[#unchecked_events + 1] = event end
+      prepared[event] = (prepared[event] or 0) + amounts[i]
+      slot.hits, total_sum = slot.hits + amounts[i], total_sum + amounts[i]
+    end
+  end
+end
+
 -- Return the reasons, as JSON by event, for the events of a group that cannot be counted, and the first of these reasons.
 -- `added` are their corrections.
 local function find_rejections(slot, events, amounts, added, limited)
   local sum, most_added = 0, 0
   for _, by in ipairs(amounts) do sum = sum + by end
   for _, correction in ipairs(added) do most_added = math.max(most_added, correction or 0) end
-  if limited and free_names < #events then free_names = count_free_names() end
+  if limited and free_names < #events then free_names = count_names_left() end
   local has_names = not limited or free_names >= #events
   free_names = free_names - #events -- all of them may be new
   -- No event has more than the sum of all events, so that usually none has to be read.
   if has_names and math.max(total_sum, slot.hits + most_added) + sum <= COUNT_MAX then return {} end
-  local names_left = limited and count_free_names() or math.huge
+  local names_left = limited and count_names_left() or math.huge
   local totals, counts = read_numbers(total_key, events), read_numbers(prefix .. slot[1][3], events)
   local rejections, first_reason = {}, nil
   for i, event in ipairs(events) do
-    local count = math.max(totals[i] or 0, (counts[i] or 0) + (added[i] or 0))
-    local reason = not totals[i] and names_left < 1 and '"full"' or count + amounts[i] > COUNT_MAX and '"overflow"'
+    local is_new = not totals[i] and not prepared[event]
+    local count = math.max(totals[i] or 0, (counts[i] or 0) + (added[i] or 0)) + (prepared[event] or 0)
+    local reason = is_new and names_left < 1 and '"full"' or count + amounts[i] > COUNT_MAX and '"overflow"'
     if reason then
       rejections[event], first_reason = reason, first_reason or reason
-    elseif not totals[i] then
+    elseif is_new then
       names_left = names_left - 1
     end
   end
@@ -129,7 +161,7 @@ for _, slot in ipairs(slots) do
   if redis.call('EXISTS', prefix .. day .. ':offset') == 1 then corrections[day] = prefix .. day .. ':offset' end
   days[day], slot.sum, slot.hits = true, 0, get_count(prefix .. day, '')
 end
-local rows = {}
+local rows, released_keys = {}, {}
 for index, group in ipairs(groups) do
   local slot_index, events, amounts, key, limited, rejected_elsewhere, visits, atomic = unpack(group)
   local slot = slots[slot_index + 1]
@@ -138,6 +170,7 @@ for index, group in ipairs(groups) do
   local row, added, rejections, first_reason = nil, nil, nil, nil
   if rejected_elsewhere then
     row = '["' .. rejected_elsewhere .. '"]'
+    if claim then released_keys[#released_keys + 1] = key end
   else
     row = key and check_idempotency(key, minute, limited, buckets[3], date, events)
   end
@@ -148,6 +181,7 @@ for index, group in ipairs(groups) do
   end
   if not row and preparing and not claim then
     row = 'null'
+    prepare_group(slot, events, amounts, rejections)
   elseif not row then
     row = count_group(slot, events, amounts, added, rejections)
     for _, visit in ipairs(visits) do
@@ -164,4 +198,6 @@ for _, slot in ipairs(slots) do
 end
 if preparing then return {'prepared', '[' .. table.concat(rows, ',') .. ']'} end
 table.insert(rows, 1, encode_generations(days))
-return save_offset('[' .. table.concat(rows, ',') .. ']')
+local reply = save_offset('[' .. table.concat(rows, ',') .. ']')
+for _, key in ipairs(released_keys) do release_claim(key) end
+return reply

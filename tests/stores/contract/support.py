@@ -1,5 +1,6 @@
 """Commits, time slots and reads that the contract tests share."""
 
+import zlib
 from collections.abc import Awaitable
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -15,6 +16,9 @@ from app.stores.results import ApplyResult
 EVERY_STORE = ["memory", "sqlite", "redis", "spooled", "cluster"]
 DURABLE_STORES = EVERY_STORE[1:]
 UNSHARDED_STORES = EVERY_STORE[:-1]  # each shard of a cluster has a part of every limit
+
+# Names in the same shard of a cluster with 16 shards, so that a limit on them is exact there, too.
+ONE_SHARD_NAMES = [name for name in map(str, range(2000)) if zlib.crc32(name.encode()) % 16 == 5]
 
 CALENDAR = Calendar(ZoneInfo("UTC"))
 NOON = CALENDAR.slot(1_795_435_200)

@@ -10,6 +10,7 @@ from app.stores.results import GroupResult, Value, reject
 from tests.stores.contract.support import (
     CALENDAR,
     NOON,
+    ONE_SHARD_NAMES,
     UNSHARDED_STORES,
     StoreMaker,
     commit_of,
@@ -62,12 +63,28 @@ async def test_a_key_of_another_request_is_rejected(store: CounterStore) -> None
     assert "b" not in await read_day(store)
 
 
+@on_every_store(
+    cluster=pytest.mark.fails_on_mutant(
+        "a rejected group keeps its claim",
+        "app/stores/lua/count.lua",
+        "for _, key in ipairs(released_keys) do release_claim(key) end",
+        "",
+    )
+)
 async def test_a_key_of_a_rejected_group_is_not_saved(make_store: StoreMaker) -> None:
-    store = make_store(names=1)
+    known, new, *_ = ONE_SHARD_NAMES
+    store = make_store(names=1, keys=10)
     await store.open()
-    await store.apply("s", 0, 1, commit_of({"x": 1}))
-    assert (await store.apply("s", 1, 2, keyed_commit(A))).groups == [reject("full")]
-    assert (await store.apply("s", 2, 3, keyed_commit(A, event="x"))).groups == [GroupResult({"x": Value(2, 2)})]
+    await store.apply("s", 0, 1, commit_of({known: 1}))
+    for offset in (1, 2):
+        rejected = await store.apply("s", offset, offset + 1, keyed_commit(A, event=new))
+        assert rejected.groups == [reject("full")]
+        assert await store.apply("s", offset, offset + 1, keyed_commit(A, event=new)) == rejected
+    other_request = keyed_commit(A._replace(request="x" * 32), event=known)
+    assert (await store.apply("s", 3, 4, other_request)).groups == [GroupResult({known: Value(2, 2)})]
+    assert (await store.apply("s", 4, 5, keyed_commit(A, event=new))).groups == [reject("mismatch")]
+    replay = GroupResult({known: Value(2, 2)}, {}, NOON.date)
+    assert (await store.apply("s", 5, 6, other_request)).groups == [replay]
     await store.close()
 
 

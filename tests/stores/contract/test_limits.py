@@ -4,10 +4,10 @@ import pytest
 
 from app import corrections
 from app.domain.buckets import ALL_EVENTS
-from app.domain.counting import COUNT_MAX, HitGroup, Visit
+from app.domain.counting import COUNT_MAX, HitGroup, IdempotencyKey, Visit
 from app.stores.base import CounterStore
 from app.stores.results import GroupResult, Value, reject
-from tests.stores.contract.support import LATER, NOON, UNSHARDED_STORES, StoreMaker, commit_of, on_every_store, read_day
+from tests.stores.contract.support import LATER, NOON, ONE_SHARD_NAMES, StoreMaker, commit_of, on_every_store, read_day
 
 
 async def test_a_group_that_overflows_is_rejected_and_the_others_count(store: CounterStore) -> None:
@@ -57,17 +57,42 @@ async def test_events_of_a_group_that_is_not_atomic_are_rejected_one_by_one_with
     assert await store.visits("user", "ann", [NOON.day]) == [{"b": 1, "c": 1}]
 
 
-@on_every_store(UNSHARDED_STORES)
 async def test_the_limit_on_names_is_exact_for_a_group_that_is_not_atomic(make_store: StoreMaker) -> None:
+    a, b, c, d, e, *_ = ONE_SHARD_NAMES
     store = make_store(names=3)
     await store.open()
-    await store.apply("s", 0, 1, commit_of({"a": 1}))
-    group = HitGroup(NOON, dict.fromkeys("abcde", 1), atomic=False)
-    result = await store.apply("s", 1, 2, [group, *commit_of({"b": 1}, {"a": 1, "d": 1})])
-    partial = GroupResult({"a": Value(2, 2), "b": Value(1, 1), "c": Value(1, 1)}, dict.fromkeys("de", "full"))
-    assert result.groups == [partial, GroupResult({"b": Value(2, 2)}), reject("full")]
-    unlimited = await store.apply("s", 2, 3, [group.only("de")])
-    assert unlimited.groups == [GroupResult({"d": Value(1, 1), "e": Value(1, 1)})]
+    await store.apply("s", 0, 1, commit_of({a: 1}))
+    group = HitGroup(NOON, dict.fromkeys([a, b, c, d, e], 1), atomic=False)
+    result = await store.apply("s", 1, 2, [group, *commit_of({b: 1}, {a: 1, d: 1})])
+    partial = GroupResult({a: Value(2, 2), b: Value(1, 1), c: Value(1, 1)}, dict.fromkeys([d, e], "full"))
+    assert result.groups == [partial, GroupResult({b: Value(2, 2)}), reject("full")]
+    unlimited = await store.apply("s", 2, 3, [group.only([d, e])])
+    assert unlimited.groups == [GroupResult({d: Value(1, 1), e: Value(1, 1)})]
+    await store.close()
+
+
+@on_every_store(
+    cluster=pytest.mark.fails_on_mutant(
+        "each group of a commit may use all that is left",
+        "app/stores/lua/count.lua",
+        "    prepare_group(slot, events, amounts, rejections)\n",
+        "",
+    )
+)
+async def test_the_limit_on_names_is_exact_for_the_groups_of_a_commit(make_store: StoreMaker) -> None:
+    """Groups of several events or with keys are prepared in a cluster, and may not exceed the limit together."""
+    store = make_store(names=5)
+    await store.open()
+    names = iter(ONE_SHARD_NAMES)
+    pairs = [HitGroup(NOON, {next(names): 1, next(names): 1}) for _ in range(10)]
+    keyed = [HitGroup(NOON, {next(names): 1}, IdempotencyKey(f"{i:032}", "r", f"client {i}")) for i in range(10)]
+    commit = [*pairs, *keyed, pairs[0]]
+    result = await store.apply("s", 0, 1, commit)
+    accepted = [index for index, group in enumerate(result.groups) if not group.rejected]
+    assert accepted == [0, 1, 10, 20]
+    assert {group.reason for group in result.groups} == {None, "full"}
+    assert await store.apply("s", 0, 1, commit) == result
+    assert len(await read_day(store)) == 5 + 1
     await store.close()
 
 
@@ -97,14 +122,14 @@ async def test_a_total_does_not_overflow_on_a_later_day(store: CounterStore) -> 
     assert result.groups == [reject("overflow")]
 
 
-@on_every_store(UNSHARDED_STORES)
 async def test_the_limit_on_names_is_exact_and_existing_names_still_count(make_store: StoreMaker) -> None:
+    a, b, c, d, e, *_ = ONE_SHARD_NAMES
     store = make_store(names=3)
     await store.open()
-    result = await store.apply("s", 0, 1, commit_of({"a": 1, "b": 1}, {"c": 1, "d": 1}, {"c": 1}, {"d": 1}, {"a": 1}))
-    assert result.groups[1:4] == [reject("full"), GroupResult({"c": Value(1, 1)}), reject("full")]
-    assert result.groups[4] == GroupResult({"a": Value(2, 2)})
-    unlimited = await store.apply("s", 1, 2, commit_of({"d": 1}, slot=LATER, limited=False))
-    assert unlimited.groups == [GroupResult({"d": Value(1, 1)})]
-    assert (await store.apply("s", 2, 3, commit_of({"e": 1}))).groups == [reject("full")]
+    result = await store.apply("s", 0, 1, commit_of({a: 1, b: 1}, {c: 1, d: 1}, {c: 1}, {d: 1}, {a: 1}))
+    assert result.groups[1:4] == [reject("full"), GroupResult({c: Value(1, 1)}), reject("full")]
+    assert result.groups[4] == GroupResult({a: Value(2, 2)})
+    unlimited = await store.apply("s", 1, 2, commit_of({d: 1}, slot=LATER, limited=False))
+    assert unlimited.groups == [GroupResult({d: Value(1, 1)})]
+    assert (await store.apply("s", 2, 3, commit_of({e: 1}))).groups == [reject("full")]
     await store.close()
