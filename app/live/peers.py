@@ -26,7 +26,7 @@ from app.stores.base import CounterStore, StoreError
 PUBLISH_INTERVAL_SECONDS = 0.1  # between two messages of a node, which many commits share
 HEARTBEAT_SECONDS = 1.0  # after which a node without commits publishes an empty message
 PEER_TIMEOUT_SECONDS = 3.0  # without a message of any node, this one included, the connection is dead
-FULL_READ_BACKOFF = 50  # times the duration of a full read of the day have to pass before the next one
+FULL_READ_BACKOFF = 50  # times the CPU time of a full read of the day have to pass before the next one
 MESSAGE_EVENTS_MAX = 2000  # events in a message: Redis disconnects a subscriber for which megabytes wait
 
 log = logging.getLogger("tally.nodes")
@@ -114,11 +114,12 @@ class PeerSync:
         if is_same and (is_recent or await self._is_complete(slot)):
             return
         self._gap_possible = False
-        began, before = time.monotonic(), live_day.counts() if live_day.day == slot.day else {}
+        # Not the duration, which a slow network makes long.
+        began, before = time.thread_time(), live_day.counts() if live_day.day == slot.day else {}
         counts = dict(await store.counts(slot.day))
         counts.pop(ALL_EVENTS, None)
-        now = time.monotonic()
-        self._full_read_not_before = slot.day, now + FULL_READ_BACKOFF * (now - began)
+        pause = FULL_READ_BACKOFF * (time.thread_time() - began)
+        self._full_read_not_before = slot.day, time.monotonic() + pause
         if live_day.day > slot.day:  # the day ended during the read
             return
         live_day.start_day(slot)

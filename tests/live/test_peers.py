@@ -166,6 +166,34 @@ async def test_a_new_subscription_reads_the_day_at_once(scene: Scene, monkeypatc
 
 
 @pytest.mark.fails_on_mutant(
+    "a slow network delays the next read",
+    "app/live/peers.py",
+    "pause = FULL_READ_BACKOFF * (time.thread_time() - began)",
+    "pause = FULL_READ_BACKOFF * 0.5",
+)
+async def test_after_a_read_over_a_slow_network_the_day_is_soon_read_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowStore(LossyStore):
+        async def read(self, buckets: Sequence[Bucket], members: Sequence[str] | None = None) -> list[dict[str, int]]:
+            if members is None:
+                await asyncio.sleep(0.5)
+            return await super().read(buckets, members)
+
+    async def shows_all_hits() -> bool:
+        await scene.peers.resync()
+        return scene.day.count_of("a") == 7
+
+    monkeypatch.setattr(peers, "FULL_READ_BACKOFF", 50)
+    scene.store.__class__ = SlowStore
+    another_nodes_hit = [HitGroup(scene.clock.slot(), {"a": 1})]  # its message is lost
+    scene.store.count(another_nodes_hit)
+    await scene.peers.resync()
+    scene.store.count(another_nodes_hit)
+    await eventually(shows_all_hits, seconds=10)
+
+
+@pytest.mark.fails_on_mutant(
     "two resyncs overlap", "app/live/peers.py", "        async with self._resync_lock:", "        if True:"
 )
 async def test_resyncs_do_not_overlap(scene: Scene) -> None:
