@@ -26,7 +26,7 @@ from app.kafka.sources import set_offset
 from app.main import create_app
 from app.rezone import rezone
 from app.server.server import TallyServer
-from app.settings import Settings
+from app.settings import Settings, invalid_settings
 from app.stores import create_store
 from app.stores.base import CounterStore, StoreError, StoreOpenError
 
@@ -62,8 +62,7 @@ def main() -> None:
             else:
                 runner.run(serve(settings, consume=arguments.command == "consume"))
     except ValidationError as error:
-        problems = [f"TALLY_{str(p['loc'][0]).removeprefix('TALLY_').upper()}: {p['msg']}" for p in error.errors()]
-        sys.exit("tally: " + "; ".join(problems))
+        sys.exit("tally: " + "; ".join(f"{name}: {reason}" for name, reason in invalid_settings(error)))
     except (StoreError, OSError, ValueError) as error:  # redis-py raises ValueError for an invalid URL
         sys.exit(f"tally: {error}")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from limits import parse_many
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -256,3 +256,15 @@ class Settings(BaseSettings):
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _KeyFiles(settings_cls)
+
+
+def invalid_settings(error: ValidationError) -> list[tuple[str, str]]:
+    """Return the variable of each invalid setting, with the reason and the setting's description."""
+    found = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]).removeprefix("TALLY_").lower()
+        # A pattern is hard to read. The description has an example.
+        has_pattern = problem["type"] == "string_pattern_mismatch"
+        reason = "invalid value" if has_pattern else problem["msg"].removeprefix("Value error, ")
+        found.append((f"TALLY_{name.upper()}", f"{reason}. {Settings.model_fields[name].description}"))
+    return found

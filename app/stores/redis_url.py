@@ -24,7 +24,10 @@ CONCURRENT_COMMANDS_MAX = 64
 CONCURRENT_READS_MAX = 8
 SHARDS_MAX = 1024
 
-_INVALID_URL = "TALLY_STORE is not a valid Redis URL; percent-encode all but letters and digits in a password"
+_INVALID_URL = (
+    "TALLY_STORE is not a valid Redis URL; write redis://user:password@host:6379/0, and percent-encode all but"
+    " letters and digits in the password"
+)
 
 _OPTIONS: dict[str, Any] = {
     "decode_responses": True,
