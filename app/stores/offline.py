@@ -280,7 +280,7 @@ class OfflineStore(CounterStore):
             self._start_outage(error)
 
     def _start_outage(self, error: StoreError) -> None:
-        log.warning("Redis is unreachable, hits are spooled: %s", error)
+        log.warning("Redis is unreachable, hits are spooled: %s", error.__cause__ or error)
         self._last_known.start_outage()
         self._offline_since, self._outages = time.monotonic(), self._outages + 1
         self._reconnecting = asyncio.create_task(self._reconnect_loop())
@@ -321,6 +321,8 @@ class OfflineStore(CounterStore):
             # In a new epoch, the nodes replace the counts that they show with the smaller ones of the store.
             await self._store.record_data_loss(0)
             self._replay.shows_too_much = False
+        if self._reconnecting:
+            log.warning("Redis is reachable again after %.0f s, and all spooled hits are counted", self.stale_seconds())
         self._offline_since, self._spool.is_full, self._open_error, self._is_replaying = None, False, None, False
 
     def add_known_counts(self, day: int, counts: Mapping[str, int], generation: int) -> None:

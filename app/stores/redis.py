@@ -203,13 +203,13 @@ class RedisStore(RedisReads):
                 except exceptions.NoScriptError:  # a new server, or one that was restarted
                     reply, text = await self._client.eval(script.text, *call)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            raise OutcomeUnknown(f"Redis: {str(error) or 'no reply in time'}") from error
+            raise OutcomeUnknown("Redis did not reply; the hits may be counted or not") from error
         except _REDIS_ERRORS as error:
             # Redis replied with an error, or no node of the cluster could be reached: nothing was written.
             raise StoreUnavailable(f"Redis: {error}") from error
         except Exception as error:  # redis-py may raise anything while a cluster changes
             log.exception("unexpected error in redis-py")
-            raise OutcomeUnknown("Redis: an unexpected error") from error
+            raise OutcomeUnknown("Redis: an unexpected error; details are in the server log") from error
         return reply, text
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:  # noqa: ARG002 # Redis expires its keys
@@ -314,10 +314,13 @@ class RedisStore(RedisReads):
             # The time-out of the sockets does not include the wait for a slot.
             async with asyncio.timeout(redis_url.COMMAND_TIMEOUT_SECONDS), slots or self._target.command_slots:
                 return await command
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+            # Clients see this text, and that of the error has the address of Redis.
+            raise StoreUnavailable("Redis did not reply") from error
         except _REDIS_ERRORS as error:
-            raise StoreUnavailable(f"Redis: {str(error) or 'no reply in time'}") from error
+            raise StoreUnavailable(f"Redis: {error}") from error
         except Exception as error:  # redis-py may raise anything while a cluster changes
             log.exception("unexpected error in redis-py")
-            raise StoreUnavailable("Redis: an unexpected error") from error
+            raise StoreUnavailable("Redis: an unexpected error; details are in the server log") from error
         finally:
             command.close()  # it has not begun if it got no slot in time

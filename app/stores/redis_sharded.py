@@ -297,4 +297,4 @@ async def _deadline() -> AsyncIterator[None]:
         async with asyncio.timeout(redis_url.COMMAND_TIMEOUT_SECONDS):
             yield
     except TimeoutError:
-        raise OutcomeUnknown("Redis: no reply in time") from None
+        raise OutcomeUnknown("Redis did not reply in time; the hits may be counted or not") from None

@@ -45,7 +45,7 @@ class SharedReads:
         if self._task is None or self._task.done():
             # A task of its own: a request that is cancelled must not cancel the reads of others.
             self._task = asyncio.create_task(self._run())
-        timer = loop.call_later(self._timeout_seconds, _fail, [read], StoreUnavailable("no reply in time"))
+        timer = loop.call_later(self._timeout_seconds, _fail, [read], StoreUnavailable("Redis did not reply in time"))
         try:
             return await read.counts
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import statistics
 import time
@@ -20,7 +21,21 @@ from tests.support.servers import Process, eventually, serving, settings_for
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-async def test_requests_succeed_while_redis_is_down(tmp_path: Path, own_redis: RedisServer) -> None:
+@pytest.mark.fails_on_mutant(
+    "the end of an outage is not logged",
+    "app/stores/offline.py",
+    "        if self._reconnecting:\n            log",
+    "        if False:\n            log",
+)
+@pytest.mark.fails_on_mutant(
+    "the log has no reason",
+    "app/stores/offline.py",
+    'hits are spooled: %s", error.__cause__ or error',
+    'hits are spooled: %s", error',
+)
+async def test_requests_succeed_while_redis_is_down(
+    tmp_path: Path, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     own_redis.start(*DURABLE)
     async with serving(settings_for("redis", tmp_path, own_redis)) as tally, tally.client() as client:
         assert (await client.post("/event/a")).json()["ack"] == "redis"
@@ -39,6 +54,8 @@ async def test_requests_succeed_while_redis_is_down(tmp_path: Path, own_redis: R
         await wait_ok(client)
         response = (await client.post("/event/a")).json()
         assert (response["count"], response["total"], response["ack"]) == (5, 5, "redis")
+        assert re.search("hits are spooled: .*connect", caplog.text)
+        assert "Redis is reachable again after" in caplog.text
         assert "Tally-Stale" not in (await client.get("/event/a")).headers
     assert not list((tmp_path / "spool").iterdir())
 

@@ -5,8 +5,11 @@ import pytest
 from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
 from app.domain.counting import HitGroup, Visit
 from app.stores import redis_reads
+from app.stores.base import StoreLimits, StoreUnavailable
+from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
 from tests.stores.offline_stores import NOON, redis_store
-from tests.support.redis_servers import RedisServer
+from tests.support.redis_servers import RedisServer, free_port
 
 DAY = Bucket("day", NOON.day)
 
@@ -64,4 +67,20 @@ async def test_large_sets_of_dimensions_are_read_in_steps(
         buckets = await store.list_buckets([NOON.day])
         assert len(buckets) == len(set(buckets)) == 1 + 2 * 301
         assert users < set(buckets)
+    await store.close()
+
+
+@pytest.mark.fails_on_mutant(
+    "an error has the address of Redis",
+    "app/stores/redis.py",
+    'raise StoreUnavailable("Redis did not reply") from error',
+    'raise StoreUnavailable(f"Redis: {error}") from error',
+)
+async def test_an_error_for_clients_does_not_have_the_address_of_redis() -> None:
+    port = free_port()
+    store = RedisStore(RedisTarget.from_url(f"redis://127.0.0.1:{port}/0"), StoreLimits(10))
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.read([TOTAL])
+    assert str(port) not in str(caught.value)
+    assert str(port) in str(caught.value.__cause__)
     await store.close()

@@ -142,7 +142,7 @@ async def test_a_read_has_a_time_out_of_its_own_and_later_reads_go_on() -> None:
     await fetches.wait_for_start(1)
     reads.append(fetches.read("b"))
     errors = await asyncio.gather(*reads, return_exceptions=True)
-    assert [str(error) for error in errors] == ["no reply in time"] * 2
+    assert [str(error) for error in errors] == ["Redis did not reply in time"] * 2
     fetches.fail(StoreUnavailable("gone"))
     fetches.reads._timeout_seconds = PATIENT
     again = fetches.read("c")
