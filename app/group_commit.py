@@ -143,7 +143,7 @@ class GroupCommitter:
             for _ in range(PLANS_MAX):
                 slot, status = self._clock.slot(), self._store.status()
                 if status.stale_seconds is not None:
-                    raise StoreUnavailable("the store is unreachable, and a change needs its present counts")
+                    raise StoreUnavailable("the store is unreachable, so nothing was changed; try again later")
                 change, result = await plan(slot)
                 async with self._commit_lock:
                     if (slot.day, status.outages) != (self._clock.slot().day, self._store.status().outages):
@@ -214,10 +214,12 @@ class GroupCommitter:
             if isinstance(error, (StoreUnavailable, OutcomeUnknown, WriteConflict)) or not isinstance(error, Exception):
                 raise
             log.exception("unexpected error while writing")
-            raise OutcomeUnknown("unexpected error while writing") from error
+            raise OutcomeUnknown("unexpected error while writing; details are in the server log") from error
         if applied is None:
             self._use_new_source()
-            raise OutcomeUnknown("the store has a higher offset than this process")
+            raise OutcomeUnknown(
+                "the store has a higher offset than this process, a bug in Tally; the hits may be counted or not"
+            )
         self._offset += 1
         self._source_used_at = now
         return applied

@@ -70,6 +70,14 @@ _HTTP_EXCEPTIONS = {
 }
 _BUG = ErrorResponse(kinds.INTERNAL_ERROR, None, "unknown"), "internal error; details are in the server log"
 
+# What a parameter with a pattern expects; the pattern itself is hard to read.
+_PATTERNS = {
+    "day": "not a valid date; use YYYY-MM-DD",
+    "color": "not a colour; use a name such as green, or 3 or 6 hex digits",
+    "label": "must not contain control, unassigned or private-use characters",
+    "callback": "must be the name of a JavaScript function",
+}
+
 # Kind, detail and headers for each reason for which a store rejects hits or a correction.
 REJECTION_RESPONSES: dict[str, tuple[ProblemKind, str, dict[str, str]]] = {
     "full": (
@@ -77,15 +85,19 @@ REJECTION_RESPONSES: dict[str, tuple[ProblemKind, str, dict[str, str]]] = {
         "event limit reached (TALLY_EVENTS_MAX): new event names are rejected, existing ones still count",
         {"Retry-After": "3600"},
     ),
-    "overflow": (kinds.COUNT_OVERFLOW, "a count cannot be larger than 9007199254740991", {}),
+    "overflow": (
+        kinds.COUNT_OVERFLOW,
+        "a count would exceed the largest one, 9007199254740991; nothing was changed",
+        {},
+    ),
     "mismatch": (
         kinds.IDEMPOTENCY_MISMATCH,
-        "this Idempotency-Key was used for another request; use a new key for a new request",
+        "this Idempotency-Key was used with another body or event; use a new key for each new request",
         {},
     ),
     "keys": (
         kinds.IDEMPOTENCY_LIMIT,
-        "idempotency key limit reached (TALLY_KEYS_MAX, or a tenth of it for one client); keys expire after 24 h",
+        "idempotency key limit reached (TALLY_KEYS_MAX, or a tenth of it for one client): retry later, or send no key",
         {"Retry-After": "60"},
     ),
 }
@@ -138,8 +150,10 @@ def _response_to(error: Exception) -> tuple[ErrorResponse, str]:
         return ErrorResponse(kind, error.headers, "no"), detail
     if isinstance(error, RequestValidationError):
         # The input is left out of the detail, because it may not be valid JSON or UTF-8.
-        details = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return ErrorResponse(kinds.INVALID_REQUEST, None, "no"), "; ".join(details)
+        details = [(".".join(map(str, e["loc"][1:])), e["type"], e["msg"]) for e in error.errors()]
+        texts = [_PATTERNS.get(name, text) if "pattern" in type_ else text for name, type_, text in details]
+        detail = "; ".join(f"{name}: {text}" for (name, *_), text in zip(details, texts, strict=True))
+        return ErrorResponse(kinds.INVALID_REQUEST, None, "no"), detail
     for error_type, response in ERROR_RESPONSES.items():
         if isinstance(error, error_type):
             return response, str(error)

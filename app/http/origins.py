@@ -1,5 +1,6 @@
 """The host names that Tally serves, the web origins that may use it, and the CORS headers."""
 
+import json
 import re
 from functools import lru_cache
 
@@ -43,8 +44,10 @@ class Origins:
         the same origin as Tally.
         """
         headers = dict(scope["headers"])
-        if not self._is_allowed_host(headers.get(b"host", b"")[:_HOST_BYTES_MAX]):
-            raise Problem(HOST_NOT_ALLOWED, "this host name is not allowed; add it to TALLY_ALLOWED_HOSTS")
+        host = headers.get(b"host", b"")[:_HOST_BYTES_MAX]
+        if not self._is_allowed_host(host):
+            name = _quoted(_without_port(host))
+            raise Problem(HOST_NOT_ALLOWED, f"the host {name} is not allowed; add it to TALLY_ALLOWED_HOSTS")
         vary = [(b"vary", b"Origin")] if self._named_origins else []
         if headers.get(b"origin") in self._named_origins:
             # A beacon with a JSON body is sent only if credentials are allowed. Tally has no cookies.
@@ -75,12 +78,22 @@ class Origins:
         scheme = scope["scheme"].replace("ws", "http").encode()  # a trusted proxy may have set it
         own = b"%b://%b" % (scheme, headers.get(b"host", b"").lower())
         if _without_default_port(origin) != _without_default_port(own):
-            raise Problem(ORIGIN_NOT_ALLOWED, "this web origin is not allowed; add it to TALLY_ALLOWED_ORIGINS")
+            name = _quoted(origin[:_HOST_BYTES_MAX].decode("latin-1"))
+            raise Problem(ORIGIN_NOT_ALLOWED, f"the web origin {name} is not allowed; add it to TALLY_ALLOWED_ORIGINS")
 
     def _check_host(self, host: bytes) -> bool:
         """Allow IP addresses and names without a dot, because no public DNS name can look like one."""
-        name = re.sub(r":\d*$", "", host.decode("latin-1").lower())
+        name = _without_port(host)
         return self._any_host or "." not in name or bool(_IP_ADDRESS.fullmatch(name)) or name in self._hosts
+
+
+def _without_port(host: bytes) -> str:
+    return re.sub(r":\d*$", "", host.decode("latin-1").lower())
+
+
+def _quoted(text: str) -> str:
+    """Return the text of a header for people, with escapes instead of characters that are not printable ASCII."""
+    return json.dumps(text)
 
 
 def _without_default_port(origin: bytes) -> bytes:

@@ -139,18 +139,23 @@ class Permissions:
 
     def _check_key(self, permission: Permission, key: bytes | None, scope: Scope) -> None:
         if permission == "admin" and not self._settings.admin_keys:
-            raise Problem(ADMIN_DISABLED, "admin routes are disabled; set TALLY_ADMIN_KEYS and restart")
+            raise Problem(ADMIN_DISABLED, "admin routes are disabled; set TALLY_ADMIN_KEYS and restart Tally")
         granted = self._grants_of(key)
         if not granted and (key or permission in self.key_required):
             kind, detail = API_KEY_REQUIRED, "API key required; send the header Authorization: Bearer <key>"
             if key:
-                kind, detail = UNKNOWN_API_KEY, "unknown API key; it may have been replaced or mistyped"
+                kind, detail = (
+                    UNKNOWN_API_KEY,
+                    "unknown API key; it may have been replaced or mistyped: send a current one",
+                )
                 # A wrong key costs as much as the request, so that keys cannot be guessed quickly.
                 self._rate_limits.consume(HTTPConnection(scope), "read" if permission in GRANTS["read"] else "write")
             raise Problem(kind, detail, {"WWW-Authenticate": "Bearer"})
         if permission in self.key_required - granted:
             role = next(role for role, granted in GRANTS.items() if permission in granted)
-            raise Problem(ROLE_REQUIRED, f"this API key does not have the {role} role")
+            raise Problem(
+                ROLE_REQUIRED, f"this API key does not have the {role} role; use one of TALLY_{role.upper()}_KEYS"
+            )
 
     def _grants_of(self, key: bytes | None) -> set[Permission]:
         return self._grants.get(self._known_digest(key), set())

@@ -110,7 +110,9 @@ class RateLimits:
                 window = self._limiter.get_window_stats(limit, name, address)
                 seconds_left = max(1, math.ceil(window.reset_time - time.monotonic()))
                 headers = {"Retry-After": str(seconds_left)}
-                raise Problem(RATE_LIMIT, f"rate limit exceeded: {limit} per client address", headers)
+                setting = f"TALLY_{name.upper()}_LIMIT"
+                detail = f"rate limit exceeded: {limit} per client address ({setting}); retry after {seconds_left} s"
+                raise Problem(RATE_LIMIT, detail, headers)
 
 
 def client_address(request: HTTPConnection) -> str:

@@ -83,7 +83,7 @@ class KafkaWriter:
         if not sent.done():
             # aiokafka keeps trying, so the record may still be written, once.
             self._unacknowledged[partition] = sent
-            raise OutcomeUnknown("Kafka did not acknowledge the record in time")
+            raise OutcomeUnknown("Kafka did not acknowledge the hits in time; they may be counted or not")
         if error := sent.exception():
             # The lost record leaves a gap in the sequence numbers by which Kafka recognises duplicates.
             self._failed_producer = producer
@@ -95,14 +95,14 @@ class KafkaWriter:
         """Hand a record to aiokafka. It retries for ever, so an error before that proves that nothing was written."""
         producer = self._producer
         if not producer:
-            raise StoreUnavailable("Kafka is unreachable")
+            raise StoreUnavailable("Kafka is unreachable; nothing was counted, retry later")
         try:
             async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
                 number = _partition_number(key, len(await producer.partitions_for(topic)))
                 partition = TopicPartition(topic, number)
                 stuck = self._unacknowledged.get(partition)
                 if (stuck and not stuck.done()) or not await _is_leader_reachable(producer, partition):
-                    raise StoreUnavailable("Kafka is unreachable")
+                    raise StoreUnavailable("Kafka is unreachable; nothing was counted, retry later")
                 return producer, partition, await producer.send(topic, value, key, number, int(at * 1000), headers)
         except MessageSizeTooLargeError:
             raise RequestTooLarge from None

@@ -31,7 +31,7 @@ class TooManyConnections(Exception):
     """CLIENTS_MAX clients are connected."""
 
     def __init__(self) -> None:
-        super().__init__("too many connections")
+        super().__init__(f"connection limit reached: {CLIENTS_MAX} per node; retry later")
 
 
 class CpuBudget:

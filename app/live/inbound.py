@@ -74,15 +74,15 @@ async def _receive_post(receive: Any) -> Any:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise HTTPException(400, "the body ended early")
+            raise HTTPException(400, "the connection closed before the whole body arrived; send it again")
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > INBOUND_BYTES_MAX:
-            raise HTTPException(413, f"a body has at most {INBOUND_BYTES_MAX} bytes")
+            raise HTTPException(413, f"the body is too large: at most {INBOUND_BYTES_MAX // 1024} KiB")
     try:
         is_valid = _POST.fullmatch(body.decode())
     except UnicodeDecodeError:
         is_valid = None
     if not is_valid:
-        raise HTTPException(400, "the body is not a valid Engine.IO payload")
+        raise HTTPException(400, "body: not a valid Engine.IO payload")
     return {"type": "http.request", "body": body}

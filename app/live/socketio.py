@@ -175,7 +175,7 @@ class SocketIoServer:
         engine_id: str = query.get("sid", [""])[0]
         sockets = self._sockets
         if (query.get("transport") == ["websocket"]) != (scope["type"] == "websocket"):
-            raise HTTPException(400, "transport=websocket is required for a WebSocket, and for nothing else")
+            raise HTTPException(400, "transport=websocket is required for WebSocket requests, and only valid there")
         if not engine_id:
             if query.get("EIO") != ["4"]:
                 raise HTTPException(400, "EIO=4 is required: use a client of Socket.IO 3 or later")
@@ -183,7 +183,7 @@ class SocketIoServer:
             if len(sockets) >= CLIENTS_MAX:
                 raise TooManyConnections
         if engine_id and (engine_id not in sockets or sockets[engine_id].closed):
-            raise HTTPException(400, "no such session")
+            raise HTTPException(400, "unknown Socket.IO session; connect again")
         return engine_id
 
     async def _upgrade(self, engine_id: str, scope: Any, receive: Any, send: Any) -> None:

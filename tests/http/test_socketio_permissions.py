@@ -116,7 +116,7 @@ async def test_rejected_and_unjoined_connections_are_closed(serve) -> None:
             with pytest.raises(websockets.ConnectionClosed):
                 while True:
                     await socket.recv()
-        assert detail_of(await client.post(polled, content="3"), 400) == "no such session"
+        assert detail_of(await client.post(polled, content="3"), 400) == "unknown Socket.IO session; connect again"
         await client.post("/event/a", headers=bearer("write"))
         while not (await joined.recv()).startswith('42["update"'):
             pass

@@ -65,7 +65,7 @@ def _add_event_routes(router: APIRouter, correct: Correct, store: CounterStore, 
         """Set an event's count of today, its total, or both. The previous values stay in the day's history."""
         body = decode(await read_body(request, HIT_BYTES_MAX), NumbersBody)
         if body.count is None and body.total is None:
-            raise Problem(INVALID_REQUEST, 'a correction needs "count", "total" or both')
+            raise Problem(INVALID_REQUEST, 'body: a correction needs "count", "total" or both')
         values = body.count, body.total
         return await correct(lambda slot, at: corrections.correct(store, slot, at, event, *values, names_max))
 

@@ -38,7 +38,9 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
                     file.write(chunk)
                 return await _import_file(store, clock, file)
             except ClientDisconnect:
-                raise Problem(MALFORMED_REQUEST, "the connection was closed before the whole body arrived") from None
+                raise Problem(
+                    MALFORMED_REQUEST, "the connection closed before the whole body arrived; send the file again"
+                ) from None
             except OSError as error:
                 raise Problem(REQUEST_TOO_LARGE, f"not enough disk space for the import: {error}") from None
             except ExportError as error:

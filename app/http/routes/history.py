@@ -65,7 +65,7 @@ def _bounds_of_past_day(queries: CountQueries, day: str) -> tuple[int, int]:
     try:
         first = date.fromisoformat(day)
     except ValueError:
-        raise Problem(INVALID_REQUEST, "day: not a valid date") from None
+        raise Problem(INVALID_REQUEST, "day: not a valid date; use YYYY-MM-DD") from None
     if not "1970-01-02" <= day < queries.clock.slot().date:
         raise Problem(NOT_FOUND, "this day is not over yet, or before 1970; GET /events has today's counts")
     start, end = (day_start(queries.calendar.zone, first + timedelta(days=n)) for n in (0, 1))
