@@ -83,7 +83,7 @@ minimum and the maximum in brackets. A ratio compares figures of the same round.
 - Rate limits are evaluated, by Tally and its peers, but never reached.
 
 The peers are in [bench/peers](../bench/peers): `express` is Express, Socket.IO and express-rate-limit, written with
-care; `naive` is a first attempt with FastAPI; `bare` is uvicorn and a dict, the limit of a Python process; `webdis` is
+care. `naive` is a first attempt with FastAPI. `bare` is uvicorn and a dict, the limit of a Python process. `webdis` is
 HTTP in front of Redis, measured if it is installed.
 """
 

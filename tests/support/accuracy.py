@@ -165,7 +165,7 @@ def machine() -> str:
         versions.append(" ".join((output.stdout + output.stderr).split()[:3]))
     return (
         f"The last run was on {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, "
-        f"{platform.system()} {platform.release()}, {', '.join(versions)}; clients, nodes and Redis share the cores."
+        f"{platform.system()} {platform.release()}, {', '.join(versions)}. Clients, nodes and Redis share the cores."
     )
 
 
