@@ -8,7 +8,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from app.domain.calendar import Calendar, Clock
+from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.live.broadcaster import SLOW_CLIENT_TIMEOUT_SECONDS
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
@@ -72,14 +72,24 @@ class Jobs:
         slot = self._clock.slot()
         self._live_day.start_day(slot)
         try:
-            newest = await self._store.newest_minute()
-            # A clock that is fast must not delete history, so only newer hits make older ones expire.
-            slot = slot if newest is None else self._clock.calendar.slot(min(slot.minute, newest))
+            slot = await self._retention_slot(slot)
             cutoffs = {step: slot.minute - seconds for step, seconds in self._retention_seconds.items()}
             cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]
             await self._store.prune(cutoffs, slot)
         except StoreError as error:
             log.warning("retention was skipped and will be retried: %s", error)
+
+    async def _retention_slot(self, now: TimeSlot) -> TimeSlot:
+        """Return the slot from which the age of hits is counted. Raises StoreError.
+
+        It is at most one day ahead of the second newest day with hits, because a clock that is fast must not delete
+        history, and neither must one hit under such a clock.
+        """
+        days = await self._store.newest_days()
+        if not days:
+            return now
+        calendar = self._clock.calendar
+        return calendar.slot(min(now.minute, calendar.next_day(calendar.next_day(days[-1])) - 60))
 
     async def publish_status(self) -> None:
         """Send the overall status to dashboards if it has changed."""

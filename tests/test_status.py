@@ -81,7 +81,10 @@ def test_sqlite_on_a_full_disk_is_down_until_there_is_space(tmp_path: Path) -> N
 
 
 @pytest.mark.fails_on_mutant(
-    "a fast clock deletes history", "app/scheduler.py", "min(slot.minute, newest)", "slot.minute"
+    "a fast clock deletes history", "app/scheduler.py", "slot(min(now.minute, ", "slot(max(now.minute, "
+)
+@pytest.mark.fails_on_mutant(
+    "one hit under a fast clock deletes history", "app/scheduler.py", "(days[-1])", "(days[0])"
 )
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
 async def test_a_clock_that_is_500_days_fast_deletes_nothing(
@@ -96,7 +99,12 @@ async def test_a_clock_that_is_500_days_fast_deletes_nothing(
         close_day = server.app.state.jobs.get_job("close_day").func
         await close_day()
         assert await counts_of(server.app.state.store) == before
-        await client.post("/event/a")  # now the newest hits justify it
+        await client.post("/event/a")  # one hit may have a wrong time
+        await close_day()
+        deleted = before.keys() - (await counts_of(server.app.state.store)).keys()
+        assert [bucket.step for bucket in deleted] == ["minute"]  # that of the first day, some hours too early
+        clock.shift += 86_400
+        await client.post("/event/a")  # hits on two days justify it
         await close_day()
         assert not before.keys() & (await counts_of(server.app.state.store)).keys()
 

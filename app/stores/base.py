@@ -160,8 +160,8 @@ class CounterStore(ABC):
         """Return all buckets, or those with the step "day" that start at these UTC seconds, in any order."""
 
     @abstractmethod
-    async def newest_minute(self) -> int | None:
-        """Return the start (UTC second) of the newest minute with hits, or None if no minute has any."""
+    async def newest_days(self) -> list[int]:
+        """Return the starts (UTC seconds) of the two newest days with hits, newest first; fewer if there are fewer."""
 
     @abstractmethod
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:

@@ -1,5 +1,6 @@
 """Counters in dictionaries. They are lost when the process ends."""
 
+import heapq
 import math
 import multiprocessing
 from collections import Counter, defaultdict
@@ -192,8 +193,8 @@ class MemoryStore(CounterStore):
     async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
         return [b for b in self._buckets if days is None or (b.step == "day" and b.start in days)]
 
-    async def newest_minute(self) -> int | None:
-        return max((b.start for b in self._buckets if b.step == "minute" and not b.dimension), default=None)
+    async def newest_days(self) -> list[int]:
+        return heapq.nlargest(2, (b.start for b in self._buckets if b.step == "day" and not b.dimension))
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         self._expire_keys(slot)

@@ -222,8 +222,8 @@ class OfflineStore(CounterStore):
         except (StoreUnavailable, TimeoutError) as error:
             self._go_offline(StoreUnavailable(str(error) or "no reply to a ping"))
 
-    async def newest_minute(self) -> int | None:
-        return await self._query(lambda store: store.newest_minute())
+    async def newest_days(self) -> list[int]:
+        return await self._query(lambda store: store.newest_days())
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         await self._last_known.prune(cutoffs, slot)

@@ -289,9 +289,9 @@ class RedisStore(RedisReads):
     def status(self) -> StoreStatus:
         return StoreStatus(self.ack, reasons=self._health.reasons())
 
-    async def newest_minute(self) -> int | None:
-        newest: list[str] = await self._execute(self._client.zrevrange(self._prefix + starts_key("minute"), 0, 0))
-        return int(newest[0]) if newest else None
+    async def newest_days(self) -> list[int]:
+        newest: list[str] = await self._execute(self._client.zrevrange(self._prefix + starts_key("day"), 0, 1))
+        return list(map(int, newest))
 
     async def _execute_on_server(self, *command: str) -> Any:
         """Execute a command on the server that has this shard's keys."""

@@ -266,9 +266,9 @@ class ShardedRedisStore(CounterStore):
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         await asyncio.gather(*(shard.prune(cutoffs, slot) for shard in self._shards))
 
-    async def newest_minute(self) -> int | None:
-        newest = await asyncio.gather(*(shard.newest_minute() for shard in self._shards))
-        return max((minute for minute in newest if minute is not None), default=None)
+    async def newest_days(self) -> list[int]:
+        newest = await asyncio.gather(*(shard.newest_days() for shard in self._shards))
+        return sorted(set(itertools.chain(*newest)), reverse=True)[:2]
 
     def status(self) -> StoreStatus:
         reasons = dict.fromkeys(reason for shard in self._shards for reason in shard.status().reasons)

@@ -157,9 +157,9 @@ class SqliteStore(CounterStore):
 
         return await self._execute(list_all)
 
-    async def newest_minute(self) -> int | None:
-        def newest() -> int | None:
-            return self._healthy_writer().events.newest_minute()
+    async def newest_days(self) -> list[int]:
+        def newest() -> list[int]:
+            return self._healthy_writer().events.newest_days()
 
         return await self._execute(newest)
 

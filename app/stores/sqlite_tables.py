@@ -167,11 +167,14 @@ class EventTables:
         cached = [bucket for bucket, counts in self.cached.items() if counts]
         return [*dict.fromkeys([*(Bucket(*row) for row in rows), *cached])]
 
-    def newest_minute(self) -> int | None:
-        """Return the start of the newest minute with hits."""
-        (stored,) = self._db.execute("SELECT max(start) FROM minute").fetchone()
-        cached = (bucket.start for bucket, counts in self.cached.items() if bucket.step == "minute" and counts)
-        return max((start for start in (stored, *cached) if start is not None), default=None)
+    def newest_days(self) -> list[int]:
+        """Return the starts of the two newest days with hits, newest first."""
+        starts = {bucket.start for bucket, counts in self.cached.items() if bucket.step == "day" and counts}
+        newest, start = "SELECT max(start) FROM day WHERE start < ?", 1 << 62
+        for _ in range(2):  # DISTINCT would read every row of a day
+            (start,) = self._db.execute(newest, (start,)).fetchone()
+            starts.add(start)
+        return sorted(starts - {None}, reverse=True)[:2]
 
     def get_many(self, bucket: Bucket, members: Iterable[str]) -> Counts:
         """Return the counts of these events; an event that was never counted is missing."""
