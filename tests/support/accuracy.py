@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.scenarios import ALWAYS, EVERYSEC, NEVER, Figures
+from tests.support.scenarios.changes import SHARDS, cut_changes
 from tests.support.scenarios.clients import clients_that_do_not_read, dashboards_converge, idle_clients, slow_clients
 from tests.support.scenarios.days import clock_jumps, event_name_flood, midnights
 from tests.support.scenarios.disks import disk_full, sync_before_response, sync_errors
@@ -87,6 +88,7 @@ CASES = {
     "many event names, Redis": Case(event_name_flood, "1,000,000 names", ("redis", 1_000_000, 100_000)),
     "clock jumps, SQLite": Case(clock_jumps, "400 jumps", ("sqlite", 400)),
     "clock jumps, Redis": Case(clock_jumps, "400 jumps", ("redis", 400)),
+    "a cluster change cut at every step": Case(cut_changes, "16 steps, 3 changes", (range(1, SHARDS + 1),)),
     "midnights, 3 nodes": Case(midnights, "20 midnights", (20,)),
 }
 
@@ -143,7 +145,7 @@ def run(case: Case) -> Figures:
 
 
 def row(name: str, case: Case, figures: Figures, seconds: float) -> str:
-    counts = (figures.acknowledged, figures.unknown, figures.day_buckets, figures.lost, figures.doubled, round(seconds))
+    counts = (figures.acknowledged, figures.unknown, figures.counted, figures.lost, figures.doubled, round(seconds))
     verdict = "violated: " + "; ".join(figures.violations) if figures.violations else "kept"
     details = "; ".join(f"{name} {figure:,}" for name, figure in figures.details.items())
     cells = [name, case.size, *(f"{count:,}" for count in counts), verdict.replace("|", "/"), details]

@@ -160,12 +160,10 @@ class Cluster:
     def writable(self, shards: Iterable[int], *, forget_changes: bool = True) -> Iterator[None]:
         """Let nodes write only to these shards, and remove unfinished changes only if `forget_changes`."""
         keys = ["resetkeys", "%R~*", *(f"~tally:{{{shard}}}:*" for shard in shards)]
-        commands = (
-            []
-            if forget_changes
-            else ["-hdel", "(+hdel ~tally:*:minute:* ~tally:*:hour:* ~tally:*:day:* ~tally:*:total:*)"]
-        )
-        self._set_permissions(*keys, *commands)
+        counts = " ".join(f"~tally:*:{step}:*" for step in ("minute", "hour", "day", "total"))
+        commands = [] if forget_changes else ["-hdel", f"(+hdel {counts})"]
+        # Only the scripts that read are sent with EVAL.
+        self._set_permissions(*keys, *commands, "(+eval ~tally:*)")
         try:
             yield
         finally:

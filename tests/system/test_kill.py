@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.load import Load, assert_exact, read_all
 from tests.support.scenarios import ALWAYS, EVERYSEC, NEVER
+from tests.support.scenarios.changes import SHARDS, cut_changes
 from tests.support.scenarios.kills import kill_node, kill_redis
 from tests.support.servers import eventually
 
@@ -71,3 +72,13 @@ async def test_sigterm_under_load_responds_to_every_counted_hit(process, tmp_pat
     await running
     assert_exact(load, await read_all(load, app))
     assert load.problems == []
+
+
+@pytest.mark.fails_on_mutant(
+    "a cut change stays unfinished",
+    "app/stores/redis_sharded.py",
+    '            await self._complete_changes()\n        return " ".join(epochs)',
+    '            pass\n        return " ".join(epochs)',
+)
+async def test_kill_9_of_a_node_amid_a_change_of_a_cluster_leaves_it_complete_on_the_others(tmp_path: Path) -> None:
+    assert (await cut_changes(tmp_path, range(4, SHARDS + 1, 12))).violations == []
