@@ -28,14 +28,15 @@ from app.stores.results import Reason, Value
 
 LATE_SECONDS = 3600  # hits of an event that arrive later than this, while it is being deleted, may not be consistent
 _STEP_SECONDS_MAX = {"minute": 60, "hour": 3600, "day": 25 * 3600, TOTAL.step: math.inf}
+CHANGES_PER_DAY_MAX = 10_000  # each change reads the records of the day, and its history keeps them
 
 Action = Literal["correct", "delete", "reset"]
 
 
 class ChangeRejected(Exception):
-    """The change would exceed a limit."""
+    """The change would exceed a limit. The reason is "changes" if the day has CHANGES_PER_DAY_MAX changes."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason | Literal["changes"]) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -126,7 +127,11 @@ async def history(store: CounterStore, day: int) -> list[CorrectionRecord]:
 
 
 async def _next_generation(store: CounterStore, slot: TimeSlot) -> int:
-    return len(await history(store, slot.day)) + 1
+    """Return the generation of the day after one more change. Raises ChangeRejected."""
+    changes = len(await history(store, slot.day))
+    if changes >= CHANGES_PER_DAY_MAX:
+        raise ChangeRejected("changes")
+    return changes + 1
 
 
 def _next_buckets(slot: TimeSlot) -> list[Bucket]:

@@ -219,3 +219,19 @@ async def test_concurrent_resets_subtract_each_count_once(tmp_path: Path, redis_
 
 async def not_stale(client: httpx.AsyncClient) -> bool:
     return (await client.get("/health")).json()["staleSeconds"] is None
+
+
+@pytest.mark.fails_on_mutant(
+    "any number of changes", "app/corrections.py", "    if changes >= CHANGES_PER_DAY_MAX:\n", "    if False:\n"
+)
+async def test_a_day_has_a_limited_number_of_changes(
+    client: httpx.AsyncClient, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.corrections.CHANGES_PER_DAY_MAX", 3)
+    for _ in range(3):
+        assert (await client.post("/reset")).status_code == 200
+    for response in (await client.post("/reset"), await client.put("/event/a", json={"count": 1})):
+        assert (response.status_code, response.json()["code"]) == (429, "change-limit")
+    assert (await client.post("/event/a")).json()["count"] == 1
+    clock.go_to("2026-03-29T12:00:00+00:00")
+    assert (await client.put("/event/a", json={"count": 1})).status_code == 200

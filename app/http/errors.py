@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
+from app.corrections import CHANGES_PER_DAY_MAX
 from app.group_commit import Overloaded
 from app.http import problem_kinds as kinds
 from app.http.problem_kinds import ProblemKind
@@ -99,6 +100,11 @@ REJECTION_RESPONSES: dict[str, tuple[ProblemKind, str, dict[str, str]]] = {
         kinds.IDEMPOTENCY_LIMIT,
         "idempotency key limit reached (TALLY_KEYS_MAX, or a tenth of it for one client): retry later, or send no key",
         {"Retry-After": "60"},
+    ),
+    "changes": (
+        kinds.CHANGE_LIMIT,
+        f"this day has {CHANGES_PER_DAY_MAX} corrections, deletions and resets; retry on the next day",
+        {"Retry-After": "3600"},
     ),
 }
 

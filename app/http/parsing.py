@@ -14,12 +14,14 @@ from fastapi import Depends, Path, Request
 
 from app.domain.counting import AMOUNT_MAX, Amount, Hit, IdempotencyKey, Visit
 from app.domain.names import InvalidName, event_name, visitor_id
+from app.group_commit import Overloaded
 from app.http.errors import Problem
 from app.http.permissions import Permissions
 from app.http.problem_kinds import INVALID_REQUEST, MALFORMED_REQUEST, NOT_FOUND, REQUEST_TOO_LARGE, ProblemKind
 from app.http.rate_limits import client_address
 
 HIT_BYTES_MAX = 16 * 1024
+BODIES_BYTES_MAX = 64 * 1024 * 1024  # of all batches that are being received
 QUERY_EVENTS_MAX = 100  # events in the query of one request
 
 T = TypeVar("T")
@@ -98,20 +100,41 @@ EventInPath = Annotated[str, Depends(event_name_in_path(b"event"))]
 VisitorInPath = Annotated[str, Depends(visitor_id_in_path)]
 
 
-async def read_body(request: Request, bytes_max: int) -> bytes:
-    """Return the body. Raises Problem: 413 as soon as it is over `bytes_max`, 400 if the client disconnects."""
+class BodyBudget:
+    """The bytes of all large bodies that are being received at once."""
+
+    def __init__(self) -> None:
+        self._used = 0
+
+    def take(self, size: int) -> None:
+        """Add to the bytes in use. Raises Overloaded if there are too many."""
+        self._used += size
+        if size > 0 and self._used > BODIES_BYTES_MAX:
+            raise Overloaded("overloaded: too many large bodies are being received; retry later")
+
+
+async def read_body(request: Request, bytes_max: int, budget: BodyBudget | None = None) -> bytes:
+    """Return the body, which takes its size out of the budget until it is complete.
+
+    Raises Problem: 413 as soon as it is over `bytes_max`, 400 if the client disconnects. Raises Overloaded.
+    """
     body, more = bytearray(), True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise Problem(
-                MALFORMED_REQUEST, "the connection closed before the whole body arrived; send the request again"
-            )
-        body += message.get("body", b"")
-        if len(body) > bytes_max:
-            raise Problem(REQUEST_TOO_LARGE, f"the body is too large: at most {bytes_max // 1024} KiB; send less")
-        more = message.get("more_body", False)
-    return bytes(body)
+    budget = budget or BodyBudget()
+    try:
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                text = "the connection closed before the whole body arrived; send the request again"
+                raise Problem(MALFORMED_REQUEST, text)
+            chunk = message.get("body", b"")
+            body += chunk
+            budget.take(len(chunk))
+            if len(body) > bytes_max:
+                raise Problem(REQUEST_TOO_LARGE, f"the body is too large: at most {bytes_max // 1024} KiB; send less")
+            more = message.get("more_body", False)
+        return bytes(body)
+    finally:
+        budget.take(-len(body))
 
 
 def decode(text: str | bytes, kind: type[T]) -> T:

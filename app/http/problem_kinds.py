@@ -78,6 +78,12 @@ EVENT_LIMIT = ProblemKind(
     "Event limit reached",
     "New event names are rejected (`TALLY_EVENTS_MAX`). Existing events still count.",
 )
+CHANGE_LIMIT = ProblemKind(
+    "change-limit",
+    429,
+    "Change limit reached",
+    "A day has at most 10,000 corrections, deletions and resets, because its history keeps each of them.",
+)
 INTERNAL_ERROR = ProblemKind("internal-error", 500, "Internal error", "A bug in Tally. Details are in the server log.")
 IDEMPOTENCY_LIMIT = ProblemKind(
     "idempotency-limit",
@@ -85,7 +91,9 @@ IDEMPOTENCY_LIMIT = ProblemKind(
     "Idempotency key limit reached",
     "`TALLY_KEYS_MAX` keys are in use, or a tenth of them by one client. A key expires after 24 hours.",
 )
-OVERLOADED = ProblemKind("overloaded", 503, "Overloaded", "Too many hits are waiting to be written. Retry later.")
+OVERLOADED = ProblemKind(
+    "overloaded", 503, "Overloaded", "Too many hits are waiting to be written, or are being received. Retry later."
+)
 TOO_MANY_CONNECTIONS = ProblemKind(
     "too-many-connections", 503, "Too many live connections", "This node has reached its limit. Retry later."
 )

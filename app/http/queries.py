@@ -13,6 +13,7 @@ from app.domain.calendar import Calendar, Clock
 from app.stores.base import CounterStore
 
 SLICE = 2000  # events handled before other tasks run, about a millisecond of work
+LARGE_READS_MAX = 4  # at once, because each holds the counts of all events; others wait
 PAUSE_SECONDS = 0.001  # the shortest pause after a slice; the event loop does not wait for less
 
 T = TypeVar("T")
@@ -23,11 +24,12 @@ _LAST: SortKey = (math.inf, "")
 
 
 class CountQueries:
-    """Reads that several routes need."""
+    """Reads that several routes need. `large_reads` is held while a route reads the counts of all events."""
 
     def __init__(self, store: CounterStore, clock: Clock) -> None:
         self.store = store
         self.clock = clock
+        self.large_reads = asyncio.Semaphore(LARGE_READS_MAX)
 
     @property
     def calendar(self) -> Calendar:

@@ -14,6 +14,29 @@ IN_FLIGHT_MAX = 32  # requests that wait for their responses, plus those of the 
 PIECE_BYTES = 4096  # a read from the socket may have thousands of requests, so it is parsed in pieces
 LINGER_SECONDS = 10.0  # how long a closed connection may take to send its remaining data
 SLOW_CLIENT_SECONDS = 30.0  # how long a client may read nothing while responses wait
+UNREAD_BYTES_MAX = 64 * 1024 * 1024  # of large responses that wait for all clients; a list of all events takes some MB
+CONNECTIONS_MAX = 20_000  # of HTTP and WebSocket; a further one is closed at once
+
+
+class UnreadResponses:
+    """The connections whose clients do not read a large response. If too many bytes wait, the oldest is aborted."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[LimitedProtocol, int] = {}  # oldest first
+        self._total = 0
+
+    def add(self, connection: "LimitedProtocol") -> None:
+        """Add a connection, with the bytes that wait in its transport."""
+        self._bytes[connection] = connection.transport.get_write_buffer_size()
+        self._total += self._bytes[connection]
+        while self._total > UNREAD_BYTES_MAX:
+            oldest = next(iter(self._bytes))
+            self.remove(oldest)
+            oldest.transport.abort()
+
+    def remove(self, connection: "LimitedProtocol") -> None:
+        """Remove a connection, if it was added."""
+        self._total -= self._bytes.pop(connection, 0)
 
 
 class LimitedProtocol(UpgradeProtocol):
@@ -27,11 +50,17 @@ class LimitedProtocol(UpgradeProtocol):
     _unparsed = b""  # received, but not parsed because too much is in flight; no more is read meanwhile
     _slow_client_timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, unread: UnreadResponses, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unread = unread
+
     def connection_made(self, transport: Any) -> None:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         super().connection_made(ConnectionTransport(transport, self.loop))  # type: ignore[arg-type] # same methods
         self._received_at = self.loop.time()
         self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+        if len(self.connections) > CONNECTIONS_MAX:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unparsed = b""
@@ -103,9 +132,11 @@ class LimitedProtocol(UpgradeProtocol):
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full. If it stays full, the connection is aborted."""
         super().pause_writing()
+        self._unread.add(self)
         self._slow_client_timer = self.loop.call_later(SLOW_CLIENT_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
+        self._unread.remove(self)
         if self._slow_client_timer:
             self._slow_client_timer.cancel()
             self._slow_client_timer = None

@@ -44,7 +44,10 @@ class FastPathProtocol(LimitedProtocol):
     def __init__(
         self, *arguments: Any, fast_path: FastPath | None, use_proxy_headers: Callable[[Any], None], **options: Any
     ) -> None:
-        """`use_proxy_headers` sets the client and the scheme of a scope to those that a trusted proxy has sent."""
+        """`use_proxy_headers` sets the client and the scheme of a scope to those that a trusted proxy has sent.
+
+        The other arguments are those of LimitedProtocol.
+        """
         super().__init__(*arguments, **options)
         self._fast_path, self._use_proxy_headers = fast_path, use_proxy_headers
         self._waiters: deque[object] = deque()  # of the requests on the fast path, oldest first

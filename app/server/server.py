@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
+from app.server.connection import UnreadResponses
 from app.server.http_protocol import FastPath, FastPathProtocol
 from app.server.websocket_protocol import SharedFrameProtocol
 
@@ -117,7 +118,12 @@ def _dual_stack_sockets(host: str, port: int) -> list[socket.socket] | None:
 
 def http_protocol(fast_path: FastPath | None, trusted_proxies: str = "") -> type[asyncio.Protocol]:
     """Return the value for uvicorn's setting `http`."""
-    protocol = partial(FastPathProtocol, fast_path=fast_path, use_proxy_headers=_proxy_headers(trusted_proxies))
+    protocol = partial(
+        FastPathProtocol,
+        unread=UnreadResponses(),
+        fast_path=fast_path,
+        use_proxy_headers=_proxy_headers(trusted_proxies),
+    )
     return cast("type[asyncio.Protocol]", protocol)  # uvicorn only calls it
 
 

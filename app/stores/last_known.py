@@ -41,7 +41,7 @@ class LastKnownCounts:
         self.generations: dict[int, int] = {}
         self._refilled_at: dict[int, int] = {}
         self._whole_reads: dict[Bucket, Mapping[str, int]] = {}
-        self._deferred_reads: deque[CachedRead] = deque(maxlen=DEFERRED_READS_MAX)
+        self._deferred_reads: deque[CachedRead] = deque()
         self._deferred_counts: deque[tuple[int, Mapping[str, int]]] = deque(maxlen=DEFERRED_READS_MAX)
         self._newest_start: dict[str, int] = {}  # by step, of the buckets that were read or counted
 
@@ -60,13 +60,17 @@ class LastKnownCounts:
         if generations:
             self.drop_stale_generations(generations)
         for read in reads:
-            bucket, counts, whole = read
-            self._see(bucket)
-            if whole and not self._is_recent(bucket):
-                continue  # a bucket of the past, such as those of an export
-            if commit_in_flight:
-                self._deferred_reads.append(read)
-            elif whole and not bucket.dimension:
+            self._see(read.bucket)
+        # A whole bucket of the past, such as those of an export, is not kept.
+        kept = [read for read in reads if not read.whole or self._is_recent(read.bucket)]
+        if commit_in_flight:
+            # Whole reads may be large, so only the last one of each bucket waits.
+            replaced = {read.bucket for read in kept if read.whole}
+            waiting = [r for r in self._deferred_reads if not (r.whole and r.bucket in replaced)]
+            self._deferred_reads = deque([*waiting, *kept], DEFERRED_READS_MAX)
+            return
+        for bucket, counts, whole in kept:
+            if whole and not bucket.dimension:
                 self._whole_reads[bucket] = counts
                 self._drop_old_reads()
             else:

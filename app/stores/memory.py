@@ -25,6 +25,8 @@ from app.stores.base import CounterStore, StoreLimits, StoreOpenError, WriteConf
 from app.stores.results import Ack, ApplyResult, GroupResult, Value
 from app.stores.rules import (
     IDEMPOTENCY_TTL_SECONDS,
+    PERMANENT_SOURCE_PREFIX,
+    SOURCE_TTL_SECONDS,
     IdempotencyRecord,
     check_idempotency,
     counted_visits,
@@ -47,7 +49,8 @@ class MemoryStore(CounterStore):
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits
         self._buckets: defaultdict[Bucket, dict[str, int]] = defaultdict(dict)
-        self._sources: dict[str, tuple[int, ApplyResult]] = {}
+        # By source: its offset, the result of its last commit, and the minute (UTC second) of that commit.
+        self._sources: dict[str, tuple[int, ApplyResult, int]] = {}
         self._notes: dict[str, str] = {}  # by source
         self._keys: dict[str, IdempotencyRecord] = {}  # oldest first
         self._client_keys: Counter[str] = Counter()
@@ -62,8 +65,8 @@ class MemoryStore(CounterStore):
     async def apply(
         self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
     ) -> ApplyResult:
-        days = {group.slot.day for group in commit}
-        result = self._apply_once(source, expected_offset, new_offset, days, lambda: self.count(commit))
+        slots = [group.slot for group in commit]
+        result = self._apply_once(source, expected_offset, new_offset, slots, lambda: self.count(commit))
         if note:
             self._notes[source] = note
         return result
@@ -76,7 +79,7 @@ class MemoryStore(CounterStore):
             self.write(change.writes)
             return []
 
-        return self._apply_once(source, expected_offset, new_offset, {change.slot.day}, write)
+        return self._apply_once(source, expected_offset, new_offset, [change.slot], write)
 
     async def get_offset(self, source: str) -> int:
         return self._sources[source][0] if source in self._sources else 0
@@ -85,14 +88,20 @@ class MemoryStore(CounterStore):
         return self._notes.get(source, "")
 
     def _apply_once(
-        self, source: str, expected_offset: int, new_offset: int, days: set[int], write: Callable[[], list[GroupResult]]
+        self,
+        source: str,
+        expected_offset: int,
+        new_offset: int,
+        slots: Sequence[TimeSlot],
+        write: Callable[[], list[GroupResult]],
     ) -> ApplyResult:
         """Write and move the source, or return the saved result if it is at the new offset."""
-        offset, result = self._sources.get(source, (0, ApplyResult([], self.ack)))
+        offset, result, _ = self._sources.get(source, (0, ApplyResult([], self.ack), 0))
         if is_retry(offset, expected_offset, new_offset):
             return result
+        days = {slot.day for slot in slots}
         result = ApplyResult(write(), self.ack, {day: n for day in days if (n := self._generation(day))})
-        self._sources[source] = (new_offset, result)
+        self._sources[source] = (new_offset, result, max((slot.minute for slot in slots), default=0))
         return result
 
     def count(self, commit: Commit) -> list[GroupResult]:
@@ -198,6 +207,9 @@ class MemoryStore(CounterStore):
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         self._expire_keys(slot)
+        for source, (_, _, used) in list(self._sources.items()):
+            if used < slot.minute - SOURCE_TTL_SECONDS and not source.startswith(PERMANENT_SOURCE_PREFIX):
+                del self._sources[source]
         cutoffs_by_kind = cutoffs, visitor_cutoffs(cutoffs, slot)
         for bucket in [b for b in self._buckets if b.start < cutoffs_by_kind[bool(b.dimension)].get(b.step, 0)]:
             self._drop(bucket)

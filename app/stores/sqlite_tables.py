@@ -21,6 +21,7 @@ from app.stores.sqlite_connection import EVENT_TABLES
 PAGE_ROWS = 2000  # rows per read, which takes about a millisecond; commits may run between two reads
 FLUSH_NAMES = 250  # events per step of a flush, which takes a millisecond or two
 FLUSH_LINES = 250  # log lines that one step of a flush deletes
+CACHED_SIZES_MAX = 50_000  # buckets of visitors whose sizes are cached, about 20 MB
 LOG_BYTES_MAX = 32_000_000  # a longer log is flushed before the minute is over
 
 # How a row that exists is updated.
@@ -305,6 +306,9 @@ class MemberTables:
         STORED_VISITORS_MAX only add to the bucket's HyperLogLog.
         """
         if bucket not in self._ranked:
+            if len(self._ranked) >= CACHED_SIZES_MAX:
+                self._ranked.clear()
+                self._stored.clear()
             sql = "SELECT count(*) FILTER (WHERE count > 0), count(*) FROM member WHERE crowd = ?"
             self._ranked[bucket], self._stored[bucket] = self._db.execute(sql, (self._bucket_id(bucket),)).fetchone()
         counts = self.get_many(bucket, amounts)

@@ -83,8 +83,8 @@ async def test_whole_reads_of_events_are_merged_when_an_outage_starts() -> None:
 @pytest.mark.fails_on_mutant(
     "reads are not deferred",
     "app/stores/last_known.py",
-    "            if commit_in_flight:\n                self._deferred_reads",
-    "            if False:\n                self._deferred_reads",
+    "        if commit_in_flight:\n            # Whole",
+    "        if False:\n            # Whole",
 )
 async def test_a_read_during_a_commit_that_is_spooled_is_dropped() -> None:
     last_known = LastKnownCounts(StoreLimits(names=1000))
@@ -114,8 +114,8 @@ async def test_a_read_during_a_commit_that_succeeds_is_merged() -> None:
 @pytest.mark.fails_on_mutant(
     "deferred reads have no bound",
     "app/stores/last_known.py",
-    "deque[CachedRead] = deque(maxlen=DEFERRED_READS_MAX)",
-    "deque[CachedRead] = deque()",
+    "deque([*waiting, *kept], DEFERRED_READS_MAX)",
+    "deque([*waiting, *kept])",
 )
 async def test_only_the_latest_hundred_reads_are_deferred() -> None:
     last_known = LastKnownCounts(StoreLimits(names=1000))
@@ -123,6 +123,20 @@ async def test_only_the_latest_hundred_reads_are_deferred() -> None:
         last_known.merge_reads(read({f"event {n}": 1}), commit_in_flight=True)
     last_known.merge_deferred()
     assert set(await known(last_known)) == {f"event {n}" for n in range(1, 101)}
+
+
+@pytest.mark.fails_on_mutant(
+    "large reads pile up", "app/stores/last_known.py", "if not (r.whole and r.bucket in replaced)", ""
+)
+async def test_only_the_last_whole_read_of_a_bucket_is_deferred() -> None:
+    last_known = LastKnownCounts(StoreLimits(names=1000))
+    for n in range(5):
+        last_known.merge_reads(read({"a": n}, whole=True), commit_in_flight=True)
+        last_known.merge_reads(read({"a": n}), commit_in_flight=True)
+    assert [kept.counts for kept in last_known._deferred_reads if kept.whole] == [{"a": 4}]
+    last_known.merge_deferred()
+    last_known.start_outage()
+    assert await known(last_known) == {"a": 4}
 
 
 @pytest.mark.fails_on_mutant(

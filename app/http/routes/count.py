@@ -16,6 +16,7 @@ from app.http.origins import Headers
 from app.http.parsing import (
     HIT_BYTES_MAX,
     IDEMPOTENCY_KEY,
+    BodyBudget,
     EventInPath,
     check_amounts,
     idempotency_key,
@@ -101,6 +102,7 @@ def _add_hit_route(router: APIRouter, receiver: HitReceiver, rate_limits: RateLi
 def _add_batch_route(
     router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits, permissions: Permissions
 ) -> None:
+    bodies = BodyBudget()
     media_types: dict[str, dict[str, Any]] = {
         "application/json": _BATCH,
         "application/x-ndjson": _TEXT,
@@ -115,7 +117,7 @@ def _add_batch_route(
         event name per line.
         """
         rate_limits.consume(request, "write")
-        body = await read_body(request, BATCH_BYTES_MAX)
+        body = await read_body(request, BATCH_BYTES_MAX, bodies)
         cost_of_bytes = max(1, math.ceil(len(body) / BYTES_PER_COST))
         if cost_of_bytes > 1:  # before the body is parsed, because a batch that is rejected takes time, too
             rate_limits.consume(request, "write", cost_of_bytes, already_consumed=1)

@@ -60,15 +60,16 @@ def _add_listing(router: APIRouter, queries: CountQueries) -> None:
     ) -> Response:
         """Return today's counts of all events. If `limit` shortens the result, the `Link` header has the next page."""
         begin = FIRST if after is None else _decode_cursor(after)
-        counts = await queries.counts_today()
-        keys = ((-n * (sort == "-count"), event) for event, n in counts.items() if event)
-        page = await first_sorted(keys, None if limit is None else limit + 1, begin, prefix)
-        if limit is not None and limit < len(page):
-            page = page[:limit]
-            query = {"prefix": prefix, "sort": sort, "limit": limit, "after": _encode_cursor(page[-1])}
-            response.headers["Link"] = f'</events?{urlencode(query)}>; rel="next"'
-        body = [msgspec.json.encode({event: counts[event] for _, event in part})[1:-1] async for part in slices(page)]
-        return Response(b"{%b}" % b",".join(body), headers=dict(response.headers), media_type="application/json")
+        async with queries.large_reads:
+            counts = await queries.counts_today()
+            keys = ((-n * (sort == "-count"), event) for event, n in counts.items() if event)
+            page = await first_sorted(keys, None if limit is None else limit + 1, begin, prefix)
+            if limit is not None and limit < len(page):
+                page = page[:limit]
+                query = {"prefix": prefix, "sort": sort, "limit": limit, "after": _encode_cursor(page[-1])}
+                response.headers["Link"] = f'</events?{urlencode(query)}>; rel="next"'
+            parts = [msgspec.json.encode({name: counts[name] for _, name in part})[1:-1] async for part in slices(page)]
+        return Response(b"{%b}" % b",".join(parts), headers=dict(response.headers), media_type="application/json")
 
 
 def _add_leaderboard(router: APIRouter, queries: CountQueries) -> None:
@@ -90,13 +91,14 @@ def _add_leaderboard(router: APIRouter, queries: CountQueries) -> None:
         """
         step, points = _WINDOWS.get(window, ("day", 1))
         buckets = [TOTAL] if window == "total" else queries.buckets(step, points)
-        if event is None:
-            counts = await (queries.counts_today() if window == "today" else queries.sum_buckets(buckets))
-            return [Ranked(rank=r, eventName=name, count=n) for r, name, n in await queries.rank(counts, limit)]
-        buckets = [bucket._replace(dimension=f"user:{event_in_query(event)}") for bucket in buckets]
-        counts = await queries.sum_buckets(buckets)
-        set_tally_partial(response, max(await queries.store.sizes(buckets)))
-        return [RankedUser(rank=r, user=user, count=n) for r, user, n in await queries.rank(counts, limit)]
+        async with queries.large_reads:
+            if event is None:
+                counts = await (queries.counts_today() if window == "today" else queries.sum_buckets(buckets))
+                return [Ranked(rank=r, eventName=name, count=n) for r, name, n in await queries.rank(counts, limit)]
+            buckets = [bucket._replace(dimension=f"user:{event_in_query(event)}") for bucket in buckets]
+            counts = await queries.sum_buckets(buckets)
+            set_tally_partial(response, max(await queries.store.sizes(buckets)))
+            return [RankedUser(rank=r, user=user, count=n) for r, user, n in await queries.rank(counts, limit)]
 
 
 def _encode_cursor(key: SortKey) -> str:

@@ -40,7 +40,8 @@ def add_routes(router: APIRouter, queries: CountQueries, days_kept: int) -> None
     async def read_day(response: Response, day: Day, format: Format = "json") -> Any:  # noqa: A002 # the API's word
         """Return a past day's counts, with one more part for each reset, and the day's corrections."""
         start, end = _bounds_of_past_day(queries, day)
-        parts = await _read_parts(queries, start, end)
+        async with queries.large_reads:
+            parts = await _read_parts(queries, start, end)
         if format == "csv":
             rows = [[event, count, part["until"]] for part in parts for event, count in part["counts"].items()]
             return csv_response(response, ["event", "count", "until"], rows)

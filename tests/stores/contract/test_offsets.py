@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from app.domain.buckets import ALL_EVENTS, TOTAL
 from app.domain.calendar import TimeSlot
 from app.stores.base import CounterStore, OffsetMismatch, StoreLimits
+from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from app.stores.results import GroupResult, Value
+from app.stores.rules import SOURCE_TTL_SECONDS
 from app.stores.sqlite import SqliteStore
 from tests.stores.contract.support import (
     CALENDAR,
@@ -66,6 +68,25 @@ async def assert_never_backwards(store: CounterStore) -> None:
         await store.apply("kafka t 0", 1000, 990, commit_of({"a": 1}))
     assert mismatch.value.offset == await store.get_offset("kafka t 0") == 1000
     assert (await read_day(store))["a"] == 1
+
+
+@pytest.mark.fails_on_mutant(
+    "sources stay for ever", "app/stores/memory.py", "if used < slot.minute - SOURCE_TTL_SECONDS", "if used < 0"
+)
+@pytest.mark.fails_on_mutant(
+    "the offset of a partition is deleted",
+    "app/stores/memory.py",
+    " and not source.startswith(PERMANENT_SOURCE_PREFIX)",
+    "",
+)
+async def test_the_memory_store_deletes_unused_sources_after_30_days() -> None:
+    store = MemoryStore(StoreLimits(1000))
+    month_later = CALENDAR.slot(NOON.minute + SOURCE_TTL_SECONDS + 60)
+    for source in ("unused", "kafka t 0"):
+        await store.apply(source, 0, 1, commit_of({"a": 1}))
+    await store.apply("used", 0, 1, commit_of({"a": 1}, slot=month_later))
+    await store.prune({}, month_later)
+    assert [await store.get_offset(source) for source in ("unused", "kafka t 0", "used")] == [0, 1, 1]
 
 
 @on_every_store(DURABLE_STORES)

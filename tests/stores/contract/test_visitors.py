@@ -1,12 +1,15 @@
 """Users and sessions: visits, ranking, sketches and expiry."""
 
+from pathlib import Path
+
 import pytest
 
 from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
 from app.domain.counting import BucketWrite, DayChange, HitGroup, Visit
-from app.stores import hyperloglog, rules, sqlite
-from app.stores.base import Cardinality, CounterStore
+from app.stores import hyperloglog, rules, sqlite, sqlite_tables
+from app.stores.base import Cardinality, CounterStore, StoreLimits
 from app.stores.rules import VISITOR_MINUTES_TTL_SECONDS
+from app.stores.sqlite import SqliteStore
 from tests.stores.contract.support import CALENDAR, LATER, NOON, StoreMaker, on_every_store, visitors_of, visits_commit
 
 
@@ -157,3 +160,29 @@ async def test_a_bucket_stores_a_limited_number_of_visitors(
     number, error = await store.count_distinct([bucket])
     assert abs(number - 400) <= 400 * 4 * error
     assert error == hyperloglog.ERROR
+
+
+@pytest.mark.fails_on_mutant(
+    "sizes are cached without bound",
+    "app/stores/sqlite_tables.py",
+    "            if len(self._ranked) >= CACHED_SIZES_MAX:\n",
+    "            if False:\n",
+)
+@pytest.mark.fails_on_mutant(
+    "a dropped size is 0",
+    "app/stores/sqlite_tables.py",
+    "self._ranked[bucket], self._stored[bucket] = self._db.execute(sql, (self._bucket_id(bucket),)).fetchone()",
+    "self._ranked[bucket], self._stored[bucket] = 0, 0",
+)
+async def test_sqlite_caches_a_limited_number_of_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_tables, "CACHED_SIZES_MAX", 10)
+    monkeypatch.setattr(rules, "RANKED_VISITORS_MAX", 2)
+    store = SqliteStore(tmp_path / "tally.db", StoreLimits(1000))
+    await store.open()
+    for offset in range(100):
+        event = f"e{offset % 20}"
+        await store.apply("s", offset, offset + 1, visits_commit((event, f"u{offset}", None), event=event))
+    assert len(store._writer.members._ranked) <= 10
+    (users,) = await store.read([visitors_of("user", "e0", Bucket("day", NOON.day))])
+    assert sorted(users.values()) == [0, 0, 0, 1, 1]
+    await store.close()
