@@ -199,7 +199,7 @@ async def _opened(store: CounterStore) -> AsyncIterator[None]:
     try:
         await store.open()
         if store.status().stale_seconds is not None:
-            raise StoreOpenError("the store is unreachable")
+            raise StoreOpenError("the store in TALLY_STORE is unreachable; check its address, and that it runs")
         yield
     finally:
         await store.close()
