@@ -35,7 +35,7 @@ def counts_in_csv(download: Download) -> dict[str, str]:
 def test_hostile_names_are_text_on_every_screen_and_in_the_csv_file(
     tally: Process, open_page, console_messages: list[str]
 ) -> None:
-    tally.post("/events", "\n".join(HOSTILE_NAMES).encode())
+    tally.post("/events", json.dumps([{"event": name} for name in HOSTILE_NAMES]).encode())
     page = open_page(tally.url, viewport={"width": 320, "height": 700})
     for name in HOSTILE_NAMES:
         card = page.locator(f"[data-event={json.dumps(name, ensure_ascii=False)}]")

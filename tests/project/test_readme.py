@@ -60,7 +60,7 @@ def test_the_first_curl_counts(tally: Process, tmp_path: Path) -> None:
 
 AUTHORS = [
     b"Ada", b"Team / Ops", b"ends with a space ", b"long " * 40, b"not UTF-8: \xff\xe9", b"tab\tand \x1b[31m",
-    b"\xe2\x80\x8fright", "é".encode() * 200, "日本\u3000".encode(),
+    b"\xe2\x80\x8fright", "é".encode() * 200, "日本\u3000".encode(), b'"quoted" \\ "', b"{x}", b"[bot]", b"- dash",
 ]  # fmt: skip
 
 
@@ -87,7 +87,9 @@ def valid_name(line: bytes) -> str:
 @pytest.mark.fails_on_mutant("slashes are left", "README.md", "tr|/|:|; ", "")
 @pytest.mark.fails_on_mutant("long names are left", "README.md", "$_ = substr $_, 0, 128; ", "")
 @pytest.mark.fails_on_mutant("invisible characters are left", "README.md", r"s/\p{C}//g; ", "")
-@pytest.mark.fails_on_mutant("spaces at the ends are left", "README.md", "; s/^ | $//g", "")
+@pytest.mark.fails_on_mutant("spaces at the ends are left", "README.md", " s/^ | $//g;", "")
+@pytest.mark.fails_on_mutant("names are plain lines", "README.md", """qq({"event": "$_"})""", "$_")
+@pytest.mark.fails_on_mutant("quotes are left", "README.md", r"""s/(["\\])/\\$1/g; """, "")
 @pytest.mark.fails_on_mutant("invalid UTF-8 is left", "README.md", "iconv -c -f UTF-8 -t UTF-8 |", "")
 @pytest.mark.fails_on_mutant("all lines are one request", "README.md", "split -l 5000", "split -l 50000")
 @pytest.mark.fails_on_mutant("broken lines are counted", "README.md", '$7 ~ "^/" {', "{")
