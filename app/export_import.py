@@ -21,7 +21,7 @@ from app.domain.buckets import (
     Bucket,
     is_event_bucket,
 )
-from app.domain.calendar import Calendar, Clock
+from app.domain.calendar import Calendar, Clock, is_same_zone
 from app.domain.counting import COUNT_MAX, BucketWrite, DayChange
 from app.domain.names import InvalidName, event_name, visitor_id
 from app.stores import hyperloglog
@@ -105,7 +105,7 @@ def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
     try:
         head = msgspec.json.decode(_next_line(file), type=_Head)
         zone = str(clock.calendar.zone)
-        if head.timezone != zone:
+        if not is_same_zone(head.timezone, zone):
             raise ExportError(
                 f"the export has the time zone {head.timezone} and this service {zone}: set"
                 f" TALLY_TIMEZONE={head.timezone}"

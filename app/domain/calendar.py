@@ -4,6 +4,7 @@ import bisect
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from importlib import resources
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -32,6 +33,18 @@ class TimeSlot(NamedTuple):
 @lru_cache(maxsize=256)  # nearly every call is for the current minute
 def _buckets(slot: TimeSlot) -> tuple[Bucket, Bucket, Bucket, Bucket]:
     return Bucket("minute", slot.minute), Bucket("hour", slot.hour), Bucket("day", slot.day), TOTAL
+
+
+def is_same_zone(one: str, other: str) -> bool:
+    """Return whether two names mean the same time zone: Asia/Calcutta is an alias of Asia/Kolkata."""
+    if one == other:
+        return True
+    zones = resources.files("tzdata.zoneinfo")
+    try:
+        first, second = (zones.joinpath(*name.split("/")).read_bytes() for name in (one, other))
+    except (OSError, ValueError):  # the package does not have one of them, or it cannot be the name of a file
+        return False
+    return first == second
 
 
 class Calendar:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 from app.domain.buckets import CORRECTION, SKETCH, Bucket, VisitorKind
-from app.domain.calendar import TimeSlot
+from app.domain.calendar import TimeSlot, is_same_zone
 from app.domain.counting import Commit, DayChange
 from app.stores import hyperloglog
 from app.stores.results import Ack, ApplyResult
@@ -45,7 +45,7 @@ class OffsetMismatch(StoreError):
 
 def check_zone(stored: str, configured: str) -> None:
     """Raise StoreOpenError if the days of a store belong to another time zone: they would become invisible."""
-    if stored != configured:
+    if not is_same_zone(stored, configured):
         raise StoreOpenError(
             f"TALLY_TIMEZONE is {configured}, but the days in this store are those of {stored}: set"
             f" TALLY_TIMEZONE={stored}, or move the counts to a new store with `tally rezone`"

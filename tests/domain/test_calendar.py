@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.calendar import Calendar, Clock, day_start
+from app.domain.calendar import Calendar, Clock, day_start, is_same_zone
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Santiago", "America/Havana", "Africa/Cairo"]
 ZONES += ["Atlantic/Azores", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Kiritimati", "Pacific/Apia"]
@@ -72,3 +72,18 @@ def test_the_day_does_not_go_back_with_the_clock() -> None:
     assert clock.slot().date == "2026-05-02"
     now += 7200
     assert clock.slot().date == "2026-05-03"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Etc/UTC", "UTC", True),
+        ("US/Eastern", "America/New_York", True),
+        ("Europe/Berlin", "Europe/Paris", False),
+        ("UTC", "No/Such zone", False),
+        ("UTC", "", False),
+        ("UTC", "../zoneinfo/UTC\0", False),
+    ],
+)
+def test_an_alias_is_the_same_time_zone(one: str, other: str, same: bool) -> None:
+    assert is_same_zone(one, other) == is_same_zone(other, one) == same
