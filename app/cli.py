@@ -188,7 +188,7 @@ def rezone_file(path: Path, new_path: Path, zone: ZoneInfo) -> str:
     with path.open("rb") as file, new_path.open("xb") as new_file:
         try:
             new_file.writelines(rezone(file, zone))
-        except BaseException:
+        except BaseException:  # also if the user interrupts it
             new_path.unlink()
             raise
     return f"Wrote {new_path} with the days of {zone.key}. Import it into a new store."

@@ -169,7 +169,7 @@ class GroupCommitter:
         """Commit, and give every waiter an outcome even if there is a bug; later commits must go on."""
         try:
             await self._commit(pending)
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError):  # a library may raise CancelledError by itself
             log.exception("unexpected error around a commit")
             pending.fail(OutcomeUnknown("unexpected error while writing; details are in the server log"))
             task = asyncio.current_task()

@@ -347,8 +347,8 @@ async def test_a_bug_around_a_commit_fails_its_waiters_and_nothing_else(
 @pytest.mark.fails_on_mutant(
     "a stray cancellation stops the committer",
     "app/group_commit.py",
-    "        except (Exception, asyncio.CancelledError):\n",
-    "        except Exception:\n",
+    "        except (Exception, asyncio.CancelledError):",
+    "        except Exception:",
 )
 async def test_a_cancellation_that_comes_out_of_the_store_does_not_stop_the_committer(
     committer: GroupCommitter, store: BlockingStore
@@ -422,8 +422,8 @@ _ONE_WAITER = pytest.mark.fails_on_mutant(
 _ONE_COUNTED_WAITER = pytest.mark.fails_on_mutant(
     "an error of one waiter reaches the others",
     "app/pending_commit.py",
-    "                except Exception:\n",
-    "                except LookupError:\n",
+    "                except Exception:",
+    "                except LookupError:",
 )
 
 

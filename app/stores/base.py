@@ -239,11 +239,11 @@ class CounterStore(ABC):
 
     async def publish(self, message: str) -> None:
         """Send a message to every node on this store, including this one. It may get lost. Only for shared stores."""
-        raise NotImplementedError
+        raise NotImplementedError  # a store that is not shared has no other nodes
 
     def subscribe(self, timeout_seconds: float) -> AsyncIterator[str]:
         """Yield the messages that nodes publish. Only for shared stores.
 
         Raises StoreUnavailable if no message arrives for `timeout_seconds`, or if the connection breaks.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # a store that is not shared has no other nodes

@@ -102,7 +102,7 @@ class SqliteWriter:
                 self._save_offset(_note_name(source), new_offset, note, used)
             failure = OutcomeUnknown
             self._db.execute("COMMIT")
-        except Exception as error:
+        except Exception as error:  # after any error the transaction has to be rolled back
             self.healthy = not isinstance(error, sqlite3.Error)
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")

@@ -110,6 +110,19 @@ def test_every_static_module_says_its_job_first() -> None:
 
 
 @pytest.mark.fails_on_mutant(
+    "a broad except without a reason",
+    "app/cli.py",
+    "BaseException:  # also if the user interrupts it",
+    "BaseException:",
+)
+def test_a_broad_except_has_its_reason_on_its_line() -> None:
+    for name, path in modules().items():
+        for line in path.read_text().splitlines():
+            if re.search(r"except.*\b(Base)?Exception\b|raise NotImplementedError", line):
+                assert re.sub(r"# noqa: \S+", "", line).partition("#")[2].strip(), f"{name}: {line}"
+
+
+@pytest.mark.fails_on_mutant(
     "pickle between nodes", "app/live/peers.py", "import msgspec\n", "import msgspec, pickle\n"
 )
 def test_data_never_becomes_code() -> None:
