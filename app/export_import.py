@@ -23,7 +23,7 @@ from app.domain.buckets import (
 )
 from app.domain.calendar import Calendar, Clock, is_same_zone
 from app.domain.counting import COUNT_MAX, BucketWrite, DayChange
-from app.domain.names import InvalidName, event_name, visitor_id
+from app.domain.names import InvalidName, stored_event_name, stored_visitor_id
 from app.stores import hyperloglog
 from app.stores.base import CounterStore, OffsetMismatch
 
@@ -216,15 +216,15 @@ class _Dimension(NamedTuple):
 
 
 def _is_count(member: str, count: int) -> bool:
-    return event_name(member) == member and 0 <= count <= COUNT_MAX
+    return stored_event_name(member) == member and 0 <= count <= COUNT_MAX
 
 
 def _is_correction(member: str, count: int) -> bool:
-    return event_name(member) == member and abs(count) <= COUNT_MAX
+    return stored_event_name(member) == member and abs(count) <= COUNT_MAX
 
 
 def _is_visitor(member: str, count: int) -> bool:
-    return visitor_id(member) == member and 0 <= count <= COUNT_MAX
+    return stored_visitor_id(member) == member and 0 <= count <= COUNT_MAX
 
 
 def _is_register(member: str, count: int) -> bool:
@@ -242,7 +242,7 @@ def _is_correction_record(member: str, count: int) -> bool:
     before, after = record.before, record.after
     numbers = record.generation, before.count, before.total, after.count, after.total
     in_range = 0 <= record.at < TIME_MAX and all(abs(n) <= COUNT_MAX for n in numbers)
-    named = record.event == ALL_EVENTS or event_name(record.event) == record.event
+    named = record.event == ALL_EVENTS or stored_event_name(record.event) == record.event
     return in_range and named and msgspec.json.encode(record).decode() == member and 0 < count < COUNT_MAX
 
 
@@ -267,7 +267,7 @@ def _check(bucket: Bucket, counts: dict[str, int], calendar: Calendar) -> None:
     if not in_range or bucket.start != _start_of_step(bucket, calendar):
         raise msgspec.DecodeError("invalid bucket")
     event = match.groupdict().get("event")
-    if event and event_name(event) != event:
+    if event and stored_event_name(event) != event:
         raise msgspec.DecodeError("the event name is not in Unicode form NFC")
     if not all(dimension.is_valid(member, count) for member, count in counts.items()):
         raise msgspec.DecodeError("invalid count")

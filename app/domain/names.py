@@ -2,11 +2,15 @@
 
 import unicodedata
 
+from app.domain.invisible import has_invisible
+
 NAME_LENGTH_MAX = 128  # characters, of an event name, a user id or a session id
 
 _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 # The explicit bidirectional formatting characters of Unicode's UAX #9, which can make a name look like another one.
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+_SLASH = 'must not contain "/"'
 
 
 class InvalidName(ValueError):
@@ -17,14 +21,34 @@ def event_name(text: str) -> str:
     """Return the stored form (NFC) of an event name. Raises InvalidName."""
     name = visitor_id(text)
     if "/" in name:
-        raise InvalidName('must not contain "/"')
+        raise InvalidName(_SLASH)
     return name
 
 
 def visitor_id(text: str) -> str:
     """Return the stored form (NFC) of a user or session id, in which "/" is allowed. Raises InvalidName."""
+    name = stored_visitor_id(text)
+    if not name.isascii() and has_invisible(name):
+        raise InvalidName("must not contain invisible characters, or spaces other than U+0020")
+    return name
+
+
+def stored_event_name(text: str) -> str:
+    """Return the stored form of an event name that an earlier version may have counted. Raises InvalidName.
+
+    Earlier versions counted names with invisible characters, which must still be readable.
+    """
+    name = stored_visitor_id(text)
+    if "/" in name:
+        raise InvalidName(_SLASH)
+    return name
+
+
+def stored_visitor_id(text: str) -> str:
+    """Return the stored form of a user or session id that an earlier version may have counted. Raises InvalidName."""
     # Normalising takes quadratic time for combining marks in the wrong order, so a far too long text is not normalised.
-    name = unicodedata.normalize("NFC", text) if len(text) <= 4 * NAME_LENGTH_MAX else text
+    is_normal = text.isascii() or len(text) > 4 * NAME_LENGTH_MAX
+    name = text if is_normal else unicodedata.normalize("NFC", text)
     if not 1 <= len(name) <= NAME_LENGTH_MAX:
         raise InvalidName(f"must have 1 to {NAME_LENGTH_MAX} characters, not {len(name)}")
     if name in {".", ".."}:

@@ -13,7 +13,7 @@ import msgspec
 from fastapi import Depends, Path, Request
 
 from app.domain.counting import AMOUNT_MAX, Amount, Hit, IdempotencyKey, Visit
-from app.domain.names import InvalidName, event_name, visitor_id
+from app.domain.names import InvalidName, event_name, stored_event_name, stored_visitor_id, visitor_id
 from app.group_commit import Overloaded
 from app.http.errors import Problem
 from app.http.permissions import Permissions
@@ -60,22 +60,23 @@ def valid_name(rule: Callable[[str], str], text: str, field: str, kind: ProblemK
 
 def event_in_query(text: str) -> str:
     """Return the event that a query parameter names. Raises Problem (422)."""
-    return valid_name(event_name, text, "event")
+    return valid_name(stored_event_name, text, "event")
 
 
 def event_name_in_path(prefix: bytes, suffix: bytes = b"") -> Callable[[Request, str], Awaitable[str]]:
     """Return a dependency that reads the event from a path `/prefix/{name}suffix`."""
 
     async def parse(request: Request, name: Annotated[str, Path()]) -> str:  # noqa: ARG001 # it is for OpenAPI
-        return parse_event_path(request.scope["raw_path"], prefix, suffix)
+        return parse_event_path(request.scope["raw_path"], prefix, suffix, method=request.method)
 
     return parse
 
 
-def parse_event_path(raw_path: bytes, prefix: bytes = b"event", suffix: bytes = b"") -> str:
+def parse_event_path(raw_path: bytes, prefix: bytes = b"event", suffix: bytes = b"", *, method: str = "POST") -> str:
     """Return the event in a path `/prefix/{name}suffix`. Raises Problem (404, 422).
 
-    The path is read in its raw form, because the decoded form has the same character for every invalid byte.
+    The path is read in its raw form, because the decoded form has the same character for every invalid byte. Names
+    that only earlier versions accepted can be read and deleted.
     """
     segments = raw_path.split(b"/")
     if segments[1] != prefix:  # an encoded slash made the router see another path
@@ -84,7 +85,7 @@ def parse_event_path(raw_path: bytes, prefix: bytes = b"event", suffix: bytes = 
         text = unquote_to_bytes(segments[2]).removesuffix(suffix).decode()
     except UnicodeDecodeError:
         raise Problem(INVALID_REQUEST, "event: must be percent-encoded UTF-8") from None
-    return valid_name(event_name, text, "event")
+    return valid_name(event_name if method in {"POST", "PUT"} else stored_event_name, text, "event")
 
 
 async def visitor_id_in_path(request: Request, id: Annotated[str, Path()]) -> str:  # noqa: A002, ARG001 # the API's word
@@ -93,7 +94,7 @@ async def visitor_id_in_path(request: Request, id: Annotated[str, Path()]) -> st
         text = unquote_to_bytes(request.scope["raw_path"].split(b"/", 2)[2]).decode()
     except UnicodeDecodeError:
         raise Problem(INVALID_REQUEST, "id: must be percent-encoded UTF-8") from None
-    return valid_name(visitor_id, text, "id")
+    return valid_name(stored_visitor_id, text, "id")
 
 
 EventInPath = Annotated[str, Depends(event_name_in_path(b"event"))]

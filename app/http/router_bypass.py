@@ -69,7 +69,8 @@ class RouterBypass:
         try:
             headers = browser_headers(scope, self._origins)
             self._permissions.authorize(scope, f"{scope['method']} {EVENT_ROUTE}")
-            response = await self._endpoints[scope["method"]](request, parse_event_path(scope["raw_path"]))
+            event = parse_event_path(scope["raw_path"], method=scope["method"])
+            response = await self._endpoints[scope["method"]](request, event)
         except Exception as error:  # Starlette's ServerErrorMiddleware does not see this request
             if not isinstance(error, EXPECTED_ERRORS):
                 log.exception("%s failed", EVENT_ROUTE)

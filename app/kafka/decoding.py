@@ -9,7 +9,7 @@ import msgspec
 from aiokafka import ConsumerRecord
 
 from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit
-from app.domain.names import InvalidName, event_name, visitor_id
+from app.domain.names import InvalidName, event_name, stored_event_name, stored_visitor_id, visitor_id
 
 MILLISECONDS_MIN = 1e11  # a larger number is a time in milliseconds; as seconds it would be in the year 5138
 
@@ -57,8 +57,9 @@ _decode_post = msgspec.json.Decoder(BufferedHits).decode
 def decode_buffered(record: ConsumerRecord) -> DecodedRecord:
     """Decode a record of Tally's own topic. Raises RecordRejected, because others may write to the topic too."""
     post = _decode_json(_decode_post, record)
-    amounts = {_valid(event, "event"): by for event, by in post.counts.items()}
-    visits = [_valid_visit(*visit) for visit in post.visits]
+    # An earlier version may have acknowledged these names.
+    amounts = {_valid(stored_event_name, event, "event"): by for event, by in post.counts.items()}
+    visits = [_valid_visit(stored_visitor_id, *visit) for visit in post.visits]
     if any(visit.event not in amounts or not 1 <= visit.by <= amounts[visit.event] for visit in visits):
         raise RecordRejected("malformed: a visit does not belong to any hit")
     return DecodedRecord(record.timestamp / 1000, amounts, post.key, visits)
@@ -76,11 +77,13 @@ def mapped_decoder(mapping: FieldMapping) -> Decoder:
         amount = get_amount(record, fields)
         if amount is not None and (type(amount) is not int or not 1 <= amount <= AMOUNT_MAX):
             raise RecordRejected(f"malformed: by: expected a whole number from 1 to {AMOUNT_MAX}")
-        event = _valid(_text(get_event(record, fields)), "event")
+        event = _valid(event_name, _text(get_event(record, fields)), "event")
         at = _parse_time(get_time(record, fields)) if mapping.time else record.timestamp / 1000
         visits: tuple[Visit, ...] = ()
         if has_visitors and (ids := (get_user(record, fields), get_session(record, fields))) != (None, None):
-            visits = (_valid_visit(event, amount or 1, *(None if id_ is None else _text(id_) for id_ in ids)),)
+            visits = (
+                _valid_visit(visitor_id, event, amount or 1, *(None if id_ is None else _text(id_) for id_ in ids)),
+            )
         return DecodedRecord(at, {event: amount or 1}, None, visits)
 
     return decode
@@ -105,8 +108,8 @@ def field_getter(path: str) -> Callable[[ConsumerRecord, Any], Any]:
     return get_field
 
 
-def _valid_visit(event: str, by: int, user: str | None, session: str | None) -> Visit:
-    ids = (None if id_ is None else _valid(id_, field) for field, id_ in (("user", user), ("session", session)))
+def _valid_visit(rule: Callable[[str], str], event: str, by: int, user: str | None, session: str | None) -> Visit:
+    ids = (None if id_ is None else _valid(rule, id_, field) for field, id_ in (("user", user), ("session", session)))
     return Visit(event, by, *ids)
 
 
@@ -124,9 +127,9 @@ def _decode_json(decode: Callable[[bytes], Any], record: ConsumerRecord) -> Any:
         raise RecordRejected(f"malformed: {error}") from None
 
 
-def _valid(text: str, field: str) -> str:
+def _valid(rule: Callable[[str], str], text: str, field: str) -> str:
     try:
-        return event_name(text) if field == "event" else visitor_id(text)
+        return rule(text)
     except InvalidName as error:
         raise RecordRejected(f"malformed: {field}: {error}") from None
 

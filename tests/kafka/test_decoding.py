@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from app.domain.counting import IdempotencyKey
+from app.domain.counting import IdempotencyKey, Visit
 from app.kafka.decoding import BufferedHits, FieldMapping, RecordRejected, decode_buffered, mapped_decoder
 
 
@@ -105,3 +105,18 @@ def test_a_record_of_an_older_tally_is_decoded_and_written_as_before(stored: dic
     )
     post = BufferedHits(dict(decoded.amounts), decoded.key, tuple(decoded.visits))
     assert msgspec.json.encode(post) == value
+
+
+@pytest.mark.fails_on_mutant(
+    "old names are dead letters",
+    "app/kafka/decoding.py",
+    "_valid(event, stored_event_name)",
+    "_valid(event, event_name)",
+)
+def test_names_that_an_earlier_version_acknowledged_are_counted() -> None:
+    """Such a record may be in Tally's own topic during an update. Names in other topics have the rules of new hits."""
+    post = BufferedHits(counts={"sign\u200bup": 2}, visits=[Visit("sign\u200bup", 2, "anna\u3164", None)])
+    decoded = decode_buffered(SimpleNamespace(value=msgspec.json.encode(post), key=None, timestamp=0))
+    assert (decoded.amounts, decoded.visits) == (post.counts, post.visits)
+    with pytest.raises(RecordRejected, match="invisible"):
+        mapped_decoder(FieldMapping(event="type"))(make_record({"type": "sign\u200bup"}))
