@@ -104,7 +104,7 @@ async def serve(settings: Settings, *, consume: bool) -> None:
             " serve the counts"
         )
     app = create_app(settings)
-    served = _only_operations(app) if consume else app
+    served = _only_operations(app, settings.root_path) if consume else app
     durability = DURABILITY if settings.kafka else app.state.store.durability
     server = TallyServer(
         served,
@@ -125,9 +125,11 @@ async def serve(settings: Settings, *, consume: bool) -> None:
         await server.serve()
 
 
-def _only_operations(app: ASGIApp) -> ASGIApp:
+def _only_operations(app: ASGIApp, root_path: str) -> ASGIApp:
+    paths = {prefix + path for prefix in ("", root_path) for path in ("/health", "/metrics")}
+
     async def operations(scope: Scope, receive: Receive, send: Send) -> None:
-        is_operation = scope.get("path") in {"/health", "/metrics"}
+        is_operation = scope.get("path") in paths
         await (app if is_operation else Response(status_code=404))(scope, receive, send)
 
     return operations
@@ -143,7 +145,7 @@ def _tune_interpreter() -> None:
 
 def print_greeting(settings: Settings, durability: str, *, consume: bool) -> None:
     """Print where the service listens, how durable its counts are, and how to count a first hit."""
-    address = f"http://{_host_to_open(settings.host)}:{settings.port}"
+    address = f"http://{_host_to_open(settings.host)}:{settings.port}{settings.root_path}"
     if consume:
         print(f"Tally is counting records from Kafka. Status: {address}/health and {address}/metrics", flush=True)
         return

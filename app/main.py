@@ -52,7 +52,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
     `now` returns the present UTC time in seconds. Raises StoreOpenError if a URL in the settings is invalid.
     """
     services = _create_services(settings, now)
-    app = TallyApp(services.permissions, services.origins, services.metrics, _lifespan(services))
+    app = TallyApp(services.permissions, services.origins, services.metrics, _lifespan(services), settings.root_path)
     app.state.socketio = services.socketio_server
     app.state.broadcaster, app.state.store, app.state.kafka = services.broadcaster, services.store, services.kafka
     app.state.jobs = services.jobs.scheduler

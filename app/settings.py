@@ -23,6 +23,8 @@ _PORT = "(?:[1-9]\\d{0,3}|[1-5]\\d{4}|6[0-4]\\d{3}|65[0-4]\\d{2}|655[0-2]\\d|655
 SERVERS = rf"^([^\s,/?]+:{_PORT}(,[^\s,/?]+:{_PORT})*)?$"
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 
+ROOT_PATH = r"^(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"  # nothing that has to be percent-encoded, and no "." or ".."
+
 DEFAULT_PORT = 8000
 
 Rate = Annotated[str, AfterValidator(lambda notation: parse_many(notation) and notation)]
@@ -120,6 +122,12 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on. `0.0.0.0` listens on all interfaces.")
     port: Annotated[int, BeforeValidator(_port_unless_service_link)] = Field(
         default=DEFAULT_PORT, ge=1, le=65535, description="Port to listen on."
+    )
+    root_path: str = Field(
+        default="",
+        pattern=ROOT_PATH,
+        description="Path under which a proxy serves Tally, e.g. `/tally`. Links in responses begin with it. "
+        "Requests are served with and without it.",
     )
     store: str = Field(
         default="sqlite:///data/tally.db",

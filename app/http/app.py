@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
@@ -16,7 +17,7 @@ from app.http.errors import add_error_handlers
 from app.http.fast_path import FastPath
 from app.http.middleware import HeadMiddleware, SecurityMiddleware
 from app.http.origins import Origins
-from app.http.permissions import Permissions
+from app.http.permissions import ROUTE_PERMISSIONS, Permissions
 from app.http.queries import CountQueries
 from app.http.rate_limits import RateLimits
 from app.http.router_bypass import RouterBypass, WebSocketBypass, event_endpoints
@@ -47,25 +48,29 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class TallyApp(FastAPI):
-    """FastAPI with a bypass of its router for the requests that it matches."""
+    """FastAPI with a bypass of its router for the requests that it matches, and with TALLY_ROOT_PATH."""
 
     _event_bypass: RouterBypass
     _websocket_bypass: WebSocketBypass
     fast_path: FastPath | None = None  # for a server that supports it; None if hits go to Kafka first
 
-    def __init__(self, permissions: Permissions, origins: Origins, metrics: Metrics, lifespan: Lifespan) -> None:
-        self.permissions, self.origins = permissions, origins
+    def __init__(
+        self, permissions: Permissions, origins: Origins, metrics: Metrics, lifespan: Lifespan, prefix: str
+    ) -> None:
+        """`prefix` is TALLY_ROOT_PATH. Starlette's root_path would not serve requests without it."""
+        self.permissions, self.origins, self.prefix = permissions, origins, prefix
         super().__init__(
             title="Tally",
             version=__version__,
             lifespan=lifespan,
+            servers=[{"url": "."}],  # relative to the URL of the document, so it is right behind any proxy
             dependencies=[Depends(permissions.authorize_request)],
             docs_url=None,  # FastAPI's page loads its files from other servers; /docs is in routes/pages.py
             redoc_url=None,
             redirect_slashes=False,  # clients drop the body of a redirected POST, or do not follow it
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
-        self.error_response = add_error_handlers(self, metrics)
+        self.error_response = add_error_handlers(self, metrics, prefix)
 
     def router_with(self, *dependencies: Callable[..., Any]) -> APIRouter:
         """Return a router that adds its routes to this application, authorized and with these dependencies.
@@ -84,12 +89,32 @@ class TallyApp(FastAPI):
         self._websocket_bypass = WebSocketBypass(socketio, *rules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = self._without_prefix(scope)
         if self._event_bypass.matches(scope):
             await self._event_bypass(scope, receive, send)
         elif self._websocket_bypass.matches(scope):
             await self._websocket_bypass(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def _without_prefix(self, scope: Scope) -> Scope:
+        """Remove the prefix from the path, so that no other code has to know it."""
+        prefix = self.prefix
+        if not prefix or not scope.get("raw_path", b"").startswith(b"%b/" % prefix.encode()):
+            return scope
+        return {**scope, "path": scope["path"][len(prefix) :], "raw_path": scope["raw_path"][len(prefix) :]}
+
+    def redirect_prefix(self) -> None:
+        """Redirect the prefix to the dashboard, whose relative links need the slash at its end.
+
+        Raises ValueError if the prefix begins like a route, because paths would then be ambiguous.
+        """
+        if not self.prefix:
+            return
+        first = self.prefix.split("/")[1]
+        if first in {route.split("/")[1] for route in ROUTE_PERMISSIONS}:
+            raise ValueError(f"TALLY_ROOT_PATH: /{first} is the beginning of Tally's own paths; choose another one")
+        self.add_route(self.prefix, lambda _: RedirectResponse(f"{self.prefix}/"))
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the security middleware around the handlers of all errors, so that every response gets its headers."""
@@ -122,9 +147,9 @@ def include_routes(
     buffer = kafka and kafka.buffer
     count.add_routes(router, buffer or committer, rate_limits, app.permissions)
     if not buffer:
-        app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response)
+        app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response, app.prefix)
     counts.add_event_route(router, queries, read_limit)
-    counts.add_routes(reads, queries)
+    counts.add_routes(reads, queries, app.prefix)
     series.add_routes(reads, queries)
     visitors.add_routes(reads, queries)
     history.add_routes(reads, queries, settings.days_kept)
@@ -138,4 +163,5 @@ def include_routes(
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
     pages.add_routes(router, settings.embed_origins)
     pages.mount_files(app, app.permissions, socketio_server.asgi)
+    app.redirect_prefix()
     app.build_bypasses(socketio_server.asgi)

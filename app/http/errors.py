@@ -121,16 +121,16 @@ def accepted_or_raise(outcome: Outcome) -> Mapping[str, Value]:
     return outcome.result.values
 
 
-def add_error_handlers(app: FastAPI, metrics: Metrics) -> ErrorHandler:
-    """Make the app respond to all errors with problem details. Returns the handler."""
+def add_error_handlers(app: FastAPI, metrics: Metrics, root_path: str) -> ErrorHandler:
+    """Make the app respond to all errors with problem details, with types under `root_path`. Returns the handler."""
 
     def error_response(request: HTTPConnection, error: Exception) -> Response:
         (kind, headers, counted), detail = _response_to(error)
         if kind is kinds.METHOD_NOT_ALLOWED:
             headers = {"Allow": _allowed_methods(app, request)}
             detail = f"this route does not allow {request.scope['method']}; it allows {headers['Allow']}"
-        problem: dict[str, Any] = {"type": kind.type, "code": kind.code, "title": kind.title, "status": kind.status}
-        problem["detail"] = detail
+        problem: dict[str, Any] = {"type": root_path + kind.type, "code": kind.code, "title": kind.title}
+        problem |= {"status": kind.status, "detail": detail}
         # Only these requests count hits. A WebSocket has no method.
         if request.scope.get("method") == "POST" or request.scope["path"].startswith("/hit/"):
             problem["counted"] = counted

@@ -23,7 +23,7 @@ from app.http.router_bypass import EVENT_ROUTE
 from app.stores.results import Ack, Reason
 
 # One segment of visible ASCII characters. An encoded slash makes it the path of another route.
-_URL = re.compile(rb"/event/(?:(?!%2[fF])[!-\"$-.0->@-~])+")
+_EVENT_URL = rb"/event/(?:(?!%2[fF])[!-\"$-.0->@-~])+"
 # A request with one of these headers goes to the route.
 _ROUTE_HEADERS = {b"idempotency-key", b"transfer-encoding", b"expect", b"upgrade"}
 _LENGTH_DIGITS_MAX = 5
@@ -66,13 +66,15 @@ class FastPath:
         origins: Origins,
         rate_limits: RateLimits,
         error_response: ErrorHandler,
+        root_path: str,
     ) -> None:
         self._committer, self._permissions, self._origins = committer, permissions, origins
         self._rate_limits, self._error_response = rate_limits, error_response
+        self._url = re.compile(b"(%b)?%b" % (re.escape(root_path.encode()), _EVENT_URL))
 
     def matches_url(self, url: bytes) -> bool:
-        """Return whether this is the URL of EVENT_ROUTE."""
-        return _URL.fullmatch(url) is not None
+        """Return whether this is the URL of EVENT_ROUTE, with or without the root path."""
+        return self._url.fullmatch(url) is not None
 
     def matches_headers(self, headers: Headers) -> bool:
         """Return whether a POST with these headers is counted here. Its body is then at most 16 KiB."""
@@ -143,7 +145,7 @@ class _ConnectionHit:
 @lru_cache(maxsize=10_000)
 def _event_of(url: bytes) -> tuple[str, bytes]:
     """Return the event of a URL, and its name as JSON. Raises Problem (422)."""
-    event = parse_event_path(url)
+    event = parse_event_path(url[url.rindex(b"/event/") :])  # without the root path
     return event, msgspec.json.encode(event)
 
 

@@ -1,6 +1,6 @@
 // The page for a frame: one live number. It checks the query, because the author of the frame's URL chooses it.
 
-const event = decodeURIComponent(location.pathname.split("/")[2]).normalize("NFC");
+const event = decodeURIComponent(location.pathname.split("/").at(-1) ?? "").normalize("NFC");
 const query = new URLSearchParams(location.search);
 const root = document.documentElement;
 const [count, label] = ["count", "label"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));

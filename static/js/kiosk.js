@@ -111,7 +111,7 @@ function showPointer() {
 }
 
 /** @type {Record<string, () => unknown>} */ const shortcuts = {
-  ArrowRight: () => rotate(1), ArrowLeft: () => rotate(-1), p: () => session.setPaused(!session.isPaused()), Escape: () => location.assign("/"),
+  ArrowRight: () => rotate(1), ArrowLeft: () => rotate(-1), p: () => session.setPaused(!session.isPaused()), Escape: () => location.assign("."),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
 };
 addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {

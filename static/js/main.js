@@ -91,7 +91,7 @@ const goTo = (/** @type {string} */ hash) => () => { location.hash = hash; };
   "/": ["Filter events (Esc clears)", () => filter.focus()],
   p: ["Pause or resume", togglePause],
   t: ["Switch theme", switchTheme],
-  k: ["Kiosk", () => location.assign("/kiosk")],
+  k: ["Kiosk", () => location.assign("kiosk")],
   o: ["Overview", goTo("#/")],
   l: ["Leaderboard", goTo("#/leaderboard")],
   h: ["History", goTo("#/history")],

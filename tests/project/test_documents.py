@@ -40,6 +40,7 @@ TYPES = {
     "allowed_hosts": "hosts",
     "trusted_proxies": "proxies",
     "store": "URL",
+    "root_path": "URL path",
     "spool": "path",
     "kafka": "servers",
     "kafka_topic": "topic",

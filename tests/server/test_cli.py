@@ -81,6 +81,17 @@ def test_the_greeting_has_an_address_that_opens(process, host: str, url: str, re
         assert httpx.get(f"http://{address}:{app.port}/health").status_code == 200
 
 
+@pytest.mark.fails_on_mutant(
+    "the greeting has no root path", "app/cli.py", "{settings.port}{settings.root_path}", "{settings.port}"
+)
+def test_the_greeting_has_the_root_path(process) -> None:
+    app: Process = process(TALLY_STORE="memory://", TALLY_ROOT_PATH="/stats/tally")
+    greeting = app.log.read_text()
+    assert greeting.startswith(f"Tally is running at {app.url}/stats/tally (API docs: {app.url}/stats/tally/docs)")
+    assert f"{app.url}/stats/tally/event/hello" in greeting
+    assert httpx.get(f"{app.url}/stats/tally", follow_redirects=True).url == f"{app.url}/stats/tally/"
+
+
 def test_the_greeting_puts_an_ipv6_address_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     cli.print_greeting(Settings(host="::1"), "a restart", consume=False)
     assert "curl -X POST http://[::1]:8000/event/hello" in capsys.readouterr().out
@@ -132,6 +143,8 @@ def test_uvicorn_serves_app_main_app(store: str, process, tmp_path: Path, redis_
         ({"TALLY_PORT": "0"}, ["TALLY_PORT"]),
         ({"TALLY_PORT": "http://127.0.0.1:8000"}, ["TALLY_PORT"]),
         ({"TALLY_KAFKA": "localhost"}, ["TALLY_KAFKA: invalid value", "`host:port`"]),
+        ({"TALLY_ROOT_PATH": "tally"}, ["TALLY_ROOT_PATH"]),
+        ({"TALLY_STORE": "memory://", "TALLY_ROOT_PATH": "/event"}, ["TALLY_ROOT_PATH", "/event"]),
         ({"TALLY_KAFKA": "localhost:65536"}, ["TALLY_KAFKA"]),
         ({"TALLY_ALLOWED_ORIGINS": "https://a.example:0"}, ["TALLY_ALLOWED_ORIGINS", "like https://example.com"]),
         ({"TALLY_ALLOWED_ORIGINS": "https://a.example:65536"}, ["TALLY_ALLOWED_ORIGINS"]),

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -17,18 +18,13 @@ CONF = Path(__file__).parents[2] / "deploy/nginx.conf"
 NODE = re.compile(r"server app:8000 resolve (.*);")  # Debian's nginx cannot resolve names at run time
 
 
-class Proxy:
-    """An nginx in front of these ports. `replaced` maps texts of its configuration to other texts."""
+class Nginx:
+    """An nginx with this configuration, which listens on port 8080 and writes to /tmp/; both are replaced."""
 
-    def __init__(self, directory: Path, nodes: list[int], replaced: dict[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, conf: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "nginx.log"
-        conf = CONF.read_text()
-        for old, new in (replaced or {}).items():
-            assert conf.count(old) == 1, f"{old!r} occurs {conf.count(old)} times"
-            conf = conf.replace(old, new)
-        conf = NODE.sub(lambda match: " ".join(f"server 127.0.0.1:{node} {match[1]};" for node in nodes), conf)
         conf = conf.replace("listen 8080", f"listen 127.0.0.1:{self.port}").replace("/tmp/", f"{directory}/")  # noqa: S108 # the path in the image
         (directory / "nginx.conf").write_text(conf)
         # If root starts nginx, its workers run as a user that may not write here.
@@ -40,7 +36,7 @@ class Proxy:
         """Return 0 if nginx accepts the configuration."""
         return subprocess.run([*self._command, "-t", "-q"], check=False).returncode
 
-    def start(self) -> "Proxy":
+    def start(self) -> Self:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         wait_until(self._listens, self.log.read_text)
@@ -57,6 +53,18 @@ class Proxy:
         assert self._process.poll() is None, f"nginx ended: {self.log.read_text()}"
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Proxy(Nginx):
+    """An nginx in front of these ports. `replaced` maps texts of its configuration to other texts."""
+
+    def __init__(self, directory: Path, nodes: list[int], replaced: dict[str, str] | None = None) -> None:
+        conf = CONF.read_text()
+        for old, new in (replaced or {}).items():
+            assert conf.count(old) == 1, f"{old!r} occurs {conf.count(old)} times"
+            conf = conf.replace(old, new)
+        conf = NODE.sub(lambda match: " ".join(f"server 127.0.0.1:{node} {match[1]};" for node in nodes), conf)
+        super().__init__(directory, conf)
 
 
 def client_from(proxy: Proxy, address: str = "127.0.0.1") -> httpx.AsyncClient:

@@ -43,13 +43,13 @@ def add_event_route(router: APIRouter, queries: CountQueries, read_limit: ReadLi
         return FastJSONResponse(value, read_limit.stale_headers())
 
 
-def add_routes(router: APIRouter, queries: CountQueries) -> None:
-    """Add the routes that read the counts of all events."""
-    _add_listing(router, queries)
+def add_routes(router: APIRouter, queries: CountQueries, root_path: str) -> None:
+    """Add the routes that read the counts of all events. Links begin with `root_path`."""
+    _add_listing(router, queries, root_path)
     _add_leaderboard(router, queries)
 
 
-def _add_listing(router: APIRouter, queries: CountQueries) -> None:
+def _add_listing(router: APIRouter, queries: CountQueries, root_path: str) -> None:
     @router.get("/events", response_model=dict[str, int], responses={200: response_headers("Link")})
     async def read_events(
         response: Response,
@@ -67,7 +67,7 @@ def _add_listing(router: APIRouter, queries: CountQueries) -> None:
             if limit is not None and limit < len(page):
                 page = page[:limit]
                 query = {"prefix": prefix, "sort": sort, "limit": limit, "after": _encode_cursor(page[-1])}
-                response.headers["Link"] = f'</events?{urlencode(query)}>; rel="next"'
+                response.headers["Link"] = f'<{root_path}/events?{urlencode(query)}>; rel="next"'
             parts = [msgspec.json.encode({name: counts[name] for _, name in part})[1:-1] async for part in slices(page)]
         return Response(b"{%b}" % b",".join(parts), headers=dict(response.headers), media_type="application/json")
 

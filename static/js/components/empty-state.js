@@ -1,6 +1,6 @@
 // The panel before the first event: a command to paste, and a button that sends a test hit.
 
-import { send } from "../data/api.js";
+import { send, SERVER_URL } from "../data/api.js";
 import { byId, copyOnClick } from "../lib/dom.js";
 import { createTallyMarks } from "./tally-marks.js";
 
@@ -16,7 +16,7 @@ export function createEmptyState(onHit) {
   marks.el.setAttribute("viewBox", "0 0 56 29"); // As wide as the eight strokes.
   marks.set(STROKES, false);
   byId("empty-marks").append(marks.el);
-  code.textContent = `curl -X POST ${location.origin}/event/hello`;
+  code.textContent = `curl -X POST ${SERVER_URL}/event/hello`;
 
   copyOnClick(byId("copy"), code);
   button.addEventListener("click", async () => {

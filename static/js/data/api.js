@@ -2,6 +2,9 @@
 
 import { apiKey } from "./prefs.js";
 
+/** The URL of this server without a slash at its end. It has a path if a proxy serves Tally under one. */
+export const SERVER_URL = new URL("../../..", import.meta.url).href.slice(0, -1);
+
 let clockSkewMs = 0;
 let rateLimitedUntil = 0;
 
@@ -22,7 +25,7 @@ export function throttle(ms, run) {
 async function request(path, init = {}) {
   if (!init.method && rateLimitedForMs()) throw new Error("Rate limit reached. Try again in a moment."); // More would prolong the limit.
   const headers = { ...init.headers, ...(apiKey() && { Authorization: `Bearer ${apiKey()}` }) };
-  const response = await fetch(path, { ...init, headers }).catch(() => { throw new Error("The server is not responding."); });
+  const response = await fetch(SERVER_URL + path, { ...init, headers }).catch(() => { throw new Error("The server is not responding."); });
   const date = Date.parse(response.headers.get("date") ?? "");
   // The Date header has whole seconds, so a smaller difference means nothing.
   if (Math.abs(date - Date.now()) > 2000) clockSkewMs = date - Date.now();

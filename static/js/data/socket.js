@@ -1,6 +1,8 @@
 // The Socket.IO connection to /live: its state, snapshots and changes. It does not touch the DOM.
 
-import { io } from "/static/vendor/socket.io.esm.min.js";
+import { io } from "../../vendor/socket.io.esm.min.js";
+
+import { SERVER_URL } from "./api.js";
 
 const SNAPSHOT_TIMEOUT_MS = 5000; // A snapshot that takes longer was lost.
 const RECONNECT_DELAY_MS = 2000; // Socket.IO does not reconnect after the server closed the connection, so this module does.
@@ -9,7 +11,8 @@ const FAILURES_BEFORE_HINT = 2; // Two failures without any success suggest a pr
 
 export function openSocket(/** @type {SocketCallbacks} */ { apiKey, onSnapshot, onChanges, onStatus }) {
   const auth = (/** @type {(data: object) => void} */ send) => send(apiKey() ? { key: apiKey() } : {});
-  const socket = io("/live", { auth, transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
+  const { pathname: path } = new URL(`${SERVER_URL}/socket.io/`);
+  const socket = io("/live", { path, auth, transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
   let seq = -1;
   let nameCount = 0;
   let failures = 0;

@@ -3,7 +3,7 @@
 import { confirmTyped } from "../components/confirm-dialog.js";
 import { createHeadline } from "../components/headline.js";
 import { createHitsChart } from "../components/hits-chart.js";
-import { eventPath, get, send, throttle } from "../data/api.js";
+import { eventPath, get, send, SERVER_URL, throttle } from "../data/api.js";
 import { byId, copyOnClick, h } from "../lib/dom.js";
 import { number, percent } from "../lib/format.js";
 import { link, navigate } from "../lib/router.js";
@@ -15,14 +15,13 @@ const BADGE = "Badge (Markdown)";
 /** Returns code that uses an event from elsewhere, by label. @param {string} name @returns {Record<string, string>} */
 function snippets(name) {
   const path = encodeURIComponent(name).replaceAll("'", "%27");
-  const { origin } = location;
   const attribute = name.replaceAll("&", "&amp;").replaceAll('"', "&quot;");
   return {
-    "Count a hit": `curl -X POST '${origin}/event/${path}'`,
-    "Stream updates": `curl -N '${origin}/stream?event=${path}'`,
-    [BADGE]: `![hits](${origin}/badge/${path}.svg)`,
-    "Embed (iframe)": `<iframe src="${origin}/embed/${path}" width="200" height="100" title="hits"></iframe>`,
-    "Web page script": `<script src="${origin}/static/tally-1.js" defer></script>\n<span data-tally-count="${attribute}"></span>\n<button data-tally-hit="${attribute}">Click</button>`,
+    "Count a hit": `curl -X POST '${SERVER_URL}/event/${path}'`,
+    "Stream updates": `curl -N '${SERVER_URL}/stream?event=${path}'`,
+    [BADGE]: `![hits](${SERVER_URL}/badge/${path}.svg)`,
+    "Embed (iframe)": `<iframe src="${SERVER_URL}/embed/${path}" width="200" height="100" title="hits"></iframe>`,
+    "Web page script": `<script src="${SERVER_URL}/static/tally-1.js" defer></script>\n<span data-tally-count="${attribute}"></span>\n<button data-tally-hit="${attribute}">Click</button>`,
   };
 }
 
@@ -56,7 +55,7 @@ export function createEventPage({ counters, now }, onCorrected) {
 
   function openShareDialog() {
     // The image is requested without an API key, as other people's browsers request it.
-    const badge = h("img", { src: `/badge/${encodeURIComponent(name)}.svg`, alt: `Badge of ${name}` });
+    const badge = h("img", { src: `${SERVER_URL}/badge/${encodeURIComponent(name)}.svg`, alt: `Badge of ${name}` });
     badge.onerror = () => badge.replaceWith(h("p", { className: "note" }, "Badges need a key on this server, so this one will not show on other sites."));
     byId("share-body").replaceChildren(...Object.entries(snippets(name)).map(([label, text]) => {
       const code = h("code", { tabIndex: 0 }, text);

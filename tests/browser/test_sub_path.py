@@ -1,0 +1,196 @@
+"""Tally under /tally/: all pages work behind the nginx of the guide, which keeps or strips the path, and without it."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Page, Request, expect
+
+from tests.browser.dashboard import count_of, expect_status
+from tests.support.nginx import Nginx
+from tests.support.servers import ROOT, Process
+
+GUIDE = "docs/how-to/reverse-proxy.md"
+HTTP = """
+error_log /dev/stderr warn; pid /tmp/nginx.pid; events {{}}
+http {{
+    access_log off; client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy;
+    fastcgi_temp_path /tmp/fastcgi; uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
+    {site}
+}}"""
+SCRIPT_PAGE = """<script src="{base}/static/tally-1.js"></script>
+<b data-tally-count="script"></b><button data-tally-hit="script">Click</button>"""
+PROXIES = ["keeps", "strips", "none"]
+
+
+def site(port: int, *, strips: bool) -> str:
+    """Return the nginx configuration of the guide for a node on this port, without TLS."""
+    server, locations = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / GUIDE).read_text(), re.MULTILINE | re.DOTALL)[:2]
+    server = re.sub(r"ssl_.*;", "", server.partition("    location / ")[0]).replace("listen 443 ssl", "listen 8080")
+    if strips:
+        locations = locations.replace("127.0.0.1:8000;", "127.0.0.1:8000/;", 1)
+    return f"{server}{locations}}}".replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tally(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A node, which knows its path only if the proxy does not strip it."""
+    settings = {"TALLY_TRUSTED_PROXIES": "127.0.0.1"}
+    settings |= {} if mode == "strips" else {"TALLY_ROOT_PATH": "/tally"}
+    process = Process(tmp_path_factory.mktemp("tally"), TALLY_STORE="memory://", **settings)
+    yield process.start()
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def base(mode: str, tally: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of Tally, without a slash at its end."""
+    if mode == "none":
+        yield f"{tally.url}/tally"
+        return
+    conf = HTTP.format(site=site(tally.port, strips=mode == "strips"))
+    nginx = Nginx(tmp_path_factory.mktemp("nginx"), conf)
+    yield f"{nginx.start().url}/tally"
+    nginx.stop()
+
+
+@pytest.fixture
+def page(base: str, open_page: Callable[..., Page], console_messages: list[str]) -> Iterator[Page]:
+    """A page that may only send requests under the path, and on which nothing may fail."""
+    page = open_page("about:blank")
+    urls: list[str] = []
+    failures: list[str] = []
+
+    def note_failure(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page was left
+            failures.append(f"{request.url}: {request.failure}")
+
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("websocket", lambda socket: urls.append(socket.url))
+    page.on("response", lambda response: failures.append(response.url) if response.status >= 400 else None)
+    page.on("requestfailed", note_failure)
+    yield page
+    under = (f"{base}/", f"{base}/".replace("http", "ws", 1), "data:")
+    assert [url for url in urls if not url.startswith(under)] == []
+    assert failures == []
+    assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "requests leave the path", "static/js/data/api.js", "fetch(SERVER_URL + path", "fetch(path"
+)
+@pytest.mark.fails_on_mutant(
+    "Socket.IO leaves the path", "static/js/data/socket.js", 'io("/live", { path, auth', 'io("/live", { auth'
+)
+@pytest.mark.fails_on_mutant(
+    "a file leaves the path", "static/app.css", 'url("stroke.svg")', 'url("/static/stroke.svg")'
+)
+def test_the_dashboard_is_live(tally: Process, base: str, page: Page) -> None:
+    page.goto(f"{base}/")
+    expect(page.locator("#empty code")).to_have_text(f"curl -X POST {base}/event/hello")
+    page.locator("#test-hit").click()
+    expect_status(page, "live")
+    expect(count_of(page, "hello")).to_have_text("1")
+    tally.post("/event/hello")
+    expect(count_of(page, "hello")).to_have_text("2")
+    page.locator('[data-event="hello"] a').first.click()
+    expect(page.locator("#event-name")).to_have_text("hello")
+    tally.post("/event/hello")
+    expect(page.locator("#event-today .hero .value")).to_have_text("3")
+    for hash_ in ("leaderboard", "history", "settings"):
+        page.evaluate(f"location.hash = '#/{hash_}'")
+        expect(page.locator(f"#page-{hash_}")).to_be_visible()
+    page.locator("#set-look ~ p a").click()
+    expect(page).to_have_url(f"{base}/kiosk")
+
+
+@pytest.mark.fails_on_mutant(
+    "a snippet has no path", "static/js/pages/event.js", "`curl -N '${SERVER_URL}/", "`curl -N '/"
+)
+@pytest.mark.fails_on_mutant(
+    "the badge leaves the path", "static/js/pages/event.js", "src: `${SERVER_URL}/badge", "src: `/badge"
+)
+def test_the_share_dialog_has_urls_under_the_path(tally: Process, base: str, page: Page) -> None:
+    tally.post("/event/shared")
+    page.goto(f"{base}/#/event/shared")
+    page.locator("#share-open").click()
+    texts = page.locator("#share-body code").all_text_contents()
+    assert len(texts) == 5
+    assert all(f"{base}/" in text for text in texts)
+    page.wait_for_function("document.querySelector('#share-body img').naturalHeight === 20")
+
+
+@pytest.mark.fails_on_mutant(
+    "Escape leaves the path", "static/js/kiosk.js", 'location.assign(".")', 'location.assign("/")'
+)
+@pytest.mark.fails_on_mutant(
+    "the key leaves the path", "static/js/main.js", 'location.assign("kiosk")', 'location.assign("/kiosk")'
+)
+@pytest.mark.fails_on_mutant("a link leaves the path", "static/kiosk.html", 'href="."', 'href="/"')
+def test_the_kiosk_is_live_and_leads_back(tally: Process, base: str, page: Page) -> None:
+    tally.post("/event/shown")
+    page.goto(f"{base}/")
+    expect_status(page, "live")
+    page.keyboard.press("k")
+    expect(page).to_have_url(f"{base}/kiosk")
+    page.goto(f"{base}/kiosk?event=shown")
+    expect(page.locator("#slides")).to_contain_text("shown")
+    expect_status(page, "live")
+    tally.post("/event/shown", b'{"by": 41}')
+    expect(page.locator("#slides .value").first).to_have_text("42")
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(f"{base}/")
+    page.goto(f"{base}/kiosk")
+    page.get_by_role("link", name="Exit").click()
+    expect(page).to_have_url(f"{base}/")
+
+
+@pytest.mark.fails_on_mutant("the document is elsewhere", "static/js/docs.js", '"openapi.json"', '"/openapi.json"')
+@pytest.mark.fails_on_mutant("requests are sent elsewhere", "app/http/app.py", '{"url": "."}', '{"url": "/"}')
+def test_the_api_docs_send_requests_under_the_path(base: str, page: Page) -> None:
+    page.goto(f"{base}/docs")
+    block = page.locator(".opblock", has=page.locator('[data-path="/leaderboard"]'))
+    block.locator(".opblock-summary-control").click()
+    with page.expect_response(f"{base}/leaderboard?**") as response:
+        block.get_by_role("button", name="Execute").click()
+    assert response.value.ok
+    page.locator("a.brand").click()
+    expect(page).to_have_url(f"{base}/")
+
+
+@pytest.mark.fails_on_mutant(
+    "the style is missing", "static/errors.html", 'href="../static/app.css"', 'href="static/app.css"'
+)
+def test_the_errors_page_has_its_style_and_links(base: str, page: Page) -> None:
+    page.goto(f"{base}/docs/errors#event-limit")
+    expect(page.locator("#event-limit")).to_be_in_viewport()
+    page.locator("a.brand").click()
+    expect(page).to_have_url(f"{base}/")
+
+
+@pytest.mark.fails_on_mutant("the name is in another segment", "static/js/embed.js", '.at(-1) ?? ""', "[2]")
+@pytest.mark.fails_on_mutant("a file is missing", "static/embed.html", "../static/embed.css", "static/embed.css")
+def test_an_embed_is_live(tally: Process, base: str, page: Page) -> None:
+    page.goto(f"{base}/embed/sign%20up")
+    expect(page.locator("#label")).to_have_text("sign up")
+    expect(page.locator("#count")).to_have_text("0")
+    tally.post("/event/sign%20up")
+    expect(page.locator("#count")).to_have_text("1")
+
+
+@pytest.mark.fails_on_mutant(
+    "the path is ignored", "static/tally-1.js", 'new URL("..", script.src)', 'new URL("/", script.src)'
+)
+def test_the_script_counts_and_shows_counts(base: str, page: Page) -> None:
+    html = SCRIPT_PAGE.format(base=base)
+    page.route(f"{base}/any-page", lambda route: route.fulfill(body=html, content_type="text/html"))
+    page.goto(f"{base}/any-page")
+    assert page.evaluate("tally.server") == f"{base}/"
+    expect(page.locator("b")).to_have_text("0")
+    page.locator("button").click()
+    expect(page.locator("b")).to_have_text("1")
