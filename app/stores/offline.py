@@ -250,8 +250,9 @@ class OfflineStore(CounterStore):
         generations = dict(self._last_known.generations)
         buckets = self._last_known.buckets_to_refill()
         found = await self._store.read(buckets)
-        if not self._is_offline:
-            self._last_known.refill(dict(zip(buckets, found, strict=True)), generations)
+        async with self._commit_lock:  # these counts may include the commit in flight, which may be counted on top
+            if not self._is_offline:
+                self._last_known.refill(dict(zip(buckets, found, strict=True)), generations)
 
     async def publish(self, message: str) -> None:
         if not self._is_offline:

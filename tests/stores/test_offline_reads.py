@@ -123,6 +123,7 @@ class ScriptedStore(MemoryStore):
         super().__init__(StoreLimits(10))
         self.applied, self.respond, self.respond_to_read = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.respond_to_read.set()
+        self.has_read = asyncio.Event()
 
     async def apply(
         self, source: str, expected_offset: int, new_offset: int, commit: Commit, note: str = ""
@@ -141,6 +142,7 @@ class ScriptedStore(MemoryStore):
     ) -> Sequence[Mapping[str, int]]:
         found = await super().read(buckets, members)
         await self.respond_to_read.wait()
+        self.has_read.set()
         return found
 
 
@@ -174,6 +176,27 @@ async def test_a_commit_whose_response_was_lost_is_not_shown_twice(tmp_path: Pat
         assert (await commit).ack == "spooled"
         inner.respond_to_read.set()
         assert await read == [{"a": 1}]
+        assert await store.read([TOTAL], ["a"]) == [{"a": 1}]
+
+
+@pytest.mark.fails_on_mutant(
+    "a refresh does not wait for the commit in flight",
+    "app/stores/offline.py",
+    "        async with self._commit_lock:  # these counts",
+    "        if True:  # these counts",
+)
+async def test_a_commit_during_a_refresh_whose_response_was_lost_is_not_shown_twice(tmp_path: Path) -> None:
+    inner = ScriptedStore()
+    async with opened(OfflineStore(inner, "scripted", tmp_path, 10**6, LIMITS)) as store:
+        store._last_known.drop_stale_generations({NOON.day: 1})  # an administrator has changed the day
+        commit = asyncio.create_task(store.apply("s", 0, 1, hits("a", 1)))
+        await inner.applied.wait()
+        inner.has_read.clear()
+        refresh = asyncio.create_task(store.refresh())
+        await inner.has_read.wait()
+        inner.respond.set()
+        assert (await commit).ack == "spooled"
+        await refresh
         assert await store.read([TOTAL], ["a"]) == [{"a": 1}]
 
 
