@@ -37,6 +37,7 @@ from tests.fuzz.faults import (
 )
 from tests.fuzz.ledger import Change, Erasure, Hits, Ledger, check_late, read_all
 from tests.fuzz.nodes import CALENDAR, Cluster, Node, NoResponse, redis_node
+from tests.support import redis_servers
 from tests.support.redis_servers import RedisServer
 
 ROUNDS = 3
@@ -99,6 +100,7 @@ class Episode:
 
     async def _check(self) -> None:
         store = self._reader or self._cluster.nodes[0].store
+        await read_all(store)  # this completes changes that a crash cut between shards
         before = await read_all(store)
         if any(node.faults.late for node in (*self._cluster.nodes, *self._cluster.dead)):
             await asyncio.sleep(DEADLINE_SECONDS)  # after it, no change is applied
@@ -261,3 +263,20 @@ async def test_changes_on_one_redis(redis_server: RedisServer, tmp_path: Path, m
         return redis_node(redis_server.url, tmp_path, rng, clock)
 
     await run(3, make, monkeypatch, redis_server.url, redis_server.flush)
+
+
+@pytest.mark.fails_on_mutant(
+    "a change that was cut between shards is not completed",
+    "app/stores/redis_sharded.py",
+    "saved = None if change.may_be_late else unfinished",
+    "saved = None",
+)
+async def test_changes_on_shards(
+    redis_cluster: redis_servers.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = redis_cluster.url.replace("shards=16", "shards=3")
+
+    def make(rng: random.Random, clock: FixedClock) -> Node:
+        return redis_node(url, tmp_path, rng, clock)
+
+    await run(3, make, monkeypatch, url, redis_cluster.flush)
