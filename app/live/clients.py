@@ -142,7 +142,7 @@ class PlainClient(SocketIoClient):
 
     def _next_messages(self, day: LiveDay, deltas: Sequence[Delta]) -> tuple[Iterable[Message], Cursor] | None:
         if delta := _delta_at(self.cursor, deltas):
-            return delta.updates(), delta.end
+            return delta.updates, delta.end
         return None if self.cursor is day.head else day.catch_up_plain(self.cursor)
 
 
@@ -167,7 +167,7 @@ class DashboardClient(SocketIoClient):
         """Send the one message that nearly all dashboards lack, at the least cost. Return False if it was not sent."""
         if len(deltas) != 1 or self.cursor is not deltas[0].begin or self._state is not day.state:
             return False
-        messages = deltas[0].changes()
+        messages = deltas[0].changes
         if self.undelivered or len(messages) > 1 or not self.connection.is_direct:
             return False
         if not self.connection.try_send(messages[0]):
@@ -177,7 +177,7 @@ class DashboardClient(SocketIoClient):
 
     def _next_messages(self, day: LiveDay, deltas: Sequence[Delta]) -> tuple[Iterable[Message], Cursor] | None:
         if delta := _delta_at(self.cursor, deltas):
-            return delta.changes(), delta.end
+            return delta.changes, delta.end
         if self.cursor is not day.head:
             return day.catch_up_dashboard(self.cursor)
         if self._state is not day.state:
@@ -234,7 +234,7 @@ class StreamClient(Client[Chunk]):
     def _next_messages(self, day: LiveDay, deltas: Sequence[Delta]) -> tuple[Iterable[Message], Cursor] | None:
         # A delta has the updates of all events.
         if not self._events and (delta := _delta_at(self.cursor, deltas)):
-            return delta.updates(), delta.end
+            return delta.updates, delta.end
         return None if self.cursor is day.head else day.catch_up_plain(self.cursor, self._events)
 
     def _encode(self, messages: Iterable[Message], end: Cursor) -> Iterator[Chunk]:

@@ -10,6 +10,7 @@ import math
 import re
 import secrets
 import time
+from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -21,6 +22,7 @@ from app.live.messages import (
     Chunk,
     Message,
     Namespace,
+    SharedMessages,
     SnapshotHead,
     changes_messages,
     reset_message,
@@ -28,6 +30,7 @@ from app.live.messages import (
     sse_chunks,
     state_message,
     update_message,
+    update_messages,
 )
 
 LOG_MAX = 20_000  # changes that are kept for clients that fall behind
@@ -56,15 +59,20 @@ _EVENT_ID = re.compile(r"(\w{1,32})-(\d{1,12}):(-1|\d{1,16})", re.ASCII)
 class Delta(NamedTuple):
     """The messages that lead from one cursor to another: `updates` for plain clients, `changes` for dashboards.
 
-    `chunks` returns those for a stream of these events, or of all if there are none. All are built at the first call,
+    `chunks` returns those for a stream of these events, or of all if there are none. They are built at the first call,
     and then shared. There are no chunks if the counts were replaced: then a stream catches up.
     """
 
     begin: Cursor
     end: Cursor
-    updates: Callable[[], Sequence[Message]]
-    changes: Callable[[], Sequence[Message]]
+    updates: SharedMessages
+    changes: SharedMessages
     chunks: Callable[[tuple[str, ...]], Sequence[Chunk]] | None = None
+
+    def release(self) -> None:
+        """Drop the encoded messages, because nearly all clients have them."""
+        self.updates.release()
+        self.changes.release()
 
 
 class LiveDay:
@@ -81,14 +89,15 @@ class LiveDay:
         self._index: dict[str, int] = {}
         self._counts: list[int] = []
         # Events of this day that the store lost: a client that has to receive everything gets a 0 for them.
-        self._removed: set[str] = set()
+        self._removed: frozenset[str] = frozenset()
         # The indices of changed events, in the order of the changes; `_log_start` is the number of the first change.
         self._log: list[int] = []
         self._log_start = 0
         self._deltas: list[Delta] = []
-        self._snapshot: tuple[float, Cursor, list[Message]] = (0.0, NO_CURSOR, [])
+        self._taken_deltas: list[Delta] = []
+        self._snapshot = 0.0, NO_CURSOR, SharedMessages(0, lambda _: self.state)
         # The messages that led from one cursor to another last: all dashboards that join in a round need the same.
-        self._caught_up: tuple[Cursor, Cursor, list[Message]] = (NO_CURSOR, NO_CURSOR, [])
+        self._caught_up = NO_CURSOR, NO_CURSOR, SharedMessages(0, lambda _: self.state)
         self.generation = 0
         self.head = Cursor(0, 0, 0, secrets.token_hex(4), self._slot.day)
         self.state = state_message("ok", [])
@@ -142,18 +151,19 @@ class LiveDay:
         self._log_delta()
         self.generation = generation
         self._removed |= {event for event, count in after.items() if not count}
-        changed = [update_message(event, count) for event, count in after.items() if count != counts.get(event)]
+        changed = {event: count for event, count in after.items() if count != counts.get(event)}
         after = {event: count for event, count in after.items() if count}
-        everything = [self._reset("/"), *itertools.starmap(update_message, after.items())]
-        updates = everything if len(everything) <= len(changed) else changed
-        self._restart(after, secrets.token_hex(4), updates, [])
+        if len(after) < len(changed):
+            self._restart(after, secrets.token_hex(4), after, [self._reset("/")], [])
+        else:
+            self._restart(after, secrets.token_hex(4), changed, [], [])
 
     def start_day(self, slot: TimeSlot) -> None:
         """Begin a new day, on which all counts restart at 0. Does nothing if the day has begun already."""
         if slot.day > self._slot.day:
             self._log_delta()
-            self._slot, self._removed, self.generation = slot, set(), 0
-            self._restart({}, self.head.epoch, [self._reset("/")], [self._reset("/live")])
+            self._slot, self._removed, self.generation = slot, frozenset(), 0
+            self._restart({}, self.head.epoch, {}, [self._reset("/")], [self._reset("/live")])
 
     def set_status(self, status: str, reasons: Sequence[str]) -> None:
         """Send the service status to the dashboards, if it differs from the last one."""
@@ -165,8 +175,10 @@ class LiveDay:
     def take_deltas(self) -> list[Delta]:
         """Return the deltas since the last call, oldest first. The end of the last one is `head`."""
         self._log_delta()
-        deltas, self._deltas = self._deltas, []
-        return deltas
+        for delta in self._taken_deltas:
+            delta.release()
+        self._taken_deltas, self._deltas = self._deltas, []
+        return self._taken_deltas
 
     def parse_cursor(self, event_id: str) -> Cursor:
         """Return the cursor for a Last-Event-ID; a cursor before all changes if the id is unknown here."""
@@ -178,14 +190,15 @@ class LiveDay:
 
     def catch_up_plain(self, cursor: Cursor, events: Collection[str] = ()) -> tuple[Iterator[Message], Cursor]:
         """Return the messages that a plain client lacks, of these events or of all, and its cursor after them."""
-        # The iterator may be read after a new day began, so it keeps this day's lists.
-        names, counts, index = self._names, self._counts, self._index
+        # The iterator may be read after a new day began, so it keeps this day's lists. It keeps no copy of them: many
+        # clients may be behind.
+        names, counts, index, missing = self._names, self._counts, self._index, iter(events)
         changed, is_complete = self._changed_since(cursor)
         if is_complete:
-            wanted = set(events)
-            missing = [names[i] for i in changed if not events or names[i] in wanted]
-        else:
-            missing = list(events or [*self._removed, *names[: self.head.names]])
+            wanted = frozenset(events)
+            missing = (names[i] for i in changed if not events or names[i] in wanted)
+        elif not events:
+            missing = itertools.chain(self._removed, map(names.__getitem__, range(self.head.names)))
         updates = (update_message(event, counts[index[event]] if event in index else 0) for event in missing)
         return itertools.chain(self._reset_since(cursor, "/"), updates), self.head
 
@@ -197,14 +210,16 @@ class LiveDay:
         if not is_complete or (cursor.epoch, cursor.day) != (self.head.epoch, self.head.day):
             end, snapshot = self._build_snapshot()
             return itertools.chain(self._reset_since(cursor, "/live"), snapshot), end
+        changed = array("I", sorted(changed))
         messages = changes_messages(self._names, self._counts, changed, cursor.seq, cursor.names, self.head.seq)
+        self._caught_up[2].release()
         self._caught_up = cursor, self.head, messages
         return iter(messages), self.head
 
-    def _changed_since(self, cursor: Cursor) -> tuple[list[int], bool]:
+    def _changed_since(self, cursor: Cursor) -> tuple[Sequence[int], bool]:
         """Return the indices of the events that changed, and whether the log still has all changes since then."""
         log = self._log[max(0, cursor.change - self._log_start) : self.head.change - self._log_start]
-        return list(dict.fromkeys(log)), cursor.change >= self._log_start
+        return array("I", dict.fromkeys(log)), cursor.change >= self._log_start
 
     def _reset_since(self, cursor: Cursor, namespace: Namespace) -> list[Message]:
         return [] if cursor.day in {self.head.day, NO_CURSOR.day} else [self._reset(namespace)]
@@ -212,21 +227,33 @@ class LiveDay:
     def _reset(self, namespace: Namespace) -> Message:
         return reset_message(self._slot.date, namespace)
 
-    def _restart(self, counts: Mapping[str, int], epoch: str, updates: list[Message], changes: list[Message]) -> None:
-        """Replace all counts, and empty the log: a client that does not get this delta has to receive everything."""
+    def _restart(
+        self,
+        counts: Mapping[str, int],
+        epoch: str,
+        updated: Mapping[str, int],
+        first_updates: Sequence[Message],
+        first_changes: Sequence[Message],
+    ) -> None:
+        """Replace all counts, and empty the log: a client that does not get this delta has to receive everything.
+
+        Plain clients get `first_updates`, then the counts of `updated`; dashboards `first_changes`, then a snapshot.
+        """
         begin = self.head
         self._names, self._counts = list(counts), list(counts.values())
         self._index = {event: index for index, event in enumerate(counts)}
         self._log_start, self._log = begin.change + 1, []
         self.head = Cursor(self._log_start, begin.seq + 1, len(counts), epoch, self._slot.day)
-        changes = [*changes, *self._build_snapshot()[1]]
-        self._deltas.append(Delta(begin, self.head, lambda: updates, lambda: changes))
+        _, snapshot = self._build_snapshot()
+        updates = update_messages(list(updated), list(updated.values()), range(len(updated)), first_updates)
+        changes = SharedMessages(len(snapshot), snapshot.__getitem__, first_changes)
+        self._deltas.append(Delta(begin, self.head, updates, changes))
         self.changed.set()
 
     def _log_delta(self) -> None:
         """Make a delta of the changes since the last one, and shorten a long log."""
         begin, names, counts, index = self.head, self._names, self._counts, self._index
-        changed = list(dict.fromkeys(self._log[begin.change - self._log_start :]))
+        changed = array("I", dict.fromkeys(self._log[begin.change - self._log_start :]))
         if not changed:
             return
         # The number of messages has to be the same whether or not a dashboard is connected that gets them.
@@ -236,13 +263,13 @@ class LiveDay:
             names=len(self._names),
         )
         end, changed_set = self.head, cache(lambda: set(changed))
-        updates = cache(lambda: [update_message(names[i], counts[i]) for i in changed])
-        changes = cache(lambda: changes_messages(names, counts, changed, begin.seq, begin.names))
+        updates = update_messages(names, counts, changed)
+        changes = changes_messages(names, counts, array("I", sorted(changed)), begin.seq, begin.names)
 
         @cache
         def chunks(events: tuple[str, ...]) -> list[Chunk]:
             of_events = (event for event in events if index.get(event) in changed_set())
-            messages = (update_message(event, counts[index[event]]) for event in of_events) if events else updates()
+            messages = (update_message(event, counts[index[event]]) for event in of_events) if events else updates
             return list(sse_chunks(messages, begin.event_id, end.event_id))
 
         self._deltas.append(Delta(begin, end, updates, changes, chunks))
@@ -250,7 +277,7 @@ class LiveDay:
             self._log = self._log[-LOG_MAX // 2 :]
             self._log_start = self.head.change - len(self._log)
 
-    def _build_snapshot(self) -> tuple[Cursor, list[Message]]:
+    def _build_snapshot(self) -> tuple[Cursor, SharedMessages]:
         """Return a snapshot of the day and its cursor; all calls within SNAPSHOT_SECONDS return the same one."""
         built, cursor, messages = self._snapshot
         head, is_current = self.head, (cursor.epoch, cursor.day) == (self.head.epoch, self.head.day)
@@ -259,7 +286,8 @@ class LiveDay:
             return cursor, messages
         resets_at = datetime.fromtimestamp(self._clock.calendar.next_day(self._slot.day), UTC).isoformat()
         fields = SnapshotHead(head.epoch, head.seq, self._slot.date, self.generation, resets_at, head.names)
-        messages = snapshot_messages(fields, self._names[: head.names], self._counts[: head.names])
+        messages.release()
+        messages = snapshot_messages(fields, self._names, self._counts)
         self._snapshot = (time.monotonic(), head, messages)
         return head, messages
 

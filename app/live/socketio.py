@@ -41,7 +41,7 @@ class WebSocket:
         """Send a message, or return False if the socket cannot take it now. Raises OSError or RuntimeError."""
         if self._send_frame:
             return self._send_frame(message.frame)
-        return send_nowait(self._send({"type": "websocket.send", "text": message.packet}))
+        return send_nowait(self._send({"type": "websocket.send", "text": f"4{message.packet}"}))
 
 
 class EngineIoConnection:
@@ -81,7 +81,7 @@ class EngineIoConnection:
         if socket.queue.qsize() >= QUEUE_MAX or self._queued_bytes >= QUEUE_BYTES_MAX:
             return False
         self._queued_bytes += len(message.packet)
-        socket.queue.put_nowait(Packet(MESSAGE, message.packet[1:]))
+        socket.queue.put_nowait(Packet(MESSAGE, message.packet))
         return True
 
     def request_direct(self) -> None:

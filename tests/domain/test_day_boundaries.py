@@ -59,7 +59,7 @@ async def test_400_days_with_hits_in_every_hour_have_one_reset_each(name: str) -
             live_day.start_day(clock.slot())  # the periodic job, which runs before the hit or after it
         await committer.submit({"a": 1})
         live_day.start_day(clock.slot())
-        updates = [message for delta in live_day.take_deltas() for message in delta.updates()]
+        updates = [message for delta in live_day.take_deltas() for message in delta.updates]
         resets += [json.loads(message.data)["day"] for message in updates if message.event == "reset"]
         expected[calendar.local(now).date().isoformat()] += 1
     await committer.close()

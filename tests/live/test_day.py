@@ -141,7 +141,7 @@ def test_dashboards_that_join_share_the_snapshot_and_the_changes_since(clock: Cl
 
 def test_a_message_is_encoded_once_for_all_clients() -> None:
     message = Message("changes", {"seq": 1, "text": "é" * 100}, "/live")
-    assert message.packet == '42/live,["changes",{"seq":1,"text":"' + "é" * 100 + '"}]'
-    payload = message.packet.encode()
+    assert message.packet == '2/live,["changes",{"seq":1,"text":"' + "é" * 100 + '"}]'
+    payload = f"4{message.packet}".encode()
     assert message.frame == bytes([0x81, 126]) + len(payload).to_bytes(2, "big") + payload
     assert message.frame is message.frame
