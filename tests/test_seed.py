@@ -114,7 +114,7 @@ test_over_the_limit_is_429_only_for_that_address.limits = {"write_limit": "20/mi
     'cutoffs["day"] = self._clock.slot().day',
 )
 @pytest.mark.fails_on_mutant(
-    "no reset is sent", "app/live/day.py", 'self.head.epoch, [self._reset("/")]', "self.head.epoch, []"
+    "no reset is sent", "app/live/day.py", 'self.head.epoch, {}, [self._reset("/")]', "self.head.epoch, {}, []"
 )
 async def test_midnight_empties_the_counters_and_reaches_the_clients(
     tally: RunningApp, watchers: list[Watcher], clock: SettableClock

@@ -100,7 +100,7 @@ class WebSocketBypass:
         try:
             headers = browser_headers(scope, self._origins)
             await self._socketio(scope, receive, send)
-        except Exception as error:
+        except Exception as error:  # Starlette's ServerErrorMiddleware does not see this connection
             if not isinstance(error, EXPECTED_ERRORS):
                 raise  # uvicorn logs it, and closes the connection
             response = self._error_response(HTTPConnection(scope), error)

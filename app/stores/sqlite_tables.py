@@ -173,8 +173,7 @@ class EventTables:
         starts = {bucket.start for bucket, counts in self.cached.items() if bucket.step == "day" and counts}
         newest, start = "SELECT max(start) FROM day WHERE start < ?", 1 << 62
         for _ in range(2):  # DISTINCT would read every row of a day
-            (start,) = self._db.execute(newest, (start,)).fetchone()
-            starts.add(start)
+            starts.add(start := self._db.execute(newest, (start,)).fetchone()[0])
         return sorted(starts - {None}, reverse=True)[:2]
 
     def get_many(self, bucket: Bucket, members: Iterable[str]) -> Counts:
@@ -307,17 +306,16 @@ class MemberTables:
         """
         if bucket not in self._ranked:
             if len(self._ranked) >= CACHED_SIZES_MAX:
-                self._ranked.clear()
-                self._stored.clear()
+                self._ranked, self._stored = {}, {}
             sql = "SELECT count(*) FILTER (WHERE count > 0), count(*) FROM member WHERE crowd = ?"
             self._ranked[bucket], self._stored[bucket] = self._db.execute(sql, (self._bucket_id(bucket),)).fetchone()
         counts = self.get_many(bucket, amounts)
         new = [visitor for visitor in amounts if visitor not in counts]
-        later = new[max(0, rules.STORED_VISITORS_MAX - self._stored[bucket]) :]
+        later = dict.fromkeys(new[max(0, rules.STORED_VISITORS_MAX - self._stored[bucket]) :])
         if later:
             sketch_bucket = bucket._replace(dimension=SKETCH + bucket.dimension)
             self.add(sketch_bucket, hyperloglog.sketch(later), SQL_MAX)
-            amounts = {visitor: by for visitor, by in amounts.items() if visitor not in set(later)}
+            amounts = {visitor: by for visitor, by in amounts.items() if visitor not in later}
         self._stored[bucket] += len(new) - len(later)
         uncounted = [visitor for visitor, by in amounts.items() if by and not counts.get(visitor)]
         unranked = uncounted[max(0, rules.RANKED_VISITORS_MAX - self._ranked[bucket]) :]

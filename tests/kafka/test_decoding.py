@@ -110,8 +110,8 @@ def test_a_record_of_an_older_tally_is_decoded_and_written_as_before(stored: dic
 @pytest.mark.fails_on_mutant(
     "old names are dead letters",
     "app/kafka/decoding.py",
-    "_valid(event, stored_event_name)",
-    "_valid(event, event_name)",
+    "_valid(stored_event_name, event,",
+    "_valid(event_name, event,",
 )
 def test_names_that_an_earlier_version_acknowledged_are_counted() -> None:
     """Such a record may be in Tally's own topic during an update. Names in other topics have the rules of new hits."""

@@ -242,7 +242,7 @@ def test_spooled_commits_need_limited_memory(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.fails_on_mutant(
-    "an export is kept", "app/stores/last_known.py", "if whole and not self._is_recent(bucket):", "if False:"
+    "an export is kept", "app/stores/last_known.py", "if not read.whole or self._is_recent(read.bucket)]", "]"
 )
 @pytest.mark.fails_on_mutant(
     "minutes are never dropped", "app/stores/last_known.py", "if not self._is_recent(bucket) or (", "if False or ("
