@@ -16,7 +16,7 @@ from app.http.errors import Problem
 from app.http.problem_kinds import RATE_LIMIT
 from app.settings import Settings
 
-WINDOWS_MAX = 100_000  # about 20 MB; beyond it the oldest window is dropped
+WINDOWS_MAX = 100_000  # about 40 MB; beyond it the oldest window is dropped
 
 LimitName = Literal["write", "read"]
 

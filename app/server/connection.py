@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from typing import Any
 
 from app.server.upgrades import UpgradeProtocol
@@ -160,6 +161,13 @@ class ConnectionTransport:
     def close(self) -> None:
         self._transport.close()
         self._loop.call_later(LINGER_SECONDS, self._transport.abort)
+
+    def abort(self) -> None:
+        """Close the connection at once. It is reset, or else the kernel would keep the data that was not sent."""
+        if not self.is_closing():
+            at_once = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self._transport.abort()
 
     def pause_reading(self) -> None:
         self._is_paused = True

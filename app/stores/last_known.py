@@ -12,7 +12,8 @@ from app.stores.memory import MemoryStore
 from app.stores.results import ApplyResult, GroupResult, Value
 
 DEFERRED_READS_MAX = 100
-# Counts that are kept besides the totals and today's counts, which TALLY_EVENTS_MAX limits; about 100 bytes each.
+# Counts that are kept besides the totals and those of today, which TALLY_EVENTS_MAX limits, and as many of idempotency
+# keys. They need up to 160 MB.
 ENTRIES_MAX = 500_000
 RECENT_SECONDS = 3600  # minutes that are kept if a read returned all of their events
 

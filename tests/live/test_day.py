@@ -1,11 +1,13 @@
 """The running day without sockets: counts after a loss of the store, and cursors."""
 
+import gc
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from app.domain.calendar import Calendar, Clock
-from app.live.day import NO_CURSOR, Cursor, LiveDay, diff_after_loss
+from app.live.day import NO_CURSOR, Cursor, Delta, LiveDay, diff_after_loss
 from app.live.messages import Message, sse_chunks
 from app.settings import Settings
 
@@ -137,6 +139,47 @@ def test_dashboards_that_join_share_the_snapshot_and_the_changes_since(clock: Cl
     count(3)
     for cursor, since in ((begin, 2), (middle, 3)):
         assert json.loads(missing(cursor).data) == {"seq": 3, "changes": [[0, 3]], "names": [], "since": since}
+
+
+@pytest.mark.fails_on_mutant(
+    "old messages are kept", "app/live/messages.py", "        self._encoded = None\n", "        pass\n"
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "updates",
+        "changes",
+        pytest.param(
+            "snapshot",
+            marks=pytest.mark.fails_on_mutant(
+                "an old snapshot is kept",
+                "app/live/day.py",
+                "        messages.release()\n        messages = snapshot",
+                "        messages = snapshot",
+            ),
+        ),
+    ],
+)
+def test_clients_that_do_not_read_keep_no_messages(clock: Clock, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("app.live.day.LOG_MAX", 100)  # so that each round has a snapshot of its own
+    day, unread, in_memory = LiveDay(clock), [], []
+
+    def messages(delta: Delta) -> Iterator[Message]:
+        if kind == "snapshot":
+            return day.catch_up_dashboard(NO_CURSOR)[0]
+        return iter(delta.updates if kind == "updates" else delta.changes)
+
+    for count in range(1, 11):
+        day.merge(day.day, {f"event {i}": count for i in range(5000)})
+        (delta,) = day.take_deltas()
+        list(messages(delta))  # a client that reads
+        unread.append(messages(delta))
+        next(unread[-1])
+        in_memory.append(sum(isinstance(found, Message) for found in gc.get_objects()))
+    assert in_memory[-1] < 2 * in_memory[0]
+    for rest in unread:
+        *_, last = rest
+        assert "10" in last.data  # the latest count
 
 
 def test_a_message_is_encoded_once_for_all_clients() -> None:
