@@ -2,13 +2,14 @@
 
 import argparse
 import asyncio
+import contextlib
 import gc
+import ipaddress
 import logging
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -163,8 +164,9 @@ def print_greeting(settings: Settings, durability: str, *, consume: bool) -> Non
 
 def _host_to_open(host: str) -> str:
     """Return the host of a URL that opens on this machine."""
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 # all interfaces; nothing is bound here
-        return "localhost"
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:  # all interfaces
+            return "localhost"
     return f"[{host}]" if ":" in host else host
 
 
@@ -196,7 +198,7 @@ def rezone_file(path: Path, new_path: Path, zone: ZoneInfo) -> str:
     return f"Wrote {new_path} with the days of {zone.key}. Import it into a new store."
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _opened(store: CounterStore) -> AsyncIterator[None]:
     try:
         await store.open()
