@@ -8,9 +8,10 @@ from typing import NamedTuple
 from aiokafka import ConsumerRecord
 
 from app.domain.calendar import Calendar, TimeSlot, day_start
-from app.domain.counting import VISITOR_WEIGHT, Commit, HitGroup, IdempotencyKey, Visit
+from app.domain.counting import VISITOR_WEIGHT, Commit, HitGroup, IdempotencyKey, Visit, weight
+from app.group_commit import VISITS_PER_COMMIT
 from app.kafka.dead_letters import DeadLetter
-from app.kafka.decoding import Decoder, RecordRejected
+from app.kafka.decoding import DecodedRecord, Decoder, RecordRejected
 from app.pending_commit import COMMIT_WEIGHT_MAX
 from app.stores.results import ApplyResult, GroupResult
 
@@ -19,11 +20,16 @@ RECORDS_PER_TURN = 1000  # decoded before other tasks run
 
 
 class BuiltCommit(NamedTuple):
-    """The commit and the dead letters of the first `taken` records."""
+    """The commit and the dead letters of the first `taken` records.
+
+    If the last of them is too large for a commit, it is in `parts` instead, and the commit is empty. The first part has
+    its hits. The others have its visits, which belong to the hits only if these are counted.
+    """
 
     commit: Commit
     dead_letters: Sequence[DeadLetter]
     taken: int
+    parts: Sequence[Commit] = ()
 
 
 async def build_commit(
@@ -53,10 +59,30 @@ async def build_commit(
         except RecordRejected as error:
             dead.append(DeadLetter(record, str(error)))
             continue
+        if len(decoded.amounts) > 1 or decoded.visits:
+            size = weight(decoded.amounts, decoded.visits)
+            if builder.size and builder.size + size > COMMIT_WEIGHT_MAX:
+                return BuiltCommit(builder.commit(), dead, taken - 1)
+            if size > COMMIT_WEIGHT_MAX:
+                slot = calendar.slot(_possible_time(decoded.at, now))
+                return BuiltCommit([], dead, taken, _split(slot, decoded))
         builder.add(*decoded)
         if builder.size >= COMMIT_WEIGHT_MAX:
             break
     return BuiltCommit(builder.commit(), dead, taken)
+
+
+def _split(slot: TimeSlot, record: DecodedRecord) -> list[Commit]:
+    """Return the parts of a record of Tally's own topic."""
+    visits = record.visits
+    chunks = [visits[i : i + VISITS_PER_COMMIT] for i in range(0, len(visits), VISITS_PER_COMMIT)]
+    hits = HitGroup(slot, record.amounts, record.key, limited=False)
+    return [[hits], *([HitGroup(slot, {}, visits=chunk, limited=False, atomic=False)] for chunk in chunks)]
+
+
+def _possible_time(at: float, now: float) -> float:
+    """Return the time of hits. A time in the future, or before 1970, is the fault of a clock."""
+    return max(0.0, min(at, now))
 
 
 class _CommitBuilder:
@@ -71,8 +97,8 @@ class _CommitBuilder:
         self.size = 0
 
     def add(self, at: float, amounts: Mapping[str, int], key: IdempotencyKey | None, visits: Sequence[Visit]) -> None:
-        """Add the hits of a record. A time in the future, or before 1970, is the fault of a clock."""
-        if (at := max(0.0, min(at, self._now))) // 60 != self._minute:
+        """Add the hits of a record."""
+        if (at := _possible_time(at, self._now)) // 60 != self._minute:
             self._minute, self._slot = at // 60, self._calendar.slot(at)
             self._summed = self._sums.setdefault(self._slot, {})
         if key:

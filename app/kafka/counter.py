@@ -9,9 +9,9 @@ from aiokafka import ConsumerRecord
 from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import Commit
 from app.kafka.commits import BuiltCommit, build_commit, pair_results, rejection_reasons
-from app.kafka.dead_letters import DeadLetterWriter, rejected_records
+from app.kafka.dead_letters import DeadLetter, DeadLetterWriter, rejected_records
 from app.kafka.decoding import Decoder, decode_buffered
-from app.kafka.sources import LastCommit, letters_source, record_digest
+from app.kafka.sources import LastCommit, letters_source, parts_offset, parts_source, record_digest
 from app.metrics import Metrics
 from app.stores.base import CounterStore, OffsetMismatch
 from app.stores.results import ApplyResult
@@ -53,9 +53,11 @@ class RecordCounter:
         if records[0].offset < offset:
             raise OffsetMismatch(offset)
         now = self._clock.at()
-        commit, dead, taken = await self._build_commit(records, now)
+        commit, dead, taken, parts = await self._build_commit(records, now)
         await self._dead_letters.send(dead)
         last = records[taken - 1]
+        if parts:
+            await self._count_parts(source, last, parts)
         made = LastCommit(offset, last.offset + 1, now, record_digest(last))
         applied = await self._apply(source, made, commit)
         self.records += taken
@@ -63,10 +65,40 @@ class RecordCounter:
         await self._send_rejected(source, made, records[:taken], commit, applied)
         return taken, made.end
 
+    async def _count_parts(self, source: str, record: ConsumerRecord, parts: Sequence[Commit]) -> None:
+        """Count a large record in several commits, before its partition's source moves.
+
+        They have a source of their own, so that each is counted once, also if a crash comes in between.
+        """
+        parts_of = parts_source(source)
+        offset, first = await self._store.get_offset(parts_of), parts_offset(record.offset, 0)
+        if offset <= first and not await self._count_first_part(parts_of, offset, record, parts[0]):
+            return
+        offset = max(offset, first)
+        for number in range(1, len(parts)):
+            if (next_offset := parts_offset(record.offset, number)) > offset:
+                await self._store.apply(parts_of, offset, next_offset, parts[number])
+                offset = next_offset
+
+    async def _count_first_part(self, parts_of: str, offset: int, record: ConsumerRecord, commit: Commit) -> bool:
+        """Count the hits of a large record, or get their saved result. Return whether they are counted."""
+        first = parts_offset(record.offset, 0)
+        try:
+            applied = await self._store.apply(parts_of, offset, first, commit)
+        except OffsetMismatch as mismatch:
+            if mismatch.offset <= first:
+                raise
+            return True  # some shards have the next part
+        self._publish_counts(commit, applied)
+        (result,) = applied.groups
+        if result.reason:
+            await self._dead_letters.send([DeadLetter(record, result.reason)])
+        return result.is_counted
+
     async def send_missing_letters(self, source: str, last: LastCommit, records: Sequence[ConsumerRecord]) -> None:
         """Make a source's last commit again, to get its saved results: a crash may have lost dead letters after it."""
         try:
-            commit, _, taken = await self._build_commit(records, last.at)
+            commit, _, taken, _ = await self._build_commit(records, last.at)
             if taken == len(records):
                 applied = await self._store.apply(source, last.begin, last.end, commit, last.note)
                 await self._send_rejected(source, last, records, commit, applied)

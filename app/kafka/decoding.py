@@ -12,6 +12,7 @@ from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit
 from app.domain.names import InvalidName, event_name, stored_event_name, stored_visitor_id, visitor_id
 
 MILLISECONDS_MIN = 1e11  # a larger number is a time in milliseconds; as seconds it would be in the year 5138
+VISITS_MAX = 100_000  # of a record; a request has at most 10,000
 
 
 class RecordRejected(ValueError):
@@ -35,7 +36,7 @@ class BufferedHits(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tru
 
     counts: dict[str, Annotated[int, msgspec.Meta(ge=1, le=10_000 * AMOUNT_MAX)]]
     key: IdempotencyKey | None = None
-    visits: tuple[Visit, ...] = ()
+    visits: Annotated[tuple[Visit, ...], msgspec.Meta(max_length=VISITS_MAX)] = ()
 
 
 class FieldMapping(msgspec.Struct, forbid_unknown_fields=True):

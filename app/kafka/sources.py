@@ -8,6 +8,8 @@ from aiokafka import ConsumerRecord
 from app.stores.base import CounterStore, StoreOpenError
 from app.stores.rules import PERMANENT_SOURCE_PREFIX
 
+PARTS_MAX = 1024  # more than VISITS_MAX visits have
+
 
 class LastCommit(msgspec.Struct, frozen=True, array_like=True):
     """The note of a source: its last commit, made of the records from `begin` to before `end`.
@@ -48,6 +50,16 @@ async def current_source(store: CounterStore, topic: str, partition: int) -> str
 def letters_source(source: str) -> str:
     """Return the source whose offset is the end of the last commit with rejected hits that are dead letters by now."""
     return f"{source} letters"
+
+
+def parts_source(source: str) -> str:
+    """Return the source of the parts of records that are too large for a commit; see `parts_offset`."""
+    return f"{source} parts"
+
+
+def parts_offset(offset: int, number: int) -> int:
+    """Return the offset of a parts source after this part, from 0, of the record at this offset."""
+    return offset * PARTS_MAX + number + 1
 
 
 async def set_offset(store: CounterStore, topic: str, partition: int, offset: int) -> str:

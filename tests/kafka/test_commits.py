@@ -32,7 +32,7 @@ def record(at: float, value: object) -> SimpleNamespace:
 @pytest.mark.parametrize("ahead", [3600, 1e10, -400 * DAY, -NOW - 1], ids=["hour", "centuries", "year ago", "1969"])
 async def test_an_acknowledged_hit_is_counted_whatever_its_time(ahead: float) -> None:
     records = [record(NOW + ahead, {"counts": {"a": 1}})]
-    commit, dead, taken = await build_commit(decode_buffered, True, records, NOW, UTC_CALENDAR, 8)
+    commit, dead, taken, _ = await build_commit(decode_buffered, True, records, NOW, UTC_CALENDAR, 8)
     assert (dead, taken, [dict(group.amounts) for group in commit]) == ([], 1, [{"a": 1}])
     assert commit[0].slot == UTC_CALENDAR.slot(max(0, min(NOW, NOW + ahead)))
 
@@ -40,7 +40,7 @@ async def test_an_acknowledged_hit_is_counted_whatever_its_time(ahead: float) ->
 @pytest.mark.parametrize(("ahead", "reasons"), [(299, []), (301, ["future"]), (-40 * DAY, ["old"])])
 async def test_a_foreign_record_is_rejected_because_of_its_time(ahead: float, reasons: list[str]) -> None:
     records = [record(NOW + ahead, {"e": "a"})]
-    _, dead, _ = await build_commit(decode_foreign, False, records, NOW, UTC_CALENDAR, 8)
+    _, dead, _, _ = await build_commit(decode_foreign, False, records, NOW, UTC_CALENDAR, 8)
     assert [letter.reason.partition(":")[0] for letter in dead] == reasons
 
 
@@ -56,7 +56,7 @@ async def test_the_oldest_day_begins_at_its_own_midnight_after_a_change_of_the_c
     now = datetime(2026, month, 31, 12, tzinfo=UTC).timestamp()
     begin = berlin.starts("day", now, 8)[0]
     records = [record(begin - 1, {"e": "a"}), record(begin, {"e": "b"})]
-    commit, dead, _ = await build_commit(decode_foreign, False, records, now, berlin, 8)
+    commit, dead, _, _ = await build_commit(decode_foreign, False, records, now, berlin, 8)
     assert [letter.record for letter in dead] == records[:1]
     assert [group.slot for group in commit] == [berlin.slot(begin)]
 
@@ -70,7 +70,7 @@ async def test_the_oldest_day_begins_at_its_own_midnight_after_a_change_of_the_c
 async def test_a_commit_has_fewer_records_if_they_write_users_and_sessions() -> None:
     visits = [["a", 1, f"user {number}", "s"] for number in range(100)]
     records = [record(NOW, {"counts": {"a": 100}, "visits": visits})] * 100
-    _, _, taken = await build_commit(decode_buffered, True, records, NOW, UTC_CALENDAR, 8)
-    assert taken == -(-COMMIT_WEIGHT_MAX // (200 * VISITOR_WEIGHT))
+    _, _, taken, _ = await build_commit(decode_buffered, True, records, NOW, UTC_CALENDAR, 8)
+    assert taken == COMMIT_WEIGHT_MAX // (200 * VISITOR_WEIGHT + 1)
     plain = [record(NOW, {"counts": {f"event {number}": 1}}) for number in range(100)]
     assert (await build_commit(decode_buffered, True, plain, NOW, UTC_CALENDAR, 8)).taken == 100

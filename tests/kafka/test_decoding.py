@@ -79,6 +79,10 @@ def test_a_malformed_foreign_record_is_rejected(mapping, record) -> None:
         b'{"counts":{"a":1.5}}',
         b'{"counts":{"a":1},"visits":[["b",1,"u",null]]}',
         b'{"counts":{"a":1},"visits":[["a",2,"u",null]]}',
+        pytest.param(
+            b'{"counts":{"a":1},"visits":[' + b'["a",1,"u",null],' * 100_000 + b'["a",1,"u",null]]}',
+            id="too many visits",
+        ),
     ],
 )
 def test_a_malformed_record_in_tallys_own_topic_is_rejected(value: bytes) -> None:
