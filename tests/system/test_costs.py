@@ -152,8 +152,7 @@ async def correct(filled: CounterStore) -> None:
 
 
 async def apply_change(filled: CounterStore, offset: int, change: DayChange) -> None:
-    options = {"has_deadline": False} if isinstance(filled, RedisStore) else {}
-    await filled.apply_change("changes", offset, offset + 1, change, **options)
+    await filled.apply_change("changes", offset, offset + 1, change._replace(may_be_late=True))
 
 
 async def use_sources(filled: CounterStore) -> None:
