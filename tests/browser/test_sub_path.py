@@ -7,17 +7,10 @@ import pytest
 from playwright.sync_api import Page, Request, expect
 
 from tests.browser.dashboard import count_of, expect_status
-from tests.support.nginx import Nginx
+from tests.support.nginx import HTTP, Nginx
 from tests.support.servers import ROOT, Process
 
 GUIDE = "docs/how-to/reverse-proxy.md"
-HTTP = """
-error_log /dev/stderr warn; pid /tmp/nginx.pid; events {{}}
-http {{
-    access_log off; client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy;
-    fastcgi_temp_path /tmp/fastcgi; uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
-    {site}
-}}"""
 SCRIPT_PAGE = """<script src="{base}/static/tally-1.js"></script>
 <b data-tally-count="script"></b><button data-tally-hit="script">Click</button>"""
 PROXIES = ["keeps", "strips", "none"]

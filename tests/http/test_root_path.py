@@ -55,16 +55,10 @@ async def test_requests_are_served_with_and_without_the_root_path(tally: httpx.A
         assert page.headers["access-control-allow-origin"] == "*"
 
 
-@pytest.mark.fails_on_mutant("any path with the letters is served", APP, 'startswith(b"%b/"', 'startswith(b"%b"')
+@pytest.mark.fails_on_mutant("a longer path takes the fast path", FAST_PATH, 'b"(%b)?%b"', 'b"(%b.?)?%b"')
 async def test_another_path_with_the_same_beginning_is_not_found(tally: httpx.AsyncClient) -> None:
-    for path in (
-        "/tallyx",
-        "/tallyx/events",
-        "/tally-1/events",
-        "/x/tally/events",
-        "/%74ally/events",
-        "/tally//events",
-    ):
+    others = ["/tallyx", "/tallyx/events", "/tallyx/event/a", "/x/tally/events", "/%74ally/events", "/tally//events"]
+    for path in others:
         detail_of(await tally.get(path), 404)
         detail_of(await tally.post(path), 404)
 
@@ -87,7 +81,6 @@ async def test_hits_take_the_fast_path_with_and_without_the_root_path(
     assert [(await tally.post(path)).json()["count"] for path in paths] == [1, 2] * 3
     assert urls == [path.encode() for path in paths]
     assert (await tally.get("/tally/events")).json() == {"a": 2, "event": 2, "tally": 2}
-    detail_of(await tally.post("/tallyx/event/a"), 404)
 
 
 @pytest.mark.fails_on_mutant("a problem has no prefix", "app/http/errors.py", "root_path + kind.type", "kind.type")
@@ -113,6 +106,7 @@ async def test_the_next_page_is_under_the_root_path(tally: httpx.AsyncClient) ->
         assert (await tally.get(url)).json() == {"b": 2}
 
 
+@pytest.mark.fails_on_mutant("the prefix itself is removed", APP, 'startswith(b"%b/"', 'startswith(b"%b"')
 @pytest.mark.fails_on_mutant("the dashboard has no address without a slash", APP, "    app.redirect_prefix()\n", "")
 async def test_the_root_path_redirects_to_the_dashboard_only(tally: httpx.AsyncClient) -> None:
     """The links of the dashboard are relative, so its address must end with a slash."""

@@ -14,6 +14,14 @@ import httpx
 
 from tests.support.redis_servers import free_port, wait_until
 
+# For Nginx: what any configuration of ours needs around its `server`.
+HTTP = """
+error_log /dev/stderr warn; pid /tmp/nginx.pid; events {{}}
+http {{
+    access_log off; client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy;
+    fastcgi_temp_path /tmp/fastcgi; uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
+    {site}
+}}"""
 CONF = Path(__file__).parents[2] / "deploy/nginx.conf"
 NODE = re.compile(r"server app:8000 resolve (.*);")  # Debian's nginx cannot resolve names at run time
 

@@ -45,7 +45,7 @@ type ChartData = { points: Bucket[]; previous: Bucket[]; step: Step; running: bo
 type Route = { view: string; name: string; query: URLSearchParams };
 
 type ConnectionName = "loading" | "live" | "reconnecting" | "offline" | "degraded" | "stale" | "locked";
-/** The state of the socket. `asOf` is the time of the last message in ms; `hint` means that a proxy may block WebSockets. */
+/** The state of the socket. `asOf` is the time of the last message in ms; `hint` means that a proxy may block live connections. */
 type Connection = { name: ConnectionName; reasons: string[]; asOf: number; hint: boolean };
 type StatusName = ConnectionName | "paused" | "limited" | "spooling" | "down";
 /** The status that the dashboard shows. `waiting` counts the changes during a pause; `updated` means that the server has a new version. */

@@ -28,7 +28,7 @@ export function describe(/** @type {Status} */ { name, reasons, asOf, hint, limi
   if (name === "paused") return waiting ? `Paused. ${plural(waiting, "update")} waiting.` : "Paused.";
   if (name === "locked") return "This dashboard requires a key.";
   if (name === "stale") return `No updates from the server for a while. ${age}`;
-  if (name === "reconnecting" && hint) return "Can’t open a live connection. If Tally runs behind a reverse proxy, allow WebSocket upgrades on /socket.io/.";
+  if (name === "reconnecting" && hint) return "Can’t open a live connection. If Tally runs behind a reverse proxy, check that it passes on /socket.io/.";
   if (name === "reconnecting") return `Connection lost. Reconnecting… ${age}`;
   return name === "offline" ? `You are offline. ${age}` : LABELS[name];
 }

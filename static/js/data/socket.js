@@ -7,12 +7,15 @@ import { SERVER_URL } from "./api.js";
 const SNAPSHOT_TIMEOUT_MS = 5000; // A snapshot that takes longer was lost.
 const RECONNECT_DELAY_MS = 2000; // Socket.IO does not reconnect after the server closed the connection, so this module does.
 const SILENCE_TIMEOUT_MS = 32_000; // The server sends a ping every 25 s.
-const FAILURES_BEFORE_HINT = 2; // Two failures without any success suggest a proxy that drops WebSocket upgrades.
+const CONNECT_TIMEOUT_MS = 10_000; // A proxy may leave a WebSocket handshake without a response.
+const FAILURES_BEFORE_HINT = 2; // Two failures without any success: neither a WebSocket nor long polling works.
 
 export function openSocket(/** @type {SocketCallbacks} */ { apiKey, onSnapshot, onChanges, onStatus }) {
   const auth = (/** @type {(data: object) => void} */ send) => send(apiKey() ? { key: apiKey() } : {});
   const { pathname: path } = new URL(`${SERVER_URL}/socket.io/`);
-  const socket = io("/live", { path, auth, transports: ["websocket"], reconnectionDelay: 500, reconnectionDelayMax: 10_000 });
+  const socket = io("/live", {
+    path, auth, transports: ["websocket", "polling"], timeout: CONNECT_TIMEOUT_MS, reconnectionDelay: 500, reconnectionDelayMax: 10_000,
+  });
   let seq = -1;
   let nameCount = 0;
   let failures = 0;
@@ -129,6 +132,9 @@ export function openSocket(/** @type {SocketCallbacks} */ { apiKey, onSnapshot, 
   });
   socket.on("connect_error", (/** @type {Error & {data?: {status?: number}}} */ error) => {
     failures += 1;
+    // Some proxies block WebSockets, and others send long polls to different nodes, so the next attempt begins with the other
+    // transport. An error with data comes from Tally itself.
+    if (!error.data) socket.io.opts.transports.reverse();
     flags.locked = [401, 403].includes(error.data?.status ?? 0); // A retry with the same API key would fail again.
     report();
     if (!socket.active && !flags.locked) setTimeout(() => socket.connect(), RECONNECT_DELAY_MS);
