@@ -41,6 +41,8 @@ class LastKnownCounts:
         self.store = _BoundedStore(limits)
         self.generations: dict[int, int] = {}
         self._refilled_at: dict[int, int] = {}
+        self._is_refilling = False
+        self._newer_values: dict[int, dict[str, Value]] = {}  # by day, of commits since `begin_refill`
         self._whole_reads: dict[Bucket, Mapping[str, int]] = {}
         self._deferred_reads: deque[CachedRead] = deque()
         self._deferred_counts: deque[tuple[int, Mapping[str, int]]] = deque(maxlen=DEFERRED_READS_MAX)
@@ -127,6 +129,8 @@ class LastKnownCounts:
         for group, group_result in zip(commit, result.groups, strict=True):
             self._see_slot(group.slot)
             self.store.merge_values(group.slot.day, group_result.counted)
+            if self._is_refilling:
+                self._newer_values.setdefault(group.slot.day, {}).update(group_result.counted)
             self.store.shrink(2 * len(group.amounts), group.slot.day)
         self.drop_stale_generations(result.generations)
 
@@ -169,18 +173,25 @@ class LastKnownCounts:
         self.store.shrink(added, self._newest_start.get("day", 0))
         return results
 
-    def buckets_to_refill(self) -> list[Bucket]:
+    def begin_refill(self) -> list[Bucket]:
         """Return the buckets to read again after an administrative change: the totals, and those of the changed day."""
+        self._is_refilling, self._newer_values = True, {}
         dimensions = ("", CORRECTION, GENERATION)
         days = [day for day in self.generations if day >= self._newest_start.get("day", 0)]
         return [TOTAL, *(Bucket("day", day, dimension) for day in days for dimension in dimensions)]
 
     def refill(self, found: Mapping[Bucket, Mapping[str, int]], generations: Mapping[int, int]) -> None:
-        """Start again with these counts. `generations` are those that were known before the store was read."""
+        """Start again with these counts, and the values of commits during the read, which it may lack.
+
+        `generations` are those that were known before the read.
+        """
         self.store, self._refilled_at = _BoundedStore(self._limits), dict(generations)
         self._whole_reads.clear()
         for bucket, counts in found.items():
             self.store.merge_counts(bucket, counts)
+        for day, values in self._newer_values.items():
+            self.store.merge_values(day, values)
+        self._is_refilling, self._newer_values = False, {}
 
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         """Delete the same buckets as `CounterStore.prune`."""

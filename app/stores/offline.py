@@ -247,11 +247,11 @@ class OfflineStore(CounterStore):
 
     async def _refill_last_known(self) -> None:
         """Replace the last known counts, which may be too high, unless the store becomes unreachable meanwhile."""
-        generations = dict(self._last_known.generations)
-        buckets = self._last_known.buckets_to_refill()
+        generations, outages = dict(self._last_known.generations), self._outages
+        buckets = self._last_known.begin_refill()
         found = await self._store.read(buckets)
         async with self._commit_lock:  # these counts may include the commit in flight, which may be counted on top
-            if not self._is_offline:
+            if not self._is_offline and outages == self._outages:
                 self._last_known.refill(dict(zip(buckets, found, strict=True)), generations)
 
     async def publish(self, message: str) -> None:

@@ -130,9 +130,9 @@ class RedisStore(RedisReads):
         saved = await self._execute(self._client.hvals(self._prefix + redis_keys.UNFINISHED_KEY))
         return [msgspec.json.decode(text, type=redis_scripts.UnfinishedChange) for text in saved]
 
-    async def finish_change(self, source: str) -> None:
+    async def finish_change(self, unfinished: redis_scripts.UnfinishedChange) -> None:
         """Remove an unfinished change, because all shards have it."""
-        await self._execute(self._client.hdel(self._prefix + redis_keys.UNFINISHED_KEY, source))
+        await self._execute(self._client.hdel(self._prefix + redis_keys.UNFINISHED_KEY, unfinished.id))
 
     def _deadline(self) -> float | None:
         """Return when a change must be applied, on the clock of Redis: then its request has failed."""

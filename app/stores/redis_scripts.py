@@ -36,6 +36,11 @@ class UnfinishedChange(NamedTuple):
     new_offset: int
     change: DayChange
 
+    @property
+    def id(self) -> str:
+        """The field under which it is saved: the next change of the same source has another one."""
+        return f"{self.source} {self.new_offset}"
+
 
 COUNT = Script.load("offset.lua", "count.lua")
 WRITE = Script.load("offset.lua", "write.lua")
@@ -81,7 +86,7 @@ def encode_change(change: DayChange, deadline: float | None, unfinished: Unfinis
     """Return the work of write.lua as JSON. `deadline` is a UTC second on the clock of Redis."""
     expected = False if change.expected_corrections is None else change.expected_corrections
     writes = [_encode_write(write) for write in change.writes]
-    kept = unfinished and (unfinished.source, msgspec.json.encode(unfinished).decode())
+    kept = unfinished and (unfinished.id, msgspec.json.encode(unfinished).decode())
     return msgspec.json.encode((f"day:{change.slot.day}", expected, deadline or False, writes, kept or False))
 
 

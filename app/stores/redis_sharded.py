@@ -83,7 +83,7 @@ class ShardedRedisStore(CounterStore):
         results = await self._apply_in_other_shards(unfinished, expected_offset, [first])
         if saved:
             with contextlib.suppress(StoreError):  # then another node removes it
-                await self._shards[self._log_shard].finish_change(source)
+                await self._shards[self._log_shard].finish_change(unfinished)
         return ApplyResult([], self.ack, merge_generations(results))
 
     async def _apply_in_other_shards(
@@ -114,7 +114,7 @@ class ShardedRedisStore(CounterStore):
                 )
             except OutcomeUnknown as error:
                 raise StoreUnavailable(str(error)) from error
-            await self._shards[self._log_shard].finish_change(unfinished.source)
+            await self._shards[self._log_shard].finish_change(unfinished)
 
     async def _complete(self, unfinished: UnfinishedChange, expected_offset: int) -> ApplyResult:
         await self._apply_in_other_shards(unfinished, expected_offset)
@@ -171,10 +171,10 @@ class ShardedRedisStore(CounterStore):
         for part, size, (applied, results) in zip(parts, sizes, prepared, strict=True):
             # An applied commit has other claims: those that it released.
             indices = part.indices[:size] if applied else part.indices
-            for index, result in zip(indices, results, strict=False):
+            for i, (index, result) in enumerate(zip(indices, results, strict=False)):
                 if result and result.reason:
                     rejected[index] = result.reason
-                elif applied:
+                elif applied or (result and i < size):  # a replay, but not that of a claim
                     counted.add(index)
         # A group that one shard has counted in an earlier attempt has to be counted by the others.
         return {index: reason for index, reason in rejected.items() if index not in counted}

@@ -1,5 +1,6 @@
 """A change in a cluster that a crash cuts between shards: any node completes it, once, and keeps newer hits."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -90,8 +91,8 @@ MUTANTS = {
     ("delete", "some"): pytest.mark.fails_on_mutant(
         "a completed change is kept",
         SHARDED,
-        "            await self._shards[self._log_shard].finish_change(unfinished.source)\n",
-        "            pass\n",
+        "from error\n            await self._shards[self._log_shard].finish_change(unfinished)\n",
+        "from error\n",
     ),
     ("correct", "some"): pytest.mark.fails_on_mutant(
         "a change that some shards have is in the generation",
@@ -170,6 +171,33 @@ async def test_unfinished_changes_are_limited_and_expire(redis_cluster: Cluster)
         assert 0 < ttl <= rules.SOURCE_TTL_SECONDS // 2
         await store.refresh()
         assert await unfinished(store) == 0
+
+
+@pytest.mark.fails_on_mutant(
+    "the next change of a source is removed, too",
+    "app/stores/redis_scripts.py",
+    'return f"{self.source} {self.new_offset}"',
+    "return self.source",
+)
+async def test_a_node_that_is_late_to_complete_a_change_keeps_the_next_one(
+    redis_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(redis_cluster) as crashing, node(redis_cluster) as late:
+        await crashing.apply("a", 0, 1, FIRST)
+        change, _ = await PLANS["correct"](crashing)
+        with redis_cluster.writable(CUTS["first"]), pytest.raises(OutcomeUnknown):
+            await crashing.apply_change("a", 1, 2, change)
+        found = await late._shards[0].unfinished_changes()
+        await crashing.apply_change("a", 1, 2, change)
+        change, _ = await PLANS["reset"](crashing)
+        with redis_cluster.writable(CUTS["first"]), pytest.raises(OutcomeUnknown):
+            await crashing.apply_change("a", 2, 3, change)
+        with monkeypatch.context() as earlier:
+            earlier.setattr(late._shards[0], "unfinished_changes", lambda: asyncio.sleep(0, found))
+            await late.refresh()
+        assert await unfinished(late) == 1
+        await late.refresh()
+        assert await late.counts(NOON.day, NAMES) == {}
 
 
 async def test_an_import_is_not_completed_by_other_nodes(redis_cluster: Cluster) -> None:

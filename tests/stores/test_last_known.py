@@ -183,7 +183,7 @@ async def test_a_refill_starts_again_with_the_counts_of_the_store() -> None:
     last_known.drop_stale_generations({DAY: 1})
     assert last_known.is_outdated
     days = [Bucket("day", DAY, dimension) for dimension in ("", CORRECTION, GENERATION)]
-    assert last_known.buckets_to_refill() == [TOTAL, *days]
+    assert last_known.begin_refill() == [TOTAL, *days]
     last_known.refill({TOTAL: {"b": 1}, TODAY: {"b": 1}}, {DAY: 1})
     last_known.start_outage()
     assert not last_known.is_outdated

@@ -82,8 +82,8 @@ async def test_a_second_outage_keeps_the_totals_of_the_first(tmp_path: Path, own
 @pytest.mark.fails_on_mutant(
     "refilled although the response was lost",
     "app/stores/offline.py",
-    "        buckets = self._last_known.buckets_to_refill()\n",
-    "        buckets = self._last_known.buckets_to_refill()\n        self._last_known.refill({}, generations)\n",
+    "        buckets = self._last_known.begin_refill()\n",
+    "        buckets = self._last_known.begin_refill()\n        self._last_known.refill({}, generations)\n",
 )
 @pytest.mark.fails_on_mutant(
     "the epoch is taken for a refresh",
@@ -198,6 +198,59 @@ async def test_a_commit_during_a_refresh_whose_response_was_lost_is_not_shown_tw
         assert (await commit).ack == "spooled"
         await refresh
         assert await store.read([TOTAL], ["a"]) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "is_spooled",
+    [
+        pytest.param(
+            False,
+            marks=pytest.mark.fails_on_mutant(
+                "a refresh forgets commits",
+                "app/stores/last_known.py",
+                "for day, values in self._newer_values.items():",
+                "for day, values in ():",
+            ),
+        ),
+        pytest.param(
+            True,
+            marks=pytest.mark.fails_on_mutant(
+                "a refresh forgets replayed commits", "app/stores/offline.py", " and outages == self._outages", ""
+            ),
+        ),
+    ],
+)
+async def test_a_commit_during_a_refresh_is_known_in_the_next_outage(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, is_spooled: bool
+) -> None:
+    own_redis.start(*DURABLE)
+    redis, has_read, respond = redis_store(own_redis), asyncio.Event(), asyncio.Event()
+    read = redis.read
+
+    async def read_slowly(buckets: Sequence[Bucket]) -> list[dict[str, int]]:
+        monkeypatch.setattr(redis, "read", read)
+        found = await read(buckets)
+        has_read.set()
+        await respond.wait()
+        return found
+
+    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6, LIMITS)) as store:
+        await wait_online(store)
+        await store.apply("s", 0, 1, hits("a", 5))
+        correction, _ = await corrections.correct(store, NOON, NOON.minute, "a", 2, None, 1000)
+        await store.apply_change("s", 1, 2, correction)
+        monkeypatch.setattr(redis, "read", read_slowly)
+        refresh = asyncio.create_task(store.refresh())
+        await has_read.wait()
+        if is_spooled:
+            store._go_offline(StoreUnavailable("no reply"))
+        await store.apply("s", 2, 3, hits("a", 1))
+        await wait_online(store)
+        respond.set()
+        await refresh
+        own_redis.stop()
+        assert await store.counts(NOON.day, ["a"]) == {"a": 3}
+        assert await store.read([TOTAL], ["a"]) == [{"a": 6}]
 
 
 @pytest.mark.fails_on_mutant(

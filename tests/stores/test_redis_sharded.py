@@ -128,6 +128,35 @@ async def test_a_retry_by_key_on_another_node_finishes_the_commit_of_a_node_that
     assert await totals(store) == IN_EVERY_SHARD | {"a": 1, ALL_EVENTS: sum(IN_EVERY_SHARD.values()) + 1}
 
 
+@pytest.mark.fails_on_mutant(
+    "half counted, and rejected",
+    "app/stores/redis_sharded.py",
+    "elif applied or (result and i < size):",
+    "elif applied:",
+)
+async def test_a_retry_by_key_finishes_the_commit_even_if_no_new_names_are_allowed(redis_cluster: Cluster) -> None:
+    async with opened(sharded(redis_cluster, names=8)) as store:
+        await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 1})])
+        commit = [HitGroup(NOON, IN_EVERY_SHARD, KEY)]
+        await apply_in_half_of_the_shards(store, commit)
+        await store.apply("t", 0, 1, [HitGroup(NOON, {f"name {i}": 1}) for i in range(1000)])
+        (result,) = (await store.apply("u", 0, 1, commit)).groups
+        assert (result.values.keys(), result.replayed_on) == (IN_EVERY_SHARD.keys(), NOON.date)
+        assert IN_EVERY_SHARD.items() <= (await totals(store)).items()
+
+
+@pytest.mark.fails_on_mutant(
+    "a claim is taken for a hit", "app/stores/redis_sharded.py", "(result and i < size)", "result"
+)
+async def test_a_key_that_was_only_claimed_does_not_exceed_the_limit_on_names(redis_cluster: Cluster) -> None:
+    async with opened(sharded(redis_cluster, names=2)) as store:
+        await store.apply("t", 0, 1, [HitGroup(NOON, {f"name {i}": 1}) for i in range(1000)])
+        commit = [HitGroup(NOON, {"a": 1}, KEY)]
+        await store._prepare("s", 1, commit)
+        assert (await store.apply("u", 0, 1, commit)).groups == [reject("full")]
+        assert "a" not in await totals(store)
+
+
 async def apply_in_half_of_the_shards(store: ShardedRedisStore, commit: Commit) -> None:
     await store._prepare("s", 2, commit)
     for shard, part in list(zip(store._shards, store._split(commit), strict=True))[::2]:

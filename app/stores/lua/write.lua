@@ -5,7 +5,7 @@
 --          unfinished or false]
 --   write  [operation of app/domain/counting.py, bucket, whether its members are events, content]
 --   content  [member, count, ...]; for 'merge' a HyperLogLog of Redis, as hexadecimal text
---   unfinished  [source, change] to keep until all shards have the change
+--   unfinished  [id, change] to keep until all shards have the change
 -- Reply    {'applied', '[generations]'} or {'mismatch', offset}, see offset.lua
 --          {'conflict', ''} if the day has another number of corrections, or if too many changes are unfinished; nothing
 --          was written
