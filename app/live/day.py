@@ -96,8 +96,9 @@ class LiveDay:
         self._deltas: list[Delta] = []
         self._taken_deltas: list[Delta] = []
         self._snapshot = 0.0, NO_CURSOR, SharedMessages(0, lambda _: self.state)
-        # The messages that led from one cursor to another last: all dashboards that join in a round need the same.
-        self._caught_up = NO_CURSOR, NO_CURSOR, SharedMessages(0, lambda _: self.state)
+        # The messages that led from one cursor to another last: all dashboards that join in a round need the same. A
+        # merge ends that, because a dashboard may already have a newer count.
+        self._caught_up = (NO_CURSOR, NO_CURSOR, 0), SharedMessages(0, lambda _: self.state)
         self.generation = 0
         self.head = Cursor(0, 0, 0, secrets.token_hex(4), self._slot.day)
         self.state = state_message("ok", [])
@@ -204,16 +205,18 @@ class LiveDay:
 
     def catch_up_dashboard(self, cursor: Cursor) -> tuple[Iterator[Message], Cursor]:
         """Return the messages that a dashboard at this cursor lacks, and its cursor after them."""
-        if (cursor, self.head) == self._caught_up[:2]:
-            return iter(self._caught_up[2]), self.head
+        known, messages = self._caught_up
+        needed = cursor, self.head, self._log_start + len(self._log)
+        if needed == known:
+            return iter(messages), self.head
         changed, is_complete = self._changed_since(cursor)
         if not is_complete or (cursor.epoch, cursor.day) != (self.head.epoch, self.head.day):
             end, snapshot = self._build_snapshot()
             return itertools.chain(self._reset_since(cursor, "/live"), snapshot), end
         changed = array("I", sorted(changed))
+        messages.release()
         messages = changes_messages(self._names, self._counts, changed, cursor.seq, cursor.names, self.head.seq)
-        self._caught_up[2].release()
-        self._caught_up = cursor, self.head, messages
+        self._caught_up = needed, messages
         return iter(messages), self.head
 
     def _changed_since(self, cursor: Cursor) -> tuple[Sequence[int], bool]:

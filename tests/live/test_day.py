@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from app.domain.calendar import Calendar, Clock
+from app.live.clients import DashboardClient
 from app.live.day import NO_CURSOR, Cursor, Delta, LiveDay, diff_after_loss
-from app.live.messages import Message, sse_chunks
+from app.live.messages import MESSAGE_NAMES_MAX, Message, sse_chunks
 from app.settings import Settings
 
 
@@ -107,14 +108,11 @@ def test_changes_are_encoded_once_for_all_streams_of_the_same_events(clock: Cloc
 @pytest.mark.fails_on_mutant(
     "each dashboard that joins encodes the changes",
     "app/live/day.py",
-    "        self._caught_up = cursor, self.head, messages\n",
+    "        self._caught_up = needed, messages\n",
     "",
 )
 @pytest.mark.fails_on_mutant(
-    "a dashboard gets the changes of another one",
-    "app/live/day.py",
-    "if (cursor, self.head) == self._caught_up[:2]:",
-    "if self._caught_up[2]:",
+    "a dashboard gets the changes of another one", "app/live/day.py", "if needed == known:", "if messages:"
 )
 def test_dashboards_that_join_share_the_snapshot_and_the_changes_since(clock: Clock) -> None:
     day = LiveDay(clock)
@@ -180,6 +178,82 @@ def test_clients_that_do_not_read_keep_no_messages(clock: Clock, monkeypatch: py
     for rest in unread:
         *_, last = rest
         assert "10" in last.data  # the latest count
+
+
+class Page:
+    """A connection of a dashboard that takes `room` more messages, and the counts of one event in them, in order."""
+
+    engine_id, is_direct = "", True
+
+    def __init__(self, day: LiveDay, index: int, room: int) -> None:
+        self.client, self.day, self.index, self.room = DashboardClient(self), day, index, room
+        self.counts: list[int] = []
+        self.client.join(day)
+
+    def try_send(self, message: Message) -> bool:
+        self.room -= 1
+        data = json.loads(message.data)
+        if self.room >= 0 and message.event == "snapshot":
+            self.counts += data["counts"][self.index - data["offset"] :][:1] if self.index >= data["offset"] else []
+        elif self.room >= 0:
+            self.counts += [count for index, count in data.get("changes", []) if index == self.index]
+        return self.room >= 0
+
+    def request_direct(self) -> None:
+        pass
+
+    async def abort(self) -> None:
+        pass
+
+    def deliver(self, deltas: list[Delta], room: int) -> list[int]:
+        self.room = room
+        self.client.deliver(self.day, deltas)
+        return self.counts
+
+
+# A day whose snapshot and whose changes need three messages, and its last event.
+MANY = [f"event {i}" for i in range(2 * MESSAGE_NAMES_MAX + 1)]
+LAST = len(MANY) - 1
+
+
+@pytest.mark.fails_on_mutant(
+    "older counts for a client that has newer ones",
+    "app/live/day.py",
+    "self._log_start + len(self._log)\n        if needed",
+    "0\n        if needed",
+)
+def test_counts_do_not_go_back_for_a_client_that_is_behind(clock: Clock) -> None:
+    day = LiveDay(clock)
+    day.merge(day.day, dict.fromkeys(MANY, 1))
+    day.take_deltas()
+    pages = [Page(day, LAST, 0) for _ in range(2)]
+    for page in pages:
+        assert page.deliver([], room=9) == [1]
+    day.merge(day.day, dict.fromkeys(MANY, 2))
+    deltas = day.take_deltas()
+    for page in pages:
+        assert page.deliver(deltas, room=1) == [1]
+    day.merge(day.day, {MANY[LAST]: 3})
+    deltas = day.take_deltas()
+    assert pages[0].deliver(deltas, room=9) == [1, 3, 3]
+    day.merge(day.day, {MANY[LAST]: 4})
+    assert pages[1].deliver(deltas, room=9) == [1, 4, 4]
+
+
+@pytest.mark.fails_on_mutant(
+    "a delta after newer counts", "app/live/clients.py", "if not _delta_at(self.cursor, deltas):", "if False:"
+)
+def test_counts_do_not_go_back_after_a_snapshot_that_was_built_earlier(clock: Clock) -> None:
+    day = LiveDay(clock)
+    day.merge(day.day, dict.fromkeys(MANY, 1))
+    day.take_deltas()
+    Page(day, LAST, 0).deliver([], room=1)
+    begin = day.head
+    day.merge(day.day, {MANY[LAST]: 3})
+    (delta,) = deltas = day.take_deltas()
+    assert (delta.begin, "[2000,3]" in delta.changes[0].data) == (begin, True)
+    day.merge(day.day, {MANY[LAST]: 4})
+    assert Page(day, LAST, 0).deliver(deltas, room=9) == [4, 4]
 
 
 def test_a_message_is_encoded_once_for_all_clients() -> None:
