@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 INBOUND_BYTES_MAX = 16_384  # in one message or POST
 POSTED_PACKETS_MAX = 16
 
-# Of Engine.IO's packet types: close (1), pong (3) and message (4); in a POST they are separated by \x1e.
-_PACKET = "(?:[13]|4[^\x1e])[^\x1e]*"
+# Of Engine.IO's packet types: close (1), pong (3) and message (4); in a POST they are separated by \x1e. None may begin
+# with a JSON array or object, which python-engineio would parse, with a traceback if it is nested too deeply.
+_PACKET = r"(?:[13]\w*|4[^\x1e\s\[{][^\x1e]*)"
 _POST = re.compile(rf"({_PACKET}(\x1e{_PACKET}){{0,{POSTED_PACKETS_MAX - 1}}})?")
 # A WebSocket also has ping (2), as a probe, and upgrade (5).
-_FRAME = re.compile("[1235].*|4.+", re.DOTALL)
+_FRAME = re.compile(r"[1235]\w*|4[^\s\[{].*", re.DOTALL)
 _INVALID_FRAME_PAYLOAD = 1007
 
 

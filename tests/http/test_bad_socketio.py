@@ -26,6 +26,11 @@ REJECTED = {
     b"\x1e".join([b"3"] * 17),
 }
 REJECTED |= {"४".encode(), b"1\x1e0", b"3" * 16_385}
+# python-engineio would parse the JSON of these.
+NESTED = {
+    kind + space + opening * 8000 for kind in (b"1", b"3", b"4") for space in (b"", b" ") for opening in (b"[", b'{"":')
+}
+REJECTED |= NESTED
 IGNORED = {
     b"",
     b"42" + b"[" * 8000,
@@ -53,6 +58,9 @@ SESSIONS = ["", "&sid=", "&sid=x", "&sid=%0aERROR%20forged", "&sid=%ff", "&sid=a
     "app/live/socketio.py",
     "receive = guard_receive(scope, receive)",
     "guard_receive(scope, receive)",
+)
+@pytest.mark.fails_on_mutant(
+    "a poll is parsed as JSON", "app/live/inbound.py", "[13]\\w*|4[^\\x1e\\s\\[{]", "[13]|4[^\\x1e]"
 )
 @pytest.mark.fails_on_mutant(
     "packets are logged", "app/live/socketio.py", "_packets.setLevel(logging.ERROR)", "_packets.setLevel(logging.INFO)"
@@ -84,8 +92,12 @@ async def test_bad_polls(tally: RunningApp, quiet: None) -> None:
 
 
 ENDING = ["", "x", "9", "0", "6", "4", "b!!!", "d=", "\u096a", "x" * 20_000, "4" + "x" * 20_000]
+ENDING += [packet.decode() for packet in sorted(NESTED)] + ["2" + "[" * 8000, "5" + "[" * 8000]
 
 
+@pytest.mark.fails_on_mutant(
+    "a frame is parsed as JSON", "app/live/inbound.py", "[1235]\\w*|4[^\\s\\[{].*", "[1235].*|4.+"
+)
 @pytest.mark.fails_on_mutant(
     "an empty message is not a message", "app/live/inbound.py", 'if encoded_packet in {"", b""}:', "if False:"
 )
