@@ -14,7 +14,7 @@ _TYPES = {_FORM_TYPE, "text/plain", "application/octet-stream", ""}
 
 _FORM = re.compile(r"=|%[0-9A-Fa-f]{2}")
 # How JSON strings, XML, YAML, and CSV with a header begin.
-_OTHER_FORMAT = re.compile(r'"|<[?!/A-Za-z]|---|- |(event|eventName|name)s?\s*[:,;]')
+_OTHER_FORMAT = re.compile(r'"|<[?!/A-Za-z]|---|- |(event|eventName|name)s?\s*([,;]|:(\s|$))')
 _JSON_BATCH = re.compile(rb'\s*(\[\s*[\[{"]|\{\s*")')
 _LINE_LENGTH_MAX = 1024  # far longer than a name
 

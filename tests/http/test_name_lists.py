@@ -25,6 +25,8 @@ LISTS = {
         "caf\u00e9", "R&D", "50%", "exit", "Warn", "event 1", "events.new", "--dry-run",
     ],
     b"a=1\nb=2%20": ["a=1", "b=2%20"],
+    b"event:signup": ["event:signup"],
+    b"name:x\nevents:y": ["name:x", "events:y"],
     BOM + b"a\n" + BOM + b"b\n" + BOM + b"\n" + BOM + BOM + b"c": ["a", "b", "c"],
     b"": [],
 }  # fmt: skip
@@ -41,6 +43,7 @@ OTHER_FORMATS = {
     "YAML": b"---\nevents: [a]",
     "a YAML list": b"- signup\n- login",
     "a YAML map": b"events:\n  - a",
+    "a YAML map of names": b"event: signup",
     "CSV": b"event,by\nsignup,3",
     "CSV with semicolons": b"eventName;by\nsignup;3",
     "base64": base64.b64encode(b'[{"event": "a"}]'),
@@ -66,6 +69,7 @@ async def post(client: httpx.AsyncClient, body: bytes, content_type: str) -> htt
 @pytest.mark.fails_on_mutant(
     "a name is a form", FILE, "is_one and media_type == _FORM_TYPE and _FORM", "media_type == _FORM_TYPE and _FORM"
 )
+@pytest.mark.fails_on_mutant("a name is YAML", FILE, ":(\\s|$)", ":")
 @pytest.mark.fails_on_mutant("a name is base64", FILE, "bool(_JSON_BATCH.match(", "bool((")
 @pytest.mark.fails_on_mutant("byte order marks are kept", FILE, 'line.lstrip("\\ufeff")', "line")
 async def test_a_list_of_names_is_counted_with_each_type_of_a_list(client: httpx.AsyncClient) -> None:
