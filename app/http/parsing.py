@@ -22,6 +22,7 @@ from app.http.rate_limits import client_address
 
 HIT_BYTES_MAX = 16 * 1024
 BODIES_BYTES_MAX = 64 * 1024 * 1024  # of all batches that are being received
+BODY_SECONDS = 60.0  # in which a body has to arrive
 QUERY_EVENTS_MAX = 100  # events in the query of one request
 
 T = TypeVar("T")
@@ -117,23 +118,30 @@ class BodyBudget:
 async def read_body(request: Request, bytes_max: int, budget: BodyBudget | None = None) -> bytes:
     """Return the body, which takes its size out of the budget until it is complete.
 
-    Raises Problem: 413 as soon as it is over `bytes_max`, 400 if the client disconnects. Raises Overloaded.
+    Raises Problem: 413 as soon as it is over `bytes_max`, 400 if the client disconnects or takes longer than
+    BODY_SECONDS. Raises Overloaded.
     """
     body, more = bytearray(), True
     budget = budget or BodyBudget()
     try:
-        while more:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                text = "the connection closed before the whole body arrived; send the request again"
-                raise Problem(MALFORMED_REQUEST, text)
-            chunk = message.get("body", b"")
-            body += chunk
-            budget.take(len(chunk))
-            if len(body) > bytes_max:
-                raise Problem(REQUEST_TOO_LARGE, f"the body is too large: at most {bytes_max // 1024} KiB; send less")
-            more = message.get("more_body", False)
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    text = "the connection closed before the whole body arrived; send the request again"
+                    raise Problem(MALFORMED_REQUEST, text)
+                chunk = message.get("body", b"")
+                body += chunk
+                budget.take(len(chunk))
+                if len(body) > bytes_max:
+                    raise Problem(
+                        REQUEST_TOO_LARGE, f"the body is too large: at most {bytes_max // 1024} KiB; send less"
+                    )
+                more = message.get("more_body", False)
         return bytes(body)
+    except TimeoutError:
+        text = f"the body did not arrive within {BODY_SECONDS:g} s; send the request again, or in smaller parts"
+        raise Problem(MALFORMED_REQUEST, text) from None
     finally:
         budget.take(-len(body))
 

@@ -1,5 +1,6 @@
 """Bad input on every route: a 4xx problem with a reason, never a 5xx, and the counts stay the same."""
 
+import asyncio
 import gzip
 import re
 import socket
@@ -11,7 +12,7 @@ import pytest
 
 from tests.http.bad_values import AMOUNTS, BODIES, NAMES
 from tests.http.problems import assert_client_error
-from tests.support.servers import AS_ADMIN, RunningApp, eventually
+from tests.support.servers import ADMIN_KEY, AS_ADMIN, RunningApp, eventually
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,6 +65,23 @@ async def test_a_client_that_disconnects_during_its_body(tally: RunningApp, capl
                 raw.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         await eventually(one_more)
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.fails_on_mutant(
+    "a body that never ends", "app/http/parsing.py", "asyncio.timeout(BODY_SECONDS)", "asyncio.timeout(None)"
+)
+async def test_a_body_that_does_not_end_is_rejected(tally: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take its bytes out of the budget of all large bodies for ever."""
+    monkeypatch.setattr("app.http.parsing.BODY_SECONDS", 0.1)
+    host, port = tally.url.removeprefix("http://").split(":")
+    for method, path in ((b"POST", b"/events"), (b"PUT", b"/event/known")):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = b"%b %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n" % (method, path, ADMIN_KEY.encode())
+        writer.write(head + b"Content-Length: 100\r\n\r\n{")
+        response = await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        assert b" 400 " in response
+        assert b"did not arrive within" in response
+        writer.close()
 
 
 IMPORTS = {
