@@ -137,7 +137,10 @@ async def exchange(server: RunningApp, *pieces: bytes) -> bytes:
             received = await reader.read()
     except ConnectionResetError:
         received = b"reset"
-    writer.close()
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     return re.sub(rb"(?im)^(date|retry-after): .*\r\n", b"", received)
 
 
