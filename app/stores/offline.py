@@ -156,6 +156,8 @@ class OfflineStore(CounterStore):
             self._spool.check_space(len(line))
         except SpoolFull as error:
             raise cause if is_unknown else StoreUnavailable(f"{cause}, and {error}") from None
+        # Clients may have the generation of a correction already, and these counts not.
+        self._replay.shows_too_much |= self._last_known.is_outdated
         results = self._last_known.count(commit)
         if is_unknown and any(LIMITS.intersection(result.rejected.values()) for result in results):
             # Redis may have counted the hits that a limit rejects here, and its saved results have the whole commit.

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from app import corrections
-from app.domain.buckets import TOTAL, Bucket
+from app.domain.buckets import ALL_EVENTS, GENERATION, TOTAL, Bucket
 from app.domain.counting import Commit, HitGroup
 from app.stores import redis_url
 from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
+from app.stores.redis import RedisStore
+from app.stores.redis_url import RedisTarget
 from app.stores.results import ApplyResult, GroupResult, Value
 from tests.stores.offline_stores import (
     DURABLE,
@@ -25,6 +27,7 @@ from tests.stores.offline_stores import (
     redis_store,
     wait_online,
 )
+from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_servers import RedisServer
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -113,6 +116,39 @@ async def test_deleted_counts_are_dropped_even_if_the_first_refresh_fails(
         await store.refresh()
         own_redis.stop()
         assert await store.read([TOTAL], ["a", "b"]) == [{"b": 1}]
+    await other.close()
+
+
+@pytest.mark.fails_on_mutant(
+    "hits on top of outdated counts stay on the dashboards",
+    "app/stores/offline.py",
+    "self._replay.shows_too_much |= self._last_known.is_outdated",
+    "pass",
+)
+async def test_an_outage_before_a_correction_is_read_in_full_ends_with_a_new_epoch(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    own_redis.start()
+    other = redis_store(own_redis)
+    async with FaultProxy(own_redis.socket) as proxy:
+        redis = RedisStore(RedisTarget.from_url(proxy.url), LIMITS)
+        async with opened(OfflineStore(redis, "redis", tmp_path, 10**6, LIMITS)) as store:
+            epoch = await store.refresh()
+            await store.apply("s", 0, 1, hits("a", 10))
+            change, _ = await corrections.correct(other, NOON, 0, "a", 1, None, LIMITS.names)
+            await other.apply_change("other", 0, 1, change)
+            await store.read([Bucket("day", NOON.day, GENERATION)], [ALL_EVENTS])
+            proxy.inject("cut before", matching=b"")
+            result = await store.apply("s", 1, 2, hits("a", 1))
+            assert (result.ack, result.generations, result.groups[0].values["a"].count) == (
+                "spooled",
+                {NOON.day: 1},
+                11,
+            )
+            proxy.inject("pass")
+            await wait_online(store)
+            assert await store.refresh() != epoch  # so all nodes replace the counts that they show
+            assert (await store.counts(NOON.day, ["a"]))["a"] == 2
     await other.close()
 
 
