@@ -117,7 +117,7 @@ def _parse_item_or_ndjson(text: str) -> list[Hit]:
 def _parse_ndjson(text: str) -> list[Hit]:
     hits: list[Hit] = []
     try:
-        for line in lines_of(text):
+        for line in lines_of(text)[: BATCH_ITEMS_MAX + 1]:
             hits.append(_ITEM_DECODER.decode(line))  # noqa: PERF401 # the length of `hits` is the index of an error
     except JSON_ERRORS as error:
         raise invalid_json(error, Hit.__struct_fields__, len(hits)) from None

@@ -157,8 +157,17 @@ def test_a_batch_that_is_rejected_takes_little_time(body: str) -> None:
             ),
         ),
         "{" + ",".join(f'"{i}":1' for i in range(BATCH_ITEMS_MAX + 1)) + ",x",
+        pytest.param(
+            f"{ITEM}\n" * (BATCH_ITEMS_MAX + 1) + "x",
+            marks=pytest.mark.fails_on_mutant(
+                "all lines are decoded",
+                "app/http/batches.py",
+                "lines_of(text)[: BATCH_ITEMS_MAX + 1]",
+                "lines_of(text)",
+            ),
+        ),
     ],
-    ids=["array", "map"],
+    ids=["array", "map", "NDJSON"],
 )
 def test_a_batch_is_read_up_to_the_first_item_that_is_too_many(body: str) -> None:
     with pytest.raises(Problem) as rejected:
