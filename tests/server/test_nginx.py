@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -65,6 +66,24 @@ def test_nginx_redirects_nothing(proxy: Callable[..., Proxy], node: Process) -> 
             assert not 300 <= response.status_code < 400, variant
             if variant.startswith("/event"):
                 assert (response.status_code, response.json()["counted"]) == (404, "no"), variant
+
+
+@pytest.mark.fails_on_mutant(
+    "the rules do not hold under a path", "docs/how-to/reverse-proxy.md", "rewrite ^/tally(/.*)$ $1;", "rewrite ^/x/ /;"
+)
+def test_the_rules_hold_under_a_path_with_the_line_of_the_guide(tmp_path: Path, proxy: Callable[..., Proxy]) -> None:
+    (line,) = re.findall(r"^rewrite .*;$", (ROOT / "docs/how-to/reverse-proxy.md").read_text(), re.MULTILINE)
+    node = Process(tmp_path, TALLY_STORE="memory://", TALLY_ROOT_PATH="/tally")
+    try:
+        url = proxy([node.start().port], {"listen 8080;": f"listen 8080; {line}"}).url
+        assert httpx.get(f"{url}/tally/metrics").status_code == 403
+        assert httpx.post(f"{url}/tally/event/a", content=b"x" * 16_385).status_code == 413
+        for name in ("a", "50%25 + \u00fc%3F%23"):
+            assert httpx.post(f"{url}/tally/event/{name}").json()["eventName"] == unquote(name)
+        assert httpx.get(f"{url}/tally").headers["Location"].endswith("/tally/")
+        assert httpx.get(f"{url}/tally/").text.startswith("<!doctype html>")
+    finally:
+        node.kill()
 
 
 def test_no_hash_is_a_consistent_hash() -> None:
