@@ -31,9 +31,10 @@ from app.stores.redis_keys import bucket_key, dimensions_key, hll_key, starts_ke
 from app.stores.redis_reads import RedisReads
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, decode_result, from_row
 
-# How durable an acknowledged hit is, by Redis' appendfsync setting.
+# How durable an acknowledged hit is, by Redis' appendfsync setting. It may pause while Redis rewrites its file.
 _DURABILITY = {
     "always": "a crash of Redis and power loss: it is on the disk of Redis",
+    "paused": "a crash of Redis, but not power loss while it rewrites its file: no-appendfsync-on-rewrite is yes",
     "everysec": "a crash of Redis, but for the last 2 seconds",
     "no": "a crash of Redis, but for data that the operating system had not written yet",
     "none": "a crash of this process, but not of Redis, which has no append-only file",
@@ -73,7 +74,6 @@ class RedisStore(RedisReads):
         if stored != str(self._target.shards):
             raise StoreOpenError(f"TALLY_STORE: this store was created with shards={stored}, which cannot be changed")
         check_zone(await self._set_once(redis_keys.ZONE_KEY, self._zone), self._zone)
-        self._persistence = await self._read_persistence()
         await self._read_health()
         for reason in self._health.reasons():
             log.warning("%s", reason)
@@ -267,18 +267,20 @@ class RedisStore(RedisReads):
     def durability(self) -> str:  # type: ignore[override] # a running Redis can be reconfigured
         return _EVICTED if self._health.evicts else self._persistence
 
-    async def _read_persistence(self) -> str:
+    async def _describe_persistence(self, info: Mapping[str, Any]) -> str:
         try:
-            info = await self._execute_on_server("INFO", "persistence")
-            config = await self._execute_on_server("CONFIG GET", "appendfsync")
-            return _DURABILITY[config["appendfsync"] if info["aof_enabled"] else "none"]
+            config = await self._execute_on_server("CONFIG GET", "*appendfsync*")
+            sync = config["appendfsync"] if info["aof_enabled"] else "none"
+            may_pause = sync == "always" and config["no-appendfsync-on-rewrite"] == "yes"
+            return _DURABILITY["paused" if may_pause else sync]
         except (StoreUnavailable, KeyError):  # an access list forbids it, or a service only resembles Redis
             return "as much as Redis does, which did not report its persistence settings"
 
     async def _read_health(self) -> dict[str, Any]:
-        """Update the health of the server, and return its INFO. Raises StoreUnavailable."""
+        """Update the health of the server and its persistence, and return its INFO. Raises StoreUnavailable."""
         info: dict[str, Any] = await self._execute_on_server("INFO")
         self._health.update(info)
+        self._persistence = await self._describe_persistence(info)
         try:
             await self._execute_on_server("TIME")
             self._health.forbids_time = False

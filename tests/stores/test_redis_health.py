@@ -84,6 +84,33 @@ async def test_the_durability_follows_the_configuration_of_each_server(
 
 
 @pytest.mark.fails_on_mutant(
+    "the sync may pause", "app/stores/redis.py", 'config["no-appendfsync-on-rewrite"] == "yes"', "False"
+)
+@pytest.mark.fails_on_mutant(
+    "a changed sync is not noticed",
+    "app/stores/redis.py",
+    "        self._persistence = await self._describe_persistence(info)\n",
+    "        if 'a crash' not in self._persistence:\n"
+    "            self._persistence = await self._describe_persistence(info)\n",
+)
+async def test_a_change_of_the_sync_is_noticed(own_redis: RedisServer) -> None:
+    own_redis.start("--appendonly", "yes", "--appendfsync", "always")
+    store = store_on(own_redis)
+    await store.open()
+    assert store.durability == "a crash of Redis and power loss: it is on the disk of Redis"
+    with own_redis.client() as client:
+        for setting, value, text in (
+            ("no-appendfsync-on-rewrite", "yes", "but not power loss while it rewrites its file"),
+            ("appendfsync", "no", "but for data that the operating system had not written yet"),
+            ("appendonly", "no", "no append-only file"),
+        ):
+            client.config_set(setting, value)
+            await store.refresh()
+            assert text in store.durability
+    await store.close()
+
+
+@pytest.mark.fails_on_mutant(
     "a missing policy is an eviction policy", HEALTH, '"maxmemory_policy", "noeviction")', '"maxmemory_policy")'
 )
 def test_a_server_that_reports_no_policy_has_no_problem() -> None:
