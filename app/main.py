@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 from fastapi import FastAPI
@@ -111,25 +111,22 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        kafka, scheduler = services.kafka, services.jobs.scheduler
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(services.store.close)
             await services.store.open()
+            stack.push_async_callback(services.socketio_server.close)
             services.broadcaster.start()
+            stack.push_async_callback(services.broadcaster.close)
             await services.peers.start()
+            stack.push_async_callback(services.peers.close)
             services.committer.start()
-            if kafka:
-                kafka.start()
-            scheduler.start()
+            stack.push_async_callback(services.committer.close)
+            if services.kafka:
+                services.kafka.start()
+                stack.push_async_callback(services.kafka.close)
+            services.jobs.scheduler.start()
+            stack.callback(services.jobs.scheduler.shutdown)
             yield
-            scheduler.shutdown()
-            if kafka:
-                await kafka.close()
-            await services.committer.close()
-            await services.peers.close()
-            await services.broadcaster.close()
-            await services.socketio_server.close()
-        finally:
-            await services.store.close()
 
     return lifespan
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -84,8 +85,8 @@ class TallyServer(uvicorn.Server):
         self._on_started, self._end_streams, self._is_proxied = on_started, end_streams, bool(trusted_proxies)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. Exits if the port is in use."""
-        await super().startup(sockets or _dual_stack_sockets(self.config.host, self.config.port))
+        """Listen. Raises OSError if the address cannot be used."""
+        await super().startup(sockets or _listening_sockets(self.config.host, self.config.port))
         self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -109,11 +110,22 @@ class TallyServer(uvicorn.Server):
             await asyncio.sleep(DRAIN_CHECK_SECONDS)
 
 
-def _dual_stack_sockets(host: str, port: int) -> list[socket.socket] | None:
-    """Return a socket for IPv6 and IPv4 if the host is `::`, for which asyncio would accept only IPv6."""
-    if host != "::" or not socket.has_dualstack_ipv6():
-        return None
-    return [socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)]
+def _listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """Return a socket for each address of the host; `::` is IPv6 and IPv4. Raises OSError.
+
+    uvicorn would exit by itself if a port is in use.
+    """
+    has_ipv6 = socket.has_dualstack_ipv6()
+    try:
+        if host == "::" and has_ipv6:
+            return [socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = {(family, address) for family, *_, address in found if family == socket.AF_INET or has_ipv6}
+        return [socket.create_server(address, family=family) for family, address in addresses]
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise OSError(f"port {port} is in use: stop the other program, or set TALLY_PORT") from error
 
 
 def http_protocol(fast_path: FastPath | None, trusted_proxies: str = "") -> type[asyncio.Protocol]:

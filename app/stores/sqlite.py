@@ -249,7 +249,10 @@ class SqliteStore(CounterStore):
         except (sqlite3.Error, OSError) as error:
             problem = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
             if "locked" in str(error):
-                problem = "is in use by another process, and SQLite serves one: stop it, or set TALLY_STORE to Redis"
+                problem = (
+                    "is in use by another process: is another Tally running? Stop it. SQLite serves one process;"
+                    " for several, set TALLY_STORE to Redis"
+                )
             raise StoreOpenError(f"{self._path} {problem}") from error
 
     def _healthy_writer(self) -> SqliteWriter:

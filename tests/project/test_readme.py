@@ -48,7 +48,7 @@ def here(text: str, port: int) -> str:
 
 
 def run(tally: Process, words: str, directory: Path) -> str:
-    script = here(block("sh", words), tally.port)
+    script = here(block("sh", words), tally.port).replace("/var/log/nginx/", "")
     done = subprocess.run(["sh", "-euc", script], cwd=directory, capture_output=True, text=True, check=True)
     return done.stdout
 

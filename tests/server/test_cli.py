@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app import __version__, cli
+from app.main import create_app
 from app.settings import Settings
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.servers import ROOT, Process
@@ -69,7 +70,7 @@ def test_the_greeting_has_the_address_and_a_curl_line_that_works(process, tmp_pa
         pytest.param(
             *("::", "http://localhost", ["[::1]", "127.0.0.1", "localhost"]),
             marks=pytest.mark.fails_on_mutant(
-                "`::` is only IPv6", "app/server/server.py", 'if host != "::" or', "if host or"
+                "`::` is only IPv6", "app/server/server.py", 'if host == "::" and', "if not host and"
             ),
         ),
     ],
@@ -106,11 +107,32 @@ def test_the_greeting_puts_an_ipv6_address_in_brackets(capsys: pytest.CaptureFix
 @pytest.mark.parametrize("host", ["127.0.0.1", "::"])
 def test_a_port_in_use_is_an_error_without_a_greeting(host: str) -> None:
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
-        done = run_tally(TALLY_STORE="memory://", TALLY_HOST=host, TALLY_PORT=str(other.getsockname()[1]))
+        port = other.getsockname()[1]
+        done = run_tally(TALLY_STORE="memory://", TALLY_HOST=host, TALLY_PORT=str(port))
     assert done.returncode != 0
     assert done.stdout == ""
+    assert done.stderr == f"tally: port {port} is in use: stop the other program, or set TALLY_PORT\n"
+
+
+def test_an_address_of_another_machine_is_one_line() -> None:
+    done = run_tally(TALLY_STORE="memory://", TALLY_HOST="192.0.2.1")
+    assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "ddress already in use" in line
+    assert line.startswith("tally: ")
+    assert "annot assign requested address" in line
+
+
+@pytest.mark.fails_on_mutant(
+    "the scheduler keeps running", "app/main.py", "            stack.callback(services.jobs.scheduler.shutdown)\n", ""
+)
+@pytest.mark.anyio
+async def test_the_jobs_stop_if_the_server_cannot_start() -> None:
+    app = create_app(Settings(TALLY_STORE="memory://"))
+    with pytest.raises(OSError, match="port 8000 is in use"):
+        async with app.router.lifespan_context(app):
+            assert app.state.jobs.running
+            raise OSError("port 8000 is in use")
+    assert not app.state.jobs.running
 
 
 def test_idle_connections_are_kept_as_long_as_the_setting_says(process) -> None:
@@ -208,8 +230,8 @@ def test_a_second_process_on_the_same_file_exits_with_advice(process, tmp_path: 
     done = run_tally(TALLY_STORE=url, TALLY_PORT="1")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
-    assert "in use by another process" in line
-    assert "Redis" in line
+    assert "in use by another process: is another Tally running? Stop it." in line
+    assert line.endswith("set TALLY_STORE to Redis")
     assert app.post("/event/a")["count"] == 1
 
 
