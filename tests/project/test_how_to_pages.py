@@ -111,25 +111,51 @@ async def test_the_shell_page_counts_once_although_a_response_is_lost(tally: Pro
 
 
 @pytest.mark.fails_on_mutant(
-    "a request has no key", "docs/how-to/count-from-logs.md", '-H "Idempotency-Key: access.log-2026-11-22-$FILE" ', ""
+    "a request has no key", "docs/how-to/count-from-logs.md", '-H "Idempotency-Key: $FILE_AND_QUESTION-$FILE" ', ""
+)
+@pytest.mark.fails_on_mutant(
+    "questions share a key",
+    "docs/how-to/count-from-logs.md",
+    "send access.log-2026-11-22-status",
+    "send access.log-2026-11-22-paths",
+)
+@pytest.mark.fails_on_mutant(
+    "lines have no path", "docs/how-to/count-from-logs.md", """awk '$7 ~ "^/" { split""", "awk '{ split"
 )
 def test_a_log_that_is_counted_twice_counts_once(tally: Process, tmp_path: Path) -> None:
     paths = ["/", "/blog/first", "/blog/first?utm=x", "/a"] * 600
     line = '203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "GET {} HTTP/1.1" 200 512 "-" "curl/8"\n'
-    (tmp_path / "access.log.1").write_text("".join(map(line.format, paths)))
-    (example,) = examples(page("count-from-logs"))
+    broken = ["GET /with space HTTP/1.1", r"\x16\x03\x01\x02 \x00 \xFC/", "", "-"]
+    lines = [f'203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "{request}" 400 157 "-" "-"\n' for request in broken]
+    (tmp_path / "access.log.1").write_text("".join([*lines, *map(line.format, paths)]))
+    script = "".join(example.script for example in examples(page("count-from-logs")))
     for _ in range(2):
-        run(on_port(example.script, tally.port), tmp_path, {})
-    assert tally.get("/events") == Counter(path.split("?")[0].replace("/", ":") for path in paths)
+        run(on_port(script, tally.port), tmp_path, {})
+    counts = Counter(path.split("?")[0].replace("/", ":") for path in paths)
+    assert tally.get("/events") == counts | {":with": 1, "status 200": len(paths), "status 400": len(broken)}
 
 
 def test_totals_of_another_counter_are_set(tally: Process, tmp_path: Path) -> None:
     (tmp_path / "totals.tsv").write_text("downloads\t90210\n50 % off: ☃\t7\n")
-    (example,) = examples(page("migrate"))
+    example, _ = examples(page("migrate"))
     for _ in range(2):
         run(example.script, tmp_path, {"TALLY": tally.url, "KEY": ADMIN_KEY})
     rows = tally.get("/leaderboard?window=total")
     assert {row["eventName"]: row["count"] for row in rows} == {"downloads": 90_210, "50 % off: ☃": 7}
+
+
+@pytest.mark.fails_on_mutant("bots count", "docs/how-to/migrate.md", ' if row.get("Bot", "0") == "0"', "")
+def test_the_totals_of_goatcounter_are_set(tally: Process, tmp_path: Path) -> None:
+    columns = "2Path,Title,Event,UserAgent,Browser,System,Session,Bot,Referrer,Referrer scheme,Screen size,Location,"
+    columns += "FirstVisit,Date"
+    row = '{},"A ""title"", long",0,,Firefox 140,Linux ,1f-2e,{},,o,"0,0,1",,1,2026-11-01T20:03:00Z'
+    visits = [("/", 0), ("/blog/first", 0), ("/blog/first", 0), ("/", 3), ('"/a,b ""c"""', 0), ("/über uns", 0)]
+    (tmp_path / "goatcounter-export.csv").write_text("\n".join([columns, *(row.format(*visit) for visit in visits)]))
+    totals, export = examples(page("migrate"))
+    run(export.script + totals.script, tmp_path, {"TALLY": tally.url, "KEY": ADMIN_KEY})
+    rows = tally.get("/leaderboard?window=total")
+    expected = {":": 1, ":blog:first": 2, ':a,b "c"': 1, ":über uns": 1}
+    assert {row["eventName"]: row["count"] for row in rows} == expected
 
 
 def test_the_commands_about_api_keys_work(process: Callable[..., Process], tmp_path: Path) -> None:
