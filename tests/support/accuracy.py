@@ -25,8 +25,10 @@ from tests.support.scenarios.changes import SHARDS, cut_changes
 from tests.support.scenarios.clients import clients_that_do_not_read, dashboards_converge, idle_clients, slow_clients
 from tests.support.scenarios.days import clock_jumps, event_name_flood, midnights
 from tests.support.scenarios.disks import disk_full, sync_before_response, sync_errors
+from tests.support.scenarios.heavy import heavy_batches, heavy_reads, polling_clients
 from tests.support.scenarios.kills import kill_fleet, kill_node, kill_redis, rolling_restart
 from tests.support.scenarios.network import duplicate_requests, network_faults, redis_offline
+from tests.support.scenarios.servers import eviction, fast_clock, full_redis, offline_names, other_zone
 
 PAGE = Path(__file__).parents[2] / "docs/accuracy.md"
 COLUMNS = ("scenario", "size", "acknowledged", "unknown", "counted", "lost", "counted twice", "s", "guarantee")
@@ -75,6 +77,10 @@ CASES = {
     "requests delayed": Case(network_faults, "10 times", ("freeze", 10)),
     "Redis frozen": Case(redis_offline, "30 s, 2,000 hits/s", ("frozen", 2000, 30)),
     "Redis down": Case(redis_offline, "30 s, 2,000 hits/s", ("killed", 2000, 30)),
+    "Redis down, many event names": Case(offline_names, "2,000,000 names", (2_000_000, 100_000)),
+    "Redis full": Case(full_redis, "20 times", (20,)),
+    "Redis evicts, volatile-lru": Case(eviction, "until it evicts", ("volatile-lru", 5000)),
+    "Redis evicts, allkeys-lru": Case(eviction, "until it evicts", ("allkeys-lru", 5000)),
     "concurrent duplicates": Case(duplicate_requests, "5,000 keys, 10 each", (5000, 10)),
     "disk full, SQLite": Case(disk_full, "20 times", ("sqlite", 20)),
     "disk full, Redis": Case(disk_full, "10 times", ("redis", 10)),
@@ -90,6 +96,15 @@ CASES = {
     "clock jumps, Redis": Case(clock_jumps, "400 jumps", ("redis", 400)),
     "a cluster change cut at every step": Case(cut_changes, "16 steps, 3 changes", (range(1, SHARDS + 1),)),
     "midnights, 3 nodes": Case(midnights, "20 midnights", (20,)),
+    "a clock 500 days fast, SQLite": Case(fast_clock, "300 days", ("sqlite", 300)),
+    "a clock 500 days fast, Redis": Case(fast_clock, "300 days", ("redis", 300)),
+    "another time zone, SQLite": Case(other_zone, "20 starts", ("sqlite", 20)),
+    "another time zone, Redis": Case(other_zone, "20 starts", ("redis", 20)),
+    "heavy batches, SQLite": Case(heavy_batches, "20 of 10,000 hits", ("sqlite", 20)),
+    "heavy batches, Redis": Case(heavy_batches, "20 of 10,000 hits", ("redis", 20)),
+    "heavy reads, SQLite": Case(heavy_reads, "100,000 names, 200 reads", ("sqlite", 100_000, 200)),
+    "heavy reads, Redis": Case(heavy_reads, "100,000 names, 200 reads", ("redis", 100_000, 200)),
+    "clients that poll": Case(polling_clients, "300, and 300 silent ones", (300, 30.0, 2.0)),
 }
 
 # The rows of the summary, each with the beginnings of the names of its cases.

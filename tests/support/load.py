@@ -53,7 +53,20 @@ class Connection:
             )
 
     async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
-        """Send a request, and wait for its response. Raises OSError or EOFError if its outcome is unknown."""
+        """Send a request, and wait for its JSON response. Raises OSError or EOFError if its outcome is unknown."""
+        status, received, content = await self._exchange(method, path, body, headers)
+        return Response(status, received, json.loads(content))
+
+    async def fetch(self, method: str, path: str, body: bytes = b"") -> str:
+        """Send a request, and return the text of its response. Raises OSError or EOFError, also if it is an error."""
+        status, _, content = await self._exchange(method, path, body, {})
+        if status != 200:
+            raise ConnectionError(f"{status} {content.decode()}")
+        return content.decode()
+
+    async def _exchange(
+        self, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
         await self.connect()
         assert self._writer
         sent = {"host": self._host, "content-length": str(len(body))} | headers
@@ -63,13 +76,24 @@ class Connection:
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
             status, *lines = head.strip().split("\r\n")
             received = dict(line.split(": ", 1) for line in lines)
-            content = await self._reader.readexactly(int(received["content-length"]))
+            if "content-length" in received:
+                content = await self._reader.readexactly(int(received["content-length"]))
+            else:
+                content = await self._read_chunks()
         except (OSError, EOFError):
             self.close()
             raise
         if received.get("connection") == "close":
             self.close()
-        return Response(int(status.split()[1]), received, json.loads(content))
+        return int(status.split()[1]), received, content
+
+    async def _read_chunks(self) -> bytes:
+        """Read a body in HTTP's chunked transfer coding."""
+        content, size = b"", 1
+        while size:
+            size = int(await self._reader.readline(), 16)
+            content += (await self._reader.readexactly(size + 2))[:-2]
+        return content
 
     def close(self) -> None:
         if self._writer:

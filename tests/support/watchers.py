@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.load import Connection
+
 JOINING_AT_ONCE = 50  # more would fill the queue of a listening socket
 
 
@@ -40,16 +42,22 @@ class Watcher:
         await asyncio.gather(self._reading, return_exceptions=True)
         await self._socket.close()
 
+    async def _send(self, packet: str) -> None:
+        await self._socket.send(packet)
+
     async def _read(self) -> None:
         async for packet in self._socket:
-            if packet == "2":
-                await self._socket.send("3")
-            elif packet.startswith(f"40{self._prefix}"):
-                self._joined.set()
-            elif packet.startswith(f"42{self._prefix}"):
-                self.message_count += 1
-                event, data = json.loads(packet[2 + len(self._prefix) :])
-                await getattr(self, f"_on_{event}")(data)
+            await self._on_packet(packet)
+
+    async def _on_packet(self, packet: str) -> None:
+        if packet == "2":
+            await self._send("3")
+        elif packet.startswith(f"40{self._prefix}"):
+            self._joined.set()
+        elif packet.startswith(f"42{self._prefix}"):
+            self.message_count += 1
+            event, data = json.loads(packet[2 + len(self._prefix) :])
+            await getattr(self, f"_on_{event}")(data)
 
     async def _on_update(self, data: dict) -> None:
         self._show(data["eventName"], data["count"])
@@ -75,7 +83,7 @@ class Watcher:
 
     async def _on_changes(self, data: dict) -> None:
         if data.get("since", data["seq"]) > self._seq + 1:
-            await self._socket.send(f'42{self._prefix}["resync"]')
+            await self._send(f'42{self._prefix}["resync"]')
             return
         self._seq = data["seq"]
         self._names += data["names"]
@@ -88,10 +96,37 @@ class Watcher:
         self.counts[name] = count
 
 
+class PollingWatcher(Watcher):
+    """A watcher that polls over HTTP, one request after the other."""
+
+    async def join(self, url: str) -> None:
+        self._path = "/socket.io/?EIO=4&transport=polling"
+        self._polls, self._posts = Connection(url), Connection(url)
+        opened = json.loads((await self._polls.fetch("GET", self._path))[1:])
+        self._path += f"&sid={opened['sid']}"
+        await self._send(f"40{self._prefix}")
+        self._reading = asyncio.create_task(self._read())
+        await self._joined.wait()
+
+    async def leave(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        self._polls.close()
+        self._posts.close()
+
+    async def _send(self, packet: str) -> None:
+        await self._posts.fetch("POST", self._path, packet.encode())
+
+    async def _read(self) -> None:
+        while True:
+            for packet in (await self._polls.fetch("GET", self._path)).split("\x1e"):
+                await self._on_packet(packet)
+
+
 @contextlib.asynccontextmanager
-async def watching(*urls: str, live: int, plain: int) -> AsyncIterator[list[Watcher]]:
+async def watching(*urls: str, live: int, plain: int, kind: type[Watcher] = Watcher) -> AsyncIterator[list[Watcher]]:
     """Connect clients to each of these nodes, so many of each namespace; yield them in the order of the nodes."""
-    watchers = [(url, Watcher(name)) for url in urls for name in ["/live"] * live + ["/"] * plain]
+    watchers = [(url, kind(name)) for url in urls for name in ["/live"] * live + ["/"] * plain]
     joining = asyncio.Semaphore(JOINING_AT_ONCE)
 
     async def join(url: str, watcher: Watcher) -> None:
