@@ -12,18 +12,20 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from secrets import randbits
+from types import CoroutineType
+from typing import Any
 
-EPISODE_SECONDS = (
-    50.0  # an episode takes a few seconds, so one that takes longer waits for something that never happens
-)
+MINUTES = float(os.environ.get("TALLY_FUZZ_MINUTES") or 0)  # for each fuzzer
+EPISODE_SECONDS = 150  # an episode takes a few seconds; a longer one waits for something that never happens
+TEST_SECONDS = 60 * MINUTES + EPISODE_SECONDS + 60
 
 
 def seeds(number: int) -> Iterator[int]:
     """Yield TALLY_FUZZ_SEED, or new seeds for TALLY_FUZZ_MINUTES, or always the same few."""
     if seed := os.environ.get("TALLY_FUZZ_SEED"):
         yield int(seed)
-    elif minutes := os.environ.get("TALLY_FUZZ_MINUTES"):
-        end, used = time.monotonic() + 60 * float(minutes), 0
+    elif MINUTES:
+        end, used = time.monotonic() + 60 * MINUTES, 0
         while time.monotonic() < end:
             yield randbits(32)
             used += 1
@@ -51,8 +53,17 @@ async def run_episodes(number: int, episode: Callable[[random.Random], Awaitable
             await asyncio.wait([task], timeout=EPISODE_SECONDS)
             if not task.done():
                 for waiting in asyncio.all_tasks():
-                    waiting.print_stack(file=sys.stdout)
+                    sys.stdout.write(f"{waiting.get_name()}\n" + "".join(map("    {}\n".format, waits_in(waiting))))
                 task.cancel()  # without waiting for it, because it may ignore this
-                raise AssertionError(f"the episode did not end within {EPISODE_SECONDS:g} s")
+                raise AssertionError(f"the episode did not end within {EPISODE_SECONDS} s")
             assert not task.cancelled(), "the episode was cancelled by an error in a library"
             task.result()
+
+
+def waits_in(task: asyncio.Task[object]) -> Iterator[str]:
+    """Yield the place in each coroutine of a task, from the outermost one to the one that waits."""
+    coroutine: Any = task.get_coro()
+    while isinstance(coroutine, CoroutineType) and coroutine.cr_frame:
+        yield f"{coroutine.cr_frame.f_code.co_filename}:{coroutine.cr_frame.f_lineno} in {coroutine.__qualname__}"
+        coroutine = coroutine.cr_await
+    yield f"{coroutine!r:.300}"

@@ -17,7 +17,7 @@ from tests.fuzz.faults import LIMITS, Faults, unreliable_redis
 from tests.support.servers import eventually
 
 CALENDAR = Calendar(ZoneInfo("UTC"))
-CRASH_SECONDS = 5.0  # after which a node that does not end is a bug
+CRASH_SECONDS = 60  # on a busy machine, a node that loses a cancellation ends after its attempt to reconnect
 
 T = TypeVar("T")
 

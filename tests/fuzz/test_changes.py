@@ -25,7 +25,7 @@ from app.domain.counting import DayChange, Visit
 from app.export_import import encode_counts, encode_end, encode_head, import_line, read_lines
 from app.stores import offline, redis_url
 from app.stores.base import CounterStore, StoreError
-from tests.fuzz import run_episodes
+from tests.fuzz import TEST_SECONDS, run_episodes
 from tests.fuzz.faults import (
     LIMITS,
     LOCAL_FATES,
@@ -39,6 +39,8 @@ from tests.fuzz.ledger import Change, Erasure, Hits, Ledger, check_late, read_al
 from tests.fuzz.nodes import CALENDAR, Cluster, Node, NoResponse, redis_node
 from tests.support import redis_servers
 from tests.support.redis_servers import RedisServer
+
+pytestmark = pytest.mark.timeout(TEST_SECONDS)
 
 ROUNDS = 3
 DEADLINE_SECONDS = 0.25  # in place of COMMAND_TIMEOUT_SECONDS, so that an episode can wait for it
@@ -196,7 +198,9 @@ def _erasing(store: CounterStore, user: str) -> Plan:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reconnect soon. When a round is over, wait for Redis as long as a busy machine needs."""
     monkeypatch.setattr(offline, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
 
 
 async def run(

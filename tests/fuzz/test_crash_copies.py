@@ -16,8 +16,10 @@ from app.domain.counting import Commit, DayChange
 from app.stores import rules
 from app.stores.base import CounterStore, StoreLimits
 from app.stores.sqlite import SqliteStore
-from tests.fuzz import repeatable, seeds
+from tests.fuzz import TEST_SECONDS, repeatable, seeds
 from tests.stores.test_state_machine import LIMITS, NAMES_MAX, RANKED_MAX, StoreMachine
+
+pytestmark = pytest.mark.timeout(TEST_SECONDS)
 
 Work = Callable[[CounterStore], Awaitable[object]]
 

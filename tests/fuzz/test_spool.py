@@ -12,11 +12,13 @@ from app.domain.counting import IdempotencyKey, Visit
 from app.group_commit import Overloaded
 from app.stores import offline
 from app.stores.base import OutcomeUnknown, StoreUnavailable
-from tests.fuzz import run_episodes
+from tests.fuzz import TEST_SECONDS, run_episodes
 from tests.fuzz.nodes import CALENDAR, Cluster, Node, NoResponse, redis_node
 from tests.support import redis_servers
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import SettableClock
+
+pytestmark = pytest.mark.timeout(TEST_SECONDS)
 
 CLIENTS = 5
 REQUESTS = 30
