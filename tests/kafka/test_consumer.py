@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from app.domain.calendar import Calendar, Clock
 from app.domain.counting import Commit, HitGroup
 from app.kafka.service import KafkaService
+from app.kafka.sources import current_source, letters_source
 from app.metrics import Metrics
 from app.settings import Settings
 from app.stores import create_store
@@ -325,15 +326,17 @@ async def test_dead_letters_survive_a_crash_after_the_commit_and_are_written_onc
         store.apply = never_respond
         await broker.produce(topic, *({"e": event} for event in "abac"), key=b"k")
         await asyncio.wait_for(applied.wait(), 30)
-    async with serving(settings):
+    async with serving(settings) as node:
         await broker.read(names["kafka_dead_letters"], 2)
+        store = node.app.state.store
+        letters = letters_source(await current_source(store, topic, 0))
+        await eventually(lambda: store.get_offset(letters))  # the store knows that they are written
     async with serving(settings) as node, node.client() as client:
         await broker.produce(topic, {"e": "a"}, key=b"k")
         await wait_for_counts(client, a=4)
     await broker.produce(names["kafka_dead_letters"], b"last")
-    letters = await broker.read(names["kafka_dead_letters"], 3)
-    offsets = [headers.get("tally.offset") for _, headers in letters]
-    assert offsets == [b"1", b"3", None]
+    written = await broker.read(names["kafka_dead_letters"], 3)
+    assert [headers.get("tally.offset") for _, headers in written] == [b"1", b"3", None]
 
 
 async def test_dead_letters_survive_a_lost_response_of_the_store(
