@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-import httpx
-
 from tests.support.load import Connection, Load
 from tests.support.scenarios import (
     Figures,
@@ -33,7 +31,7 @@ from tests.support.scenarios import (
     wait_until_healthy,
 )
 from tests.support.servers import ADMIN_KEY, Process
-from tests.support.watchers import Watcher
+from tests.support.watchers import PollingWatcher, Watcher
 
 SAMPLE_SECONDS = 5.0
 KILL_SECONDS = 120.0
@@ -43,7 +41,6 @@ WAIT_MAX_SECONDS = 1.0
 GROWTH_MAX = 0.15  # of the memory of a process, between the second and the last third of its life
 LIFE_MIN_SAMPLES = 12  # of a process whose memory is judged
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
-POLLING = "/socket.io/?EIO=4&transport=polling"
 READS = (
     "/events", "/leaderboard", "/leaderboard?window=1h", "/leaderboard?window=7d", "/leaderboard?event=batch0",
     "/series",
@@ -84,15 +81,7 @@ class Soak:
         self.lives = [(f"node {i}", []) for i in range(len(self.apps))]
         async with contextlib.AsyncExitStack() as stack:
             for app in self.apps:
-                for work in (
-                    self._probe,
-                    self._count_batches,
-                    self._read,
-                    self._export,
-                    self._correct,
-                    self._watch,
-                    self._poll,
-                ):
+                for work in (self._probe, self._count_batches, self._read, self._export, self._correct, self._watch):
                     await stack.enter_async_context(in_background(self._repeat(work, app)))
             loading = [asyncio.create_task(load.run()) for load in loads]
             await stack.enter_async_context(in_background(self._sample()))
@@ -201,37 +190,22 @@ class Soak:
                 await asyncio.sleep(20)
 
     async def _watch(self, app: Process) -> None:
-        """Keep two dashboards, a plain client and an event stream connected."""
-        watchers = [Watcher("/live"), Watcher("/live"), Watcher("/")]
+        """Keep two dashboards, one that polls, a plain client and an event stream connected."""
+        watchers = [Watcher("/live"), Watcher("/live"), PollingWatcher("/live"), Watcher("/")]
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
         try:
             for watcher in watchers:
                 await watcher.join(app.url)
-            reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
             writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
             while await reader.read(65_536):
                 pass
         except Exception as error:  # websockets has errors of its own for a node that was killed
             raise OSError(str(error)) from error
         finally:
+            writer.close()
             for watcher in watchers:
                 with contextlib.suppress(Exception):
                     await watcher.leave()
-
-    async def _poll(self, app: Process) -> None:
-        """Keep a dashboard connected that polls."""
-        try:
-            async with httpx.AsyncClient(base_url=app.url, timeout=60) as client:
-                opened = await client.get(POLLING)
-                session = f"{POLLING}&sid={json.loads(opened.text[1:])['sid']}"
-                await client.post(session, content="40/live,")
-                while True:
-                    response = await client.get(session)
-                    if response.status_code != 200:
-                        raise OSError("the session is closed")
-                    if "2" in response.text.split("\x1e"):  # a ping
-                        await client.post(session, content="3")
-        except httpx.HTTPError as error:
-            raise OSError(str(error)) from error
 
     async def _kill(self, number: int) -> None:
         app = self.apps[number]

@@ -35,7 +35,14 @@ class Watcher:
         assert (await self._socket.recv())[0] == "0"
         await self._socket.send(f"40{self._prefix}")
         self._reading = asyncio.create_task(self._read())
-        await self._joined.wait()
+        await self._until_joined()
+
+    async def _until_joined(self) -> None:
+        joined = asyncio.create_task(self._joined.wait())
+        await asyncio.wait([joined, self._reading], return_when=asyncio.FIRST_COMPLETED)
+        if not joined.done():
+            joined.cancel()
+            raise ConnectionError("the connection was closed before the client had joined")
 
     async def leave(self) -> None:
         self._reading.cancel()
@@ -106,7 +113,7 @@ class PollingWatcher(Watcher):
         self._path += f"&sid={opened['sid']}"
         await self._send(f"40{self._prefix}")
         self._reading = asyncio.create_task(self._read())
-        await self._joined.wait()
+        await self._until_joined()
 
     async def leave(self) -> None:
         self._reading.cancel()
