@@ -83,8 +83,9 @@ minimum and the maximum in brackets. A ratio compares figures of the same round.
 - Rate limits are evaluated, by Tally and its peers, but never reached.
 
 The peers are in [bench/peers](../bench/peers): `express` is Express, Socket.IO and express-rate-limit, written with
-care. `naive` is a first attempt with FastAPI. `bare` is uvicorn and a dict, the limit of a Python process. `webdis` is
-HTTP in front of Redis, measured if it is installed.
+care. `naive` is a first attempt with FastAPI. `bare` is uvicorn and a dict. `floor` is uvloop, httptools and a dict
+without a server, the limit of a Python process: most of its time is system calls. `webdis` is HTTP in front of Redis,
+measured if it is installed.
 """
 
 

@@ -55,6 +55,10 @@ def _ratio(row_id: str, baseline: str) -> Callable[[Results], list[float]]:
     return lambda results: results.ratio_to(row_id, baseline)
 
 
+def _cpu(row_id: str, baseline: str) -> Callable[[Results], list[float]]:
+    return lambda results: results.cpu_ratio_to(row_id, baseline)
+
+
 def _figure(row_id: str, figure: str) -> Callable[[Results], list[float]]:
     return lambda results: results.values(row_id, figure)
 
@@ -95,7 +99,10 @@ MS, BYTES = "{:.1f} ms", "{:,.0f} B"
 
 TARGETS = [
     Target("POST on memory, compared with Express on memory", _ratio("post/tally memory", "post/express memory"), 3),
-    Target("POST on memory, compared with bare uvicorn", _ratio("post/tally memory", "post/bare"), 0.6),
+    Target("POST on memory, compared with bare uvicorn", _ratio("post/tally memory", "post/bare"), 2.5),
+    Target("POST on memory, compared with webdis", _ratio("post/tally memory", "post/webdis"), 0.85),
+    Target("POST on SQLite, compared with bare uvicorn", _ratio("post/tally sqlite", "post/bare"), 1.2),
+    Target("POST on Redis, processor time of bare uvicorn to its own", _cpu("post/tally redis", "post/bare"), 1.7),
     Target("POST on SQLite, compared with Express on memory", _ratio("post/tally sqlite", "post/express memory"), 2),
     Target("POST on SQLite, p99", _figure("post/tally sqlite", "p99_ms"), at_most=8, form=MS),
     Target("GET on Redis, compared with GET on memory", _ratio("get/tally redis", "get/tally memory"), 0.6),
@@ -107,7 +114,7 @@ TARGETS = [
         form="{:.1f} µs",
     ),
     Target(
-        "POST with 200 dashboards, compared with Express", _ratio("dashboards/tally memory, 200 on /live", EXPRESS), 20
+        "POST with 200 dashboards, compared with Express", _ratio("dashboards/tally memory, 200 on /live", EXPRESS), 30
     ),
     Target("POST with 200 plain clients, compared with Express", _ratio(PLAIN, EXPRESS), 15),
     Target("updates/s to each of these clients", _figure(PLAIN, "updates"), 2, form="{:,.1f}"),

@@ -186,13 +186,17 @@ SCENARIOS: dict[str, Scenario] = {
         "Single POST",
         f"One hit per request, {NAMES} event names in turn, {CONNECTIONS} connections, no dashboards.",
         [
-            *(Case(f"tally {store}", "", posts, (f"post/{PEER[store]}", "post/bare")) for store in STORES),
+            *(
+                Case(f"tally {store}", "", posts, (f"post/{PEER[store]}", "post/bare", "post/floor"))
+                for store in STORES
+            ),
             Case("express memory", "", posts),
             Case("express redis", "", posts),
             Case("naive memory", "", posts, ("post/express memory",)),
             Case("naive redis", "", posts, ("post/express redis",)),
             Case("webdis", "", partial(posts, kind="webdis"), ("post/express redis",)),
-            Case("bare", "", posts, ("post/express memory",)),
+            Case("bare", "", posts, ("post/express memory", "post/floor")),
+            Case("floor", "", posts, ("post/express memory",)),
         ],
     ),
     "get": Scenario(

@@ -44,6 +44,7 @@ COMMANDS = {
     "express": ["node", "bench/peers/express/server.js"],
     "naive": [sys.executable, *UVICORN, "bench.peers.naive:app"],
     "bare": [sys.executable, *UVICORN, "--lifespan", "off", "--no-server-header", "bench.peers.bare:app"],
+    "floor": [sys.executable, "-m", "bench.peers.floor"],
     "webdis": ["webdis", "{directory}/webdis.json"],
 }
 
