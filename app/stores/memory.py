@@ -208,7 +208,8 @@ class MemoryStore(CounterStore):
     async def prune(self, cutoffs: Mapping[str, int], slot: TimeSlot) -> None:
         self._expire_keys(slot)
         for source, (_, _, used) in list(self._sources.items()):
-            if used < slot.minute - SOURCE_TTL_SECONDS and not source.startswith(PERMANENT_SOURCE_PREFIX):
+            # Only commits without hits have been used at 0, and they are those of few sources.
+            if 0 < used < slot.minute - SOURCE_TTL_SECONDS and not source.startswith(PERMANENT_SOURCE_PREFIX):
                 del self._sources[source]
         cutoffs_by_kind = cutoffs, visitor_cutoffs(cutoffs, slot)
         for bucket in [b for b in self._buckets if b.start < cutoffs_by_kind[bool(b.dimension)].get(b.step, 0)]:

@@ -190,7 +190,8 @@ class SqliteWriter:
         """Save a source's offset and results. If the source may be new, delete the sources that have expired."""
         self._db.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?)", (source, offset, results, used))
         if offset == 1:
-            sql = "DELETE FROM source WHERE used < ? AND substr(name, 1, ?) <> ?"
+            # Only commits without hits have been used at 0, and they are those of few sources.
+            sql = "DELETE FROM source WHERE used > 0 AND used < ? AND substr(name, 1, ?) <> ?"
             arguments = used - SOURCE_TTL_SECONDS, len(PERMANENT_SOURCE_PREFIX), PERMANENT_SOURCE_PREFIX
             self._db.execute(sql, arguments)
 
