@@ -41,6 +41,13 @@ class ChangeRejected(Exception):
         self.reason = reason
 
 
+class CountMoved(Exception):
+    """The event no longer has the expected numbers, so nothing is changed."""
+
+    def __init__(self, event: str, found: Value) -> None:
+        super().__init__(f"{event} now has the count {found.count} and the total {found.total}")
+
+
 class CorrectionRecord(NamedTuple):
     """A correction as the day's history keeps it: the counts before and after, of an event or of ALL_EVENTS."""
 
@@ -53,16 +60,26 @@ class CorrectionRecord(NamedTuple):
 
 
 async def correct(
-    store: CounterStore, slot: TimeSlot, at: int, event: str, count: int | None, total: int | None, names_max: int
+    store: CounterStore,
+    slot: TimeSlot,
+    at: int,
+    event: str,
+    count: int | None,
+    total: int | None,
+    names_max: int,
+    expected: tuple[int | None, int | None] = (None, None),
 ) -> tuple[DayChange, CorrectionRecord]:
     """Plan to set an event's count of the day, its total, or both; None leaves a number as it is.
 
-    `at` is the current UTC second, `names_max` the limit on event names. Raises ChangeRejected and StoreError.
+    `at` is the current UTC second, `names_max` the limit on event names, and `expected` the count and the total that
+    the event must have, or None for any. Raises ChangeRejected, CountMoved and StoreError.
     """
     generation = await _next_generation(store, slot)
     counts = await store.counts(slot.day, [event, ALL_EVENTS])
     (totals,) = await store.read([TOTAL], [event, ALL_EVENTS])
     before = Value(counts.get(event, 0), totals.get(event, 0))
+    if expected[0] not in {None, before.count} or expected[1] not in {None, before.total}:
+        raise CountMoved(event, before)
     after = Value(before.count if count is None else count, before.total if total is None else total)
     added = Value(after.count - before.count, after.total - before.total)
     if event not in totals and (await store.sizes([TOTAL]))[0] >= names_max:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from app.main import create_app
+from tests.http.problems import detail_of
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import AS_ADMIN, RunningApp, SettableClock, eventually, serving, settings_for
 from tests.support.watchers import watching
@@ -48,6 +49,24 @@ async def test_a_correction_sets_only_the_numbers_that_it_contains(client: httpx
     assert (await client.get("/events")).json() == {"a": 8, "new": 3}
     points = (await client.get("/event/a/series?step=day&points=1")).json()["points"]
     assert [point["count"] for point in points] == [11]  # the series keeps the hits
+
+
+@pytest.mark.fails_on_mutant(
+    "the count is not checked", "app/corrections.py", "expected[0] not in {None, before.count}", "False"
+)
+@pytest.mark.fails_on_mutant(
+    "the total is not checked", "app/corrections.py", "expected[1] not in {None, before.total}", "False"
+)
+async def test_a_correction_of_numbers_that_have_moved_is_rejected(client: httpx.AsyncClient) -> None:
+    await client.post("/event/a", json={"by": 10})
+    for body in ({"count": 7, "expectedCount": 9}, {"count": 7, "expectedCount": 10, "expectedTotal": 11}):
+        problem = detail_of(await client.put("/event/a", json=body), 409)
+        assert problem == "a now has the count 10 and the total 10; nothing was changed. Read it and correct it again"
+    assert await numbers(client, "a") == (10, 10)
+    moved = await client.put("/event/a", json={"count": 7, "expectedCount": 10, "expectedTotal": 10})
+    assert moved.json()["after"] == {"count": 7, "total": 10}
+    missing = await client.put("/event/new", json={"total": 7, "expectedTotal": 0})
+    assert missing.json()["after"] == {"count": 0, "total": 7}
 
 
 async def test_a_reset_keeps_earlier_counts_as_a_part_of_the_day(

@@ -42,6 +42,9 @@ NOT_FOUND = ProblemKind("not-found", 404, "Not found", "The server has no such r
 METHOD_NOT_ALLOWED = ProblemKind(
     "method-not-allowed", 405, "Method not allowed", "The header `Allow` lists the methods of this route."
 )
+COUNT_MOVED = ProblemKind(
+    "count-moved", 409, "Count moved", "The event no longer has the expected number. Read it and correct it again."
+)
 REQUEST_TOO_LARGE = ProblemKind(
     "request-too-large", 413, "Request too large", "A hit may have 16 KiB, a batch 4 MiB and 10,000 items."
 )

@@ -35,13 +35,13 @@ function createSlide(name) {
     h("h1", { dir: "auto" }, name || "Hits today"), h("div", { className: "number" }, value, rate), marksHost, name ? "" : list,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
   const load = throttle(SERIES_MS, () => getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {}));
-  let shownCount = -1;
+  let received = 0;
+  let drawn = false;
 
   function draw(/** @type {boolean} */ animate) {
     const count = name ? counters.countOf(name) : counters.total;
-    hero(count, animate && shownCount >= 0);
-    if (shownCount >= 0) series.add(count - shownCount, session.now());
-    shownCount = count;
+    hero(count, animate && drawn);
+    drawn = true;
     if (!name) ranking.draw(counters.top(TOP), { total: count, linked: false, animate });
   }
 
@@ -55,12 +55,20 @@ function createSlide(name) {
 
   /** Shows the slide. The hits that arrived while it was hidden come from the server. */
   function open() {
-    shownCount = -1;
+    drawn = false;
+    received = counters.receivedOf(name);
     el.hidden = false;
     load.now();
   }
 
-  return { el, draw, tick, open };
+  /** Adds the hits that have just arrived, of all events. @param {number} hits */
+  function countHits(hits) {
+    const before = received;
+    received = counters.receivedOf(name);
+    series.add(name ? received - before : hits, session.now());
+  }
+
+  return { el, draw, tick, open, countHits, reload: load.now };
 }
 
 const session = openSession({
@@ -68,6 +76,8 @@ const session = openSession({
     byId("slides").removeAttribute("aria-busy");
     slides[current].draw(animate);
   },
+  onHits: (hits) => slides[current].countHits(hits),
+  onSnapshot: () => slides[current].reload(),
   tick(synced) {
     if (synced) slides[current].tick();
     byId("clock").textContent = timeWithSeconds(session.now());

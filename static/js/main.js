@@ -22,7 +22,10 @@ const session = openSession({
     currentPage().tick?.(synced);
     announceTotal();
   },
-  onHits: (hits) => overview.count(hits),
+  onHits(hits) {
+    overview.count(hits);
+    eventPage.countHits();
+  },
   onSnapshot: () => currentPage().reload(),
   onStatus(status) {
     locked = status.name === "locked";
@@ -33,8 +36,9 @@ const session = openSession({
   },
 });
 const overview = createOverview(session);
+const eventPage = createEventPage(session, session.reconnect);
 /** @type {Record<string, Page>} */ const pages = {
-  overview, event: createEventPage(session, session.reconnect), leaderboard: createLeaderboard(), history: createHistory(), settings: createSettings(session),
+  overview, event: eventPage, leaderboard: createLeaderboard(), history: createHistory(), settings: createSettings(session),
 };
 const showStatus = createStatusBanner(session.retry);
 const showKeyPrompt = createKeyPrompt(byId("key-prompt"), session.reconnect);

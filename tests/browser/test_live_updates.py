@@ -125,7 +125,7 @@ def test_a_page_reports_a_store_outage_and_still_counts(process, own_redis: Redi
 
 
 def test_a_rate_limited_page_still_shows_new_hits(process, open_page) -> None:
-    tally = process(TALLY_STORE="memory://", TALLY_READ_LIMIT="3/minute")
+    tally = process(TALLY_STORE="memory://", TALLY_READ_LIMIT="5/minute")
     tally.post("/event/a")
     page = open_page(tally.url)
     expect_status(page, "limited")

@@ -42,6 +42,26 @@ test("counts are absolute, so a repeated message changes nothing", () => {
   assert.deepEqual(counters.drain(), { dirty: new Set(), full: false });
 });
 
+test("only live changes are new hits: not a snapshot, not a correction", () => {
+  const counters = new Counters();
+  counters.replace(["a", "b"], [500, 7]);
+  assert.equal(counters.apply([[0, 503], [1, 4]], []), 3);
+  counters.replace(["b", "a"], [90, 600]);
+  assert.equal(counters.apply([[0, 91]], []), 1);
+  assert.deepEqual([counters.receivedOf("a"), counters.receivedOf("b"), counters.receivedOf("c")], [3, 1, 0]);
+});
+
+test("time before the first count is unknown, and is not compared", () => {
+  const days = (...counts) => counts.map((count, i) => ({ start: `2026-11-2${i}T00:00:00+00:00`, count }));
+  const series = new Series("day", 2);
+  series.load(days(0, 4, 5, 6), "2026-11-20");
+  assert.deepEqual(series.totals(), { all: 11, completed: 5, previous: 0 });
+  series.load(days(0, 4, 5, 6), "2026-11-21");
+  assert.deepEqual(series.previous, []);
+  series.load(days(0, 0, 0, 6), "");
+  assert.deepEqual(series.points.map(({ known }) => known), [false, true]);
+});
+
 test("the largest counts come first, and equal ones keep the server's order", () => {
   const counters = new Counters();
   counters.replace(["a", "b", "c", "d"], [1, 3, 3, 2]);
@@ -62,7 +82,7 @@ test("a series advances with the clock and keeps the length of both periods", ()
   assert.equal(series.advance(7 * 60_000), true);
   assert.deepEqual(countsOf(series.points), [16, 0, 0]);
   assert.deepEqual(countsOf(series.previous), [3, 4, 5]);
-  assert.deepEqual(series.completedTotals(), { current: 16, previous: 7 });
+  assert.deepEqual(series.totals(), { all: 16, completed: 16, previous: 7 });
   // A laptop may sleep for months.
   assert.equal(series.advance(90 * 24 * 3600_000), true);
   assert.equal(series.points.length, 3);

@@ -40,7 +40,8 @@ type IncomingSnapshot = { awaiting: boolean; partial: Snapshot | null; buffered:
 
 type Row = { name: string; count: number };
 type Step = "minute" | "hour" | "day";
-type Bucket = { start: number; count: number; iso: string };
+/** `known` is false for a time before the first count of this server, of which a count of 0 would be wrong. */
+type Bucket = { start: number; count: number; iso: string; known: boolean };
 type ChartData = { points: Bucket[]; previous: Bucket[]; step: Step; running: boolean };
 type Route = { view: string; name: string; query: URLSearchParams };
 
@@ -78,7 +79,8 @@ type Confirmation = {
   text: string;
   word: string;
   action: string;
-  fields?: { label: string; name: string; value: number }[];
+  /** Numbers to edit. `read` returns the present one, or null if it is unknown; the request has it under the name `expected`. */
+  fields?: { label: string; name: string; expected: string; read: () => number | null }[];
   run: (values: Record<string, number>) => Promise<unknown>;
   onDone: () => void;
 };

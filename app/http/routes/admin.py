@@ -12,8 +12,9 @@ from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import COUNT_MAX, DayChange
 from app.group_commit import GroupCommitter
 from app.http.errors import Problem, rejection
+from app.http.openapi import error_responses
 from app.http.parsing import HIT_BYTES_MAX, EventInPath, VisitorInPath, decode, read_body
-from app.http.problem_kinds import INVALID_REQUEST
+from app.http.problem_kinds import COUNT_MOVED, INVALID_REQUEST
 from app.http.responses import CorrectedRow, correction_row
 from app.stores.base import CounterStore
 
@@ -24,15 +25,21 @@ Correct = Callable[[Plan], Awaitable[CorrectedRow]]
 Erased = TypedDict("Erased", {"user": str, "uniquesKeep": bool})
 
 _NUMBER = {"type": ["integer", "null"], "minimum": 0, "maximum": COUNT_MAX}
-_NUMBERS = {"type": "object", "properties": {"count": _NUMBER, "total": _NUMBER}, "additionalProperties": False}
+_NUMBERS = {
+    "type": "object",
+    "properties": dict.fromkeys(("count", "total", "expectedCount", "expectedTotal"), _NUMBER),
+    "additionalProperties": False,
+}
 _NUMBERS_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _NUMBERS}}}}
 
 
 class NumbersBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `PUT /event/{name}`."""
+    """The body of `PUT /event/{name}`: the new numbers, and those that they replace."""
 
     count: Number | None = None
     total: Number | None = None
+    expected_count: Number | None = msgspec.field(default=None, name="expectedCount")
+    expected_total: Number | None = msgspec.field(default=None, name="expectedTotal")
 
 
 def add_routes(router: APIRouter, committer: GroupCommitter, store: CounterStore, clock: Clock, names_max: int) -> None:
@@ -43,6 +50,8 @@ def add_routes(router: APIRouter, committer: GroupCommitter, store: CounterStore
             record = await committer.apply_change(lambda slot: plan(slot, int(clock.at())))
         except corrections.ChangeRejected as error:
             raise rejection(error.reason) from None
+        except corrections.CountMoved as error:
+            raise Problem(COUNT_MOVED, f"{error}; nothing was changed. Read it and correct it again") from None
         return correction_row(clock.calendar, record)
 
     _add_event_routes(router, correct, store, names_max)
@@ -60,14 +69,17 @@ def add_routes(router: APIRouter, committer: GroupCommitter, store: CounterStore
 
 
 def _add_event_routes(router: APIRouter, correct: Correct, store: CounterStore, names_max: int) -> None:
-    @router.put("/event/{name}", openapi_extra=_NUMBERS_BODY)
+    @router.put("/event/{name}", openapi_extra=_NUMBERS_BODY, responses=error_responses(409))
     async def correct_event(request: Request, event: EventInPath) -> CorrectedRow:
-        """Set an event's count of today, its total, or both. The previous values stay in the day's history."""
+        """Set an event's count of today, its total, or both. The previous values stay in the day's history.
+
+        With `expectedCount` or `expectedTotal`, nothing is changed if the event has another number by now.
+        """
         body = decode(await read_body(request, HIT_BYTES_MAX), NumbersBody)
         if body.count is None and body.total is None:
             raise Problem(INVALID_REQUEST, 'body: a correction needs "count", "total" or both')
-        values = body.count, body.total
-        return await correct(lambda slot, at: corrections.correct(store, slot, at, event, *values, names_max))
+        values, expected = (body.count, body.total), (body.expected_count, body.expected_total)
+        return await correct(lambda slot, at: corrections.correct(store, slot, at, event, *values, names_max, expected))
 
     @router.delete("/event/{name}")
     async def delete_event(event: EventInPath) -> CorrectedRow:

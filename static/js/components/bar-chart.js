@@ -6,6 +6,7 @@ import { compact, dateTime, longDate, number, plural, shortDate, time } from "..
 
 const MARGIN = { left: 40, bottom: 22, top: 10 }; // Pixels for the axis labels.
 const LABEL_WIDTH = 64;
+const BAR_WIDTH_MAX = 40;
 const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90] };
 /** @type {Record<Step, (start: number, iso: string) => string>} */ const FULL_NAMES = { minute: time, hour: dateTime, day: (_, iso) => longDate(iso) };
 /** @type {Record<Step, (start: number, iso: string) => string>} */ const AXIS_NAMES = { minute: time, hour: time, day: (_, iso) => shortDate(iso) };
@@ -14,6 +15,7 @@ const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], d
 export function createBarChart(host, onPick) {
   const title = /** @type {HTMLElement} */ (host.querySelector("h2"));
   const readout = h("p", { className: "readout" });
+  const tooltip = h("p", { className: "tooltip" });
   const note = h("p", { className: "note" });
   const toggle = h("button", { className: "button quiet toggle", type: "button" }, "View as table");
   const svg = /** @type {SVGSVGElement} */ (s("svg", { class: onPick ? "plot clickable" : "plot", role: "img", tabindex: 0, "aria-label": title.textContent ?? "" }));
@@ -29,7 +31,8 @@ export function createBarChart(host, onPick) {
   const fullName = (/** @type {Bucket} */ { start, iso }) => FULL_NAMES[data.step](start, iso);
   title.after(readout);
   title.parentElement?.append(toggle);
-  host.append(svg, tableView, note);
+  const plotArea = h("div", { className: "plot-area" }, svg, tooltip);
+  host.append(plotArea, tableView, note);
   svg.append(axis, barGroup, previousLine);
 
   function drawAxis(/** @type {number[]} */ ticks, /** @type {number} */ width, /** @type {number} */ height) {
@@ -43,8 +46,10 @@ export function createBarChart(host, onPick) {
       data.step === "minute" ? start / 60_000 : data.step === "hour" ? new Date(start).getHours() : data.points.length - 1 - i;
     const times = data.points.flatMap((point, i) => {
       const x = MARGIN.left + (i + 0.5) * barStep;
-      if (position(point, i) % interval || x < MARGIN.left + 16 || x > width - LABEL_WIDTH / 2) return [];
-      return [s("text", { x, y: MARGIN.top + height + 17, "text-anchor": "middle" }, AXIS_NAMES[data.step](point.start, point.iso))];
+      const isNewestDay = data.step === "day" && i === data.points.length - 1; // It always has a label.
+      if (position(point, i) % interval || x < MARGIN.left + 16 || (x > width - LABEL_WIDTH / 2 && !isNewestDay)) return [];
+      const anchor = x > width - LABEL_WIDTH / 2 ? { x: width, "text-anchor": "end" } : { x, "text-anchor": "middle" };
+      return [s("text", { ...anchor, y: MARGIN.top + height + 17 }, AXIS_NAMES[data.step](point.start, point.iso))];
     });
     axis.replaceChildren(...lines, ...times);
   }
@@ -54,17 +59,17 @@ export function createBarChart(host, onPick) {
     const { points, previous } = data;
     if (!box.width || !points.length) return;
     const height = box.height - MARGIN.top - MARGIN.bottom;
-    barStep = Math.min(64, (box.width - MARGIN.left) / points.length);
+    barStep = (box.width - MARGIN.left) / points.length;
     const ticks = axisTicks(Math.max(...points.map(({ count }) => count), ...previous.map(({ count }) => count)));
     const max = ticks[ticks.length - 1];
     svg.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
     drawAxis(ticks, box.width, height);
     while (bars.length < points.length) bars.push(barGroup.appendChild(s("rect", { class: "bar" })));
     while (bars.length > points.length) bars.pop()?.remove();
-    const barWidth = Math.min(barStep * 0.62, 18);
+    const barWidth = Math.min(barStep * 0.62, BAR_WIDTH_MAX);
     points.forEach(({ count }, i) => {
       const barHeight = count ? Math.max(2, (height * count) / max) : 0;
-      const rect = { x: MARGIN.left + i * barStep + (barStep - barWidth) / 2, y: MARGIN.top + height - barHeight, width: barWidth, height: barHeight, rx: Math.min(barWidth, barHeight) / 2 };
+      const rect = { x: MARGIN.left + i * barStep + (barStep - barWidth) / 2, y: MARGIN.top + height - barHeight, width: barWidth, height: barHeight, rx: Math.min(barWidth, barHeight, 16) / 2 };
       for (const [key, value] of Object.entries(rect)) bars[i].setAttribute(key, value.toFixed(2));
       bars[i].classList.toggle("partial", data.running && i === points.length - 1);
     });
@@ -84,7 +89,7 @@ export function createBarChart(host, onPick) {
       `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}. Use the arrow keys to read each bar.`);
     tableView.setAttribute("aria-label", `${title.textContent}, as a table`);
     if (tableView.hidden) return;
-    const rows = points.map((point, i) => [fullName(point), number(point.count), ...(previous[i] ? [number(previous[i].count)] : [])]);
+    const rows = points.map((point, i) => [fullName(point), point.known ? number(point.count) : "–", ...(previous[i] ? [number(previous[i].count)] : [])]);
     const unit = data.step[0].toUpperCase() + data.step.slice(1);
     tableView.replaceChildren(table([unit, "Hits", ...(previous.length ? ["Previous period"] : [])], rows.reverse()));
   }
@@ -94,15 +99,25 @@ export function createBarChart(host, onPick) {
     const point = data.points[i];
     highlightedIndex = point ? i : -1;
     bars.forEach((bar, k) => bar.classList.toggle("highlighted", k === highlightedIndex));
-    const previous = data.previous[i] ? ` · ${number(data.previous[i].count)} in the previous period` : "";
-    readout.textContent = point ? `${fullName(point)} · ${plural(point.count, "hit")}${previous}` : caption;
+    const before = data.previous[i];
+    const previous = before ? ` · ${number(before.count)} in the previous period` : "";
+    tooltip.textContent = point ? `${fullName(point)} · ${point.known ? plural(point.count, "hit") : "before the first count"}${previous}` : "";
+    // Next to the bar, on the side that has room.
+    const middle = MARGIN.left + (i + 0.5) * barStep;
+    const offset = Math.min(barStep, BAR_WIDTH_MAX) / 2 + 8;
+    const isLeft = middle > svg.clientWidth / 2;
+    tooltip.style.left = isLeft ? "" : `${middle + offset}px`;
+    tooltip.style.right = isLeft ? `${svg.clientWidth - middle + offset}px` : "";
   }
 
-  svg.addEventListener("pointermove", (event) => highlight(Math.floor((event.offsetX - MARGIN.left) / barStep)));
-  svg.addEventListener("pointerleave", () => highlight(-1));
-  // Live updates would be announced all the time, so the readout is a live region only while the chart has focus.
-  svg.addEventListener("focus", () => readout.setAttribute("aria-live", "polite"));
-  svg.addEventListener("blur", () => { readout.removeAttribute("aria-live"); highlight(-1); });
+  const pointAt = (/** @type {MouseEvent} */ event) => highlight(Math.floor((event.offsetX - MARGIN.left) / barStep));
+  svg.addEventListener("pointerdown", pointAt);
+  svg.addEventListener("pointermove", pointAt);
+  // A finger that was lifted leaves the tooltip, because it covers the bar while it points.
+  svg.addEventListener("pointerleave", ({ pointerType }) => { if (pointerType === "mouse") highlight(-1); });
+  // Live updates would be announced all the time, so the tooltip is a live region only while the chart has focus.
+  svg.addEventListener("focus", () => tooltip.setAttribute("aria-live", "polite"));
+  svg.addEventListener("blur", () => { tooltip.removeAttribute("aria-live"); highlight(-1); });
   svg.addEventListener("click", () => data.points[highlightedIndex] && onPick?.(data.points[highlightedIndex]));
   svg.addEventListener("keydown", (event) => {
     const last = data.points.length - 1;
@@ -114,7 +129,8 @@ export function createBarChart(host, onPick) {
   });
   toggle.addEventListener("click", () => {
     tableView.hidden = !tableView.hidden;
-    svg.toggleAttribute("hidden", !tableView.hidden);
+    highlight(-1);
+    plotArea.hidden = !tableView.hidden;
     toggle.textContent = tableView.hidden ? "View as table" : "View as chart";
     draw();
     describe();
@@ -130,8 +146,9 @@ export function createBarChart(host, onPick) {
       caption = text;
       // Hide the bars of the event that was shown before.
       svg.style.visibility = points.length ? "" : "hidden";
-      if (highlightedIndex < 0) readout.textContent = caption;
+      readout.textContent = caption;
       draw();
+      highlight(highlightedIndex);
     },
     setNote: (/** @type {string} */ text) => { note.textContent = text; },
   };

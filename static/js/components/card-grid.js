@@ -4,7 +4,7 @@ import { getLeaderboard, throttle } from "../data/api.js";
 import { pinnedNames, setPref } from "../data/prefs.js";
 import { Series } from "../data/series.js";
 import { byId, h, s, setText } from "../lib/dom.js";
-import { number, plural } from "../lib/format.js";
+import { number, plural, shortDate } from "../lib/format.js";
 import { link } from "../lib/router.js";
 import { createSparklines } from "./sparklines.js";
 import { createTallyMarks } from "./tally-marks.js";
@@ -31,7 +31,7 @@ function createCard(name, pinned) {
     s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: "M8 1.6l2 4.1 4.5.6-3.3 3.1.8 4.5L8 11.8l-4 2.1.8-4.5L1.5 6.3 6 5.7z" })));
   const el = h("li", { className: "card", "data-event": name }, anchor, pin, h("p", { className: "count value", "data-count": "" }, count), marks.el, rate,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
-  return { el, anchor, pin, marks, count, rate, sparkline, name, index: -1, shownCount: -1, series: new Series(), seriesRequestedAt: -Infinity, countInSeries: 0 };
+  return { el, anchor, pin, marks, count, rate, sparkline, name, index: -1, shownCount: -1, note: "", series: new Series(), seriesRequestedAt: -Infinity, received: 0 };
 }
 
 /** @param {HTMLElement} list @param {Session} session @param {(change: Record<string, string>) => void} onChoose called with a new filter or sort */
@@ -42,6 +42,7 @@ export function createCardGrid(list, session, onChoose) {
   const noMatch = byId("no-match");
   const sparklines = createSparklines(session);
   const pinned = pinnedNames();
+  /** The events of the last day, and the pinned ones. Those without a hit today have the indices -1, -2 and so on. @type {string[]} */ let known = [];
   /** Indices of the matching events, in the order of the grid. @type {number[]} */ let order = [];
   /** The cards in the document. @type {Map<string, Card>} */ let cards = new Map();
   /** Hits of the last hour. @type {Map<string, number>} */ let rates = new Map();
@@ -49,18 +50,20 @@ export function createCardGrid(list, session, onChoose) {
   let columns = 1;
   let rowHeight = 1;
   let visibleRange = [0, 0];
-  let ordering = { length: 0, at: 0, stale: false };
+  let ordering = { length: 0, size: 0, at: 0, stale: false };
   let debounceTimer = 0;
   let frameRequest = 0;
 
-  const nameOf = (/** @type {number} */ index) => counters.names[index];
+  const nameOf = (/** @type {number} */ index) => (index < 0 ? known[-1 - index] : counters.names[index]);
+  const countOf = (/** @type {number} */ index) => (index < 0 ? 0 : counters.counts[index]);
+  const firstSeen = (/** @type {number} */ index) => (index < 0 ? counters.names.length - index : index);
   const matches = (/** @type {number} */ index) => nameOf(index).toLowerCase().includes(filter.value.trim().toLowerCase());
   const visibleCards = () => order.slice(...visibleRange).flatMap((index) => cards.get(nameOf(index)) ?? []);
   const pinRank = (/** @type {number} */ index) => Number(!pinned.has(nameOf(index)));
   /** @type {Record<string, (a: number, b: number) => number>} */ const comparators = {
-    first: (a, b) => a - b,
+    first: (a, b) => firstSeen(a) - firstSeen(b),
     name: (a, b) => compare(nameOf(a), nameOf(b)),
-    count: (a, b) => counters.counts[b] - counters.counts[a] || a - b,
+    count: (a, b) => countOf(b) - countOf(a) || firstSeen(a) - firstSeen(b),
     rate: (a, b) => (rates.get(nameOf(b)) ?? 0) - (rates.get(nameOf(a)) ?? 0) || comparators.count(a, b),
   };
 
@@ -70,15 +73,26 @@ export function createCardGrid(list, session, onChoose) {
     reorder();
   });
 
+  /** Returns the indices of all events: those with a hit today, then the other known ones. */
+  function allIndices() {
+    known = [...new Set([...(counters.lastDay?.counts.keys() ?? []), ...pinned])];
+    const today = new Set(known.length ? counters.names : []);
+    return [...counters.names.keys(), ...known.flatMap((name, i) => (today.has(name) ? [] : [-1 - i]))];
+  }
+
   function reorder() {
-    order = [...counters.names.keys()].filter(matches).sort(comparators[sort.value]);
+    const all = allIndices();
+    order = all.filter(matches).sort(comparators[sort.value]);
     if (pinned.size) order.sort((a, b) => pinRank(a) - pinRank(b));
-    ordering = { length: counters.names.length, at: performance.now(), stale: false };
+    ordering = { length: counters.names.length, size: all.length, at: performance.now(), stale: false };
     renderViewport();
   }
 
   /** Appends new events at once. The next `reorder` sorts them in. */
   function appendNew() {
+    const added = new Set(counters.names.slice(ordering.length));
+    if (known.some((name) => added.has(name))) return reorder();
+    ordering.size += added.size;
     for (; ordering.length < counters.names.length; ordering.length++) if (matches(ordering.length)) order.push(ordering.length);
     ordering.stale = true;
     renderViewport();
@@ -117,16 +131,20 @@ export function createCardGrid(list, session, onChoose) {
   }
 
   function updateSummary() {
-    const total = plural(counters.names.length, "event");
-    setText(byId("match-count"), order.length === counters.names.length ? total : `${number(order.length)} of ${total}`);
-    noMatch.hidden = order.length > 0 || !counters.names.length;
+    const total = plural(ordering.size, "event");
+    setText(byId("match-count"), order.length === ordering.size ? total : `${number(order.length)} of ${total}`);
+    noMatch.hidden = order.length > 0 || !ordering.size;
     noMatch.querySelector("q").textContent = filter.value.trim();
   }
 
   /** @param {Card} card @param {boolean} animate */
   function paintCard(card, animate) {
     const { el } = card;
-    const count = counters.counts[card.index];
+    const count = countOf(card.index);
+    const lastCount = counters.lastDay?.counts.get(card.name);
+    card.note = count || !counters.lastDay || !lastCount ? "" : `${number(lastCount)} on ${shortDate(counters.lastDay.day)}`;
+    el.classList.toggle("idle", !count);
+    if (card.note) setText(card.rate, card.note);
     if (card.shownCount === count) return;
     card.shownCount = count;
     card.count.data = number(count);
@@ -200,6 +218,10 @@ export function createCardGrid(list, session, onChoose) {
       if (full) reorder();
       else if (ordering.length < counters.names.length) appendNew();
       for (const card of visibleCards()) if (dirty.has(card.index)) paintCard(card, animate);
+    },
+    /** Loads the charts of the cards again. */
+    reload() {
+      for (const card of cards.values()) card.seriesRequestedAt = -Infinity;
     },
     tick() {
       // Never reorder under the reader's pointer or focus.

@@ -1,6 +1,6 @@
 // The chart of hits over the chosen range, compared with the previous period, and the hits per minute.
 
-import { getSeries, throttle } from "../data/api.js";
+import { getFirstDay, getSeries, throttle } from "../data/api.js";
 import { Series } from "../data/series.js";
 import { createSegmentedControl } from "../lib/dom.js";
 import { comparison, number, plural } from "../lib/format.js";
@@ -29,7 +29,8 @@ export function createHitsChart(host, now, onRange) {
 
   const load = throttle(RELOAD_MS, async () => {
     const requestedSeries = series;
-    const requests = bothSeries().map((one) => getSeries(name, one.step, 2 * one.size).then(({ points }) => one.load(points), (error) => error));
+    const requests = bothSeries().map((one) => Promise.all([getSeries(name, one.step, 2 * one.size), getFirstDay()])
+      .then(([{ points }, firstDay]) => one.load(points, firstDay), (error) => error));
     const error = (await Promise.all(requests)).find(Boolean);
     if (requestedSeries !== series) return;
     host.ariaBusy = "false";
@@ -40,10 +41,11 @@ export function createHitsChart(host, now, onRange) {
 
   function draw() {
     const { words, step } = RANGES[range];
-    const { current, previous } = series.completedTotals();
-    chart.set(series, `Last ${words} (dotted: previous ${words})`);
-    chart.setNote(current || previous
-      ? `${plural(current, "hit")} in the last ${words}, ${comparison(current, previous)} in the previous ${words}. The current ${step} is not included.` : "");
+    const { all, completed, previous } = series.totals();
+    const isComparable = series.previous.length > 0;
+    chart.set(series, `Last ${words}${isComparable ? ` (dotted: previous ${words})` : ""}`);
+    const compared = isComparable ? ` Without the current ${step}: ${number(completed)}, ${comparison(completed, previous)} in the previous ${words}.` : "";
+    chart.setNote(all || previous ? `${plural(all, "hit")} in the last ${words}.${compared}` : "");
   }
 
   return {

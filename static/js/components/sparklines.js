@@ -14,12 +14,12 @@ export function createSparklines(/** @type {Session} */ { counters, now }) {
 
   function draw(/** @type {Card[]} */ cards) {
     for (const card of cards.filter(({ series }) => series.points.length)) {
-      const count = counters.counts[card.index];
-      card.series.add(count - card.countInSeries, now());
-      card.countInSeries = count;
+      const received = counters.received[card.index] ?? 0; // A card without a hit today has a negative index.
+      card.series.add(received - card.received, now());
+      card.received = received;
       const path = sparklinePath(card.series);
       if (card.sparkline.getAttribute("d") !== path) card.sparkline.setAttribute("d", path);
-      setText(card.rate, `${number(card.series.perMinute(now()) ?? 0)} / min`);
+      setText(card.rate, card.note || `${number(card.series.perMinute(now()) ?? 0)} / min`);
     }
   }
 
@@ -32,10 +32,10 @@ export function createSparklines(/** @type {Session} */ { counters, now }) {
     if (!batch.length || at - requestedAt < REQUEST_INTERVAL_MS) return;
     requestedAt = at;
     for (const card of batch) card.seriesRequestedAt = at;
-    const counts = batch.map((card) => counters.counts[card.index]);
+    const received = batch.map((card) => counters.received[card.index] ?? 0);
     const found = await get(`/series?${new URLSearchParams(batch.map(({ name }) => ["event", name]))}`).catch(() => []);
     // A hit that arrives during the request is shown twice for a minute, rather than never.
-    [found].flat().forEach(({ points }, i) => Object.assign(batch[i], { countInSeries: counts[i] }).series.load(points));
+    [found].flat().forEach(({ points }, i) => Object.assign(batch[i], { received: received[i] }).series.load(points));
     draw(batch);
   }
 

@@ -45,6 +45,14 @@ export const send = async (method, path, body) =>
 export const eventPath = (name) => name && `/event/${encodeURIComponent(name)}`;
 /** @param {string} name an event name, or "" for all events @param {string} step @param {number} points @returns {Promise<{points: Point[]}>} */
 export const getSeries = (name, step, points) => get(`${eventPath(name)}/series?step=${step}&points=${points}`);
+/** @type {Promise<DayRow[]|null>|undefined} */ let closedDaysRequest;
+/** Returns the closed days, newest first, or null if they cannot be loaded. They are requested once. @param {{again?: boolean}} [options] */
+export async function getClosedDays({ again = false } = {}) {
+  if (again || !(await closedDaysRequest)) closedDaysRequest = get("/history").catch(() => null);
+  return closedDaysRequest;
+}
+/** Returns the first closed day (ISO 8601) that this server has counts of, or "" if there is none or it is unknown. */
+export const getFirstDay = async () => (await getClosedDays())?.at(-1)?.day ?? "";
 /** @param {string} window @param {number} limit @param {string} [event] ranks the users of this event @returns {Promise<{rows: Ranked[], partial: boolean}>} */
 export async function getLeaderboard(window, limit, event) {
   const response = await request(`/leaderboard?${new URLSearchParams({ window, limit: String(limit), ...(event && { event }) })}`);

@@ -3,12 +3,16 @@
 export class Counters {
   /** @type {string[]} */ names = [];
   /** @type {number[]} */ counts = [];
+  /** Hits that arrived live since the page opened, by event. The hits in a snapshot may be older. @type {number[]} */ received = [];
   /** Server time of the next reset in ms, or null if there is none. @type {number|null} */ resetsAt = null;
   total = 0;
+  /** The last day that is over, and its counts by event. @type {{day: string, counts: Map<string, number>}|null} null until it is loaded */ lastDay = null;
   #changes = { dirty: /** @type {Set<number>} */ (new Set()), full: false };
 
   /** Replaces all counts. @param {string[]} names @param {number[]} counts */
   replace(names, counts) {
+    const received = new Map(this.names.map((name, index) => [name, this.received[index]]));
+    this.received = names.map((name) => received.get(name) ?? 0);
     this.names = names;
     this.counts = counts;
     this.total = counts.reduce((sum, count) => sum + count, 0);
@@ -20,16 +24,19 @@ export class Counters {
     this.#changes = { dirty: new Set(this.names.keys()), full: true };
   }
 
-  /** Applies absolute counts by index; new names take the next indices. Returns the added hits. @param {[number, number][]} changes @param {string[]} newNames */
+  /** Applies absolute counts by index; new names take the next indices. Returns the new hits. @param {[number, number][]} changes @param {string[]} newNames */
   apply(changes, newNames) {
-    const totalBefore = this.total;
-    for (const name of newNames) this.counts[this.names.push(name) - 1] = 0;
+    let hits = 0;
+    for (const name of newNames) this.counts[this.names.push(name) - 1] = this.received[this.names.length - 1] = 0;
     for (const [index, count] of changes) {
-      this.total += count - this.counts[index];
+      const added = count - this.counts[index];
+      this.total += added;
+      this.received[index] += Math.max(0, added); // Less than before is a correction.
+      hits += Math.max(0, added);
       this.counts[index] = count;
       this.#changes.dirty.add(index);
     }
-    return this.total - totalBefore;
+    return hits;
   }
 
   /** Returns the events with the largest counts, in one pass. @param {number} size @returns {Row[]} */
@@ -47,6 +54,10 @@ export class Counters {
 
   countOf(/** @type {string} */ name) {
     return this.counts[this.names.indexOf(name)] ?? 0;
+  }
+
+  receivedOf(/** @type {string} */ name) {
+    return this.received[this.names.indexOf(name)] ?? 0;
   }
 
   /** Returns the indices that changed, and whether `replace` or `markAllDirty` was called; then forgets them. */

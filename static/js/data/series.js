@@ -12,18 +12,20 @@ export class Series {
     this.size = size;
   }
 
-  /** @param {{start: string, count: number}[]} points may begin with the previous period */
-  load(points) {
-    const all = points.map(({ start, count }) => ({ start: Date.parse(start), count, iso: start }));
+  /** @param {{start: string, count: number}[]} points may begin with the previous period @param {string} [firstDay] of the server's counts, or "" for today */
+  load(points, firstDay = "") {
+    const first = firstDay || points.at(-1)?.start.slice(0, 10) || "";
+    const all = points.map(({ start, count }) => ({ start: Date.parse(start), count, iso: start, known: start >= first }));
+    const previous = all.slice(0, -this.size);
     this.points = all.slice(-this.size);
-    this.previous = all.slice(0, -this.size);
+    this.previous = previous.every(({ known }) => known) ? previous : [];
   }
 
-  /** Adds hits to the running bucket; a negative number is a correction, not a hit. @param {number} hits @param {number} now ms */
+  /** Adds hits to the running bucket. @param {number} hits @param {number} now ms */
   add(hits, now) {
     this.advance(now);
     const running = this.points.at(-1);
-    if (running) running.count += Math.max(0, hits);
+    if (running) running.count += hits;
   }
 
   // Only the server's calendar knows where hours and days end, so `load` opens those.
@@ -33,7 +35,7 @@ export class Series {
     const begun = Math.floor((now - start) / MINUTE_MS);
     if (begun < 1 || this.step !== "minute") return false;
     // After a long sleep only the newest window matters.
-    for (let i = Math.max(1, begun - this.size + 1); i <= begun; i++) this.points.push({ start: start + i * MINUTE_MS, count: 0, iso: "" });
+    for (let i = Math.max(1, begun - this.size + 1); i <= begun; i++) this.points.push({ start: start + i * MINUTE_MS, count: 0, iso: "", known: true });
     if (this.previous.length) this.previous = [...this.previous, ...this.points.slice(0, -this.size)].slice(-this.size);
     this.points = this.points.slice(-this.size);
     return true;
@@ -47,10 +49,10 @@ export class Series {
     return Math.round(running.count + last.count * share);
   }
 
-  /** Adds up the completed buckets of both periods. The running bucket would distort a comparison. */
-  completedTotals() {
-    const sum = (/** @type {Bucket[]} */ points) => points.slice(0, -1).reduce((total, { count }) => total + count, 0);
-    return { current: sum(this.points), previous: sum(this.previous) };
+  /** Adds up all buckets, and those of both periods without the running one, which would distort a comparison. */
+  totals() {
+    const sum = (/** @type {Bucket[]} */ points) => points.reduce((total, { count }) => total + count, 0);
+    return { all: sum(this.points), completed: sum(this.points.slice(0, -1)), previous: sum(this.previous.slice(0, -1)) };
   }
 }
 

@@ -120,6 +120,8 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     retry: () => socket.retry(),
     now: serverNow,
     health: () => health,
+    /** Whether the counts are those of the server. Before that, all of them are 0. */
+    isLoaded: () => loaded,
     isPaused: () => paused,
     /** Paints everything at once, even while paused, because a page has just opened. */
     repaint() {

@@ -25,10 +25,10 @@ function snippets(name) {
   };
 }
 
-/** @param {Session} session @param {() => void} onCorrected @returns {Page} */
-export function createEventPage({ counters, now }, onCorrected) {
+/** @param {Session} session @param {() => void} onCorrected @returns {Page & {countHits: () => void}} */
+export function createEventPage({ counters, now, isLoaded }, onCorrected) {
   let name = "";
-  let shownCount = -1;
+  let received = 0;
   /** The total of the days before today. @type {number|null} */ let totalBeforeToday = null;
   const chart = createHitsChart(byId("event-chart"), now, (range) => navigate(link("event", name, { range })));
   const headline = createHeadline(byId("event-today"), {
@@ -45,10 +45,9 @@ export function createEventPage({ counters, now }, onCorrected) {
   });
 
   function draw(/** @type {boolean} */ animate) {
+    if (!isLoaded()) return;
     const value = count();
     headline.count(value, animate);
-    if (shownCount >= 0 && value > shownCount) chart.count(value - shownCount);
-    shownCount = value;
     headline.set("total", totalBeforeToday === null ? "–" : number(totalBeforeToday + value));
     headline.set("part", counters.total ? percent(value / counters.total) : "–");
   }
@@ -82,7 +81,10 @@ export function createEventPage({ counters, now }, onCorrected) {
   }));
   byId("event-correct").addEventListener("click", () => confirmAndReload({
     title: "Edit counts", action: "Save", text: "History records the change and the previous values.",
-    fields: [{ label: "Today’s count", name: "count", value: count() }, { label: "Total", name: "total", value: (totalBeforeToday ?? 0) + count() }],
+    fields: [
+      { label: "Today’s count", name: "count", expected: "expectedCount", read: count },
+      { label: "Total", name: "total", expected: "expectedTotal", read: () => (totalBeforeToday === null ? null : totalBeforeToday + count()) },
+    ],
     run: (values) => send("PUT", eventPath(name), values),
   }));
   byId("event-delete").addEventListener("click", () => confirmAndReload({
@@ -95,7 +97,7 @@ export function createEventPage({ counters, now }, onCorrected) {
     show({ name: wanted, query }) {
       if (name !== wanted) {
         name = wanted;
-        shownCount = -1;
+        received = counters.receivedOf(name);
         totalBeforeToday = null;
         byId("event-name").textContent = name;
         byId("event-users").href = link("leaderboard", "", { event: name });
@@ -106,6 +108,12 @@ export function createEventPage({ counters, now }, onCorrected) {
     },
     hide: () => byId("share").close(),
     reload,
+    /** Adds the hits that have just arrived to the chart. */
+    countHits() {
+      const before = received;
+      received = counters.receivedOf(name);
+      if (received > before) chart.count(received - before);
+    },
     paint: (_, full) => draw(!full),
     tick(synced) {
       chart.tick(synced);

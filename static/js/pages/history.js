@@ -37,7 +37,7 @@ export function createHistory() {
     note.textContent = error ? `Could not load the history. ${error.message}` : days.length ? "" : "No history yet. Today’s counts will appear here tomorrow.";
     body.hidden = !days.length;
     if (!days.length) return;
-    const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits }));
+    const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits, known: true }));
     chart.set({ points: bars, step: "day" }, `${plural(days.length, "day")}. Select one.`, false);
     chart.describe();
     await showDay(loadNumber, selection.day || days[0].day);

@@ -5,6 +5,8 @@ import { createEmptyState } from "../components/empty-state.js";
 import { createHeadline } from "../components/headline.js";
 import { createHitsChart } from "../components/hits-chart.js";
 import { createRanking } from "../components/ranking.js";
+import { get, getClosedDays } from "../data/api.js";
+import { countsOfDay } from "../data/compare-days.js";
 import { csv } from "../lib/csv.js";
 import { byId, download } from "../lib/dom.js";
 import { countdown, dayEnd, number } from "../lib/format.js";
@@ -31,6 +33,16 @@ export function createOverview(session) {
     navigate(link("overview", "", { ...view, filter: byId("filter").value, ...change }), { replace });
   }
 
+  /** Loads the events of the last day, which stay visible after midnight. @param {{again?: boolean}} [options] */
+  async function loadLastDay({ again = false } = {}) {
+    const days = await getClosedDays({ again });
+    if (!days || (counters.lastDay && counters.lastDay.day === (days[0]?.day ?? ""))) return;
+    const day = days[0]?.day ?? "";
+    /** @type {ClosedDay|null} */ const found = day ? await get(`/history/${day}`).catch(() => null) : null;
+    counters.lastDay = { day, counts: found ? countsOfDay(found) : new Map() };
+    session.repaint();
+  }
+
   byId("export").addEventListener("click", () => {
     download("tally-today.csv", csv([["event", "count"], ...counters.names.map((name, i) => [name, counters.counts[i]])]));
   });
@@ -41,12 +53,18 @@ export function createOverview(session) {
       view = Object.fromEntries(query);
       chart.show("", view.range);
       cards.show(view.filter ?? "", view.sort ?? "");
+      loadLastDay();
     },
     clearFilter: () => changeView({ filter: "" }),
     count: chart.count,
-    reload: chart.reload,
+    reload() {
+      chart.reload();
+      cards.reload();
+      loadLastDay({ again: true });
+    },
     paint(dirty, full, animate) {
-      const empty = !counters.names.length;
+      // An instance that has counted before is not new, even if today has no hits yet.
+      const empty = !counters.names.length && counters.lastDay?.day === "";
       byId("overview-body").hidden = empty;
       showEmptyState(empty);
       cards.update(dirty, full, animate);

@@ -1,0 +1,240 @@
+"""The numbers on a page are those of the server, or are not shown."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.conftest import count_two_days
+from tests.browser.dashboard import ADMIN_KEY, choose, past_day, wait_until_loaded
+from tests.support.servers import Process
+
+DASH = "\u2013"
+SHIFTS = """
+  window.shifts = 0;
+  new PerformanceObserver(list => list.getEntries().forEach(entry => { window.shifts += entry.value; }))
+    .observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@pytest.fixture(scope="module")
+def tally(tally_with_history: Process) -> Process:
+    return tally_with_history
+
+
+def enter_admin_key(page: Page) -> None:
+    page.evaluate(f"sessionStorage.setItem('tally-key', '{ADMIN_KEY}')")
+    page.reload()
+
+
+@pytest.mark.fails_on_mutant(
+    "draws before the counts are loaded", "static/js/pages/event.js", "    if (!isLoaded()) return;\n", ""
+)
+def test_an_event_page_shows_nothing_until_the_counts_are_loaded(tally: Process, open_page) -> None:
+    tally.post("/event/early", b'{"by": 40000}')
+    page = open_page("about:blank")
+    held: list[Route] = []
+    page.route_web_socket("**/socket.io/**", lambda socket: socket.connect_to_server() if released else socket.close())
+    page.route("**/socket.io/**", lambda route: route.continue_() if released else route.abort())
+    page.route("**/events", lambda route: held.append(route))  # noqa: PLW0108 # Playwright cannot wrap a built-in method
+    released: list[bool] = []
+    with page.expect_response("**/event/early"), page.expect_response("**/event/early/series?**"):
+        page.goto(f"{tally.url}/#/event/early")
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.locator("#event-today .hero .value")).to_have_text("")
+    expect(page.locator("#event-today dd").first).to_have_text(DASH)
+    released.append(True)
+    for route in held:
+        route.continue_()
+    expect(page.locator("#event-today .hero .value")).to_have_text("40,000")
+    page.locator("#event-chart .toggle").click()
+    rows = page.locator("#event-chart tbody td:nth-child(2)").all_text_contents()
+    assert sum(int(text.replace(",", "")) for text in rows if text != DASH) == 40_000
+
+
+@pytest.mark.fails_on_mutant(
+    "the running day is left out",
+    "static/js/data/series.js",
+    "all: sum(this.points)",
+    "all: sum(this.points.slice(0, -1))",
+)
+@pytest.mark.fails_on_mutant(
+    "unknown days are compared", "static/js/data/series.js", "every(({ known }) => known)", "every(() => true)"
+)
+def test_the_sum_of_a_chart_is_that_of_the_leaderboard(tally: Process, open_page) -> None:
+    """The server began to count two days ago, so there is no week before to compare with."""
+    page = open_page(f"{tally.url}/#/event/search?range=week")
+    expect(page.locator("#event-chart .note")).to_have_text("480 hits in the last 7 days.")
+    expect(page.locator("#event-chart path.previous")).to_have_attribute("d", "")
+    page.goto(f"{tally.url}/#/leaderboard?window=7d")
+    expect(page.locator("#leaderboard-list li").filter(has_text="search")).to_contain_text("480")
+    page.goto(f"{tally.url}/#/event/search?range=week")
+    page.locator("#event-chart svg").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#event-chart .tooltip")).to_contain_text("before the first count")
+    page.goto(f"{tally.url}/#/event/search")
+    expect(page.locator("#event-chart .note")).to_contain_text("in the previous 60 minutes")
+
+
+@pytest.mark.fails_on_mutant(
+    "an unedited number is sent", "static/js/components/confirm-dialog.js", "value && value !== defaultValue", "value"
+)
+@pytest.mark.fails_on_mutant(
+    "the shown number is not sent",
+    "static/js/components/confirm-dialog.js",
+    "...(shown[i] === null ? [] : [[fields[i].expected, shown[i]]])",
+    "",
+)
+def test_a_correction_contains_only_what_was_edited_and_what_it_replaces(tally: Process, open_page) -> None:
+    tally.post("/event/busy", b'{"by": 30}')
+    page = open_page(f"{tally.url}/#/event/busy")
+    enter_admin_key(page)
+    expect(page.locator("#event-today .figures")).to_contain_text("Total30")
+    page.locator("#event-correct").click()
+    tally.post("/event/busy", b'{"by": 7}')
+    expect(page.locator("#confirm .now").first).to_have_text("now 37")
+    page.locator("#confirm-count").fill("20")
+    page.locator("#confirm-word").fill("busy")
+    with page.expect_request("**/event/busy") as request:
+        page.keyboard.press("Enter")
+    assert request.value.post_data_json == {"count": 20, "expectedCount": 37}
+    expect(page.locator("#confirm")).to_be_hidden()
+    assert tally.get("/event/busy") == {"eventName": "busy", "count": 20, "total": 37, "day": past_day(0)}
+
+
+def test_a_correction_of_a_moved_number_is_explained_and_can_be_repeated(tally: Process, open_page) -> None:
+    tally.post("/event/moved", b'{"by": 30}')
+    page = open_page(f"{tally.url}/#/event/moved")
+    enter_admin_key(page)
+    expect(page.locator("#event-today .figures")).to_contain_text("Total30")
+    page.locator("#event-correct").click()
+    page.locator("#confirm-total").fill("100")
+    page.locator("#confirm-word").fill("moved")
+    page.route(
+        "**/event/moved",
+        lambda route: route.continue_(post_data=json.dumps({"total": 100, "expectedTotal": 29})),
+        times=1,
+    )
+    page.keyboard.press("Enter")
+    expect(page.locator("#confirm .problem")).to_contain_text("moved now has the count 30 and the total 30")
+    page.keyboard.press("Enter")
+    expect(page.locator("#confirm")).to_be_hidden()
+    expect(page.locator("#event-today .figures")).to_contain_text("Total100")
+
+
+@pytest.mark.fails_on_mutant(
+    "a tap finds no bar", "static/js/components/bar-chart.js", '  svg.addEventListener("pointerdown", pointAt);\n', ""
+)
+@pytest.mark.fails_on_mutant(
+    "the tooltip leaves with the finger", "static/js/components/bar-chart.js", 'pointerType === "mouse"', "pointerType"
+)
+def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
+    page = open_page(f"{tally.url}/#/history", has_touch=True, viewport={"width": 390, "height": 1200})
+    box = page.locator("#history-chart svg").bounding_box()
+    assert box
+    page.touchscreen.tap(box["x"] + 40 + (box["width"] - 40) / 4, box["y"] + 60)  # the first of two bars
+    expect(page).to_have_url(re.compile(past_day(2)))
+    page.goto(f"{tally.url}/#/event/search?range=week")
+    expect(page.locator("#event-chart .note")).to_contain_text("480 hits")
+    box = page.locator("#event-chart svg").bounding_box()
+    assert box
+    page.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
+    expect(page.locator("#event-chart .tooltip")).to_contain_text("120 hits")
+
+
+@pytest.mark.fails_on_mutant("the newest day has no label", "static/js/components/bar-chart.js", "&& !isNewestDay", "")
+@pytest.mark.fails_on_mutant(
+    "seven bars fill a part of the panel",
+    "static/js/components/bar-chart.js",
+    "barStep = (box.width - MARGIN.left) / points.length",
+    "barStep = Math.min(64, (box.width - MARGIN.left) / points.length)",
+)
+@pytest.mark.parametrize("width", [390, 1440, 2560])
+def test_a_chart_fills_its_panel_and_names_the_newest_day(tally: Process, open_page, width: int) -> None:
+    page = open_page(f"{tally.url}/#/event/search", viewport={"width": width, "height": 900})
+    for label, bars in (("Week", 7), ("Month", 30)):
+        choose(page, "#event-chart", label)
+        expect(page.locator("#event-chart rect.bar")).to_have_count(bars)
+        today = page.evaluate(
+            "new Intl.DateTimeFormat(undefined, {day: 'numeric', month: 'short', timeZone: 'UTC'}).format()"
+        )
+        expect(page.locator("#event-chart .axis text").last).to_have_text(today)
+        svg, bar = (
+            page.locator("#event-chart svg").bounding_box(),
+            page.locator("rect.bar").nth(bars - 1).bounding_box(),
+        )
+        assert svg
+        assert bar
+        assert bar["x"] + bar["width"] > svg["x"] + svg["width"] * (1 - 1 / bars)
+
+
+@pytest.mark.parametrize("path", ["/", "/#/event/search", "/#/history", "/#/leaderboard"])
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_nothing_jumps_while_a_page_loads(tally: Process, open_page, path: str, width: int) -> None:
+    page = open_page("about:blank", viewport={"width": width, "height": 900})
+    page.add_init_script(SHIFTS)
+    page.goto(tally.url + path)
+    wait_until_loaded(page)
+    expect(page.locator("[data-page]:visible :is(.bar, .ranking li)").first).to_be_attached()
+    assert page.evaluate("window.shifts") < 0.05
+
+
+def test_no_letter_of_a_kiosk_title_is_cut_off(tally: Process, open_page) -> None:
+    page = open_page(f"{tally.url}/kiosk?event=gypsy")
+    for width, height in ((390, 800), (1440, 900), (2560, 1440)):
+        page.set_viewport_size({"width": width, "height": height})
+        title = page.locator("h1:visible")
+        assert title.evaluate("title => title.scrollHeight <= title.clientHeight")
+
+
+@pytest.fixture
+def quiet_tally(tmp_path: Path) -> Iterator[Process]:
+    """A server with two closed days and no hit today."""
+    store = f"sqlite:///{tmp_path}/tally.db"
+    with ThreadPoolExecutor() as pool:  # Playwright's event loop runs in this thread
+        pool.submit(asyncio.run, count_two_days(store)).result()
+    process = Process(tmp_path, TALLY_STORE=store)
+    yield process.start()
+    process.kill()
+
+
+@pytest.mark.fails_on_mutant(
+    "an instance with history looks new", "static/js/pages/overview.js", 'counters.lastDay?.day === ""', "true"
+)
+@pytest.mark.fails_on_mutant(
+    "events of the last day are hidden",
+    "static/js/components/card-grid.js",
+    "...(counters.lastDay?.counts.keys() ?? [])",
+    "",
+)
+@pytest.mark.fails_on_mutant(
+    "an event is listed twice",
+    "static/js/components/card-grid.js",
+    "    if (known.some((name) => added.has(name))) return reorder();\n",
+    "",
+)
+def test_events_stay_in_sight_after_midnight(quiet_tally: Process, open_page, console_messages: list[str]) -> None:
+    page = wait_until_loaded(open_page(quiet_tally.url))
+    search = page.locator('[data-event="search"]')
+    expect(search.locator(".count")).to_have_text("0")
+    expect(search.locator(".rate")).to_contain_text("240 on ")
+    expect(page.locator("#empty")).to_be_hidden()
+    expect(page.locator("#match-count")).to_have_text("3 events")
+    search.hover()
+    search.get_by_role("button", name="Pin search").click()
+    quiet_tally.post("/event/search")
+    expect(search.locator(".count")).to_have_text("1")
+    expect(search.locator(".rate")).not_to_contain_text("on")
+    expect(page.locator("#match-count")).to_have_text("3 events")
+    expect(page.locator(".card")).to_have_count(3)
+    quiet_tally.post("/event/brand%20new")
+    expect(page.locator("#match-count")).to_have_text("4 events")
+    page.locator("#filter").fill("page.v")
+    expect(page.locator(".card")).to_have_count(1)
+    expect(page.locator("#match-count")).to_have_text("1 of 4 events")
+    assert console_messages == []
