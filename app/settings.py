@@ -119,15 +119,12 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on. `0.0.0.0` listens on all interfaces.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for all interfaces.")
     port: Annotated[int, BeforeValidator(_port_unless_service_link)] = Field(
         default=DEFAULT_PORT, ge=1, le=65535, description="Port to listen on."
     )
     root_path: str = Field(
-        default="",
-        pattern=ROOT_PATH,
-        description="Path under which a proxy serves Tally, e.g. `/tally`. Links in responses begin with it. "
-        "Requests are served with and without it.",
+        default="", pattern=ROOT_PATH, description="Path under which a proxy serves Tally, e.g. `/tally`."
     )
     store: str = Field(
         default="sqlite:///data/tally.db",
@@ -144,23 +141,21 @@ class Settings(BaseSettings):
     )
     write_limit: Rate = Field(
         default="1000/second",
-        description="Maximum rate of hits per client address, e.g. `1000/second` or `100/second;5000/minute`. A "
-        "batch costs one per 100 items, or one per 32 KiB if that is more. A user or a session in it costs as much as "
-        "16 items.",
+        description="Maximum rate of hits per client address. A batch costs less: see `POST /events`.",
     )
     read_limit: Rate = Field(default="200/second", description="Maximum rate of reads per client address.")
     events_max: int = Field(
         default=100_000,
         ge=1,
         le=10_000_000,
-        description="Maximum number of distinct event names. New names beyond it get a 429.",
+        description="Maximum number of event names. New names beyond it get a 429.",
     )
     keys_max: int = Field(
         default=1_000_000,
         ge=10,
         le=100_000_000,
-        description="Maximum number of idempotency keys that are remembered, each for 24 hours; a tenth of them per "
-        "client. New keys beyond it get a 503.",
+        description="Maximum number of idempotency keys in 24 hours; a tenth of them per client. New keys beyond it "
+        "get a 503.",
     )
     public_by_max: int = Field(
         default=1_000_000, ge=1, le=1_000_000, description="Largest `by` that a client may send without a write key."
@@ -172,40 +167,33 @@ class Settings(BaseSettings):
     write_keys: Keys = Field(default=(), description="API keys with the write role. If empty, anyone can count.")
     read_keys: Keys = Field(default=(), description="API keys with the read role. If empty, anyone can read.")
     allowed_origins: Origins = Field(
-        default=(),
-        description="Web origins whose pages may count and read, in addition to Tally's own. `*` allows any.",
+        default=(), description="Web origins whose pages may count and read, besides Tally's own. `*` allows any."
     )
     allowed_hosts: Hosts = Field(
         default=(),
-        description="Host names that Tally answers to, in addition to IP addresses and names without a dot. `*` "
-        "allows any, and is the default if `TALLY_HOST` is not a loopback address.",
+        description="Host names that Tally answers to, besides IP addresses and names without a dot. `*` allows any; "
+        "it is the default if `TALLY_HOST` is not a loopback address.",
     )
     public_badges: bool = Field(default=False, description="Serve badges without an API key.")
     embed_origins: Origins = Field(
         default=(), description="Web origins whose pages may embed counters, without an API key. `*` allows any."
     )
     live_interval_ms: int = Field(
-        default=10,
-        ge=0,
-        le=10_000,
-        description="Minimum interval between two live updates to a client under load, in ms.",
+        default=10, ge=0, le=10_000, description="Minimum interval between two live updates to a client under load."
     )
-    minutes_kept_hours: int = Field(default=48, ge=24, le=8760, description="Retention of counts per minute, in hours.")
-    hours_kept_days: int = Field(default=90, ge=1, le=3660, description="Retention of counts per hour, in days.")
+    minutes_kept_hours: int = Field(default=48, ge=24, le=8760, description="Retention of counts per minute.")
+    hours_kept_days: int = Field(default=90, ge=1, le=3660, description="Retention of counts per hour.")
     days_kept: int = Field(
-        default=400, ge=8, le=36_600, description="Retention of counts per day, in days. Totals never expire."
+        default=400, ge=8, le=36_600, description="Retention of counts per day. Totals never expire."
     )
     trusted_proxies: Proxies = Field(
-        default=(),
-        description="Proxies, as comma-separated addresses or networks, whose `X-Forwarded-For` and "
-        "`X-Forwarded-Proto` headers are trusted.",
+        default=(), description="Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` headers are trusted."
     )
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,
         le=3600,
-        description="How long an idle connection is kept, in seconds. It must be longer than a proxy or a load "
-        "balancer keeps one, because a request on a closed connection fails.",
+        description="How long an idle connection is kept. It must be longer than a proxy keeps one.",
     )
     countapi: bool = Field(
         default=False, description="Enable the CountAPI-compatible routes `/hit`, `/get` and `/info`."
@@ -214,31 +202,24 @@ class Settings(BaseSettings):
         default="data/spool", description="Directory of the spool, which keeps hits while Redis is unreachable."
     )
     spool_max_mb: int = Field(
-        default=512, ge=1, le=1_000_000, description="Maximum size of the spool, in MB. Hits beyond it get a 503."
+        default=512, ge=1, le=1_000_000, description="Maximum size of the spool. Hits beyond it get a 503."
     )
 
     kafka: str = Field(
         default="",
         pattern=SERVERS,
-        description="Kafka bootstrap servers, as comma-separated `host:port`. If set, hits are written to "
-        "`TALLY_KAFKA_TOPIC`, acknowledged with 202, and counted from there.",
+        description="Kafka bootstrap servers. If set, hits are buffered in `TALLY_KAFKA_TOPIC` and acknowledged "
+        "with 202.",
     )
     kafka_topic: str = Field(
         default="tally.events", pattern=TOPIC, description="Topic that buffers hits until they are counted."
     )
-    kafka_inputs: str = Field(
-        default="", description="Existing topics to count, separated by spaces, each as `host:port/topic?event=field`."
-    )
+    kafka_inputs: str = Field(default="", description="Existing topics to count.")
     kafka_group: str = Field(default="tally", min_length=1, description="Consumer group of all nodes on one store.")
     kafka_dead_letters: str = Field(
         default="tally.dead", pattern=TOPIC, description="Topic for records that cannot be counted."
     )
-    kafka_options: str = Field(
-        default="",
-        repr=False,
-        description="TLS and SASL options as `name=value&…`: `security_protocol`, `sasl_mechanism`, "
-        "`sasl_plain_username`, `sasl_plain_password`, `ssl_cafile`, `ssl_certfile`, `ssl_keyfile`.",
-    )
+    kafka_options: str = Field(default="", repr=False, description="TLS and SASL options.")
 
     @property
     def store_kind(self) -> Literal["memory", "sqlite", "redis"]:
