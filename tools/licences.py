@@ -12,11 +12,11 @@ ROOT = Path(__file__).parent.parent
 LIST = ROOT / "docs/reference/licences.md"
 HEAD = """# Licences
 
-Tally is under the MIT licence. These are the licences of the packages in `requirements.txt`, from their metadata.
-`fastapi-swagger` contains Swagger UI, under Apache-2.0. `static/vendor/LICENSES.txt` has the licences of the vendored
-files. `tools/licences.py` writes this page, and `make check` compares it.
+Tally is under the MIT licence. These are the licences of the packages in `requirements.txt`. `fastapi-swagger` contains
+Swagger UI, under Apache-2.0. `static/vendor/LICENSES.txt` has the licences of the vendored files.
+`tools/licences.py` writes this page.
 
-| package | licence |
+| licence | packages |
 |---|---|
 """
 # All of them allow to use, change and distribute a program that includes the library. MPL-2.0 requires that changes to
@@ -56,9 +56,12 @@ def problems(found: dict[str, str]) -> list[str]:
 
 def main() -> None:
     text = LIST.read_text() if LIST.exists() else ""
-    listed = dict(re.findall(r"^\| (\S+) \| (.*) \|$", text, re.MULTILINE))
-    found = update(listed)
-    wanted = HEAD + "".join(f"| {package} | {text} |\n" for package, text in found.items())
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", text, re.MULTILINE)
+    found = update({package: name for name, packages in rows for package in packages.split(", ")})
+    wanted = HEAD + "".join(
+        f"| {name} | {', '.join(package for package, text in found.items() if text == name)} |\n"
+        for name in sorted(set(found.values()))
+    )
     if "--check" not in sys.argv:
         LIST.write_text(wanted)
     elif text != wanted:
