@@ -176,6 +176,18 @@ def test_a_countapi_page_works_after_changing_its_host_name(
     assert [text for text in console_messages if "404" not in text] == []
 
 
+@pytest.mark.fails_on_mutant("prefetches are counted", "app/http/bots.py", 'r"prefetch|', 'r"')
+def test_a_prefetch_is_not_counted(tally: Process, site: Site, open_page) -> None:
+    hit = f"{tally.url}/hit/mysite.com/prefetched"
+    site.html = f'<!doctype html><link rel="prefetch" href="{hit}">'
+    page = open_page("about:blank")
+    with page.expect_response(hit) as received:
+        page.goto(site.url)
+    assert received.value.request.header_value("sec-purpose") == "prefetch"
+    assert tally.get("/event/mysite.com:prefetched")["total"] == 0
+    assert page.evaluate("(hit) => fetch(hit).then((response) => response.json())", hit) == {"value": 1}
+
+
 def test_a_badge_loads_on_a_page_with_a_strict_embedder_policy(
     tally: Process, site: Site, open_page, console_messages: list[str]
 ) -> None:

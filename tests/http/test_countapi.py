@@ -95,6 +95,71 @@ async def test_only_a_get_counts(client: httpx.AsyncClient) -> None:
     assert (await client.get("/get/mysite.com/visits")).json() == {"value": 1}
 
 
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
+UNSEEN = {
+    "a prefetch": {"Sec-Purpose": "prefetch"},
+    "a prerender": {"Sec-Purpose": "prefetch;prerender"},
+    "a prefetch through a proxy": {"Sec-Purpose": "prefetch;anonymous-client-ip"},
+    "a prefetch of an older Chrome": {"Purpose": "prefetch"},
+    "a prefetch of an older Firefox": {"X-Moz": "prefetch"},
+    "a preview of Safari": {"X-Purpose": "preview"},
+}
+BOTS = [
+    "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)",
+    "Mozilla/5.0 (compatible; Discordbot/2.0; +https://discordapp.com)",
+    "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)",
+    "Twitterbot/1.0",
+    "TelegramBot (like TwitterBot)",
+    "LinkedInBot/1.0 (compatible; Mozilla/5.0; Apache-HttpClient +http://www.linkedin.com)",
+    "WhatsApp/2.23.20.0",
+    "Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5 skype-url-preview@microsoft.com",
+    "http.rb/5.1.1 (Mastodon/4.2.0; +https://mastodon.social/)",
+    f"{CHROME} (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+    "Mediapartners-Google",
+    f"{CHROME} (compatible; Google-InspectionTool/1.0;)",
+    "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
+    "Mozilla/5.0 (compatible; Yahoo! Slurp; http://help.yahoo.com/help/us/ysearch/slurp)",
+    "Mozilla/5.0 (compatible; Baiduspider/2.0; +http://www.baidu.com/search/spider.html)",
+    "Mozilla/5.0 (compatible; YandexBot/3.0; +http://yandex.com/bots)",
+    "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)",
+    "meta-externalagent/1.1 (+https://developers.facebook.com/docs/sharing/webmasters/crawler)",
+    "Mozilla/5.0 (compatible; archive.org_bot +http://archive.org/details/archive.org_bot)",
+]
+UNSEEN |= {bot: {"User-Agent": bot} for bot in BOTS}
+SEEN = {
+    "no user agent": {"User-Agent": ""},
+    "Chrome": {"User-Agent": CHROME},
+    "a phone of Cubot": {"User-Agent": "Mozilla/5.0 (Linux; Android 13; CUBOT P80) AppleWebKit/537.36 Mobile Safari"},
+    "the browser in Facebook": {"User-Agent": f"{CHROME} [FB_IAB/FB4A;FBAV/440.0.0.30.106;]"},
+    "GitHub's image proxy": {"User-Agent": "github-camo (876de43e)"},
+    "Gmail's image proxy": {"User-Agent": "Mozilla/5.0 Firefox/11.0 (via ggpht.com GoogleImageProxy)"},
+    "curl": {"User-Agent": "curl/8.5.0"},
+    "node-fetch": {"User-Agent": "node-fetch/1.0 (+https://github.com/bitinn/node-fetch)"},
+    "another purpose": {"Sec-Purpose": "x"},
+}
+
+
+@pytest.mark.fails_on_mutant("bots are counted", "app/http/bots.py", '_BOT.search(headers.get("user-agent", ""))', "0")
+async def test_a_hit_that_nobody_sees_is_not_counted(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/hit/mysite.com/visits", headers={"Sec-Purpose": "prefetch"})).json() == {"value": 0}
+    assert (await client.get("/events")).json() == {}
+    await client.get("/hit/mysite.com/visits")
+    for name, headers in UNSEEN.items():
+        response = await client.get("/hit/mysite.com/visits", headers=headers)
+        assert (response.status_code, response.json()) == (200, {"value": 1}), name
+        image = await client.get("/hit/mysite.com/visits?img", headers=headers)
+        assert (image.headers["content-type"], image.headers["cache-control"]) == ("image/gif", "no-store"), name
+    for value, (name, headers) in enumerate(SEEN.items(), 2):
+        assert (await client.get("/hit/mysite.com/visits", headers=headers)).json() == {"value": value}, name
+
+
+@pytest.mark.parametrize("client", [{"write_limit": "1/minute", "read_limit": "1/minute"}], indirect=True)
+async def test_a_hit_that_nobody_sees_costs_a_read(client: httpx.AsyncClient) -> None:
+    statuses = [(await client.get("/hit/a.b/key", headers={"Purpose": "prefetch"})).status_code for _ in range(2)]
+    assert statuses == [200, 429]
+    assert (await client.get("/hit/a.b/key")).json() == {"value": 1}
+
+
 @pytest.mark.parametrize("client", [{"write_limit": "2/minute"}], indirect=True)
 async def test_a_page_can_read_the_429_of_its_hit(client: httpx.AsyncClient) -> None:
     responses = [await client.get("/hit/mysite.com/visits") for _ in range(3)]

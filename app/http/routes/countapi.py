@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from app.domain.buckets import TOTAL
 from app.domain.names import event_name
 from app.group_commit import GroupCommitter
+from app.http.bots import is_unseen
 from app.http.dependencies import ReadLimit
 from app.http.errors import Problem, accepted_or_raise
 from app.http.openapi import error_responses
@@ -68,9 +69,20 @@ def add_routes(
 ) -> None:
     """Add the routes of CountAPI, each with and without a namespace."""
 
+    async def total_of(event: str) -> int | None:
+        (totals,) = await store.read([TOTAL], [event])
+        return totals.get(event)
+
+    async def hit(request: Request, event: str) -> int:
+        """Count a hit, unless nobody sees the page that sends it, and return the total."""
+        if is_unseen(request.headers):
+            rate_limits.consume(request, "read")
+            return await total_of(event) or 0
+        rate_limits.consume(request, "write")
+        return accepted_or_raise(await committer.submit({event: 1}))[event].total
+
     async def read(call: Call, **properties: object) -> Response:
-        (totals,) = await store.read([TOTAL], [call.event])
-        value = totals.get(call.event)
+        value = await total_of(call.event)
         return call.respond({**properties, "value": value}) if value else call.respond({"value": None}, 404)
 
     for path, parse in (("{key}", _parse_default), ("{ns}/{key}", _parse)):
@@ -81,10 +93,8 @@ def add_routes(
 
         @router.get(f"/hit/{path}", response_model=Found, responses=responses)
         async def count_hit(request: Request, call: Called) -> Response:
-            """Count one hit of the event `namespace:key`, and return its total."""
-            rate_limits.consume(request, "write")
-            outcome = await committer.submit({call.event: 1})
-            return call.respond({"value": accepted_or_raise(outcome)[call.event].total})
+            """Count one hit of the event `namespace:key`, and return its total. Bots and prefetches are not counted."""
+            return call.respond({"value": await hit(request, call.event)})
 
         @router.get(f"/get/{path}", response_model=Found, **reading)
         async def read_value(call: Called) -> Response:
