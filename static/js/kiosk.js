@@ -32,7 +32,7 @@ function createSlide(name) {
   const ranking = createRanking(list);
   const series = new Series();
   const el = h("section", { className: name ? "slide" : "slide all", hidden: true, ...(name && { "data-event": name }) },
-    h("h1", { dir: "auto" }, name || "Hits today"), h("div", { className: "number" }, value, rate), marksHost, name ? "" : list,
+    h("h1", { dir: "auto", translate: false }, name || "Hits today"), h("div", { className: "number" }, value, rate), marksHost, name ? "" : list,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
   const load = throttle(SERIES_MS, () => getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {}));
   let received = 0;
@@ -88,6 +88,7 @@ const session = openSession({
     byId("status").dataset.state = name;
     byId("status").lastElementChild.textContent = outdated ? `${LABELS[name]}: as of ${timeWithSeconds(asOf)}` : LABELS[name];
     document.body.classList.toggle("stale", outdated);
+    byId("pause").textContent = session.isPaused() ? "Resume" : "Pause";
     showKeyPrompt(name === "locked");
     if (updated && !reloadTimer) reloadTimer = setTimeout(() => location.reload(), RELOAD_DELAY_MS);
   },

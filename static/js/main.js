@@ -6,7 +6,7 @@ import { getPref, setPref } from "./data/prefs.js";
 import { openSession } from "./data/session.js";
 import { byId, h } from "./lib/dom.js";
 import { number, plural } from "./lib/format.js";
-import { parseHash } from "./lib/router.js";
+import { link, parseHash } from "./lib/router.js";
 import { createEventPage } from "./pages/event.js";
 import { createHistory } from "./pages/history.js";
 import { createLeaderboard } from "./pages/leaderboard.js";
@@ -46,6 +46,8 @@ const filter = byId("filter");
 let view = "";
 let heading = "";
 let locked = false;
+/** Where the reader was on each entry of the browser's history. @type {Map<string, number>} */ const scrollPositions = new Map();
+let entry = "";
 let lastAnnouncement = { total: -1, at: Date.now() };
 const currentPage = () => pages[view];
 const updateKeyPrompt = () => showKeyPrompt(locked && view !== "settings"); // The settings page has a key form.
@@ -53,8 +55,9 @@ const updateKeyPrompt = () => showKeyPrompt(locked && view !== "settings"); // T
 function showRoute() {
   const route = parseHash(location.hash);
   const nextView = Object.hasOwn(pages, route.view) && (route.view !== "event" || route.name) ? route.view : "overview";
-  const nextHeading = nextView === "event" ? nextView + route.name : nextView;
+  const nextHeading = nextView === "event" ? link(nextView, route.name) : nextView;
   const moved = view && nextHeading !== heading;
+  const previousEvent = parseHash(heading).name;
   if (view && view !== nextView) currentPage().hide?.();
   view = nextView;
   heading = nextHeading;
@@ -66,9 +69,19 @@ function showRoute() {
   currentPage().show(route);
   document.title = [currentPage().title(), "Tally"].filter(Boolean).join(" · ");
   session.repaint();
+  enterHistory();
   if (!moved) return;
-  scrollTo(0, 0);
-  byId(`page-${view}`).querySelector("h1").focus(); // A screen reader announces the new page.
+  const position = scrollPositions.get(entry) ?? 0;
+  scrollTo(0, position);
+  // Back from an event, the reader goes on at its card. A screen reader announces every other new page.
+  if (!(position && view === "overview" && overview.focusCard(previousEvent))) byId(`page-${view}`).querySelector("h1").focus({ preventScroll: true });
+}
+
+/** Gives the current entry of the browser's history a name, to find its scroll position later. */
+function enterHistory() {
+  if (!history.state?.entry) history.replaceState({ entry: String(Math.random()) }, "");
+  ({ entry } = history.state);
+  if (view === "overview") for (const anchor of /** @type {NodeListOf<HTMLAnchorElement>} */ (document.querySelectorAll(".to-overview"))) anchor.href = location.hash || "#/";
 }
 
 /** Announces the total to screen readers at the interval from the settings. */
@@ -122,6 +135,8 @@ document.querySelector(".skip")?.addEventListener("click", (event) => {
   event.preventDefault();
   byId("main").focus();
 });
+history.scrollRestoration = "manual"; // The browser would scroll before the page has its height.
+addEventListener("scroll", () => scrollPositions.set(entry, scrollY), { passive: true });
 addEventListener("hashchange", showRoute);
 showRoute();
 session.start();

@@ -1,7 +1,7 @@
 // The grid of event cards. Only the cards near the screen are in the document.
 
 import { getLeaderboard, throttle } from "../data/api.js";
-import { pinnedNames, setPref } from "../data/prefs.js";
+import { onPrefChange, pinnedNames, setPref } from "../data/prefs.js";
 import { Series } from "../data/series.js";
 import { byId, h, s, setText } from "../lib/dom.js";
 import { number, plural, shortDate } from "../lib/format.js";
@@ -41,7 +41,7 @@ export function createCardGrid(list, session, onChoose) {
   const sort = byId("sort");
   const noMatch = byId("no-match");
   const sparklines = createSparklines(session);
-  const pinned = pinnedNames();
+  let pinned = pinnedNames();
   /** The events of the last day, and the pinned ones. Those without a hit today have the indices -1, -2 and so on. @type {string[]} */ let known = [];
   /** Indices of the matching events, in the order of the grid. @type {number[]} */ let order = [];
   /** The cards in the document. @type {Map<string, Card>} */ let cards = new Map();
@@ -57,7 +57,7 @@ export function createCardGrid(list, session, onChoose) {
   const nameOf = (/** @type {number} */ index) => (index < 0 ? known[-1 - index] : counters.names[index]);
   const countOf = (/** @type {number} */ index) => (index < 0 ? 0 : counters.counts[index]);
   const firstSeen = (/** @type {number} */ index) => (index < 0 ? counters.names.length - index : index);
-  const matches = (/** @type {number} */ index) => nameOf(index).toLowerCase().includes(filter.value.trim().toLowerCase());
+  const searchText = () => filter.value.trim().normalize().toLowerCase(); // The server normalizes names in the same way.
   const visibleCards = () => order.slice(...visibleRange).flatMap((index) => cards.get(nameOf(index)) ?? []);
   const pinRank = (/** @type {number} */ index) => Number(!pinned.has(nameOf(index)));
   /** @type {Record<string, (a: number, b: number) => number>} */ const comparators = {
@@ -82,7 +82,8 @@ export function createCardGrid(list, session, onChoose) {
 
   function reorder() {
     const all = allIndices();
-    order = all.filter(matches).sort(comparators[sort.value]);
+    const text = searchText();
+    order = all.filter((index) => nameOf(index).toLowerCase().includes(text)).sort(comparators[sort.value]);
     if (pinned.size) order.sort((a, b) => pinRank(a) - pinRank(b));
     ordering = { length: counters.names.length, size: all.length, at: performance.now(), stale: false };
     renderViewport();
@@ -93,7 +94,8 @@ export function createCardGrid(list, session, onChoose) {
     const added = new Set(counters.names.slice(ordering.length));
     if (known.some((name) => added.has(name))) return reorder();
     ordering.size += added.size;
-    for (; ordering.length < counters.names.length; ordering.length++) if (matches(ordering.length)) order.push(ordering.length);
+    const text = searchText();
+    for (; ordering.length < counters.names.length; ordering.length++) if (nameOf(ordering.length).toLowerCase().includes(text)) order.push(ordering.length);
     ordering.stale = true;
     renderViewport();
   }
@@ -203,6 +205,12 @@ export function createCardGrid(list, session, onChoose) {
   });
   addEventListener("scroll", () => { frameRequest ||= requestAnimationFrame(() => { frameRequest = 0; renderViewport(); }); }, { passive: true });
   addEventListener("resize", renderViewport);
+  onPrefChange((name) => {
+    if (name !== "pins") return;
+    pinned = pinnedNames();
+    for (const card of cards.values()) card.pin.ariaPressed = String(pinned.has(card.name));
+    reorder();
+  });
 
   return {
     /** Takes the filter and the order from the address. The next full `update` applies them. @param {string} filterText @param {string} sortKey */
@@ -218,6 +226,14 @@ export function createCardGrid(list, session, onChoose) {
       if (full) reorder();
       else if (ordering.length < counters.names.length) appendNew();
       for (const card of visibleCards()) if (dirty.has(card.index)) paintCard(card, animate);
+    },
+    /** Returns the events with hits that match the filter, in the order of the grid. @returns {Row[]} */
+    rows: () => order.filter((index) => index >= 0).map((index) => ({ name: nameOf(index), count: countOf(index) })),
+    /** Moves the focus to the card of an event. Returns false if it is not near the screen. @param {string} name */
+    focus(name) {
+      renderViewport();
+      cards.get(name)?.anchor.focus({ preventScroll: true });
+      return cards.has(name);
     },
     /** Loads the charts of the cards again. */
     reload() {

@@ -20,7 +20,7 @@ export function createHero(value, marksHost, name) {
 
 /** @param {HTMLElement} host @param {Record<string, string>} labels of the smaller numbers, by key */
 export function createHeadline(host, labels) {
-  const value = h("p", { className: "value" });
+  const value = h("p", { className: "value", translate: false });
   const marksHost = h("div", { className: "strokes" });
   const figures = h("dl", { className: "figures" });
   /** @type {Record<string, HTMLElement>} */ const values = {};
@@ -28,7 +28,7 @@ export function createHeadline(host, labels) {
   let hero = createHero(value, marksHost, name);
   host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost), figures);
   for (const [key, label] of Object.entries(labels)) {
-    values[key] = h("dd", { className: "value" }, "–");
+    values[key] = h("dd", { className: "value", translate: false }, "–");
     figures.append(h("div", {}, h("dt", {}, label), values[key]));
   }
 

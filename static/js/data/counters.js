@@ -5,6 +5,8 @@ export class Counters {
   /** @type {number[]} */ counts = [];
   /** Hits that arrived live since the page opened, by event. The hits in a snapshot may be older. @type {number[]} */ received = [];
   /** Server time of the next reset in ms, or null if there is none. @type {number|null} */ resetsAt = null;
+  /** The server's day (ISO 8601), or "" until a snapshot has it. */
+  day = "";
   total = 0;
   /** The last day that is over, and its counts by event. @type {{day: string, counts: Map<string, number>}|null} null until it is loaded */ lastDay = null;
   #changes = { dirty: /** @type {Set<number>} */ (new Set()), full: false };

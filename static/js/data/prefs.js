@@ -20,6 +20,17 @@ export function setPref(name, value) {
   if (name === "theme" || name === "density") document.documentElement.dataset[name] = value;
 }
 
+/** Calls `run` when another tab has changed a preference. @param {(name: string) => void} run */
+export function onPrefChange(run) {
+  addEventListener("storage", ({ key }) => {
+    const name = key?.replace("tally-", "") ?? "";
+    if (!Object.hasOwn(DEFAULTS, name)) return;
+    delete currentPrefs[name];
+    if (name === "theme" || name === "density") document.documentElement.dataset[name] = getPref(name);
+    run(name);
+  });
+}
+
 /** @returns {Set<string>} the names of pinned events */
 export function pinnedNames() {
   try { return new Set(JSON.parse(getPref("pins"))); } catch { return new Set(); }

@@ -91,7 +91,8 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     start() {
       socket = openSocket({
         apiKey,
-        onSnapshot({ names, counts, resetsAt }) {
+        onSnapshot({ names, counts, resetsAt, day }) {
+          counters.day = day;
           counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
           replaceCounts(names, counts);
           onSnapshot();

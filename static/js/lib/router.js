@@ -19,6 +19,6 @@ export function link(view, name = "", query = {}) {
 
 /** @param {string} hash @param {{replace?: boolean}} [options] replace: add no entry to the browser's history */
 export function navigate(hash, { replace = false } = {}) {
-  history[replace ? "replaceState" : "pushState"](null, "", hash);
+  replace ? history.replaceState(history.state, "", hash) : history.pushState(null, "", hash);
   dispatchEvent(new Event("hashchange"));
 }

@@ -14,7 +14,7 @@ import { link, navigate } from "../lib/router.js";
 
 const TOP = 10;
 
-/** @param {Session} session @returns {Page & {clearFilter: () => void, count: (hits: number) => void}} */
+/** @param {Session} session @returns {Page & {clearFilter: () => void, count: (hits: number) => void, focusCard: (event: string) => boolean}} */
 export function createOverview(session) {
   const { counters, now, health } = session;
   /** The query of the address. @type {Record<string, string>} */ let view = {};
@@ -44,7 +44,7 @@ export function createOverview(session) {
   }
 
   byId("export").addEventListener("click", () => {
-    download("tally-today.csv", csv([["event", "count"], ...counters.names.map((name, i) => [name, counters.counts[i]])]));
+    download(`tally-${counters.day || "today"}.csv`, csv([["event", "count"], ...cards.rows().map(({ name, count }) => [name, count])]));
   });
 
   return {
@@ -57,6 +57,7 @@ export function createOverview(session) {
     },
     clearFilter: () => changeView({ filter: "" }),
     count: chart.count,
+    focusCard: cards.focus,
     reload() {
       chart.reload();
       cards.reload();

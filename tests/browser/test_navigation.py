@@ -1,0 +1,130 @@
+"""Readers find what they left: the place in a list, the view, and the choices of another tab."""
+
+import csv
+import io
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.dashboard import past_day, wait_until_loaded
+from tests.support.servers import Process
+
+CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+ARABIC = "\N{ARABIC LETTER SEEN}\N{ARABIC LETTER LAM}\N{ARABIC LETTER ALEF}\N{ARABIC LETTER MEEM}"
+
+
+@pytest.fixture(scope="module")
+def tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server in memory with 300 events."""
+    limits = {"TALLY_WRITE_LIMIT": "100000/second", "TALLY_READ_LIMIT": "10000/second"}
+    process = Process(tmp_path_factory.mktemp("tally"), TALLY_STORE="memory://", **limits)
+    process.start()
+    process.post("/events", "\n".join([CAFE, ARABIC, *(f"event {i:03}" for i in range(298))]).encode())
+    yield process
+    process.kill()
+
+
+@pytest.mark.fails_on_mutant("the place is forgotten", "static/js/main.js", "scrollPositions.get(entry) ?? 0", "0")
+@pytest.mark.fails_on_mutant(
+    "every entry is a new one", "static/js/main.js", "if (!history.state?.entry) history", "history"
+)
+@pytest.mark.fails_on_mutant("the view is forgotten", "static/js/main.js", 'location.hash || "#/"', '"#/"')
+def test_back_leads_to_the_card_that_was_left(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = wait_until_loaded(open_page(f"{tally.url}/#/?sort=name&range=day", viewport={"width": 390, "height": 800}))
+    card = page.locator('[data-event="event 150"]')
+    page.evaluate("scrollTo(0, document.body.scrollHeight / 2)")
+    expect(card).to_be_attached()
+    card.scroll_into_view_if_needed()
+    position = page.evaluate("scrollY")
+    card.locator("a").click()
+    expect(page.locator("#event-name")).to_have_text("event 150")
+    assert page.evaluate("scrollY") == 0
+    page.go_back()
+    expect(card.locator("a")).to_be_focused()
+    assert abs(page.evaluate("scrollY") - position) < 5
+    page.go_forward()
+    page.locator(".crumb a").click()
+    expect(page).to_have_url(f"{tally.url}/#/?sort=name&range=day")
+    assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "names are compared as they were typed", "static/js/components/card-grid.js", ".trim().normalize()", ".trim()"
+)
+@pytest.mark.fails_on_mutant(
+    "the file has all events",
+    "static/js/components/card-grid.js",
+    "rows: () => order.filter",
+    "rows: () => allIndices().filter",
+)
+def test_a_decomposed_name_is_found_and_the_file_has_what_the_filter_shows(tally: Process, open_page) -> None:
+    page = wait_until_loaded(open_page(tally.url))
+    page.locator("#filter").fill(unicodedata.normalize("NFD", CAFE.upper()))
+    expect(page.locator(".card")).to_have_count(1)
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    assert download.value.suggested_filename == f"tally-{past_day(0)}.csv"
+    assert list(csv.reader(io.StringIO(Path(download.value.path()).read_text()))) == [["event", "count"], [CAFE, "1"]]
+
+
+@pytest.mark.fails_on_mutant(
+    "another tab's pins are overwritten", "static/js/components/card-grid.js", "    pinned = pinnedNames();\n", ""
+)
+@pytest.mark.fails_on_mutant(
+    "another tab's theme is ignored",
+    "static/js/data/prefs.js",
+    "    delete currentPrefs[name];\n    if (name",
+    "    if (!name",
+)
+def test_two_tabs_share_pins_and_the_theme(tally: Process, open_page) -> None:
+    page = wait_until_loaded(open_page(f"{tally.url}/#/?filter=event+00"))
+    other = page.context.new_page()
+    other.goto(f"{tally.url}/#/?filter=event+00")
+    wait_until_loaded(other)
+    for one, event in ((page, "event 003"), (other, "event 005")):
+        one.locator(f'[data-event="{event}"]').hover()
+        one.get_by_role("button", name=f"Pin {event}").click()
+    for one in (page, other):
+        expect(one.locator(".card").nth(0)).to_have_attribute("data-event", "event 003")
+        expect(one.locator(".card").nth(1)).to_have_attribute("data-event", "event 005")
+    page.keyboard.press("t")
+    theme = page.locator("html").get_attribute("data-theme")
+    expect(other.locator("html")).to_have_attribute("data-theme", theme)
+
+
+@pytest.mark.fails_on_mutant(
+    "names are at the other side", "static/app.css", "text-align: left; }\nul", "}\nul"
+)
+def test_a_right_to_left_name_is_next_to_its_number(tally: Process, open_page) -> None:
+    page = wait_until_loaded(open_page(f"{tally.url}/#/?filter={quote(ARABIC)}"))
+    for path, name in (("/", ".card a.name"), (f"/event/{quote(ARABIC)}", "#event-name")):
+        page.goto(f"{tally.url}/#{path}")
+        locator = page.locator(name).filter(has_text=ARABIC)
+        left = locator.evaluate("""element => {
+          const range = document.createRange();
+          range.selectNodeContents(element);
+          return range.getBoundingClientRect().left - element.getBoundingClientRect().left;
+        }""")
+        assert left < 5, name
+
+
+@pytest.mark.fails_on_mutant("names have no room", "static/app.css", "  .long .part { display: none; }\n", "")
+def test_a_narrow_leaderboard_shows_its_names(tally: Process, open_page) -> None:
+    page = open_page(f"{tally.url}/#/leaderboard", viewport={"width": 320, "height": 700})
+    name = page.locator("#leaderboard-list .name").nth(5)
+    expect(name).to_be_visible()
+    assert name.evaluate("name => name.scrollWidth <= name.clientWidth")
+
+
+@pytest.mark.fails_on_mutant(
+    "the label stays", "static/js/kiosk.js", 'session.isPaused() ? "Resume" : "Pause"', '"Pause"'
+)
+def test_a_paused_kiosk_can_be_resumed(tally: Process, open_page) -> None:
+    page = wait_until_loaded(open_page(f"{tally.url}/kiosk"))
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
