@@ -177,7 +177,7 @@ def without(text: str) -> pytest.MarkDecorator:
         pytest.param("bash", marks=without("-H 'Idempotency-Key: order-17' ")),
         pytest.param("js", marks=without('headers: { "Idempotency-Key": key }, ')),
         pytest.param("python", marks=without('    headers={"Idempotency-Key": "order-19"},\n')),
-        pytest.param("go", marks=without('request.Header.Set("Idempotency-Key", "order-20")')),
+        pytest.param("go", marks=without('\t\trequest.Header.Set("Idempotency-Key", "order-20")\n')),
     ],
 )
 def test_each_program_counts_once_although_it_retries(language: str, tally: Process, tmp_path: Path) -> None:
