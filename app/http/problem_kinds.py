@@ -26,12 +26,8 @@ MALFORMED_REQUEST = ProblemKind(
 API_KEY_REQUIRED = ProblemKind(
     "api-key-required", 401, "API key required", "Send the header `Authorization: Bearer <key>`."
 )
-UNKNOWN_API_KEY = ProblemKind(
-    "unknown-api-key", 401, "Unknown API key", "The server has no such key. It may have been replaced or mistyped."
-)
-ROLE_REQUIRED = ProblemKind(
-    "role-required", 403, "API key without the required role", "The key is known, but its role does not allow this."
-)
+UNKNOWN_API_KEY = ProblemKind("unknown-api-key", 401, "Unknown API key", "It may have been replaced or mistyped.")
+ROLE_REQUIRED = ProblemKind("role-required", 403, "API key without the required role", "Its role does not allow this.")
 ADMIN_DISABLED = ProblemKind(
     "admin-disabled", 403, "Admin routes are disabled", "Set `TALLY_ADMIN_KEYS` on the server and restart it."
 )
@@ -64,16 +60,13 @@ COUNT_OVERFLOW = ProblemKind(
     "count-overflow", 422, "Count overflow", "The largest count and total is 2^53 - 1 = 9007199254740991."
 )
 IDEMPOTENCY_MISMATCH = ProblemKind(
-    "idempotency-mismatch",
-    422,
-    "Idempotency key used before",
-    "The `Idempotency-Key` was used for another request. Use a new key for each new request.",
+    "idempotency-mismatch", 422, "Idempotency key used before", "Use a new key for each new request."
 )
 RATE_LIMIT = ProblemKind(
     "rate-limit",
     429,
     "Rate limit exceeded",
-    "Wait as long as `Retry-After` says. The limits are `TALLY_WRITE_LIMIT` and `TALLY_READ_LIMIT`.",
+    "Wait `Retry-After` seconds. The limits are `TALLY_WRITE_LIMIT` and `TALLY_READ_LIMIT`.",
 )
 EVENT_LIMIT = ProblemKind(
     "event-limit",
@@ -82,10 +75,7 @@ EVENT_LIMIT = ProblemKind(
     "New event names are rejected (`TALLY_EVENTS_MAX`). Existing events still count.",
 )
 CHANGE_LIMIT = ProblemKind(
-    "change-limit",
-    429,
-    "Change limit reached",
-    "A day has at most 10,000 corrections, deletions and resets, because its history keeps each of them.",
+    "change-limit", 429, "Change limit reached", "A day has at most 10,000 corrections, deletions and resets."
 )
 INTERNAL_ERROR = ProblemKind("internal-error", 500, "Internal error", "A bug in Tally. Details are in the server log.")
 IDEMPOTENCY_LIMIT = ProblemKind(
@@ -119,8 +109,6 @@ HEADERS_TOO_LARGE = ProblemKind(
 NO_NODE = ProblemKind(
     "no-node", 502, "No node available", "No node answered. The hits may have been counted; see `counted`."
 )
-NODE_TIMEOUT = ProblemKind(
-    "node-timeout", 504, "No response in time", "No node answered in time. The hits may have been counted."
-)
+NODE_TIMEOUT = ProblemKind("node-timeout", 504, "No response in time", "The hits may have been counted.")
 
 PROBLEM_KINDS = tuple(value for value in globals().values() if isinstance(value, ProblemKind))
