@@ -99,8 +99,6 @@ class Client(ABC, Generic[Item]):
             elif (missing := self._next_messages(day, deltas)) is None:
                 return
             else:
-                if not _delta_at(self.cursor, deltas):
-                    deltas = ()  # the messages that catch up may also have newer counts
                 messages, self._cursor_after = missing
                 self._pending, self.is_catching_up = self._encode(messages, self._cursor_after), True
 

@@ -9,7 +9,6 @@ import itertools
 import math
 import re
 import secrets
-import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,7 +33,6 @@ from app.live.messages import (
 )
 
 LOG_MAX = 20_000  # changes that are kept for clients that fall behind
-SNAPSHOT_SECONDS = 1.0  # age up to which a snapshot is reused; the changes since then follow it
 
 
 class Cursor(NamedTuple):
@@ -88,17 +86,15 @@ class LiveDay:
         self._names: list[str] = []
         self._index: dict[str, int] = {}
         self._counts: list[int] = []
-        # Events of this day that the store lost: a client that has to receive everything gets a 0 for them.
-        self._removed: frozenset[str] = frozenset()
         # The indices of changed events, in the order of the changes; `_log_start` is the number of the first change.
         self._log: list[int] = []
         self._log_start = 0
         self._deltas: list[Delta] = []
         self._taken_deltas: list[Delta] = []
-        self._snapshot = 0.0, NO_CURSOR, SharedMessages(0, lambda _: self.state)
-        # The messages that led from one cursor to another last: all dashboards that join in a round need the same. A
-        # merge ends that, because a dashboard may already have a newer count.
-        self._caught_up = (NO_CURSOR, NO_CURSOR, 0), SharedMessages(0, lambda _: self.state)
+        # The last snapshot, and the changes since a cursor. Dashboards share them until the next change, because a
+        # dashboard may already have a newer count.
+        self._snapshot = (NO_CURSOR, 0), SharedMessages(0, lambda _: self.state)
+        self._caught_up = NO_CURSOR, (NO_CURSOR, 0), SharedMessages(0, lambda _: self.state)
         self.generation = 0
         self.head = Cursor(0, 0, 0, secrets.token_hex(4), self._slot.day)
         self.state = state_message("ok", [])
@@ -151,7 +147,6 @@ class LiveDay:
             return
         self._log_delta()
         self.generation = generation
-        self._removed |= {event for event, count in after.items() if not count}
         changed = {event: count for event, count in after.items() if count != counts.get(event)}
         after = {event: count for event, count in after.items() if count}
         if len(after) < len(changed):
@@ -163,7 +158,7 @@ class LiveDay:
         """Begin a new day, on which all counts restart at 0. Does nothing if the day has begun already."""
         if slot.day > self._slot.day:
             self._log_delta()
-            self._slot, self._removed, self.generation = slot, frozenset(), 0
+            self._slot, self.generation = slot, 0
             self._restart({}, self.head.epoch, {}, [self._reset("/")], [self._reset("/live")])
 
     def set_status(self, status: str, reasons: Sequence[str]) -> None:
@@ -190,7 +185,10 @@ class LiveDay:
         return Cursor(int(match[3]) if known else -1, -1, 0, match[1], int(match[2]))
 
     def catch_up_plain(self, cursor: Cursor, events: Collection[str] = ()) -> tuple[Iterator[Message], Cursor]:
-        """Return the messages that a plain client lacks, of these events or of all, and its cursor after them."""
+        """Return the messages that a plain client lacks, of these events or of all, and its cursor after them.
+
+        A client of all events gets a reset first if it may have events that this day lacks.
+        """
         # The iterator may be read after a new day began, so it keeps this day's lists. It keeps no copy of them: many
         # clients may be behind.
         names, counts, index, missing = self._names, self._counts, self._index, iter(events)
@@ -199,25 +197,30 @@ class LiveDay:
             wanted = frozenset(events)
             missing = (names[i] for i in changed if not events or names[i] in wanted)
         elif not events:
-            missing = itertools.chain(self._removed, map(names.__getitem__, range(self.head.names)))
+            missing = map(names.__getitem__, range(self.head.names))
+        is_other_day = (cursor.epoch, cursor.day) != (self.head.epoch, self.head.day)
+        resets = [self._reset("/")] if is_other_day and not events else self._reset_since(cursor, "/")
         updates = (update_message(event, counts[index[event]] if event in index else 0) for event in missing)
-        return itertools.chain(self._reset_since(cursor, "/"), updates), self.head
+        return itertools.chain(resets, updates), self.head
 
     def catch_up_dashboard(self, cursor: Cursor) -> tuple[Iterator[Message], Cursor]:
         """Return the messages that a dashboard at this cursor lacks, and its cursor after them."""
-        known, messages = self._caught_up
-        needed = cursor, self.head, self._log_start + len(self._log)
-        if needed == known:
+        begin, version, messages = self._caught_up
+        if (begin, version) == (cursor, self._version):
             return iter(messages), self.head
         changed, is_complete = self._changed_since(cursor)
         if not is_complete or (cursor.epoch, cursor.day) != (self.head.epoch, self.head.day):
-            end, snapshot = self._build_snapshot()
-            return itertools.chain(self._reset_since(cursor, "/live"), snapshot), end
+            return itertools.chain(self._reset_since(cursor, "/live"), self._build_snapshot()), self.head
         changed = array("I", sorted(changed))
         messages.release()
         messages = changes_messages(self._names, self._counts, changed, cursor.seq, cursor.names, self.head.seq)
-        self._caught_up = needed, messages
+        self._caught_up = cursor, self._version, messages
         return iter(messages), self.head
+
+    @property
+    def _version(self) -> tuple[Cursor, int]:
+        """A value that differs after every change of a count."""
+        return self.head, self._log_start + len(self._log)
 
     def _changed_since(self, cursor: Cursor) -> tuple[Sequence[int], bool]:
         """Return the indices of the events that changed, and whether the log still has all changes since then."""
@@ -247,7 +250,7 @@ class LiveDay:
         self._index = {event: index for index, event in enumerate(counts)}
         self._log_start, self._log = begin.change + 1, []
         self.head = Cursor(self._log_start, begin.seq + 1, len(counts), epoch, self._slot.day)
-        _, snapshot = self._build_snapshot()
+        snapshot = self._build_snapshot()
         updates = update_messages(list(updated), list(updated.values()), range(len(updated)), first_updates)
         changes = SharedMessages(len(snapshot), snapshot.__getitem__, first_changes)
         self._deltas.append(Delta(begin, self.head, updates, changes))
@@ -280,19 +283,17 @@ class LiveDay:
             self._log = self._log[-LOG_MAX // 2 :]
             self._log_start = self.head.change - len(self._log)
 
-    def _build_snapshot(self) -> tuple[Cursor, SharedMessages]:
-        """Return a snapshot of the day and its cursor; all calls within SNAPSHOT_SECONDS return the same one."""
-        built, cursor, messages = self._snapshot
-        head, is_current = self.head, (cursor.epoch, cursor.day) == (self.head.epoch, self.head.day)
-        is_in_log = is_current and cursor.change >= self._log_start
-        if cursor == head or (is_in_log and time.monotonic() - built < SNAPSHOT_SECONDS):
-            return cursor, messages
-        resets_at = datetime.fromtimestamp(self._clock.calendar.next_day(self._slot.day), UTC).isoformat()
-        fields = SnapshotHead(head.epoch, head.seq, self._slot.date, self.generation, resets_at, head.names)
+    def _build_snapshot(self) -> SharedMessages:
+        """Return the whole day as of `head`; all calls up to the next change return the same messages."""
+        version, messages = self._snapshot
+        if version == self._version:
+            return messages
+        head, resets_at = self.head, datetime.fromtimestamp(self._clock.calendar.next_day(self._slot.day), UTC)
+        fields = SnapshotHead(head.epoch, head.seq, self._slot.date, self.generation, resets_at.isoformat(), head.names)
         messages.release()
         messages = snapshot_messages(fields, self._names, self._counts)
-        self._snapshot = (time.monotonic(), head, messages)
-        return head, messages
+        self._snapshot = self._version, messages
+        return messages
 
 
 def diff_after_loss(

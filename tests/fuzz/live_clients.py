@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -15,25 +16,41 @@ SNAPSHOT_TIMEOUT_SECONDS = 0.3  # after which a dashboard asks for a snapshot ag
 PREFIX = "42/live,"
 
 
+class Decreases(Counter[str]):
+    """How often the count of each event was smaller than the one before it in the same scope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scope: object = None
+        self._counts: dict[str, int] = {}
+
+    def observe(self, scope: object, counts: Mapping[str, int]) -> None:
+        if scope != self._scope:
+            self._scope, self._counts = scope, {}
+        self.update(event for event, count in counts.items() if count < self._counts.get(event, 0))
+        self._counts |= counts
+
+
 class LossyDashboard:
     """Keeps counts as static/js/data/socket.js does, but ignores messages at its `loss_rate`: `lost` so far.
 
-    `wrong` has the counts that went backwards within an epoch, day and generation.
+    `wrong` are the decreases within an epoch, day and generation, `decreases` those on a node within a day.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self.counts: dict[str, int] = {}
-        self.wrong: list[str] = []
+        self.wrong, self.decreases = Decreases(), Decreases()
         self.loss_rate, self.lost = 0.0, 0
         self._rng = rng
         self._names: list[str] = []
-        self._current: dict[str, int] = {}
-        self._seq = self._shown_seq = -1
-        self._generation: object = None
+        self._url = ""
+        self._seq = -1
+        self._generation = "", "", 0  # the epoch, day and generation
         self._reading: asyncio.Task[None] | None = None
         self._pause_seconds = 0.0
 
     async def join(self, url: str) -> None:
+        self._url = url
         address = f"{url.replace('http', 'ws', 1)}/socket.io/?EIO=4&transport=websocket"
         socket = await connect(address, compression=None, ping_interval=None)
         await socket.recv()
@@ -120,14 +137,10 @@ class LossyDashboard:
         return is_complete
 
     def _show_snapshot(self, snapshot: dict[str, Any]) -> None:
-        """Show a snapshot, after the changes that follow it if it is older than what this client has shown."""
         self._names, self._seq = snapshot["names"], snapshot["seq"]
         assert len(self._names) == len(set(self._names)) == snapshot["size"], snapshot
-        self._current = dict(zip(self._names, snapshot["counts"], strict=True))
-        generation = snapshot["epoch"], snapshot["day"], snapshot["generation"]
-        if generation != self._generation:
-            self._generation, self._shown_seq, self.counts = generation, -1, {}
-        self._show()
+        self._generation = snapshot["epoch"], snapshot["day"], snapshot["generation"]
+        self._show(dict(zip(self._names, snapshot["counts"], strict=True)))
 
     def _take_changes(self, changes: dict[str, Any]) -> bool:
         if self._awaiting:
@@ -139,32 +152,29 @@ class LossyDashboard:
         if changes.get("since", changes["seq"]) > self._seq + 1 or any(i >= len(names) for i, _ in changes["changes"]):
             return False
         self._names, self._seq = names, changes["seq"]
-        self._current |= {names[index]: count for index, count in changes["changes"]}
-        self._show()
+        self._show(self.counts | {names[index]: count for index, count in changes["changes"]})
         return True
 
-    def _show(self) -> None:
-        if self._seq < self._shown_seq:
-            return
-        for name, count in self.counts.items():
-            if self._current.get(name, 0) < count:
-                self.wrong.append(f"{name} was {count}, and then {self._current.get(name)}")
-        self._shown_seq, self.counts = self._seq, dict(self._current)
+    def _show(self, counts: dict[str, int]) -> None:
+        _, day, _ = self._generation
+        everything = dict.fromkeys(self.counts, 0) | counts
+        self.wrong.observe(self._generation, everything)
+        self.decreases.observe((self._url, day), everything)
+        self.counts = counts
 
 
 class InterruptedStream(StreamReader):
-    """Reads a stream, and resumes it with the last id. `decreases` is how often each count went backwards on a node."""
+    """Reads a stream, and resumes it with the last id. `decreases` are those on a node within a day."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self.decreases: Counter[str] = Counter()
+        self.decreases = Decreases()
         self._path, self.url = path, ""
-        self._seen: dict[str, int] = {}  # on this node: another one may be behind it for a second
+        self._resets = 0
         self._reading: asyncio.Task[None] | None = None
 
     async def join(self, url: str) -> None:
-        if url != self.url:
-            self.url, self._seen = url, {}
+        self.url = url
         self._reading = asyncio.create_task(self._read_from(url))
 
     async def leave(self) -> None:
@@ -190,8 +200,6 @@ class InterruptedStream(StreamReader):
     def _handle(self, event: str, data: dict[str, Any]) -> None:
         super()._handle(event, data)
         if event == "reset":
-            self._seen = {}
-            return
-        name, count = data["eventName"], data["count"]
-        self.decreases[name] += count < self._seen.get(name, 0)
-        self._seen[name] = count
+            self._resets += 1
+        else:
+            self.decreases.observe((self.url, self._resets), {data["eventName"]: data["count"]})

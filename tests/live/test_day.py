@@ -18,6 +18,12 @@ def clock() -> Clock:
     return Clock(Calendar(Settings().timezone), lambda: 1_777_636_800.0)
 
 
+@pytest.mark.fails_on_mutant(
+    "a client keeps events that no longer exist",
+    "app/live/day.py",
+    'resets = [self._reset("/")] if is_other_day and not events else',
+    "resets =",
+)
 def test_a_client_that_resumes_after_a_loss_of_the_store_gets_the_remaining_counts(clock: Clock) -> None:
     day = LiveDay(clock)
     day.merge(day.day, {"a": 5, "b": 6, "c": 7})
@@ -27,13 +33,18 @@ def test_a_client_that_resumes_after_a_loss_of_the_store_gets_the_remaining_coun
     day.take_deltas()
     assert day.parse_cursor(before).change == -1
 
-    def missed_counts(*events: str) -> dict[str, int]:
+    def missed(*events: str) -> list[object]:
         messages, end = day.catch_up_plain(day.parse_cursor(before), events)
         assert end == day.head
-        return {data["eventName"]: data["count"] for data in (json.loads(message.data) for message in messages)}
+        fields = [json.loads(message.data) for message in messages]
+        return [(data["eventName"], data["count"]) if "eventName" in data else data["day"] for data in fields]
 
-    assert missed_counts() == {"a": 2, "b": 0, "c": 7}
-    assert missed_counts("b", "c", "d") == {"b": 0, "c": 7, "d": 0}
+    assert missed() == ["2026-05-01", ("a", 2), ("c", 7)]
+    assert missed("b", "c", "d") == [("b", 0), ("c", 7), ("d", 0)]
+    day = LiveDay(clock)  # of a node that has started since
+    day.merge(day.day, {"c": 8})
+    day.take_deltas()
+    assert missed() == ["2026-05-01", ("c", 8)]
     assert day.parse_cursor(day.head.event_id).change == day.head.change
     assert day.parse_cursor(NO_CURSOR.event_id) == NO_CURSOR
 
@@ -108,11 +119,14 @@ def test_changes_are_encoded_once_for_all_streams_of_the_same_events(clock: Cloc
 @pytest.mark.fails_on_mutant(
     "each dashboard that joins encodes the changes",
     "app/live/day.py",
-    "        self._caught_up = needed, messages\n",
+    "        self._caught_up = cursor, self._version, messages\n",
     "",
 )
 @pytest.mark.fails_on_mutant(
-    "a dashboard gets the changes of another one", "app/live/day.py", "if needed == known:", "if messages:"
+    "a dashboard gets the changes of another one",
+    "app/live/day.py",
+    "(begin, version) == (cursor,",
+    "(cursor, version) == (cursor,",
 )
 def test_dashboards_that_join_share_the_snapshot_and_the_changes_since(clock: Clock) -> None:
     day = LiveDay(clock)
@@ -129,8 +143,9 @@ def test_dashboards_that_join_share_the_snapshot_and_the_changes_since(clock: Cl
 
     begin = count(1)
     snapshot = missing(NO_CURSOR)
-    middle = count(2)
     assert missing(NO_CURSOR) is snapshot
+    middle = count(2)
+    assert json.loads(missing(NO_CURSOR).data)["counts"] == [2]
     changes = missing(begin)
     assert missing(begin) is changes
     assert json.loads(changes.data) == {"seq": 2, "changes": [[0, 2]], "names": [], "since": 2}
@@ -158,8 +173,7 @@ def test_dashboards_that_join_share_the_snapshot_and_the_changes_since(clock: Cl
         ),
     ],
 )
-def test_clients_that_do_not_read_keep_no_messages(clock: Clock, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr("app.live.day.LOG_MAX", 100)  # so that each round has a snapshot of its own
+def test_clients_that_do_not_read_keep_no_messages(clock: Clock, kind: str) -> None:
     day, unread, in_memory = LiveDay(clock), [], []
 
     def messages(delta: Delta) -> Iterator[Message]:
@@ -173,7 +187,7 @@ def test_clients_that_do_not_read_keep_no_messages(clock: Clock, monkeypatch: py
         list(messages(delta))  # a client that reads
         unread.append(messages(delta))
         next(unread[-1])
-        in_memory.append(sum(isinstance(found, Message) for found in gc.get_objects()))
+        in_memory.append(sum(type(found) is Message for found in gc.get_objects()))
     assert in_memory[-1] < 2 * in_memory[0]
     for rest in unread:
         *_, last = rest
@@ -219,8 +233,8 @@ LAST = len(MANY) - 1
 @pytest.mark.fails_on_mutant(
     "older counts for a client that has newer ones",
     "app/live/day.py",
-    "self._log_start + len(self._log)\n        if needed",
-    "0\n        if needed",
+    "(begin, version) == (cursor, self._version)",
+    "(begin, version[0]) == (cursor, self.head)",
 )
 def test_counts_do_not_go_back_for_a_client_that_is_behind(clock: Clock) -> None:
     day = LiveDay(clock)
@@ -241,19 +255,24 @@ def test_counts_do_not_go_back_for_a_client_that_is_behind(clock: Clock) -> None
 
 
 @pytest.mark.fails_on_mutant(
-    "a delta after newer counts", "app/live/clients.py", "if not _delta_at(self.cursor, deltas):", "if False:"
+    "a snapshot that is older than the changes before it",
+    "app/live/day.py",
+    "        if version == self._version:",
+    "        if version[0] == self.head:",
 )
-def test_counts_do_not_go_back_after_a_snapshot_that_was_built_earlier(clock: Clock) -> None:
+def test_counts_do_not_go_back_when_a_client_asks_for_a_snapshot(clock: Clock) -> None:
     day = LiveDay(clock)
     day.merge(day.day, dict.fromkeys(MANY, 1))
     day.take_deltas()
-    Page(day, LAST, 0).deliver([], room=1)
-    begin = day.head
+    behind = Page(day, LAST, 0)
+    assert behind.deliver([], room=9) == [1]
+    day.merge(day.day, {MANY[LAST]: 2})
+    deltas = day.take_deltas()
+    assert Page(day, LAST, 0).deliver(deltas, room=9) == [2]
     day.merge(day.day, {MANY[LAST]: 3})
-    (delta,) = deltas = day.take_deltas()
-    assert (delta.begin, "[2000,3]" in delta.changes[0].data) == (begin, True)
-    day.merge(day.day, {MANY[LAST]: 4})
-    assert Page(day, LAST, 0).deliver(deltas, room=9) == [4, 4]
+    assert behind.deliver([], room=9) == [1, 3]
+    behind.client.resync()
+    assert behind.deliver([], room=9) == [1, 3, 3]
 
 
 def test_a_message_is_encoded_once_for_all_clients() -> None:

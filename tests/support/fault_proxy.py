@@ -85,6 +85,7 @@ class FaultProxy:
         link = asyncio.create_task(self._serve(reader, writer))
         self._links.add(link)
         link.add_done_callback(self._links.discard)
+        link.add_done_callback(lambda _: writer.close())  # it may be cancelled before it begins
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Copy bytes in both directions until one side or a fault closes the connection."""
