@@ -33,8 +33,9 @@ from app.stores.base import CounterStore, StoreError, StoreOpenError
 
 SERVE_COMMANDS = {
     "serve": "run the server (the default)",
-    "consume": "count records from Kafka and serve only /health and /metrics",
+    "consume": "count records from Kafka and serve only /health, its probes and /metrics",
 }
+OPERATIONS = ("/health", "/health/live", "/health/ready", "/metrics")  # all that `consume` serves
 FILE_COMMANDS = {
     "export": "write all data to a new file, as NDJSON",
     "import": "add an export file to the store; safe to repeat",
@@ -98,7 +99,7 @@ def _whole_number(text: str) -> int:
 
 
 async def serve(settings: Settings, *, consume: bool) -> None:
-    """Serve until SIGINT or SIGTERM; if `consume`, only /health and /metrics. Raises StoreError and OSError."""
+    """Serve until SIGINT or SIGTERM; if `consume`, only the OPERATIONS. Raises StoreError and OSError."""
     if consume and (settings.store_kind != "redis" or not settings.kafka + settings.kafka_inputs):
         raise StoreOpenError(
             "consume needs TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis URL as TALLY_STORE, so that other nodes can"
@@ -127,7 +128,7 @@ async def serve(settings: Settings, *, consume: bool) -> None:
 
 
 def _only_operations(app: ASGIApp, root_path: str) -> ASGIApp:
-    paths = {prefix + path for prefix in ("", root_path) for path in ("/health", "/metrics")}
+    paths = {prefix + path for prefix in ("", root_path) for path in OPERATIONS}
 
     async def operations(scope: Scope, receive: Receive, send: Send) -> None:
         is_operation = scope.get("path") in paths

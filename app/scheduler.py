@@ -94,7 +94,8 @@ class Jobs:
     async def publish_status(self) -> None:
         """Send the overall status to dashboards if it has changed."""
         self._status_monitor.record_jobs_ran()
-        self._live_day.set_status(*self._status_monitor.current())
+        current = self._status_monitor.current()
+        self._live_day.set_status(current.status, current.reasons)
 
 
 def _log_store_errors(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

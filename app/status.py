@@ -20,6 +20,7 @@ class ServiceStatus(NamedTuple):
 
     status: Status
     reasons: list[str]
+    restart_reasons: list[str]  # those that only a restart of the node removes
 
 
 class StatusMonitor:
@@ -50,10 +51,13 @@ class StatusMonitor:
             reasons.append("live updates are stalled")
         if time.monotonic() - self._jobs_ran_at > LATE_SECONDS:
             reasons.append("periodic jobs are stalled: days are not announced and old counts are not deleted")
+        restart_reasons = []
         if kafka and not kafka.is_running:
-            reasons.append("counting from Kafka has stopped because of an error in Tally; restart this node")
+            restart_reasons.append("counting from Kafka has stopped because of an error in Tally; restart this node")
         accepts_hits = kafka.is_accepting() if kafka and kafka.buffer else store.accepting
         if not self._committer.is_running:
-            reasons.append("hits are not counted because of an error in Tally; restart this node")
+            restart_reasons.append("hits are not counted because of an error in Tally; restart this node")
             accepts_hits = False
-        return ServiceStatus("down" if not accepts_hits else "degraded" if reasons else "ok", reasons)
+        reasons += restart_reasons
+        status: Status = "down" if not accepts_hits else "degraded" if reasons else "ok"
+        return ServiceStatus(status, reasons, restart_reasons)

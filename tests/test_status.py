@@ -23,16 +23,27 @@ async def health(client: httpx.AsyncClient, expected: str) -> str:
     return "; ".join(response.json()["reasons"])
 
 
+async def probe(client: httpx.AsyncClient, name: str) -> tuple[int, object]:
+    response = await client.get(f"/health/{name}")
+    return response.status_code, response.json()
+
+
+@pytest.mark.fails_on_mutant(
+    "a stopped committer is not restarted", "app/status.py", 'restart_reasons.append("hits', 'reasons.append("hits'
+)
 @pytest.mark.fails_on_mutant(
     "a stopped committer is not noticed", "app/status.py", "if not self._committer", "if False and self._committer"
 )
 async def test_a_stopped_committer_is_down(tmp_path: Path, redis_server: RedisServer, clock: SettableClock) -> None:
     async with serving(settings_for("memory", tmp_path, redis_server), clock) as server, server.client() as client:
         assert await health(client, "ok") == ""
+        assert await probe(client, "live") == await probe(client, "ready") == (200, {"ok": True, "reasons": []})
         (task,) = [task for task in asyncio.all_tasks() if "GroupCommitter._run" in repr(task)]
         task.cancel()
         await asyncio.wait([task])
-        assert "hits are not counted because of an error in Tally" in await health(client, "down")
+        reason = "hits are not counted because of an error in Tally; restart this node"
+        assert reason in await health(client, "down")
+        assert await probe(client, "live") == await probe(client, "ready") == (503, {"ok": False, "reasons": [reason]})
 
 
 @pytest.mark.fails_on_mutant(
@@ -51,6 +62,12 @@ async def is_stalled(client: httpx.AsyncClient) -> bool:
     return "periodic jobs are stalled" in "; ".join((await client.get("/health")).json()["reasons"])
 
 
+@pytest.mark.fails_on_mutant(
+    "a restart for a full disk",
+    "app/http/routes/operations.py",
+    "status_monitor.current().restart_reasons",
+    "status_monitor.current().reasons",
+)
 @pytest.mark.fails_on_mutant(
     "a failed write is not reported", "app/stores/sqlite.py", "            self._write_error = str(error)\n", ""
 )
@@ -72,6 +89,8 @@ def test_sqlite_on_a_full_disk_is_down_until_there_is_space(tmp_path: Path) -> N
             health = client.get("/health")
             assert (health.status_code, health.json()["status"]) == (503, "down")
             assert "hits are rejected: SQLite: " in health.json()["reasons"][0]
+            assert client.get("/health/ready").status_code == 503
+            assert client.get("/health/live").status_code == 200
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             wait_until(lambda: client.get("/health").json()["status"] == "ok", process.log.read_text)
             count = client.post("/event/a").json()["count"]

@@ -161,6 +161,7 @@ def include_routes(
         countapi.add_routes(router, store, committer, rate_limits, read_limit)
     operations.add_metrics(router, metrics, store, rate_limits)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
+    operations.add_probes(router, status_monitor)
     pages.add_routes(router, settings.embed_origins)
     pages.mount_files(app, app.permissions, socketio_server.asgi)
     app.redirect_prefix()

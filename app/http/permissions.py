@@ -57,6 +57,8 @@ ROUTE_PERMISSIONS: dict[str, Permission] = {
     "GET /": "anyone",
     "GET /kiosk": "anyone",
     "GET /health": "anyone",
+    "GET /health/live": "anyone",
+    "GET /health/ready": "anyone",
     "GET /docs": "anyone",
     "GET /docs/errors": "anyone",
     "* /docs/assets": "anyone",

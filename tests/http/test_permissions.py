@@ -116,8 +116,8 @@ def test_the_admin_routes_and_the_open_routes_are_listed_here_again() -> None:
         "PUT /event/{name}", "DELETE /event/{name}", "POST /reset", "GET /export", "POST /import", "DELETE /user/{id}",
     }  # fmt: skip
     assert {route for route, permission in ROUTE_PERMISSIONS.items() if permission == "anyone"} == {
-        "GET /", "GET /kiosk", "GET /health", "GET /docs", "GET /docs/errors", "GET /openapi.json", "* /static",
-            "* /docs/assets",
+        "GET /", "GET /kiosk", "GET /health", "GET /health/live", "GET /health/ready", "GET /docs", "GET /docs/errors",
+        "GET /openapi.json", "* /static", "* /docs/assets",
     }  # fmt: skip
 
 

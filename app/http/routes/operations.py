@@ -1,4 +1,4 @@
-"""GET /health and /metrics: the state of the service, and Prometheus metrics."""
+"""GET /health, its probes, and /metrics: the state of the service, and Prometheus metrics."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -35,6 +35,13 @@ Health = TypedDict(
         "version": str,
     },
 )
+
+
+class Probe(TypedDict):
+    """The result of a probe, and why it failed."""
+
+    ok: bool
+    reasons: list[str]
 
 
 def add_metrics(router: APIRouter, metrics: Metrics, store: CounterStore, rate_limits: RateLimits) -> None:
@@ -75,7 +82,7 @@ def add_health(
     @router.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
         """Return whether hits are accepted, how durable they are, and the reasons of any problem."""
-        store_status, (status, reasons) = store.status(), status_monitor.current()
+        store_status, (status, reasons, _) = store.status(), status_monitor.current()
         stale = store_status.stale_seconds
         response.status_code = 503 if status == "down" else 200
         return Health(
@@ -93,3 +100,24 @@ def add_health(
             resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
             version=__version__,
         )
+
+
+def add_probes(router: APIRouter, status_monitor: StatusMonitor) -> None:
+    """Add the routes for the probes of an orchestrator. It restarts a node only if that helps."""
+
+    @router.get("/health/live", responses={503: {"model": Probe, "description": "Only a restart helps"}})
+    async def read_liveness(response: Response) -> Probe:
+        """Return whether the process works, even if its store does not."""
+        reasons = status_monitor.current().restart_reasons
+        return _probe(response, ok=not reasons, reasons=reasons)
+
+    @router.get("/health/ready", responses={503: {"model": Probe, "description": "Hits cannot be accepted"}})
+    async def read_readiness(response: Response) -> Probe:
+        """Return whether hits are accepted."""
+        current = status_monitor.current()
+        return _probe(response, ok=current.status != "down", reasons=current.reasons)
+
+
+def _probe(response: Response, *, ok: bool, reasons: list[str]) -> Probe:
+    response.status_code = 200 if ok else 503
+    return Probe(ok=ok, reasons=[] if ok else reasons)
