@@ -6,6 +6,7 @@ import contextlib
 import gc
 import ipaddress
 import logging
+import resource
 import signal
 import sys
 import time
@@ -124,6 +125,7 @@ async def serve(settings: Settings, *, consume: bool) -> None:
     # The lifespan is run here and not by uvicorn, so that a StoreOpenError is one line and not a traceback.
     async with app.router.lifespan_context(app):
         _tune_interpreter()
+        _raise_open_files_limit()
         await server.serve()
 
 
@@ -143,6 +145,13 @@ def _tune_interpreter() -> None:
     gc.freeze()  # imported modules are never garbage; traversing them would delay hits by 50 ms
     gc.set_threshold(10_000)  # hits are short-lived; with 1,000 clients, a full collection takes 0.15 s
     sys.setswitchinterval(0.0005)  # SQLite's thread waits for the interpreter lock about five times per commit
+
+
+def _raise_open_files_limit() -> None:
+    """Allow as many connections as the system does: shells and container engines often begin with 1,024."""
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError):  # macOS names a hard limit that it does not accept
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def print_greeting(settings: Settings, durability: str, *, consume: bool) -> None:

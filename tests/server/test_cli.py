@@ -1,6 +1,7 @@
 """The command line: both ways to serve, the greeting, and one line for whatever prevents a start."""
 
 import os
+import resource
 import socket
 import sqlite3
 import subprocess
@@ -207,6 +208,22 @@ def test_the_port_of_a_kubernetes_service_is_not_the_port_of_tally(monkeypatch: 
     """Kubernetes sets TALLY_PORT in every pod if there is a Service with the name `tally`."""
     monkeypatch.setenv("TALLY_PORT", "tcp://10.96.7.1:80")
     assert Settings().port == 8000
+
+
+LOW_LIMIT = """
+import resource
+_, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard_limit))
+from app.cli import main
+main()
+"""
+
+
+@pytest.mark.fails_on_mutant("the limit stays low", "app/cli.py", "        _raise_open_files_limit()\n", "")
+def test_a_low_limit_of_open_files_is_raised_to_what_the_system_allows(process) -> None:
+    app = process("-c", LOW_LIMIT, TALLY_STORE="memory://")
+    soft_limit, hard_limit = resource.prlimit(app.pid, resource.RLIMIT_NOFILE)
+    assert soft_limit == hard_limit
 
 
 def test_a_file_that_cannot_be_opened_is_one_line() -> None:
