@@ -181,6 +181,7 @@ def test_a_card_keeps_its_rate_when_a_snapshot_renumbers_the_events(process, ope
     expect(rate).to_have_text(re.compile("[0-9]+ / min"), timeout=20_000)
     page.evaluate("slowFrames = true")
     blocked.clear()
+    page.evaluate("dispatchEvent(new Event('online'))")  # the page connects again at once
     expect_status(page, "live", timeout=20_000)
     page.evaluate("slowFramePainted")
     countdown = page.locator("#today dd").last
