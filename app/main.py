@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app.domain.calendar import Calendar, Clock
 from app.group_commit import GroupCommitter
-from app.http.app import TallyApp, include_routes
+from app.http.app import TallyApp, include_pages, include_routes
 from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
@@ -65,11 +65,11 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         committer=services.committer,
         kafka=services.kafka,
         broadcaster=services.broadcaster,
-        socketio_server=services.socketio_server,
         peers=services.peers,
         metrics=services.metrics,
         status_monitor=services.status_monitor,
     )
+    include_pages(app, services.socketio_server)
     return app
 
 

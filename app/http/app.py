@@ -135,12 +135,11 @@ def include_routes(
     committer: GroupCommitter,
     kafka: KafkaService | None,
     broadcaster: Broadcaster,
-    socketio_server: SocketIoServer,
     peers: PeerSync,
     metrics: Metrics,
     status_monitor: StatusMonitor,
 ) -> None:
-    """Add all routes. Hits go to Kafka if the settings name one as a buffer."""
+    """Add the routes of the API. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
     router, reads, writes = app.router_with(), app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
     reads.route_class = read_limit.route_class()
@@ -163,6 +162,10 @@ def include_routes(
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
     operations.add_probes(router, status_monitor)
     pages.add_routes(router, settings.embed_origins)
+
+
+def include_pages(app: TallyApp, socketio_server: SocketIoServer) -> None:
+    """Add the static files and Socket.IO. Call it last, because these paths are prefixes."""
     pages.mount_files(app, app.permissions, socketio_server.asgi)
     app.redirect_prefix()
     app.build_bypasses(socketio_server.asgi)
