@@ -6,6 +6,7 @@ WriteConflict, and it is planned again.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -31,6 +32,8 @@ _STEP_SECONDS_MAX = {"minute": 60, "hour": 3600, "day": 25 * 3600, TOTAL.step: m
 CHANGES_PER_DAY_MAX = 10_000  # each change reads the records of the day, and its history keeps them
 
 Action = Literal["correct", "delete", "reset"]
+# A function that returns the new values of an event for the present ones, which are None if it was never counted.
+Revision = Callable[[Value | None], Value]
 
 
 class ChangeRejected(Exception):
@@ -74,13 +77,25 @@ async def correct(
     `at` is the current UTC second, `names_max` the limit on event names, and `expected` the count and the total that
     the event must have, or None for any. Raises ChangeRejected, CountMoved and StoreError.
     """
+
+    def corrected(value: Value | None) -> Value:
+        value = value or Value(0, 0)
+        if expected[0] not in {None, value.count} or expected[1] not in {None, value.total}:
+            raise CountMoved(event, value)
+        return Value(value.count if count is None else count, value.total if total is None else total)
+
+    return await revise(store, slot, at, event, corrected, names_max)
+
+
+async def revise(
+    store: CounterStore, slot: TimeSlot, at: int, event: str, revised: Revision, names_max: int
+) -> tuple[DayChange, CorrectionRecord]:
+    """Plan to replace an event's count of the day and its total by those that `revised` returns; see `correct`."""
     generation = await _next_generation(store, slot)
     counts = await store.counts(slot.day, [event, ALL_EVENTS])
     (totals,) = await store.read([TOTAL], [event, ALL_EVENTS])
     before = Value(counts.get(event, 0), totals.get(event, 0))
-    if expected[0] not in {None, before.count} or expected[1] not in {None, before.total}:
-        raise CountMoved(event, before)
-    after = Value(before.count if count is None else count, before.total if total is None else total)
+    after = revised(before if event in totals else None)
     added = Value(after.count - before.count, after.total - before.total)
     if event not in totals and (await store.sizes([TOTAL]))[0] >= names_max:
         raise ChangeRejected("full")

@@ -196,7 +196,7 @@ class Settings(BaseSettings):
         description="How long an idle connection is kept. It must be longer than a proxy keeps one.",
     )
     countapi: bool = Field(
-        default=False, description="Enable the CountAPI-compatible routes `/hit`, `/get` and `/info`."
+        default=False, description="Enable the routes of CountAPI and Abacus, such as `/hit` and `/get`."
     )
     spool: str = Field(
         default="data/spool", description="Directory of the spool, which keeps hits while Redis is unreachable."

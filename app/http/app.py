@@ -26,6 +26,8 @@ from app.http.routes import (
     badges,
     count,
     countapi,
+    countapi_changes,
+    countapi_stream,
     counts,
     export_import,
     history,
@@ -158,6 +160,9 @@ def include_routes(
     export_import.add_routes(writes, store, clock)
     if settings.countapi:
         countapi.add_routes(router, store, committer, rate_limits, read_limit)
+        countapi_changes.add_routes(writes, store, committer, clock, app.permissions, settings.events_max)
+        countapi_stream.add_routes(reads, store, broadcaster)
+        operations.add_abacus_status(router, reads, store, status_monitor)
     operations.add_metrics(router, metrics, store, rate_limits)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
     operations.add_probes(router, status_monitor)

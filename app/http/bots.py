@@ -16,7 +16,12 @@ _BOT = re.compile(
 
 
 def is_unseen(headers: Headers) -> bool:
-    """Return whether a browser or a bot sent this request although nobody looks at a page."""
+    """Return whether a browser or a bot sent this request although nobody looks at a page.
+
+    One with an API key is that of a program which means it.
+    """
+    if "authorization" in headers:
+        return False
     return any(_UNSEEN.search(headers.get(name, "")) for name in _PURPOSE_HEADERS) or bool(
         _BOT.search(headers.get("user-agent", ""))
     )

@@ -14,6 +14,7 @@ from starlette.routing import Match
 from app.corrections import CHANGES_PER_DAY_MAX
 from app.group_commit import Overloaded
 from app.http import problem_kinds as kinds
+from app.http.countapi_paths import COUNTAPI_PATHS, COUNTING_PATHS
 from app.http.problem_kinds import ProblemKind
 from app.kafka.producer import RequestTooLarge
 from app.live.broadcaster import TooManyConnections
@@ -132,9 +133,11 @@ def add_error_handlers(app: FastAPI, metrics: Metrics, root_path: str) -> ErrorH
         problem: dict[str, Any] = {"type": root_path + kind.type, "code": kind.code, "title": kind.title}
         problem |= {"status": kind.status, "detail": detail}
         # Only these requests count hits. A WebSocket has no method.
-        if request.scope.get("method") == "POST" or request.scope["path"].startswith("/hit/"):
+        if request.scope.get("method") == "POST" or request.scope["path"].startswith(COUNTING_PATHS):
             problem["counted"] = counted
             (metrics.unknown if counted == "unknown" else metrics.refused).inc()
+        if request.scope["path"].startswith(COUNTAPI_PATHS):
+            problem["error"] = detail  # where clients of CountAPI and Abacus look for it
         return Response(msgspec.json.encode(problem), kind.status, headers, media_type="application/problem+json")
 
     # Starlette would run a handler that is not a coroutine in a thread.

@@ -5,6 +5,7 @@ import asyncio
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http.countapi_paths import CHANGING_PATHS, COUNTAPI_PATHS
 from app.http.errors import ErrorHandler, Problem
 from app.http.origins import Headers, Origins
 
@@ -15,9 +16,9 @@ SECURITY_HEADERS: Headers = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 ]
 # Pages of any origin may use these paths, so they must be able to read errors, too.
-_ANY_ORIGIN_PATHS = ("/badge/", "/hit/", "/get/", "/info/", "/static/tally-")
-# A GET to these paths has an effect, which a HEAD must not have: it counts a hit, or opens a session.
-_GET_WITH_EFFECT = ("/hit/", "/socket.io/")
+_ANY_ORIGIN_PATHS = (*COUNTAPI_PATHS, "/badge/", "/static/tally-")
+# A GET to these paths has an effect, which a HEAD must not have: it changes a count, or opens a session.
+_GET_WITH_EFFECT = (*CHANGING_PATHS, "/socket.io/")
 _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
 
 

@@ -41,6 +41,9 @@ METHOD_NOT_ALLOWED = ProblemKind(
 COUNT_MOVED = ProblemKind(
     "count-moved", 409, "Count moved", "The event no longer has the expected number. Read it and correct it again."
 )
+COUNTER_EXISTS = ProblemKind(
+    "counter-exists", 409, "Counter exists", "`/create` only makes a new counter; `/set` changes an existing one."
+)
 REQUEST_TOO_LARGE = ProblemKind(
     "request-too-large", 413, "Request too large", "A hit may have 16 KiB, a batch 4 MiB and 10,000 items."
 )

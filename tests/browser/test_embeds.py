@@ -168,7 +168,7 @@ def test_a_countapi_page_works_after_changing_its_host_name(
     page = open_page(site.url)
     for name, text in {"fetch": "2", "xhr": "1", "json": "1", "path": "localhost/visits"}.items():
         expect(page.locator(f"#{name}")).to_have_text(text)
-    expect(page.locator("#missing")).to_have_text('404{"value":null}')
+    expect(page.locator("#missing")).to_have_text('404{"value":null,"error":"Key not found"}')
     page.wait_for_function("document.getElementById('pixel').naturalWidth === 1")
     page.reload()
     expect(page.locator("#fetch")).to_have_text("3")

@@ -96,9 +96,7 @@ def test_two_tabs_share_pins_and_the_theme(tally: Process, open_page) -> None:
     expect(other.locator("html")).to_have_attribute("data-theme", theme)
 
 
-@pytest.mark.fails_on_mutant(
-    "names are at the other side", "static/app.css", "text-align: left; }\nul", "}\nul"
-)
+@pytest.mark.fails_on_mutant("names are at the other side", "static/app.css", "text-align: left; }\nul", "}\nul")
 def test_a_right_to_left_name_is_next_to_its_number(tally: Process, open_page) -> None:
     page = wait_until_loaded(open_page(f"{tally.url}/#/?filter={quote(ARABIC)}"))
     for path, name in (("/", ".card a.name"), (f"/event/{quote(ARABIC)}", "#event-name")):

@@ -26,6 +26,11 @@ async def test_countapi_counts_reads_and_describes(client: httpx.AsyncClient) ->
         "update_lowerbound": 0,
         "update_upperbound": 1,
         "enable_reset": False,
+        "full_key": "mysite.com:visits",
+        "is_genuine": True,
+        "expires_in": -1,
+        "expires_str": "never",
+        "exists": True,
     }
     assert (await client.get("/event/mysite.com:visits")).json()["total"] == 3
     assert (await client.get("/hit/visits")).json() == {"value": 1}
@@ -42,8 +47,9 @@ async def test_countapi_returns_the_total_on_the_next_day(client: httpx.AsyncCli
 @pytest.mark.parametrize("path", ["/get/mysite.com/nothing", "/info/mysite.com/nothing", "/get/nothing"])
 async def test_countapi_returns_404_for_events_that_were_never_counted(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(path)
-    assert (response.status_code, response.json()) == (404, {"value": None})
-    assert (await client.get(f"{path}?callback=cb")).text == '/**/cb({"code":404,"value":null});'
+    body = {"value": None, "error": "Key not found", **({"exists": False} if path.startswith("/info") else {})}
+    assert (response.status_code, response.json()) == (404, body)
+    assert '"code":404,' in (await client.get(f"{path}?callback=cb")).text
 
 
 async def test_countapi_returns_scripts_and_images(client: httpx.AsyncClient) -> None:

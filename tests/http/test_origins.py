@@ -148,7 +148,7 @@ async def test_a_preflight_of_any_origin_is_accepted_on_the_routes_for_all_pages
     tally = await serve_once(countapi=True)
     headers = {"Origin": EVIL, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "baggage"}
     async with tally.client() as client:
-        for path in ("/hit/one/two", "/get/one/two", "/badge/a.svg", "/event/a", "/events"):
+        for path in ("/hit/one/two", "/get/one/two", "/set/one/two", "/badge/a.svg", "/event/a", "/events"):
             response = await client.options(path, headers=headers)
             assert response.status_code == (403 if path.startswith("/event") else 204)
             if response.status_code == 204:

@@ -22,8 +22,8 @@ HEAD_PATHS = [
     "/", "/kiosk", "/docs", "/docs/errors", "/embed/a", "/static/app.css", "/docs/assets/swagger-ui.css",
     "/openapi.json", "/event/a", "/events", "/leaderboard", "/event/a/series", "/series", "/event/a/audience",
     "/audience", "/user/u", "/session/s", "/history", "/health", "/metrics", "/badge/a.svg",
-    "/event/a/shield.json", "/export", "/get/a/b", "/nothing", "/history/2026-99-99", "/events?limit=0",
-    "/event/%00", "/reset",
+    "/event/a/shield.json", "/export", "/get/a/b", "/info/abc/abc", "/stats", "/healthcheck", "/nothing",
+    "/history/2026-99-99", "/events?limit=0", "/event/%00", "/reset",
 ]  # fmt: skip
 
 
@@ -40,7 +40,11 @@ async def test_head_is_get_without_a_body(serve) -> None:
             assert head.content == b"", path
             assert head.status_code == get.status_code, path
             assert head.headers.keys() - varying == get.headers.keys() - varying - {"transfer-encoding"}, path
-        for path in ("/hit/site/page", "/socket.io/?EIO=4&transport=polling"):  # a GET has an effect
+        for path in (
+            "/hit/site/page",
+            "/update/site/page?amount=1",
+            "/socket.io/?EIO=4&transport=polling",
+        ):  # a GET has an effect
             assert (await client.head(path)).status_code in {400, 405}
         assert (await client.get("/events")).json() == {"a": 1}
 

@@ -28,7 +28,9 @@ PROGRAMS = {
 }
 GO_OFFLINE = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
 # Routes that another row of the table includes.
-INCLUDED = {"GET /embed/{name}/stream", "GET /hit/{key}", "GET /get/{key}", "GET /info/{key}"}
+INCLUDED = {"GET /embed/{name}/stream", *(route for route in ROUTE_PERMISSIONS if route.endswith("/{key}"))}
+INCLUDED |= {"GET /get/{ns}/{key}/shield", "GET /stats", "GET /healthcheck"}
+INCLUDED -= {"GET /hit/{ns}/{key}", "GET /get/{ns}/{key}"}
 
 
 @pytest.fixture

@@ -137,6 +137,7 @@ def test_no_hash_is_a_consistent_hash() -> None:
         ({"method": "GET", "url": "/events"}, 502, None),
         ({"method": "POST", "url": "/event/a"}, 502, "unknown"),
         ({"method": "GET", "url": "/hit/a.b/visits"}, 502, "unknown"),
+        ({"method": "GET", "url": "/update/a.b/visits?amount=1"}, 502, "unknown"),
         ({"method": "GET", "url": POLL}, 502, None),
     ],
     ids=lambda value: value.get("url", "")[:16] if isinstance(value, dict) else str(value),
@@ -271,6 +272,10 @@ async def stub_nodes(number: int, *, answers: bool = True) -> AsyncIterator[tupl
             ),
         ),
         pytest.param(
+            ("GET", "/set/mysite.com/visits?value=1"),
+            marks=pytest.mark.fails_on_mutant("a GET that sets is sent twice", CONF, "|create|set)/", "|create)/"),
+        ),
+        pytest.param(
             ("PUT", "/event/a"),
             marks=pytest.mark.fails_on_mutant("a PUT is sent twice", CONF, "^(PUT|DELETE)$", "^(DELETE)$"),
         ),
@@ -279,14 +284,14 @@ async def stub_nodes(number: int, *, answers: bool = True) -> AsyncIterator[tupl
             marks=pytest.mark.fails_on_mutant("a DELETE is sent twice", CONF, "^(PUT|DELETE)$", "^(PUT)$"),
         ),
     ],
-    ids=["POST", "GET", "PUT", "DELETE"],
+    ids=["POST", "GET", "set", "PUT", "DELETE"],
 )
 async def test_a_write_that_a_node_received_is_not_sent_to_another_node(proxy, hit: tuple[str, str]) -> None:
     async with stub_nodes(3) as (ports, received):
         front = proxy(ports)
         async with client_from(front) as http:
             lost = await http.request(*hit)
-            counted = "unknown" if hit[0] in {"POST", "GET"} else None
+            counted = "unknown" if hit[0] == "POST" or hit[1].startswith("/hit/") else None
             assert (lost.status_code, problem_of(lost).get("counted")) == (502, counted)
             assert len(received) == 1
             assert (await http.get("/event/a")).status_code == 502

@@ -42,17 +42,26 @@ class NumbersBody(msgspec.Struct, forbid_unknown_fields=True):
     expected_total: Number | None = msgspec.field(default=None, name="expectedTotal")
 
 
-def add_routes(router: APIRouter, committer: GroupCommitter, store: CounterStore, clock: Clock, names_max: int) -> None:
-    """Add the routes that correct, delete, reset and erase. The store accepts `names_max` event names."""
+def plan_applier(committer: GroupCommitter, clock: Clock) -> Callable[[Plan], Awaitable[corrections.CorrectionRecord]]:
+    """Return a function that applies a correction. It raises Problem (409, 429), and the errors of `apply_change`."""
 
-    async def correct(plan: Plan) -> CorrectedRow:
+    async def apply_plan(plan: Plan) -> corrections.CorrectionRecord:
         try:
-            record = await committer.apply_change(lambda slot: plan(slot, int(clock.at())))
+            return await committer.apply_change(lambda slot: plan(slot, int(clock.at())))
         except corrections.ChangeRejected as error:
             raise rejection(error.reason) from None
         except corrections.CountMoved as error:
             raise Problem(COUNT_MOVED, f"{error}; nothing was changed. Read it and correct it again") from None
-        return correction_row(clock.calendar, record)
+
+    return apply_plan
+
+
+def add_routes(router: APIRouter, committer: GroupCommitter, store: CounterStore, clock: Clock, names_max: int) -> None:
+    """Add the routes that correct, delete, reset and erase. The store accepts `names_max` event names."""
+    apply_plan = plan_applier(committer, clock)
+
+    async def correct(plan: Plan) -> CorrectedRow:
+        return correction_row(clock.calendar, await apply_plan(plan))
 
     _add_event_routes(router, correct, store, names_max)
 

@@ -29,7 +29,7 @@ _SVG = (
     '<path fill="#{color}" d="M{left} 0h{right}v20H{left}z"/></g>'
     '<g font-family="Verdana,Geneva,DejaVu Sans,sans-serif" font-size="11">{label}{message}</g></svg>'
 )
-_SVG_HEADERS = {"Cache-Control": "max-age=5, must-revalidate", "Content-Security-Policy": "default-src 'none'; sandbox"}
+SVG_POLICY = {"Content-Security-Policy": "default-src 'none'; sandbox"}
 
 BadgeEvent = Annotated[str, Depends(event_name_in_path(b"badge", b".svg"))]
 Label = Annotated[str | None, Query(max_length=128, pattern=r"^[^\p{Cc}\p{Cn}\p{Co}\p{Zl}\p{Zp}]*$")]
@@ -67,7 +67,7 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
         """Return an SVG badge with the all-time total, or with `value=count` today's count."""
         svg = draw(*await texts(event, label, value), color)
         etag = f'"{blake2b(svg, digest_size=8).hexdigest()}"'
-        headers = {**response.headers, **_SVG_HEADERS, "ETag": etag}
+        headers = {**response.headers, **SVG_POLICY, "Cache-Control": "max-age=5, must-revalidate", "ETag": etag}
         fresh = etag in request.headers.get("if-none-match", "")
         return Response(status_code=304, headers=headers) if fresh else Svg(svg, headers=headers)
 

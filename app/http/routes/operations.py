@@ -1,4 +1,6 @@
-"""GET /health, its probes, and /metrics: the state of the service, and Prometheus metrics."""
+"""GET /health, its probes, and /metrics: the state of the service, and Prometheus metrics; Abacus' routes for these."""
+
+import time
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -6,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from typing_extensions import TypedDict
 
 from app import __version__
+from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock
 from app.http.rate_limits import RateLimits
 from app.kafka.buffer import DURABILITY
@@ -42,6 +45,10 @@ class Probe(TypedDict):
 
     ok: bool
     reasons: list[str]
+
+
+Uptime = TypedDict("Uptime", {"status": Status, "uptime": str})
+Stats = TypedDict("Stats", {"version": str, "uptime": str, "total_keys": int, "keys_created": int})
 
 
 def add_metrics(router: APIRouter, metrics: Metrics, store: CounterStore, rate_limits: RateLimits) -> None:
@@ -121,3 +128,24 @@ def add_probes(router: APIRouter, status_monitor: StatusMonitor) -> None:
 def _probe(response: Response, *, ok: bool, reasons: list[str]) -> Probe:
     response.status_code = 200 if ok else 503
     return Probe(ok=ok, reasons=[] if ok else reasons)
+
+
+def add_abacus_status(router: APIRouter, reads: APIRouter, store: CounterStore, status_monitor: StatusMonitor) -> None:
+    """Add the health check of Abacus, and the statistics of Abacus and CountAPI."""
+    began = time.monotonic()
+
+    def uptime() -> str:
+        return f"{time.monotonic() - began:.3f}s"
+
+    @router.get("/healthcheck", responses={503: {"model": Uptime, "description": "Hits cannot be accepted"}})
+    async def check_health(response: Response) -> Uptime:
+        """Return `ok` and the uptime of this node, as Abacus does; `/health` has more."""
+        status = status_monitor.current().status
+        response.status_code = 503 if status == "down" else 200
+        return Uptime(status=status, uptime=uptime())
+
+    @reads.get("/stats")
+    async def read_stats() -> Stats:
+        """Return the version, the uptime of this node, and the number of events."""
+        (events,) = await store.sizes([TOTAL])
+        return Stats(version=__version__, uptime=uptime(), total_keys=events, keys_created=events)

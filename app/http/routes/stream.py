@@ -42,7 +42,7 @@ class EventStream(Response):
                 request: dict[str, Any] = {"type": FRAMED_CHUNKS_EXTENSION}
                 await send(request)
                 client.send_framed = request.get("send_framed")
-            ends = [asyncio.ensure_future(_disconnect(receive)), asyncio.ensure_future(ended.wait())]
+            ends = [asyncio.ensure_future(wait_for_disconnect(receive)), asyncio.ensure_future(ended.wait())]
             try:
                 while not (await asyncio.wait(ends, timeout=HEARTBEAT_SECONDS, return_when="FIRST_COMPLETED"))[0]:
                     send_nowait(send(chunk(":")))
@@ -70,7 +70,7 @@ def add_routes(router: APIRouter, broadcaster: Broadcaster) -> None:
         return EventStream(broadcaster, (event,), last_event_id)
 
 
-async def _disconnect(receive: Receive) -> None:
+async def wait_for_disconnect(receive: Receive) -> None:
     """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
