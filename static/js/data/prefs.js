@@ -1,22 +1,28 @@
 // The reader's preferences, stored in this browser, and the API key, stored in this tab only.
 
-/** Returns null if the browser blocks the storage. @param {() => Storage} storage */
-function openStorage(storage) {
-  try { return storage(); } catch { return null; }
+const browserStorage = () => localStorage;
+const tabStorage = () => sessionStorage;
+
+/** Returns null if the browser blocks the storage. @param {() => Storage} storage @param {string} name */
+function read(storage, name) {
+  try { return storage().getItem(name); } catch { return null; }
 }
 
-const browserStorage = openStorage(() => localStorage);
-const tabStorage = openStorage(() => sessionStorage);
-/** @type {Record<string, string>} */ const DEFAULTS = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", pins: "[]" };
-/** Chosen since the page opened, because the storage may be blocked. @type {Record<string, string>} */ const currentPrefs = {};
-let currentKey = tabStorage?.getItem("tally-key") ?? "";
+/** Does nothing if the storage is blocked or full. @param {() => Storage} storage @param {string} name @param {string} value "" removes it */
+function write(storage, name, value) {
+  try { value ? storage().setItem(name, value) : storage().removeItem(name); } catch { /* It is kept until the page closes. */ }
+}
 
-export const getPref = (/** @type {string} */ name) => currentPrefs[name] ?? browserStorage?.getItem(`tally-${name}`) ?? DEFAULTS[name];
+/** @type {Record<string, string>} */ const DEFAULTS = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", pins: "[]" };
+/** Chosen since the page opened, because the storage may be blocked or full. @type {Record<string, string>} */ const currentPrefs = {};
+let currentKey = read(tabStorage, "tally-key") ?? "";
+
+export const getPref = (/** @type {string} */ name) => currentPrefs[name] ?? read(browserStorage, `tally-${name}`) ?? DEFAULTS[name];
 
 /** @param {string} name @param {string} value */
 export function setPref(name, value) {
   currentPrefs[name] = value;
-  value === DEFAULTS[name] ? browserStorage?.removeItem(`tally-${name}`) : browserStorage?.setItem(`tally-${name}`, value);
+  write(browserStorage, `tally-${name}`, value === DEFAULTS[name] ? "" : value);
   if (name === "theme" || name === "density") document.documentElement.dataset[name] = value;
 }
 
@@ -41,5 +47,5 @@ export const apiKey = () => currentKey;
 /** @param {string} value an API key, or "" to forget it */
 export function setApiKey(value) {
   currentKey = value;
-  value ? tabStorage?.setItem("tally-key", value) : tabStorage?.removeItem("tally-key");
+  write(tabStorage, "tally-key", value);
 }
