@@ -2,33 +2,35 @@
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.dashboard import expect_status
 from tests.support.servers import Process
 
-READ_KEY, ADMIN_KEY = "a-key-to-read-with-17", "a-key-for-everything-4"
+READ_KEY, WRITE_KEY, ADMIN_KEY = "a-key-to-read-with-17", "a-key-to-count-with-5", "a-key-for-everything-4"
 
 
 @pytest.fixture(scope="module")
 def tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     directory = tmp_path_factory.mktemp("keys")
-    keys = {"TALLY_READ_KEYS": READ_KEY, "TALLY_ADMIN_KEYS": ADMIN_KEY}
+    keys = {"TALLY_READ_KEYS": READ_KEY, "TALLY_WRITE_KEYS": WRITE_KEY, "TALLY_ADMIN_KEYS": ADMIN_KEY}
     process = Process(directory, TALLY_STORE=f"sqlite:///{directory}/tally.db", **keys)
     process.start()
-    process.post("/event/a", b'{"by": 7}')
+    headers = {"Authorization": f"Bearer {WRITE_KEY}"}
+    httpx.post(f"{process.url}/event/a", json={"by": 7}, headers=headers).raise_for_status()
     yield process
     process.kill()
 
 
 def enter_key(page: Page, key: str) -> None:
-    page.locator("#key-prompt input").fill(key)
+    page.locator("#key-prompt input[type=password]").fill(key)
     page.get_by_role("button", name="Save", exact=True).click()
 
 
 @pytest.mark.fails_on_mutant(
-    "keeps the key in the browser", "static/js/data/prefs.js", "() => sessionStorage", "() => localStorage"
+    "keeps the key in the browser", "static/js/data/prefs.js", 'remember ? value : ""', "value"
 )
 @pytest.mark.parametrize("path", ["/", "/kiosk"])
 def test_a_page_asks_for_an_api_key_and_uses_it(tally: Process, open_page, path: str) -> None:
@@ -50,12 +52,49 @@ def test_a_page_asks_for_an_api_key_and_uses_it(tally: Process, open_page, path:
 def test_an_api_key_can_be_forgotten(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/settings")
     expect(page.locator("#health")).to_contain_text("sqlite")
-    page.locator("#key input").fill(READ_KEY)
+    page.locator("#key input[type=password]").fill(READ_KEY)
     page.get_by_role("button", name="Save", exact=True).click()
     expect_status(page, "live")
     page.get_by_role("button", name="Remove key").click()
     expect_status(page, "locked")
     assert page.evaluate("sessionStorage.length") == 0
+
+
+@pytest.mark.fails_on_mutant(
+    "a wrong key replaces the present one",
+    "static/js/components/key-form.js",
+    "if (problem) setText",
+    "if (false) setText",
+)
+def test_a_key_that_cannot_read_does_not_lock_the_page(tally: Process, open_page) -> None:
+    page = open_page(f"{tally.url}/#/settings")
+    page.locator("#key input[type=password]").fill(ADMIN_KEY)
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect_status(page, "live")
+    for key, problem in (("mistyped-key-0000000", "Unknown API key"), (WRITE_KEY, "can count, but not read")):
+        page.locator("#key input[type=password]").fill(key)
+        page.get_by_role("button", name="Save", exact=True).click()
+        expect(page.locator("#key .note")).to_contain_text(problem)
+        expect_status(page, "live")
+    assert page.evaluate("sessionStorage.getItem('tally-key')") == ADMIN_KEY
+
+
+@pytest.mark.fails_on_mutant(
+    "nothing is remembered", "static/js/data/prefs.js", 'write(browserStorage, "tally-key", remember ? value : "");', ""
+)
+def test_a_key_can_be_remembered_on_a_device(tally: Process, open_page) -> None:
+    page = open_page(tally.url)
+    page.get_by_label("Remember on this device").first.check()
+    enter_key(page, READ_KEY)
+    expect_status(page, "live")
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    expect_status(page, "live")
+    page.goto(f"{tally.url}/#/settings")
+    expect(page.locator("#key .note")).to_have_text("Stored in this browser.")
+    page.get_by_role("button", name="Remove key").last.click()
+    expect_status(page, "locked")
+    assert page.evaluate("localStorage.getItem('tally-key')") is None
 
 
 def test_the_share_dialog_shows_no_badge_that_needs_a_key(tally: Process, open_page) -> None:

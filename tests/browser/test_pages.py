@@ -157,7 +157,7 @@ def test_unique_users_are_counted_and_ranked(tally: Process, open_page, console_
 def test_a_correction_requires_typing_the_event_name(tally: Process, open_page, console_messages: list[str]) -> None:
     tally.post("/event/wrong", b'{"by": 50}')
     page = open_page(f"{tally.url}/#/settings")
-    page.locator("#key input").fill(ADMIN_KEY)
+    page.locator("#key input[type=password]").fill(ADMIN_KEY)
     page.get_by_role("button", name="Save", exact=True).click()
     page.goto(f"{tally.url}/#/event/wrong")
     expect(page.locator("#event-today .figures")).to_contain_text("Total50")

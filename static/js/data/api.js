@@ -21,6 +21,15 @@ export function throttle(ms, run) {
   return throttled;
 }
 
+/** Returns why the server does not let this key read, or "". @param {string} key */
+export async function problemWithKey(key) {
+  const response = await fetch(`${SERVER_URL}/events?limit=1`, { headers: { Authorization: `Bearer ${key}` } }).catch(() => null);
+  if (!response) return "The server is not responding.";
+  if (response.ok) return "";
+  if (response.status === 403) return "This key can count, but not read.";
+  return (await response.json().catch(() => ({}))).title ?? `HTTP ${response.status}`;
+}
+
 /** @param {string} path @param {RequestInit} [init] @returns {Promise<Response>} */
 async function request(path, init = {}) {
   if (!init.method && rateLimitedForMs()) throw new Error("Rate limit reached. Try again in a moment."); // More would prolong the limit.

@@ -1,4 +1,4 @@
-// The reader's preferences, stored in this browser, and the API key, stored in this tab only.
+// The reader's preferences, stored in this browser, and the API key, stored in this tab or, if the reader chooses that, in this browser.
 
 const browserStorage = () => localStorage;
 const tabStorage = () => sessionStorage;
@@ -15,7 +15,9 @@ function write(storage, name, value) {
 
 /** @type {Record<string, string>} */ const DEFAULTS = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", pins: "[]" };
 /** Chosen since the page opened, because the storage may be blocked or full. @type {Record<string, string>} */ const currentPrefs = {};
-let currentKey = read(tabStorage, "tally-key") ?? "";
+const rememberedKey = read(browserStorage, "tally-key") ?? "";
+let currentKey = read(tabStorage, "tally-key") ?? rememberedKey;
+let isRemembered = Boolean(currentKey) && currentKey === rememberedKey;
 
 export const getPref = (/** @type {string} */ name) => currentPrefs[name] ?? read(browserStorage, `tally-${name}`) ?? DEFAULTS[name];
 
@@ -44,8 +46,12 @@ export function pinnedNames() {
 
 export const apiKey = () => currentKey;
 
-/** @param {string} value an API key, or "" to forget it */
-export function setApiKey(value) {
+export const isKeyRemembered = () => isRemembered;
+
+/** @param {string} value an API key, or "" to forget it @param {{remember?: boolean}} [options] remember: also after the tab is closed */
+export function setApiKey(value, { remember = false } = {}) {
   currentKey = value;
+  isRemembered = remember;
   write(tabStorage, "tally-key", value);
+  write(browserStorage, "tally-key", remember ? value : "");
 }
