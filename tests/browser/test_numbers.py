@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,29 @@ def test_no_letter_of_a_kiosk_title_is_cut_off(tally: Process, open_page) -> Non
         page.set_viewport_size({"width": width, "height": height})
         title = page.locator("h1:visible")
         assert title.evaluate("title => title.scrollHeight <= title.clientHeight")
+
+
+@pytest.mark.fails_on_mutant(
+    "the running hour is compared",
+    "static/js/data/earlier-days.js",
+    "start.slice(11, 13) < hour",
+    "start.slice(11, 13) <= hour",
+)
+def test_a_headline_compares_today_with_earlier_days(tally: Process, open_page) -> None:
+    begin = datetime(2026, 11, 22, tzinfo=UTC)
+    points = [{"start": (begin + timedelta(hours=i)).isoformat(), "count": 1} for i in range(7 * 24 + 15)]
+    points[-2]["count"], points[-1]["count"] = 8, 100
+    page = open_page("about:blank", timezone_id="UTC", locale="en-US")
+    page.route("**/series?step=hour&points=194", lambda route: route.fulfill(json={"points": points}))
+    page.route(
+        "**/history", lambda route: route.fulfill(json=[{"day": "2026-11-23", "hits": 1, "events": 1, "parts": 1}])
+    )
+    page.route("**/history/*", lambda route: route.fulfill(json={"day": "2026-11-23", "parts": []}))
+    for path, headline in (("/#/", "#today"), ("/#/event/search", "#event-today")):
+        page.goto(tally.url + path)
+        expect(page.locator(f"{headline} .compared")).to_have_text(
+            re.compile(r"By 2:00\sPM: 21, 50% more than yesterday \(14\)$")
+        )
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import { sparklinePath } from "../../static/js/components/sparklines.js";
 import { compareDays, countsOfDay } from "../../static/js/data/compare-days.js";
 import { currentStatus, describe, isOutdated, LABELS } from "../../static/js/data/connection-status.js";
 import { Counters } from "../../static/js/data/counters.js";
+import { compareWithEarlierDays } from "../../static/js/data/earlier-days.js";
 import { axisTicks, Series } from "../../static/js/data/series.js";
 import { csv } from "../../static/js/lib/csv.js";
 import { byteSize, comparison, countdown, dayEnd, longDate, plural } from "../../static/js/lib/format.js";
@@ -150,4 +151,16 @@ test("a sparkline has a bar for each minute with hits", () => {
   const series = new Series();
   series.load(minutePoints(...Array.from({ length: 60 }, (_, i) => i % 2)));
   assert.equal(sparklinePath(series).split("M").length - 1, 30);
+});
+
+test("today is compared with earlier days up to the same hour", () => {
+  const hours = [];
+  for (let i = 0; i < 8 * 24; i++) hours.push({ start: new Date(Date.UTC(2026, 10, 22, i)).toISOString().replace("Z", "+00:00"), count: 1 });
+  const until14 = hours.slice(0, 7 * 24 + 15);
+  until14.at(-1).count = 50; // the running hour
+  const compared = compareWithEarlierDays(until14, "2026-11-22");
+  assert.deepEqual(compared, { until: "2026-11-29T14:00:00.000+00:00", today: 14, yesterday: 14, weekAgo: 14 });
+  assert.equal(compareWithEarlierDays(until14, "2026-11-23").weekAgo, null);
+  assert.equal(compareWithEarlierDays(until14, "").yesterday, null);
+  assert.equal(compareWithEarlierDays(hours.slice(0, 7 * 24 + 1), "2026-11-22"), null);
 });

@@ -1,11 +1,13 @@
 // The top of a page: one large number with its tally marks, and a list of smaller numbers.
 
-import { eventPath, get, throttle } from "../data/api.js";
+import { eventPath, get, getFirstDay, getSeries, throttle } from "../data/api.js";
+import { compareWithEarlierDays, HOURS_OF_EIGHT_DAYS } from "../data/earlier-days.js";
 import { h, setText } from "../lib/dom.js";
-import { number, percent } from "../lib/format.js";
+import { comparison, number, percent, time } from "../lib/format.js";
 import { createTallyMarks } from "./tally-marks.js";
 
 const AUDIENCE_MS = 15_000; // Unique users are not sent live, so the page requests them.
+const COMPARISON_MS = 60_000; // It changes every hour.
 
 /** @param {HTMLElement} value @param {HTMLElement} marksHost @param {string} name chooses the handwriting of the marks */
 export function createHero(value, marksHost, name) {
@@ -22,11 +24,12 @@ export function createHero(value, marksHost, name) {
 export function createHeadline(host, labels) {
   const value = h("p", { className: "value", translate: false });
   const marksHost = h("div", { className: "strokes" });
+  const compared = h("p", { className: "compared" });
   const figures = h("dl", { className: "figures" });
   /** @type {Record<string, HTMLElement>} */ const values = {};
   let name = "";
   let hero = createHero(value, marksHost, name);
-  host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost), figures);
+  host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost, compared), figures);
   for (const [key, label] of Object.entries(labels)) {
     values[key] = h("dd", { className: "value", translate: false }, "–");
     figures.append(h("div", {}, h("dt", {}, label), values[key]));
@@ -47,15 +50,45 @@ export function createHeadline(host, labels) {
     set("sessions", prefix + number(audience.activeSessions), "Sessions with a hit in the last 5 minutes");
   });
 
+  const loadComparison = throttle(COMPARISON_MS, async () => {
+    const requestedName = name;
+    const found = await Promise.all([getSeries(name, "hour", HOURS_OF_EIGHT_DAYS), getFirstDay()]).catch(() => null);
+    if (!found || requestedName !== name) return;
+    setText(compared, comparisonText(compareWithEarlierDays(found[0].points, found[1])));
+  });
+
+  function reload() {
+    loadAudience.now();
+    loadComparison.now();
+  }
+
   return {
     set,
-    loadAudience,
+    reload,
+    /** Requests the numbers that are not sent live, if they may have changed. */
+    load() {
+      loadAudience();
+      loadComparison();
+    },
     count: (/** @type {number} */ n, /** @type {boolean} */ animate) => hero(n, animate),
     /** @param {string} event an event name */
     show(event) {
       name = event;
       hero = createHero(value, marksHost, name);
-      loadAudience.now();
+      setText(compared, "");
+      reload();
     },
   };
+}
+
+/** @param {ReturnType<typeof compareWithEarlierDays>} compared */
+function comparisonText(compared) {
+  if (!compared) return "";
+  const { until, today, yesterday, weekAgo } = compared;
+  if (!(today || yesterday || weekAgo)) return "";
+  const parts = [
+    ...(yesterday === null ? [] : [`${comparison(today, yesterday)} yesterday (${number(yesterday)})`]),
+    ...(weekAgo === null ? [] : [`${comparison(today, weekAgo)} a week ago (${number(weekAgo)})`]),
+  ];
+  return parts.length ? `By ${time(Date.parse(until))}: ${number(today)}, ${parts.join(", ")}` : "";
 }

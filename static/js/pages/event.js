@@ -68,6 +68,7 @@ export function createEventPage({ counters, now, isLoaded }, onCorrected) {
   function reload() {
     totalBeforeToday = null;
     chart.reload();
+    headline.reload();
     loadTotal.now();
   }
 
@@ -120,7 +121,7 @@ export function createEventPage({ counters, now, isLoaded }, onCorrected) {
       loadTotal();
       if (!synced) return;
       headline.set("rate", chart.rate());
-      headline.loadAudience();
+      headline.load();
     },
   };
 }

@@ -60,6 +60,7 @@ export function createOverview(session) {
     focusCard: cards.focus,
     reload() {
       chart.reload();
+      headline.reload();
       cards.reload();
       loadLastDay({ again: true });
     },
@@ -81,7 +82,7 @@ export function createOverview(session) {
       cards.tick();
       if (!synced) return;
       headline.set("rate", chart.rate());
-      headline.loadAudience();
+      headline.load();
     },
   };
 }
