@@ -165,7 +165,6 @@ def include_routes(
         operations.add_abacus_status(router, reads, store, status_monitor)
     operations.add_metrics(router, metrics, store, rate_limits)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
-    operations.add_probes(router, status_monitor)
     pages.add_routes(router, settings.embed_origins)
 
 

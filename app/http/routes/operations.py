@@ -84,7 +84,8 @@ def add_health(
     kafka: KafkaService | None,
     status_monitor: StatusMonitor,
 ) -> None:
-    """Add the route of the health check."""
+    """Add the routes of the health check and of the probes."""
+    _add_probes(router, status_monitor)
 
     @router.get("/health", responses={503: {"model": Health, "description": "Hits cannot be accepted"}})
     async def read_health(response: Response) -> Health:
@@ -109,7 +110,7 @@ def add_health(
         )
 
 
-def add_probes(router: APIRouter, status_monitor: StatusMonitor) -> None:
+def _add_probes(router: APIRouter, status_monitor: StatusMonitor) -> None:
     """Add the routes for the probes of an orchestrator. It restarts a node only if that helps."""
 
     @router.get("/health/live", responses={503: {"model": Probe, "description": "Only a restart helps"}})
