@@ -1,5 +1,5 @@
 # Each target installs its own requirements. Start with `make run`.
-.PHONY: run test kafka bench accuracy soak soak-service fuzz mutants check format lock screenshots clean
+.PHONY: run test kafka bench accuracy stack soak soak-service fuzz mutants check format lock screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,6 +34,12 @@ bench: $(TOOLS)
 accuracy: $(TOOLS)
 	@tools/setup redis-server nginx strace
 	ONLY="$(ONLY)" $(BIN)/python -m tests.support.accuracy
+
+# Runs docker-compose.yml with three nodes on a running Docker Engine, kills its containers under load, and compares the
+# counts with the responses. Images that cannot be pulled are replaced by stand-ins of Debian's packages. It needs root.
+stack: $(TOOLS)
+	@tools/setup debootstrap
+	$(BIN)/python -m tests.support.stack
 
 # Watches the memory of an open dashboard and its server under load, for MINUTES (1440 for a day).
 MINUTES ?= 10
