@@ -128,7 +128,7 @@ def add_error_handlers(app: FastAPI, metrics: Metrics, root_path: str) -> ErrorH
     def error_response(request: HTTPConnection, error: Exception) -> Response:
         (kind, headers, counted), detail = _response_to(error)
         if kind is kinds.METHOD_NOT_ALLOWED:
-            headers = {"Allow": _allowed_methods(app, request)}
+            headers = {"Allow": _allowed_methods(app, request) or "GET, HEAD"}  # no route of its own: a file
             detail = f"this route does not allow {request.scope['method']}; it allows {headers['Allow']}"
         problem: dict[str, Any] = {"type": root_path + kind.type, "code": kind.code, "title": kind.title}
         problem |= {"status": kind.status, "detail": detail}

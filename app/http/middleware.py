@@ -42,7 +42,8 @@ class SecurityMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:
                 own = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *((n, v) for n, v in headers.items() if n not in own)]
+                added = [(n, v) for n, v in headers.items() if n not in own or n == b"vary"]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         app = self._app

@@ -162,7 +162,7 @@ def test_an_invalid_root_path_is_rejected(path: str) -> None:
         Settings(root_path=path)
 
 
-@pytest.mark.parametrize("path", ["", "/tally", "/stats/tally-2.1_x"])
+@pytest.mark.parametrize("path", ["", "/tally", "/numbers/tally-2.1_x"])
 def test_a_valid_root_path_is_accepted(path: str) -> None:
     assert create_app(Settings(TALLY_STORE="memory://", root_path=path)).prefix == path
 

@@ -3,7 +3,7 @@
 import { apiKey } from "./prefs.js";
 
 /** The URL of this server without a slash at its end. It has a path if a proxy serves Tally under one. */
-export const SERVER_URL = new URL("../../..", import.meta.url).href.slice(0, -1);
+export const [SERVER_URL] = import.meta.url.split(/\/static\/(?:v-[0-9a-f]+\/)?js\/data\//);
 
 let clockSkewMs = 0;
 let rateLimitedUntil = 0;
