@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from functools import partial
+from io import SEEK_END
 from pathlib import Path
 from typing import BinaryIO
 from zoneinfo import ZoneInfo
@@ -23,6 +24,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, export_import
 from app.domain.calendar import Calendar, Clock
+from app.export_import import Contents
+from app.importing.files import Source, open_source
+from app.importing.redis_counters import RedisCounters, add_counters, missing_counts, read_counters
 from app.kafka.buffer import DURABILITY
 from app.kafka.sources import set_offset
 from app.main import create_app
@@ -39,9 +43,13 @@ SERVE_COMMANDS = {
 OPERATIONS = ("/health", "/health/live", "/health/ready", "/metrics")  # all that `consume` serves
 FILE_COMMANDS = {
     "export": "write all data to a new file, as NDJSON",
-    "import": "add an export file to the store; safe to repeat",
     "verify": "check that the store matches an export file",
 }
+IMPORT = "add the counts of a file or of a Redis to the store; safe to repeat"
+IMPORT_EPILOG = (
+    "FILE is an export of Tally or GoatCounter, a CSV whose header has an event and a count, or lines with a name and a"
+    " count. See docs/how-to/migrate.md."
+)
 OFFSET_COMMAND = "set-offset"
 OFFSET_HELP = "count a Kafka partition from this offset on, because its log was truncated or recreated"
 REZONE = "write an export with days in TALLY_TIMEZONE to a new file, from an export with other days"
@@ -60,6 +68,9 @@ def main() -> None:
             elif arguments.command in FILE_COMMANDS:
                 clock = Clock(Calendar(settings.timezone), time.time)
                 print(runner.run(run_file_command(arguments.command, arguments.file, create_store(settings), clock)))
+            elif arguments.command == "import":
+                clock = Clock(Calendar(settings.timezone), time.time)
+                print(runner.run(run_import(arguments, create_store(settings), clock)))
             elif arguments.command == OFFSET_COMMAND:
                 print(runner.run(run_set_offset(arguments, create_store(settings))))
             else:
@@ -77,12 +88,13 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="Settings are TALLY_* environment variables; see docs/reference/settings.md.",
     )
     parser.add_argument("--version", action="version", version=f"tally {__version__}")
-    names = [*SERVE_COMMANDS, *FILE_COMMANDS, "rezone", OFFSET_COMMAND]
+    names = [*SERVE_COMMANDS, "export", "import", "verify", "rezone", OFFSET_COMMAND]
     commands = parser.add_subparsers(dest="command", metavar=" | ".join(names))
     for name, text in SERVE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text)
     for name, text in FILE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text).add_argument("file", type=Path)
+    _add_import_arguments(commands.add_parser("import", help=IMPORT, description=IMPORT, epilog=IMPORT_EPILOG))
     offset_parser = commands.add_parser(OFFSET_COMMAND, help=OFFSET_HELP, description=OFFSET_HELP)
     offset_parser.add_argument("topic")
     for name in ("partition", "offset"):
@@ -91,6 +103,16 @@ def _parse_arguments() -> argparse.Namespace:
     for name in ("file", "new_file"):
         rezone_parser.add_argument(name, type=Path)
     return parser.parse_args()
+
+
+def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", type=Path, nargs="?")
+    source.add_argument("--from-redis", metavar="URL", help="read keys that INCR counts, as totals of events")
+    parser.add_argument("--match", default="*", metavar="PATTERN", help="with --from-redis: only these keys")
+    parser.add_argument("--strip", default="", metavar="PREFIX", help="with --from-redis: remove it from the keys")
+    parser.add_argument("--bots", action="store_true", help="from GoatCounter: import hits of bots, too")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be added, and write nothing")
 
 
 def _whole_number(text: str) -> int:
@@ -181,14 +203,29 @@ def _host_to_open(host: str) -> str:
 
 
 async def run_file_command(command: str, path: Path, store: CounterStore, clock: Clock) -> str:
-    """Export, import or verify; return a sentence to print. Raises StoreError, ExportError and OSError."""
+    """Export or verify; return a sentence to print. Raises StoreError, ExportError and OSError."""
     async with _opened(store):
         if command == "export":
             with path.open("xb") as file:
                 return await _export(file, store, clock)
         with path.open("rb") as file:
             await asyncio.to_thread(export_import.check_file, file, clock)
-            return await (_import if command == "import" else _verify)(file, store, clock)
+            return await _verify(file, store, clock)
+
+
+async def run_import(arguments: argparse.Namespace, store: CounterStore, clock: Clock) -> str:
+    """Import a file or the counters of a Redis; return sentences to print. Raises StoreError, ExportError, OSError."""
+    dry_run: bool = arguments.dry_run
+    if arguments.from_redis:
+        counters = await read_counters(arguments.from_redis, arguments.match, arguments.strip)
+        async with _opened(store):
+            return await _import_counters(counters, store, clock, dry_run=dry_run)
+    with arguments.file.open("rb") as file:
+        source = await asyncio.to_thread(open_source, file, clock, with_bots=arguments.bots)
+        with source.file:
+            contents = await asyncio.to_thread(export_import.check_file, source.file, clock)
+            async with _opened(store):
+                return await _import_file(source, contents, store, clock, dry_run=dry_run)
 
 
 async def run_set_offset(arguments: argparse.Namespace, store: CounterStore) -> str:
@@ -228,18 +265,44 @@ async def _export(file: BinaryIO, store: CounterStore, clock: Clock) -> str:
     return f"Exported {lines} lines to {file.name}"
 
 
-async def _import(file: BinaryIO, store: CounterStore, clock: Clock) -> str:
-    for line in export_import.read_lines(file, clock):
+async def _import_file(source: Source, contents: Contents, store: CounterStore, clock: Clock, *, dry_run: bool) -> str:
+    left = await export_import.lines_left(store, contents)
+    found = f"Format: {source.format}. It has {contents.hits} hits of {contents.events} events"
+    if contents.days:
+        first, last = (clock.calendar.slot(day).date for day in (contents.days[0], contents.days[-1]))
+        found += f" on {len(contents.days)} days from {first} to {last}"
+    found += "."
+    if source.bots:
+        found += f" {source.bots} hits of bots are left out."
+    if not left:
+        return f"{found}\nNothing to add: it was imported before."
+    if dry_run:
+        return f"{found}\nNothing was written, because of --dry-run."
+    for line in export_import.read_lines(source.file, clock):
         await export_import.import_line(store, clock, line)
-        _show_position(file)
-    return f"Imported {file.name}"
+        _show_progress(_progress_bar(line.number - 1, contents.lines))
+    return f"{found}\nImported."
+
+
+async def _import_counters(counters: RedisCounters, store: CounterStore, clock: Clock, *, dry_run: bool) -> str:
+    missing = await missing_counts(store, counters)
+    found = f"The Redis has {sum(counters.counts.values())} hits of {len(counters.counts)} events."
+    if not missing:
+        return f"{found}\nNothing to add: they were imported before."
+    to_add = f"{sum(missing.values())} hits of {len(missing)} events"
+    if dry_run:
+        return f"{found}\nWithout --dry-run, this would add {to_add}."
+    await add_counters(store, clock, counters)
+    return f"{found}\nImported {to_add}."
 
 
 async def _verify(file: BinaryIO, store: CounterStore, clock: Clock) -> str:
     comparison, differences = export_import.Comparison(store), list[str]()
+    size = file.seek(0, SEEK_END)
+    file.seek(0)
     for line in export_import.read_lines(file, clock):
         differences += await comparison.differences(line)
-        _show_position(file)
+        _show_progress(_progress_bar(file.tell(), size))
     differences += await comparison.extra_in_store()
     if differences:
         listed = "\n".join([f"{len(differences)} differences", *differences[:DIFFERENCES_MAX]])
@@ -247,9 +310,9 @@ async def _verify(file: BinaryIO, store: CounterStore, clock: Clock) -> str:
     return f"OK: the store matches {file.name}"
 
 
-def _show_position(file: BinaryIO) -> None:
-    fraction = file.tell() / max(1, Path(file.name).stat().st_size)
-    _show_progress(f"[{'#' * round(fraction * PROGRESS_BAR_WIDTH):{PROGRESS_BAR_WIDTH}}] {fraction:4.0%}")
+def _progress_bar(done: int, size: int) -> str:
+    fraction = done / max(1, size)
+    return f"[{'#' * round(fraction * PROGRESS_BAR_WIDTH):{PROGRESS_BAR_WIDTH}}] {fraction:4.0%}"
 
 
 def _show_progress(text: str) -> None:

@@ -15,6 +15,7 @@ from app.domain.buckets import (
     CORRECTION,
     CORRECTION_LOG,
     GENERATION,
+    IMPORTED,
     SKETCH,
     TOTAL,
     VISITOR_DIMENSIONS,
@@ -74,9 +75,9 @@ async def export(store: CounterStore, clock: Clock) -> AsyncIterator[bytes]:
     yield encode_end(lines)
 
 
-def encode_head(zone: str) -> bytes:
-    """Return the first line of a new export whose days are those of this time zone."""
-    return _encode(_Head(1, uuid.uuid4().hex, zone))
+def encode_head(zone: str, export_id: str = "") -> bytes:
+    """Return the first line of an export whose days are those of this time zone. Its id is new unless it is given."""
+    return _encode(_Head(1, export_id or uuid.uuid4().hex, zone))
 
 
 def encode_counts(bucket: Bucket, counts: Mapping[str, int]) -> Iterator[bytes]:
@@ -131,11 +132,44 @@ def _next_line(file: BinaryIO) -> bytes:
     return file.readline(LINE_BYTES_MAX).removeprefix(BOM_UTF8)
 
 
-def check_file(file: BinaryIO, clock: Clock) -> None:
+class Contents(NamedTuple):
+    """How many lines with counts, events and hits an export has, and the starts of its days (UTC seconds)."""
+
+    export: str
+    lines: int
+    events: int
+    hits: int
+    days: list[int]
+
+
+def check_file(file: BinaryIO, clock: Clock) -> Contents:
     """Read every line, then rewind, so that nothing is imported from an invalid file. Raises ExportError."""
-    for _ in read_lines(file, clock):
-        pass
+    export_id, lines, events, hits, days = "", 0, 0, 0, set[int]()
+    for line in read_lines(file, clock):
+        export_id, lines = line.export, lines + 1
+        if line.bucket == TOTAL:
+            events += len(line.counts)
+            hits += sum(line.counts.values())
+        elif line.bucket.step == "day" and not line.bucket.dimension:
+            days.add(line.bucket.start)
     file.seek(0)
+    return Contents(export_id, lines, events, hits, sorted(days))
+
+
+async def lines_left(store: CounterStore, contents: Contents) -> int:
+    """Return how many lines of an export are not in the store yet: 0 if it was imported before.
+
+    Raises ExportError if the totals would become too large, and StoreError.
+    """
+    left = contents.lines - await store.get_offset(_source(contents.export))
+    (totals,) = await store.read([TOTAL], [ALL_EVENTS])
+    if left == contents.lines and totals.get(ALL_EVENTS, 0) + contents.hits > COUNT_MAX:
+        raise ExportError(f"the sum of all events would exceed {COUNT_MAX}")
+    return max(0, left)
+
+
+def _source(export_id: str) -> str:
+    return f"import {export_id}"
 
 
 async def import_line(store: CounterStore, clock: Clock, line: ExportLine) -> None:
@@ -152,7 +186,7 @@ async def import_line(store: CounterStore, clock: Clock, line: ExportLine) -> No
     # A late line does no harm, because the line is not added again when the import is repeated.
     change = DayChange(clock.slot(), [write], may_be_late=True)
     try:
-        await store.apply_change(f"import {line.export}", offset, offset + 1, change)
+        await store.apply_change(_source(line.export), offset, offset + 1, change)
     except OffsetMismatch as mismatch:
         if mismatch.offset < offset:
             text = "the store has lost earlier lines of this import: import into an empty store"
@@ -250,6 +284,7 @@ _DIMENSIONS = [
     _Dimension(re.compile(""), ("minute", "hour", "day", "total"), _is_count),
     _Dimension(re.compile(rf"{CORRECTION}|{BEFORE_RESET}\d{{1,10}}"), ("day",), _is_correction),
     _Dimension(re.compile(GENERATION), ("day",), _is_generation),
+    _Dimension(re.compile(rf"{IMPORTED}[0-9a-f]{{32}}"), ("total",), _is_count),
     _Dimension(re.compile(CORRECTION_LOG), ("day",), _is_correction_record),
     _Dimension(re.compile(r"(user|session):(?P<event>.*)", re.DOTALL), ("day", "total"), _is_visitor),
     _Dimension(re.compile(rf"{SKETCH}(user|session):(?P<event>.*)", re.DOTALL), ("day", "total"), _is_register),

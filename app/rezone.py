@@ -1,5 +1,6 @@
 """Move an export to another time zone: its days are rebuilt from its hours."""
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime
 from typing import BinaryIO
@@ -14,8 +15,9 @@ def rezone(file: BinaryIO, zone: ZoneInfo) -> Iterator[bytes]:
     """Yield the lines of an export with days in this time zone, from an export with days in another one.
 
     Minutes, hours and totals stay. The hits of a day are the sum of its hours. A day keeps its hits and its date if it
-    begins before the oldest hour, or if it was corrected or reset. Its visitors keep the date, too, because hours have
-    none. Raises ExportError if the file is invalid, or if a zone's offset is not a whole number of hours.
+    begins before the oldest hour, if it has hits without an hour, or if it was corrected or reset. Its visitors keep
+    the date, too, because hours have none. Raises ExportError if the file is invalid, or if a zone's offset is not a
+    whole number of hours.
     """
     move = _Move(file, zone)
     lines = 1
@@ -34,13 +36,18 @@ class _Move:
         self._file, self._zone = file, zone
         self._old_clock = Clock(Calendar(_find_zone(read_zone(file))), lambda: 0)
         self._oldest_hour: int | None = None
-        self._corrected: set[date] = set()
+        self._kept: set[date] = set()
+        self._without_hour = Counter[date]()
         self._rebuilt: dict[date, dict[str, int]] = {}
         for bucket, counts in self._read():
             if bucket.step == "hour":
                 self._add_hour(bucket, counts)
-            elif bucket.step == "day" and bucket.dimension and is_event_bucket(bucket):
-                self._corrected.add(self._old_date(bucket.start))
+                self._without_hour[self._old_date(bucket.start)] -= sum(counts.values())
+            elif bucket.step == "day" and not bucket.dimension:
+                self._without_hour[self._old_date(bucket.start)] += sum(counts.values())
+            elif bucket.step == "day" and is_event_bucket(bucket):
+                self._kept.add(self._old_date(bucket.start))
+        self._kept |= {day for day, hits in self._without_hour.items() if hits}
         self._rebuilt = {day: counts for day, counts in self._rebuilt.items() if self._is_rebuilt(day)}
 
     def buckets(self) -> Iterator[tuple[Bucket, dict[str, int]]]:
@@ -73,9 +80,9 @@ class _Move:
             sums[event] = sums.get(event, 0) + count
 
     def _is_rebuilt(self, day: date) -> bool:
-        """Return whether all hours of this day are known, and its hits were not corrected."""
+        """Return whether all hours of this day are known, all of its hits have one, and they were not corrected."""
         oldest = self._oldest_hour
-        return oldest is not None and day_start(self._zone, day) >= oldest and day not in self._corrected
+        return oldest is not None and day_start(self._zone, day) >= oldest and day not in self._kept
 
     def _old_date(self, start: int) -> date:
         return datetime.fromtimestamp(start, self._old_clock.calendar.zone).date()

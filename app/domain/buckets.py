@@ -26,13 +26,14 @@ CORRECTION = "offset"  # amounts to add to a day's hits to get its counts
 GENERATION = "generation"  # the number of administrative changes of a day, under ALL_EVENTS
 CORRECTION_LOG = "log"  # the corrections of a day: each member is a CorrectionRecord as JSON
 BEFORE_RESET = "part:"  # a prefix, followed by the UTC second of a reset: the counts before that reset
+IMPORTED = "imported:"  # a prefix, followed by the id of a Redis: what was imported from its keys
 SKETCH = "sketch:"  # a prefix, followed by a dimension of visitors: their HyperLogLog
 VISITOR_DIMENSIONS = ("user:", "session:")  # prefixes, followed by an event or by nothing for all events
 
 
 def is_event_bucket(bucket: Bucket) -> bool:
     """Return whether the members are events, so that the count of ALL_EVENTS is their sum."""
-    return bucket.dimension in {"", CORRECTION} or bucket.dimension.startswith(BEFORE_RESET)
+    return bucket.dimension in {"", CORRECTION} or bucket.dimension.startswith((BEFORE_RESET, IMPORTED))
 
 
 def visitor_dimensions(event: str) -> set[str]:

@@ -15,6 +15,7 @@ source:<process>                hash     SOURCE_TTL_SECONDS           offset    
 source:<partition>              hash     never                        offset            the same, and a note
 unfinished                      hash     SOURCE_TTL_SECONDS / 2       write             changes that shards may lack
 total:0                         hash     never                        count, write      total by event
+total:0:imported:<id>           hash     never                        write             hits imported from a Redis
 minute:<start>                  hash     never                        count, write      hits by event
 hour:<start>                    hash     never                        count, write      hits by event
 day:<start>                     hash     never                        count, write      hits by event

@@ -44,7 +44,10 @@ def test_the_tutorial_prints_what_the_page_shows(process: Callable[..., Process]
 
 
 @pytest.mark.fails_on_mutant(
-    "a field has another name", "app/http/routes/export_import.py", "Imported(lines=lines)", "{'line_count': lines}"
+    "a field has another name",
+    "app/http/routes/export_import.py",
+    "Imported(format=source.format, lines=lines",
+    "dict(format=source.format, line_count=lines",
 )
 @pytest.mark.fails_on_mutant(
     "a header has another name", "app/http/routes/counts.py", 'headers["Link"]', 'headers["Next"]'

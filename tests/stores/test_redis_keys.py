@@ -11,8 +11,9 @@ import pytest
 from fastapi import FastAPI
 
 from app.domain.buckets import SKETCH, Bucket
-from app.domain.calendar import Calendar
+from app.domain.calendar import Calendar, Clock
 from app.domain.counting import BucketWrite, DayChange, HitGroup, Visit
+from app.importing.redis_counters import RedisCounters, add_counters
 from app.main import create_app
 from app.settings import Settings
 from app.stores import hyperloglog, redis_keys, rules
@@ -87,6 +88,8 @@ async def tally(request: pytest.FixtureRequest, masters: list[RedisServer], tmp_
         await use_everything(client)
         await app.state.store.apply("kafka topic 0", 0, 7, [HitGroup(NOON, {"kafka": 1})])
         await app.state.store.record_data_loss(1)
+        counters = RedisCounters("0" * 32, {"a": 1})
+        await add_counters(app.state.store, Clock(Calendar(ZoneInfo("UTC")), clock), counters)
         yield app
 
 

@@ -1,23 +1,26 @@
-"""GET /export and POST /import: all data as NDJSON, while the service runs."""
+"""GET /export and POST /import: all data as NDJSON, or the files of other counters, while the service runs."""
 
 import asyncio
 import tempfile
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
 from app.domain.calendar import Clock
-from app.export_import import ExportError, check_file, export, import_line, read_lines
+from app.export_import import ExportError, check_file, export, import_line, lines_left, read_lines
 from app.http.errors import Problem
 from app.http.problem_kinds import INVALID_REQUEST, MALFORMED_REQUEST, REQUEST_TOO_LARGE
+from app.importing.files import Format, open_source
 from app.stores.base import CounterStore
 
-Imported = TypedDict("Imported", {"lines": int})
+Imported = TypedDict(
+    "Imported", {"format": Format, "lines": int, "events": int, "hits": int, "bots": int, "added": bool}
+)
 
-_NDJSON_BODY = {"requestBody": {"required": True, "content": {"application/x-ndjson": {}}}}
+_BODY = {"requestBody": {"required": True, "content": {"application/x-ndjson": {}, "text/csv": {}, "text/plain": {}}}}
 
 
 def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
@@ -29,14 +32,21 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
         headers = {"Content-Disposition": 'attachment; filename="tally.ndjson"'}
         return StreamingResponse(export(store, clock), headers=headers, media_type="application/x-ndjson")
 
-    @router.post("/import", openapi_extra=_NDJSON_BODY)
-    async def import_all(request: Request) -> Imported:
-        """Add an export to the present data. Repeating it adds nothing. A file with an invalid line is rejected."""
+    @router.post("/import", openapi_extra=_BODY)
+    async def import_all(
+        request: Request, bots: bool = False, dry_run: Annotated[bool, Query(alias="dryRun")] = False
+    ) -> Imported:
+        """Add an export, a CSV or a list of counts to the present data. Repeating it adds nothing.
+
+        A file with an invalid line is rejected. `bots` also adds the hits of bots in an export of GoatCounter. `dryRun`
+        writes nothing.
+        """
         with tempfile.TemporaryFile() as file:
             try:
                 async for chunk in request.stream():
                     file.write(chunk)
-                return await _import_file(store, clock, file)
+                file.seek(0)
+                return await _import_file(store, clock, file, bots, dry_run)
             except ClientDisconnect:
                 raise Problem(
                     MALFORMED_REQUEST, "the connection closed before the whole body arrived; send the file again"
@@ -47,12 +57,13 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
                 raise Problem(INVALID_REQUEST, str(error)) from None
 
 
-async def _import_file(store: CounterStore, clock: Clock, file: BinaryIO) -> Imported:
-    file.seek(0)
-    # Nothing of an invalid file is imported, so the whole file is checked first, in a thread.
-    await asyncio.to_thread(check_file, file, clock)
-    lines = 0
-    for line in read_lines(file, clock):
-        await import_line(store, clock, line)
-        lines += 1
-    return Imported(lines=lines)
+async def _import_file(store: CounterStore, clock: Clock, file: BinaryIO, bots: bool, dry_run: bool) -> Imported:
+    # Nothing of an invalid file is imported, so the whole file is converted and checked first, in a thread.
+    source = await asyncio.to_thread(open_source, file, clock, with_bots=bots)
+    with source.file:
+        contents = await asyncio.to_thread(check_file, source.file, clock)
+        added = bool(await lines_left(store, contents)) and not dry_run
+        for line in read_lines(source.file, clock) if added else ():
+            await import_line(store, clock, line)
+    _, lines, events, hits, _ = contents
+    return Imported(format=source.format, lines=lines, events=events, hits=hits, bots=source.bots, added=added)
