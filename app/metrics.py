@@ -1,9 +1,15 @@
-"""The metrics for Prometheus. Event names are never labels, because clients choose them and may send any number."""
+"""The metrics for Prometheus.
 
-from collections.abc import Callable
-from typing import Any
+Event names are no labels of /metrics, because clients choose them and may send any number. A scraper names the events
+whose counts it wants.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 
 class Metrics:
@@ -35,3 +41,27 @@ class Metrics:
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a gauge with this help text; `value` is called at each scrape."""
         Gauge(name, text, registry=self.registry).set_function(value)
+
+
+class EventCounts(NamedTuple):
+    """Today's count of an event, and its total."""
+
+    event: str
+    today: int
+    total: int
+
+
+class EventMetrics(Collector):
+    """The counts of some events, labelled by event, for one scrape."""
+
+    def __init__(self, events: Iterable[EventCounts]) -> None:
+        self._events = list(events)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        total = CounterMetricFamily("tally_event_hits", "Hits of an event, of all time.", labels=["event"])
+        today = GaugeMetricFamily("tally_event_today", "Today's count of an event.", labels=["event"])
+        for event in self._events:
+            total.add_metric([event.event], event.total)
+            today.add_metric([event.event], event.today)
+        yield from (total, today)

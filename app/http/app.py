@@ -163,7 +163,7 @@ def include_routes(
         countapi_changes.add_routes(writes, store, committer, clock, app.permissions, settings.events_max)
         countapi_stream.add_routes(reads, store, broadcaster)
         operations.add_abacus_status(router, reads, store, status_monitor)
-    operations.add_metrics(router, metrics, store, rate_limits)
+    operations.add_metrics(router, reads, metrics, queries, rate_limits)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
     pages.add_routes(router, settings.embed_origins)
 

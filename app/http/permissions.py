@@ -37,6 +37,7 @@ ROUTE_PERMISSIONS: dict[str, Permission] = {
     "GET /history/{day}": "read",
     "GET /stream": "read",
     "GET /metrics": "read",
+    "GET /metrics/events": "read",
     "PUT /event/{name}": "admin",
     "DELETE /event/{name}": "admin",
     "DELETE /user/{id}": "admin",

@@ -110,7 +110,8 @@ async def test_the_reference_lists_every_field_of_health_and_every_metric() -> N
     health, _, metrics = page.partition("\n## /metrics\n")
     async with serving(Settings(TALLY_STORE="memory://")) as app, app.client() as client:
         fields = list((await client.get("/health")).json())
-        types = re.findall(r"^# TYPE (\w+) (\w+)$", (await client.get("/metrics")).text, re.MULTILINE)
+        scraped = [(await client.get(path)).text for path in ("/metrics", "/metrics/events?event=a")]
+        types = re.findall(r"^# TYPE (\w+) (\w+)$", "".join(scraped), re.MULTILINE)
     listed = re.findall(r"^\| (`.*?`) \|", health, re.MULTILINE)
     assert re.findall(r"`(\w+)`", " ".join(listed)) == fields
     actual = {(name, kind) for name, kind in types if not name.endswith("_created")}
@@ -120,4 +121,4 @@ async def test_the_reference_lists_every_field_of_health_and_every_metric() -> N
 def test_the_reference_lists_every_command() -> None:
     rows = re.findall(r"^\| `(tally.*?) \|", (ROOT / "docs/reference/cli.md").read_text(), re.MULTILINE)
     commands = {word for row in rows for word in re.findall(r"tally ([a-z-]+)", row)}
-    assert commands - {"--version", "--help"} == {*SERVE_COMMANDS, *FILE_COMMANDS, "rezone", OFFSET_COMMAND}
+    assert commands - {"--version", "--help"} == {*SERVE_COMMANDS, *FILE_COMMANDS, "import", "rezone", OFFSET_COMMAND}

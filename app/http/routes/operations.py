@@ -1,8 +1,9 @@
-"""GET /health, its probes, and /metrics: the state of the service, and Prometheus metrics; Abacus' routes for these."""
+"""GET /health with its probes, and /metrics, for the node or for chosen events; and what Abacus has instead."""
 
 import time
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from typing_extensions import TypedDict
@@ -10,12 +11,14 @@ from typing_extensions import TypedDict
 from app import __version__
 from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock
+from app.http.parsing import QUERY_EVENTS_MAX, event_in_query
+from app.http.queries import CountQueries
 from app.http.rate_limits import RateLimits
 from app.kafka.buffer import DURABILITY
 from app.kafka.service import KafkaHealth, KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
-from app.metrics import Metrics
+from app.metrics import EventCounts, EventMetrics, Metrics
 from app.status import Status, StatusMonitor
 from app.stores.base import CounterStore
 from app.stores.results import Ack
@@ -51,8 +54,11 @@ Uptime = TypedDict("Uptime", {"status": Status, "uptime": str})
 Stats = TypedDict("Stats", {"version": str, "uptime": str, "total_keys": int, "keys_created": int})
 
 
-def add_metrics(router: APIRouter, metrics: Metrics, store: CounterStore, rate_limits: RateLimits) -> None:
-    """Add the route of the Prometheus metrics, after adding those of the store."""
+def add_metrics(
+    router: APIRouter, reads: APIRouter, metrics: Metrics, queries: CountQueries, rate_limits: RateLimits
+) -> None:
+    """Add the routes of the Prometheus metrics, after adding those of the store."""
+    store = queries.store
     metrics.watch("tally_spool_bytes", "Bytes in the spool.", lambda: store.status().spool_bytes)
     metrics.watch(
         "tally_store_stale_seconds",
@@ -73,6 +79,14 @@ def add_metrics(router: APIRouter, metrics: Metrics, store: CounterStore, rate_l
         """Return metrics in the text format of Prometheus."""
         rate_limits.consume(request, "read")
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @reads.get("/metrics/events", response_class=PlainTextResponse)
+    async def read_event_metrics(event: Annotated[list[str], Query(max_length=QUERY_EVENTS_MAX)]) -> Response:
+        """Return the total and today's count of each event of `?event=a&event=b`, in the text format of Prometheus."""
+        events = list(dict.fromkeys(map(event_in_query, event)))
+        hits, corrections, totals = await store.read([*queries.clock.slot().day_buckets, TOTAL], events)
+        counts = (EventCounts(e, hits.get(e, 0) + corrections.get(e, 0), totals.get(e, 0)) for e in events)
+        return Response(generate_latest(EventMetrics(counts)), media_type=CONTENT_TYPE_LATEST)
 
 
 def add_health(
