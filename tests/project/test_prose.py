@@ -12,7 +12,7 @@ from app.settings import Settings
 from tests.project.test_vocabulary import REJECTED
 from tests.support.servers import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples/README.md"])
 WORDS_MAX = 40
 SENTENCE_END = re.compile(r"(?<!e\.g\.)(?<=[.!?])\)? ")
 # Variables that are no settings: those of docker-compose.yml, of tests, and of the examples.

@@ -1,15 +1,8 @@
-"""The README: its commands and programs are run as they are written, and its tables agree with the code."""
+"""The README: its commands are run as they are written, and its tables agree with the code."""
 
-import http.client
-import os
 import re
 import subprocess
-import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,14 +12,6 @@ from app.http.permissions import ROUTE_PERMISSIONS
 from tests.support.servers import ROOT, Process
 
 README = (ROOT / "README.md").read_text()
-# The file of each program, and how it is checked and run.
-PROGRAMS = {
-    "bash": ("count.sh", [["sh", "-eu", "count.sh"]]),
-    "js": ("count.mjs", [["node", "count.mjs"]]),
-    "python": ("count.py", [[sys.executable, "count.py"]]),
-    "go": ("main.go", [["gofmt", "-d", "main.go"], ["go", "vet", "main.go"], ["go", "run", "main.go"]]),
-}
-GO_OFFLINE = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
 # Routes that another row of the table includes.
 INCLUDED = {"GET /embed/{name}/stream", *(route for route in ROUTE_PERMISSIONS if route.endswith("/{key}"))}
 INCLUDED |= {"GET /get/{ns}/{key}/shield", "GET /stats", "GET /healthcheck"}
@@ -110,94 +95,6 @@ def test_commits_and_requests_are_counted_whatever_the_names(tally: Process, tmp
     top = run(tally, "git log", tmp_path)
     assert '"rank":1' in top
     assert tally.get("/events") == expected
-
-
-class Unreliable(ThreadingHTTPServer):
-    """An HTTP proxy in front of Tally. It treats one request after the other as `faults` says."""
-
-    def __init__(self, port: int, *faults: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.tally_port, self.faults, self.requests = port, list(faults), 0
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Unreliable
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests += 1
-        fault = self.server.faults.pop(0) if self.server.faults else ""
-        status, answer = (int(fault), b"{}") if fault.isdecimal() else self._forward(body)
-        if fault == "response lost":
-            return
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def _forward(self, body: bytes) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.tally_port)
-        connection.request("POST", self.path, body, {**self.headers, "Connection": "close"})
-        with connection.getresponse() as response:
-            return response.status, response.read()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def unreliable(tally: Process, *faults: str) -> Iterator[Unreliable]:
-    with Unreliable(tally.port, *faults) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def run_program(language: str, port: int, directory: Path) -> subprocess.CompletedProcess[str]:
-    file, commands = PROGRAMS[language]
-    (directory / file).write_text(here(block(language), port))
-    for command in commands:
-        done = subprocess.run(
-            command, cwd=directory, env=os.environ | GO_OFFLINE, capture_output=True, text=True, check=False
-        )
-        if command[0] == "gofmt" or command[1] == "vet":
-            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    return done
-
-
-def without(text: str) -> pytest.MarkDecorator:
-    return pytest.mark.fails_on_mutant("the key is not sent", "README.md", text, "")
-
-
-@pytest.mark.timeout(180)  # Go compiles its library first
-@pytest.mark.parametrize(
-    "language",
-    [
-        pytest.param("bash", marks=without("-H 'Idempotency-Key: order-17' ")),
-        pytest.param("js", marks=without('headers: { "Idempotency-Key": key }, ')),
-        pytest.param("python", marks=without('    headers={"Idempotency-Key": "order-19"},\n')),
-        pytest.param("go", marks=without('\t\trequest.Header.Set("Idempotency-Key", "order-20")\n')),
-    ],
-)
-def test_each_program_counts_once_although_it_retries(language: str, tally: Process, tmp_path: Path) -> None:
-    with unreliable(tally, "response lost", "503") as proxy:
-        done = run_program(language, proxy.server_port, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"""count["']?: ?3""", done.stdout), done.stdout
-    assert proxy.requests == 3
-    assert tally.get("/event/order") | {"day": ""} == {"eventName": "order", "count": 3, "total": 3, "day": ""}
-    assert tally.get("/audience")["users"] == 1
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("language", PROGRAMS)
-def test_no_program_repeats_a_rejected_request(language: str, tally: Process, tmp_path: Path) -> None:
-    with unreliable(tally, "422") as proxy:
-        run_program(language, proxy.server_port, tmp_path)
-    assert proxy.requests == 1
 
 
 def test_every_route_is_in_the_table() -> None:

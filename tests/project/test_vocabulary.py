@@ -31,8 +31,24 @@ REJECTED = {
 }
 # A file may use a word that matches, for the reason given.
 EXCEPTIONS = {"tests/project/test_vocabulary.py": "this list"}
-SUFFIXES = {".py", ".lua", ".js", ".ts", ".toml", ".yml", ".yaml", ".conf", ".html", ".css", ".md", ""}
-FOLDERS = ("app/", "static/", "tests/", "bench/", "tools/", "deploy/", "docs/", ".ci/", ".github/")
+SUFFIXES = {
+    ".py",
+    ".lua",
+    ".js",
+    ".mjs",
+    ".go",
+    ".sh",
+    ".ts",
+    ".toml",
+    ".yml",
+    ".yaml",
+    ".conf",
+    ".html",
+    ".css",
+    ".md",
+    "",
+}
+FOLDERS = ("app/", "static/", "tests/", "bench/", "tools/", "deploy/", "docs/", "examples/", ".ci/", ".github/")
 TOP = {"Makefile", "Dockerfile", "pyproject.toml", "docker-compose.yml", ".compose-lint.yml"}
 TOP |= {"README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"}
 

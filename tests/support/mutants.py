@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("app", "static", "bench", "tests", "docs", "deploy", "tools")
+PARTS = ("app", "static", "bench", "tests", "docs", "deploy", "examples", "tools")
 PARTS += ("Dockerfile", "docker-compose.yml", "README.md", "SECURITY.md", "pyproject.toml")
 WORKERS = 2  # tests at a time; each gets ports of its own by the name that xdist gives a worker
 

@@ -1,0 +1,138 @@
+"""The programs in examples/, and the curl command of the README, count once through a proxy that loses responses."""
+
+import http.client
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import ROOT, Process
+
+# How each program is checked and run. CURL is the command of the README.
+PROGRAMS = {
+    "CURL": [["sh", "-eu", "CURL"]],
+    "count.sh": [["sh", "-n", "count.sh"], ["sh", "count.sh"]],
+    "count.mjs": [["node", "count.mjs"]],
+    "count.py": [[sys.executable, "count.py"]],
+    "count.go": [["gofmt", "-d", "count.go"], ["go", "vet", "count.go"], ["go", "run", "count.go"]],
+}
+CHECKS = {"-n", "-d", "vet"}
+GO_OFFLINE = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
+API_KEY = "a-key-that-may-count"
+
+
+@pytest.fixture
+def tally(process, tmp_path: Path) -> Process:
+    return process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
+
+
+class Unreliable(ThreadingHTTPServer):
+    """An HTTP proxy in front of Tally. It treats one request after the other as `faults` says."""
+
+    def __init__(self, port: int, *faults: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.tally_port, self.faults, self.requests = port, list(faults), 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Unreliable
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests += 1
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        status, answer = (int(fault), b"{}") if fault.isdecimal() else self._forward(body)
+        if fault == "response lost":
+            return
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def _forward(self, body: bytes) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.tally_port)
+        connection.request("POST", self.path, body, {**self.headers, "Connection": "close"})
+        with connection.getresponse() as response:
+            return response.status, response.read()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def unreliable(tally: Process, *faults: str) -> Iterator[Unreliable]:
+    with Unreliable(tally.port, *faults) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def run_program(program: str, port: int, directory: Path, api_key: str = "") -> subprocess.CompletedProcess[str]:
+    url = f"http://127.0.0.1:{port}"
+    if program == "CURL":
+        (command,) = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        text = command.replace("http://127.0.0.1:8000", url)
+    else:
+        text = (ROOT / "examples" / program).read_text()
+    (directory / program).write_text(text)
+    environment = os.environ | GO_OFFLINE | {"TALLY_URL": url, "TALLY_KEY": api_key}
+    for command in PROGRAMS[program]:
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+        if command[1] in CHECKS:
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return done
+
+
+def without_key(program: str, old: str, new: str = "") -> object:
+    """Return the parameter of a program, which fails if it sends no idempotency key."""
+    file = "README.md" if program == "CURL" else f"examples/{program}"
+    return pytest.param(program, marks=pytest.mark.fails_on_mutant("the key is not sent", file, old, new), id=program)
+
+
+@pytest.mark.timeout(180)  # Go compiles its library first
+@pytest.mark.parametrize(
+    "program",
+    [
+        without_key("CURL", "-H 'Idempotency-Key: order-17' "),
+        without_key("count.sh", '-H "Idempotency-Key: $2" '),
+        without_key("count.mjs", ', "Idempotency-Key": key }', " }"),
+        without_key("count.py", ', headers={"Idempotency-Key": key}'),
+        without_key("count.go", 'request.Header.Set("Idempotency-Key", key)'),
+    ],
+)
+def test_each_program_counts_once_although_it_retries(program: str, tally: Process, tmp_path: Path) -> None:
+    with unreliable(tally, "response lost", "503") as proxy:
+        done = run_program(program, proxy.server_port, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"""count["']?: ?3""", done.stdout), done.stdout
+    assert proxy.requests == 3
+    assert tally.get("/event/order") | {"day": ""} == {"eventName": "order", "count": 3, "total": 3, "day": ""}
+    assert tally.get("/audience")["users"] == 1
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_program_repeats_a_rejected_request(program: str, tally: Process, tmp_path: Path) -> None:
+    with unreliable(tally, "422") as proxy:
+        done = run_program(program, proxy.server_port, tmp_path)
+    assert proxy.requests == 1
+    assert program == "CURL" or done.returncode != 0
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("program", PROGRAMS.keys() - {"CURL"})
+def test_each_program_sends_an_api_key(program: str, process, tmp_path: Path) -> None:
+    tally = process(TALLY_STORE="memory://", TALLY_WRITE_KEYS=API_KEY)
+    assert run_program(program, tally.port, tmp_path).returncode != 0
+    assert run_program(program, tally.port, tmp_path, API_KEY).returncode == 0
+    assert tally.get("/event/order")["total"] == 3
