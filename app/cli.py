@@ -1,10 +1,9 @@
-"""The command line: `tally serve | consume | export | import | verify | rezone | set-offset`, and what it prints."""
+"""The command line: `tally serve | consume | backup | export | import | …`, and what each command prints."""
 
 import argparse
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import resource
 import signal
@@ -23,6 +22,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__, export_import
+from app.backup_download import download_backup
 from app.domain.calendar import Calendar, Clock
 from app.export_import import Contents
 from app.importing.files import Source, open_source
@@ -34,13 +34,14 @@ from app.rezone import rezone
 from app.server.server import TallyServer
 from app.settings import Settings, invalid_settings
 from app.stores import create_store
-from app.stores.base import CounterStore, StoreError, StoreOpenError
+from app.stores.base import CounterStore, StoreError, StoreInUse, StoreOpenError
 
 SERVE_COMMANDS = {
     "serve": "run the server (the default)",
     "consume": "count records from Kafka and serve only /health, its probes and /metrics",
 }
 OPERATIONS = ("/health", "/health/live", "/health/ready", "/metrics")  # all that `consume` serves
+BACKUP = "copy the SQLite store to a new file, also while Tally runs"
 FILE_COMMANDS = {
     "export": "write all data to a new file, as NDJSON",
     "verify": "check that the store matches an export file",
@@ -71,6 +72,8 @@ def main() -> None:
             elif arguments.command == "import":
                 clock = Clock(Calendar(settings.timezone), time.time)
                 print(runner.run(run_import(arguments, create_store(settings), clock)))
+            elif arguments.command == "backup":
+                print(runner.run(run_backup(arguments.file, settings)))
             elif arguments.command == OFFSET_COMMAND:
                 print(runner.run(run_set_offset(arguments, create_store(settings))))
             else:
@@ -88,11 +91,11 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="Settings are TALLY_* environment variables; see docs/reference/settings.md.",
     )
     parser.add_argument("--version", action="version", version=f"tally {__version__}")
-    names = [*SERVE_COMMANDS, "export", "import", "verify", "rezone", OFFSET_COMMAND]
+    names = [*SERVE_COMMANDS, "backup", "export", "import", "verify", "rezone", OFFSET_COMMAND]
     commands = parser.add_subparsers(dest="command", metavar=" | ".join(names))
     for name, text in SERVE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text)
-    for name, text in FILE_COMMANDS.items():
+    for name, text in {"backup": BACKUP, **FILE_COMMANDS}.items():
         commands.add_parser(name, help=text, description=text).add_argument("file", type=Path)
     _add_import_arguments(commands.add_parser("import", help=IMPORT, description=IMPORT, epilog=IMPORT_EPILOG))
     offset_parser = commands.add_parser(OFFSET_COMMAND, help=OFFSET_HELP, description=OFFSET_HELP)
@@ -178,7 +181,7 @@ def _raise_open_files_limit() -> None:
 
 def print_greeting(settings: Settings, durability: str, *, consume: bool) -> None:
     """Print where the service listens, how durable its counts are, and how to count a first hit."""
-    address = f"http://{_host_to_open(settings.host)}:{settings.port}{settings.root_path}"
+    address = f"http://{settings.host_to_open}:{settings.port}{settings.root_path}"
     if consume:
         print(f"Tally is counting records from Kafka. Status: {address}/health and {address}/metrics", flush=True)
         return
@@ -192,14 +195,6 @@ def print_greeting(settings: Settings, durability: str, *, consume: bool) -> Non
         )
     key = " -H 'Authorization: Bearer <one of TALLY_WRITE_KEYS>'" if settings.write_keys else ""
     print(f"Count something:  curl -X POST{key} {address}/event/hello", flush=True)
-
-
-def _host_to_open(host: str) -> str:
-    """Return the host of a URL that opens on this machine."""
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_unspecified:  # all interfaces
-            return "localhost"
-    return f"[{host}]" if ":" in host else host
 
 
 async def run_file_command(command: str, path: Path, store: CounterStore, clock: Clock) -> str:
@@ -226,6 +221,30 @@ async def run_import(arguments: argparse.Namespace, store: CounterStore, clock: 
             contents = await asyncio.to_thread(export_import.check_file, source.file, clock)
             async with _opened(store):
                 return await _import_file(source, contents, store, clock, dry_run=dry_run)
+
+
+async def run_backup(path: Path, settings: Settings) -> str:
+    """Copy the SQLite store to a new file; return a sentence to print. Raises StoreError and OSError."""
+    _require_file(settings)
+    _require_new(path)
+    store = create_store(settings)
+    try:
+        async with _opened(store):
+            await store.back_up(path)
+    except StoreInUse:
+        await asyncio.to_thread(download_backup, settings, path)
+    return f"Wrote {path}"
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} exists; name another file")
+
+
+def _require_file(settings: Settings) -> None:
+    """Raise StoreOpenError if there is no SQLite file: opening it would create an empty one."""
+    if settings.store_kind == "sqlite" and not settings.sqlite_file.exists():
+        raise StoreOpenError(f"{settings.sqlite_file.absolute()} does not exist: set TALLY_STORE to the file to use")
 
 
 async def run_set_offset(arguments: argparse.Namespace, store: CounterStore) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from fastapi import FastAPI
 
+from app.backups import Backups
 from app.domain.calendar import Calendar, Clock
 from app.group_commit import GroupCommitter
 from app.http.app import TallyApp, include_pages, include_routes
@@ -39,6 +40,7 @@ class Services(NamedTuple):
     peers: PeerSync
     committer: GroupCommitter
     kafka: KafkaService | None
+    backups: Backups
     status_monitor: StatusMonitor
     jobs: Jobs
     origins: Origins
@@ -68,6 +70,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         peers=services.peers,
         metrics=services.metrics,
         status_monitor=services.status_monitor,
+        backups=services.backups,
     )
     include_pages(app, services.socketio_server)
     return app
@@ -86,7 +89,8 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     committer = GroupCommitter(store, clock, peers.publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs
     kafka = KafkaService(settings, store, clock, live_day.count_of, peers.publish, metrics) if uses_kafka else None
-    status_monitor = StatusMonitor(store, committer, peers, broadcaster, kafka)
+    backups = Backups(store, now, settings)
+    status_monitor = StatusMonitor(store, committer, peers, broadcaster, kafka, backups)
     return Services(
         settings=settings,
         clock=clock,
@@ -98,8 +102,9 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
         peers=peers,
         committer=committer,
         kafka=kafka,
+        backups=backups,
         status_monitor=status_monitor,
-        jobs=Jobs(live_day, status_monitor, socketio_server, peers, store, clock, settings),
+        jobs=Jobs(live_day, status_monitor, socketio_server, peers, store, backups, clock, settings),
         origins=origins,
         rate_limits=rate_limits,
         permissions=permissions,
@@ -114,6 +119,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
         async with AsyncExitStack() as stack:
             stack.push_async_callback(services.store.close)
             await services.store.open()
+            services.backups.remove_incomplete()
             stack.push_async_callback(services.socketio_server.close)
             services.broadcaster.start()
             stack.push_async_callback(services.broadcaster.close)

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from app.backups import Backups
 from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.live.broadcaster import SLOW_CLIENT_TIMEOUT_SECONDS
 from app.live.day import LiveDay
@@ -40,16 +41,18 @@ class Jobs:
         socketio_server: SocketIoServer,
         peers: PeerSync,
         store: CounterStore,
+        backups: Backups,
         clock: Clock,
         settings: Settings,
     ) -> None:
         self._live_day, self._status_monitor, self._peers = live_day, status_monitor, peers
-        self._socketio_server, self._store, self._clock = socketio_server, store, clock
+        self._socketio_server, self._store, self._backups, self._clock = socketio_server, store, backups, clock
         self._retention_seconds = {
             "minute": settings.minutes_kept_hours * 3600,
             "hour": settings.hours_kept_days * 86_400,
         }
         self._days_kept = settings.days_kept
+        self._makes_backups = settings.backup_every > 0
         # A job that is late or was missed still runs, once.
         defaults = {"misfire_grace_time": None, "coalesce": True}
         self.scheduler = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults=defaults)
@@ -63,6 +66,10 @@ class Jobs:
         unjoined_timeout = IntervalTrigger(seconds=SLOW_CLIENT_TIMEOUT_SECONDS)
         add(self._socketio_server.close_unjoined, unjoined_timeout, id="close_unjoined")
         add(_log_store_errors(self._peers.resync), IntervalTrigger(seconds=2), id="resync")
+        if self._makes_backups:
+            add(
+                self._backups.back_up_if_due, IntervalTrigger(seconds=60), id="back_up", next_run_time=datetime.now(UTC)
+            )
         if self._store.shared:
             recover_orphans = _log_store_errors(self._store.recover_orphans)
             add(recover_orphans, IntervalTrigger(seconds=10), id="recover_orphans")

@@ -1,5 +1,6 @@
 """All settings: read once from environment variables with the prefix TALLY_, then frozen."""
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -8,7 +9,16 @@ from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from limits import parse_many
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -198,6 +208,14 @@ class Settings(BaseSettings):
     countapi: bool = Field(
         default=False, description="Enable the routes of CountAPI and Abacus, such as `/hit` and `/get`."
     )
+    backup_every: int = Field(
+        default=0,
+        ge=0,
+        le=8760,
+        description="Interval between two backups of a SQLite store into the folder `backups` next to its file, in "
+        "hours. 0 makes none.",
+    )
+    backup_keep: int = Field(default=7, ge=1, le=1000, description="Number of these backups that are kept.")
     spool: str = Field(
         default="data/spool", description="Directory of the spool, which keeps hits while Redis is unreachable."
     )
@@ -221,11 +239,31 @@ class Settings(BaseSettings):
     )
     kafka_options: str = Field(default="", repr=False, description="TLS and SASL options.")
 
+    @field_validator("backup_every")
+    @classmethod
+    def _has_a_file(cls, hours: int, others: ValidationInfo) -> int:
+        if hours and not others.data.get("store", "sqlite:").startswith("sqlite:"):
+            raise ValueError("only a SQLite store has a file; for others see docs/how-to/backup.md")
+        return hours
+
     @property
     def store_kind(self) -> Literal["memory", "sqlite", "redis"]:
         """The kind of store that TALLY_STORE names."""
         scheme = self.store.partition(":")[0]
         return scheme if scheme in {"memory", "sqlite"} else "redis"  # type: ignore[return-value] # the pattern STORES allows no other scheme
+
+    @property
+    def sqlite_file(self) -> Path:
+        """The file that TALLY_STORE names, if it is a SQLite store."""
+        return Path(self.store.removeprefix("sqlite:///"))
+
+    @property
+    def host_to_open(self) -> str:
+        """The host of a URL that opens on this machine."""
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(self.host).is_unspecified:  # all interfaces
+                return "localhost"
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def loopback(self) -> bool:

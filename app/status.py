@@ -3,6 +3,7 @@
 import time
 from typing import Literal, NamedTuple
 
+from app.backups import Backups
 from app.group_commit import GroupCommitter
 from app.kafka.service import KafkaService
 from app.live.broadcaster import Broadcaster
@@ -33,10 +34,11 @@ class StatusMonitor:
         peers: PeerSync,
         broadcaster: Broadcaster,
         kafka: KafkaService | None,
+        backups: Backups,
     ) -> None:
         """`kafka` is None if it is not configured."""
         self._store, self._committer, self._peers = store, committer, peers
-        self._broadcaster, self._kafka = broadcaster, kafka
+        self._broadcaster, self._kafka, self._backups = broadcaster, kafka, backups
         self._jobs_ran_at = time.monotonic()
 
     def record_jobs_ran(self) -> None:
@@ -47,6 +49,7 @@ class StatusMonitor:
         """Return the present status."""
         store, kafka = self._store.status(), self._kafka
         reasons = [*store.reasons, *self._peers.reasons(), *(kafka.reasons() if kafka else [])]
+        reasons += self._backups.reasons()
         if self._broadcaster.seconds_since_broadcast() > LATE_SECONDS:
             reasons.append("live updates are stalled")
         if time.monotonic() - self._jobs_ran_at > LATE_SECONDS:

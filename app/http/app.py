@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.backups import Backups
 from app.domain.calendar import Clock
 from app.group_commit import GroupCommitter
 from app.http import openapi
@@ -140,6 +141,7 @@ def include_routes(
     peers: PeerSync,
     metrics: Metrics,
     status_monitor: StatusMonitor,
+    backups: Backups,
 ) -> None:
     """Add the routes of the API. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
@@ -157,7 +159,7 @@ def include_routes(
     badges.add_routes(reads, store, clock)
     stream.add_routes(reads, broadcaster)
     admin.add_routes(writes, committer, store, clock, settings.events_max)
-    export_import.add_routes(writes, store, clock)
+    export_import.add_routes(writes, store, clock, backups)
     if settings.countapi:
         countapi.add_routes(router, store, committer, rate_limits, read_limit)
         countapi_changes.add_routes(writes, store, committer, clock, app.permissions, settings.events_max)
@@ -171,5 +173,4 @@ def include_routes(
 def include_pages(app: TallyApp, socketio_server: SocketIoServer) -> None:
     """Add the static files and Socket.IO. Call it last, because these paths are prefixes."""
     pages.mount_files(app, app.permissions, socketio_server.asgi)
-    app.redirect_prefix()
     app.build_bypasses(socketio_server.asgi)

@@ -20,7 +20,7 @@ from app.kafka.producer import RequestTooLarge
 from app.live.broadcaster import TooManyConnections
 from app.metrics import Metrics
 from app.pending_commit import Outcome
-from app.stores.base import OutcomeUnknown, StoreUnavailable
+from app.stores.base import BackupFailed, BackupRunning, BackupUnsupported, OutcomeUnknown, StoreUnavailable
 from app.stores.results import Value
 
 Counted = Literal["no", "unknown"]
@@ -62,6 +62,9 @@ ERROR_RESPONSES: dict[type[Exception], ErrorResponse] = {
     OutcomeUnknown: ErrorResponse(kinds.OUTCOME_UNKNOWN, _RETRY_SOON, "unknown"),
     Overloaded: ErrorResponse(kinds.OVERLOADED, _RETRY_SOON, "no"),
     RequestTooLarge: ErrorResponse(kinds.REQUEST_TOO_LARGE, None, "no"),
+    BackupFailed: ErrorResponse(kinds.BACKUP_FAILED, {"Retry-After": "60"}, "no"),
+    BackupRunning: ErrorResponse(kinds.BACKUP_RUNNING, _RETRY_SOON, "no"),
+    BackupUnsupported: ErrorResponse(kinds.NO_STORE_FILE, None, "no"),
     TooManyConnections: ErrorResponse(kinds.TOO_MANY_CONNECTIONS, {"Retry-After": "10"}, "no"),
 }
 EXPECTED_ERRORS = (HTTPException, RequestValidationError, *ERROR_RESPONSES)

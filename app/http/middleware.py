@@ -17,8 +17,8 @@ SECURITY_HEADERS: Headers = [
 ]
 # Pages of any origin may use these paths, so they must be able to read errors, too.
 _ANY_ORIGIN_PATHS = (*COUNTAPI_PATHS, "/badge/", "/static/tally-")
-# A GET to these paths has an effect, which a HEAD must not have: it changes a count, or opens a session.
-_GET_WITH_EFFECT = (*CHANGING_PATHS, "/socket.io/")
+# A GET to these paths has an effect that a HEAD must not have: it changes a count, opens a session, or copies a store.
+_GET_WITH_EFFECT = (*CHANGING_PATHS, "/socket.io/", "/backup")
 _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
 
 

@@ -43,6 +43,7 @@ ROUTE_PERMISSIONS: dict[str, Permission] = {
     "DELETE /user/{id}": "admin",
     "POST /reset": "admin",
     "GET /export": "admin",
+    "GET /backup": "admin",
     "POST /import": "admin",
     "GET /hit/{key}": "hit",
     "GET /hit/{ns}/{key}": "hit",

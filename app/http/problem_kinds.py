@@ -44,6 +44,12 @@ COUNT_MOVED = ProblemKind(
 COUNTER_EXISTS = ProblemKind(
     "counter-exists", 409, "Counter exists", "`/create` only makes a new counter; `/set` changes an existing one."
 )
+NO_STORE_FILE = ProblemKind(
+    "no-store-file", 409, "Store without a file", "Only SQLite has a file. Save the counts with `GET /export`."
+)
+BACKUP_RUNNING = ProblemKind(
+    "backup-running", 409, "Backup running", "One backup is made or downloaded at a time. Retry when it has finished."
+)
 REQUEST_TOO_LARGE = ProblemKind(
     "request-too-large", 413, "Request too large", "A hit may have 16 KiB, a batch 4 MiB and 10,000 items."
 )
@@ -95,6 +101,9 @@ TOO_MANY_CONNECTIONS = ProblemKind(
 )
 STORE_UNAVAILABLE = ProblemKind(
     "store-unavailable", 503, "Store unavailable", "The store or Kafka cannot be reached. Nothing was counted."
+)
+BACKUP_FAILED = ProblemKind(
+    "backup-failed", 503, "Backup failed", "The copy could not be written, for example because the disk is full."
 )
 OUTCOME_UNKNOWN = ProblemKind(
     "outcome-unknown",

@@ -22,7 +22,7 @@ def create_store(settings: Settings) -> CounterStore:
     if settings.store_kind == "redis":
         return _create_redis_store(settings, limits)
     if settings.store_kind == "sqlite":
-        return SqliteStore(Path(settings.store.removeprefix("sqlite:///")), limits, settings.timezone.key)
+        return SqliteStore(settings.sqlite_file, limits, settings.timezone.key)
     return MemoryStore(limits)
 
 

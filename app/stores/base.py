@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from app.domain.buckets import CORRECTION, SKETCH, Bucket, VisitorKind
@@ -19,6 +20,10 @@ class StoreOpenError(StoreError):
     """The store cannot be opened or its URL is invalid. The message says what to do."""
 
 
+class StoreInUse(StoreOpenError):
+    """Another process has the store open, and the store serves one process."""
+
+
 class StoreUnavailable(StoreError):
     """The store cannot be reached. Nothing was written."""
 
@@ -33,6 +38,18 @@ class OutcomeUnknown(StoreError):
 
 class WriteConflict(StoreError):
     """Another change of the day was applied since this one was planned. Nothing was written."""
+
+
+class BackupFailed(StoreError):
+    """The store could not be copied. The message says what to do."""
+
+
+class BackupRunning(StoreError):
+    """Another copy of the store is being made."""
+
+
+class BackupUnsupported(StoreError):
+    """The store has no file that could be copied."""
 
 
 class OffsetMismatch(StoreError):
@@ -233,6 +250,15 @@ class CounterStore(ABC):
 
         They belong to this generation of the day that starts at this UTC second.
         """
+
+    async def back_up(self, path: Path) -> None:  # noqa: ARG002 # only SQLite has a file
+        """Write a copy of the store to a file, with its state of one moment during the call. Hits go on.
+
+        Raises BackupFailed, BackupRunning or BackupUnsupported, and then leaves no file.
+        """
+        raise BackupUnsupported(
+            f"the {self.kind} store has no file to copy; see docs/how-to/backup.md, or save all counts with an export"
+        )
 
     async def recover_orphans(self) -> None:  # noqa: B027 # only the offline store leaves files behind
         """Replay the spool files of processes that have died."""

@@ -16,9 +16,19 @@ from typing import Any, TypeVar
 from app.domain.buckets import CORRECTION, Bucket
 from app.domain.calendar import TimeSlot
 from app.domain.counting import Commit, DayChange
-from app.stores.base import CounterStore, OutcomeUnknown, StoreLimits, StoreOpenError, StoreStatus, StoreUnavailable
+from app.stores.base import (
+    BackupRunning,
+    CounterStore,
+    OutcomeUnknown,
+    StoreInUse,
+    StoreLimits,
+    StoreOpenError,
+    StoreStatus,
+    StoreUnavailable,
+)
 from app.stores.results import ApplyResult
 from app.stores.rules import visitor_cutoffs
+from app.stores.sqlite_backup import FileBackup
 from app.stores.sqlite_connection import open_database
 from app.stores.sqlite_tables import PAGE_ROWS, Counts, select
 from app.stores.sqlite_writer import ACK, SqliteWriter
@@ -45,6 +55,7 @@ class SqliteStore(CounterStore):
         self._changes_applied = 0
         self._write_error: str | None = None  # of the last write, if it failed
         self._opened_files: list[tuple[int, int]] = []
+        self._backup: FileBackup | None = None  # the one that is being made
         self._is_detached = False  # whether the file was removed or replaced since it was opened
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | Any = None
@@ -64,7 +75,7 @@ class SqliteStore(CounterStore):
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
         if self._db:
-            await self._run_in_thread(self._db.close)
+            await self._run_in_thread(self._close)
         self._thread.shutdown()
 
     async def apply(
@@ -184,6 +195,23 @@ class SqliteStore(CounterStore):
                 self._writer.members.drop(bucket)
         return len(old) == PRUNED_BUCKETS
 
+    async def back_up(self, path: Path) -> None:
+        def begin() -> FileBackup:
+            if self._backup:
+                raise BackupRunning("another backup is being made; retry when it has finished")
+            self._healthy_writer()
+            self._backup = FileBackup(self._db, path)
+            return self._backup
+
+        backup = await self._execute(begin)
+        running = asyncio.create_task(asyncio.to_thread(backup.run))
+        try:
+            await asyncio.shield(running)
+        finally:
+            backup.stop()  # if this task is cancelled
+            await asyncio.gather(running, return_exceptions=True)
+            self._backup = None
+
     async def _flush_in_background(self) -> None:
         # After an error the redo log still has the counts, and the next commit replaces the connection.
         with contextlib.suppress(StoreUnavailable):
@@ -241,18 +269,23 @@ class SqliteStore(CounterStore):
     async def _run_in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def _close(self) -> None:
+        if self._backup:
+            self._backup.stop()
+        self._db.close()
+
     def _open(self) -> None:
         try:
             self._db = open_database(self._path, self._zone)
             self._writer = SqliteWriter(self._db, self._limits)
             self._opened_files = _file_ids(self._path)
         except (sqlite3.Error, OSError) as error:
-            problem = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
             if "locked" in str(error):
-                problem = (
-                    "is in use by another process: is another Tally running? Stop it. SQLite serves one process;"
-                    " for several, set TALLY_STORE to Redis"
-                )
+                raise StoreInUse(
+                    f"{self._path} is in use by another process: is another Tally running? Stop it. SQLite serves one"
+                    " process; for several, set TALLY_STORE to Redis"
+                ) from error
+            problem = f"cannot be used ({error}): make it writable, or name another file in TALLY_STORE"
             raise StoreOpenError(f"{self._path} {problem}") from error
 
     def _healthy_writer(self) -> SqliteWriter:
@@ -267,7 +300,7 @@ class SqliteStore(CounterStore):
         may succeed without writing it. Only a WAL that starts from its beginning is known to be complete on disk.
         """
         try:
-            self._db.close()
+            self._close()
             self._open()
             (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except (StoreOpenError, sqlite3.Error) as error:

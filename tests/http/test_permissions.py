@@ -117,6 +117,7 @@ def test_the_admin_routes_and_the_open_routes_are_listed_here_again() -> None:
         "PUT /event/{name}", "DELETE /event/{name}", "POST /reset", "GET /export", "POST /import", "DELETE /user/{id}",
         "GET /create/{key}", "GET /create/{ns}/{key}", "POST /create/{ns}/{key}", "GET /set/{key}",
         "GET /set/{ns}/{key}", "POST /set/{ns}/{key}", "POST /reset/{ns}/{key}", "POST /delete/{ns}/{key}",
+        "GET /backup",
     }  # fmt: skip
     assert {route for route, permission in ROUTE_PERMISSIONS.items() if permission == "anyone"} == {
         "GET /", "GET /kiosk", "GET /health", "GET /health/live", "GET /health/ready", "GET /docs", "GET /docs/errors",

@@ -48,7 +48,15 @@ TYPES = {
     "kafka_inputs": "topics",
     "kafka_options": "options",
 }
-UNITS = {"_seconds": " seconds", "_ms": " ms", "_mb": " MB", "_hours": " hours", "_days": " days", "days_kept": " days"}
+UNITS = {
+    "_seconds": " seconds",
+    "_ms": " ms",
+    "_mb": " MB",
+    "_hours": " hours",
+    "_days": " days",
+    "backup_every": " hours",
+    "days_kept": " days",
+}
 
 
 def setting_row(name: str) -> str:

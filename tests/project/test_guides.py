@@ -121,4 +121,11 @@ async def test_the_reference_lists_every_field_of_health_and_every_metric() -> N
 def test_the_reference_lists_every_command() -> None:
     rows = re.findall(r"^\| `(tally.*?) \|", (ROOT / "docs/reference/cli.md").read_text(), re.MULTILINE)
     commands = {word for row in rows for word in re.findall(r"tally ([a-z-]+)", row)}
-    assert commands - {"--version", "--help"} == {*SERVE_COMMANDS, *FILE_COMMANDS, "import", "rezone", OFFSET_COMMAND}
+    assert commands - {"--version", "--help"} == {
+        *SERVE_COMMANDS,
+        "backup",
+        *FILE_COMMANDS,
+        "import",
+        "rezone",
+        OFFSET_COMMAND,
+    }

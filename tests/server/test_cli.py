@@ -15,17 +15,10 @@ import pytest
 from app import __version__, cli
 from app.main import create_app
 from app.settings import Settings
+from app.stores.sqlite_backup import find_damage
 from tests.support.redis_servers import RedisServer, wait_until
-from tests.support.servers import ROOT, Process
-
-
-def run_tally(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m app` until it ends."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
-    command = [sys.executable, "-m", "app", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=20, check=False
-    )
+from tests.support.scenarios.backups import enlarge
+from tests.support.servers import ADMIN_KEY, ROOT, Process, run_tally
 
 
 @pytest.fixture
@@ -239,6 +232,50 @@ def test_a_file_that_cannot_be_opened_is_one_line() -> None:
 def test_consume_names_the_settings_that_it_needs(tally, environment: dict[str, str]) -> None:
     (line,) = tally("consume", **environment).splitlines()
     assert "consume needs TALLY_KAFKA or TALLY_KAFKA_INPUTS, and a Redis URL" in line
+
+
+def test_a_backup_without_a_server_is_a_copy_of_the_file(tmp_path: Path) -> None:
+    enlarge(tmp_path / "tally.db", 1)
+    store = {"TALLY_STORE": f"sqlite:///{tmp_path}/tally.db"}
+    assert run_tally("backup", str(tmp_path / "copy.db"), **store).stdout == f"Wrote {tmp_path}/copy.db\n"
+    assert find_damage(tmp_path / "copy.db") == []
+    done = run_tally("backup", str(tmp_path / "copy.db"), **store)
+    assert (done.returncode, done.stderr) == (1, f"tally: {tmp_path}/copy.db exists; name another file\n")
+
+
+@pytest.mark.fails_on_mutant(
+    "a backup of a new, empty store", "app/cli.py", "    _require_file(settings)\n    _require_new", "    _require_new"
+)
+def test_a_backup_needs_a_store_with_a_file(tally, tmp_path: Path) -> None:
+    missing = tally("backup", str(tmp_path / "copy.db"), TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
+    assert f"{tmp_path}/tally.db does not exist: set TALLY_STORE" in missing
+    assert not (tmp_path / "tally.db").exists()
+    memory = tally("backup", str(tmp_path / "copy.db"), TALLY_STORE="memory://")
+    assert "the memory store has no file to copy; see docs/how-to/backup.md" in memory
+
+
+@pytest.mark.parametrize(
+    ("keys", "port", "advice"),
+    [
+        ("", None, "set TALLY_ADMIN_KEYS for it and for this command, or stop it"),
+        ("another-administrators-key", None, "responded with 401: unknown API key"),
+        (ADMIN_KEY, "1", "gives no copy of it: [Errno 111] Connection refused"),
+    ],
+)
+def test_a_backup_that_the_server_does_not_make_says_why(
+    process, tmp_path: Path, keys: str, port: str | None, advice: str
+) -> None:
+    store = {"TALLY_STORE": f"sqlite:///{tmp_path}/tally.db"}
+    app: Process = process(TALLY_ADMIN_KEYS=ADMIN_KEY, **store)
+    done = run_tally("backup", str(tmp_path / "c.db"), TALLY_ADMIN_KEYS=keys, TALLY_PORT=port or str(app.port), **store)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert advice in line
+    assert not list(tmp_path.glob("c.db*"))
+
+
+def test_backups_of_a_store_without_a_file_are_an_invalid_setting(tally) -> None:
+    assert tally(TALLY_STORE="memory://", TALLY_BACKUP_EVERY="6").startswith("tally: TALLY_BACKUP_EVERY: only a SQLite")
 
 
 def test_a_second_process_on_the_same_file_exits_with_advice(process, tmp_path: Path) -> None:

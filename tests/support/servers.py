@@ -188,6 +188,15 @@ class Process:
         return False
 
 
+def run_tally(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m app` with these arguments and variables until it ends."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("TALLY_", "REDIS_"))}
+    command = [sys.executable, "-m", "app", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=50, check=False
+    )
+
+
 @dataclass
 class Fleet:
     """The processes of `docker compose up --scale app=3`: nginx, three nodes and their Redis."""

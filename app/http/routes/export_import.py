@@ -1,17 +1,21 @@
-"""GET /export and POST /import: all data as NDJSON, or the files of other counters, while the service runs."""
+"""GET /export, POST /import and GET /backup: all data, as NDJSON or a file of SQLite, and files of other counters."""
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator
 from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
+from app.backups import Backups
 from app.domain.calendar import Clock
 from app.export_import import ExportError, check_file, export, import_line, lines_left, read_lines
 from app.http.errors import Problem
+from app.http.openapi import error_responses
 from app.http.problem_kinds import INVALID_REQUEST, MALFORMED_REQUEST, REQUEST_TOO_LARGE
 from app.importing.files import Format, open_source
 from app.stores.base import CounterStore
@@ -19,12 +23,13 @@ from app.stores.base import CounterStore
 Imported = TypedDict(
     "Imported", {"format": Format, "lines": int, "events": int, "hits": int, "bots": int, "added": bool}
 )
+CHUNK_BYTES = 262_144  # of a file, read at once in a thread
 
 _BODY = {"requestBody": {"required": True, "content": {"application/x-ndjson": {}, "text/csv": {}, "text/plain": {}}}}
 
 
-def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
-    """Add the routes that export and import."""
+def add_routes(router: APIRouter, store: CounterStore, clock: Clock, backups: Backups) -> None:
+    """Add the routes that export, import and back up."""
 
     @router.get("/export", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}})
     async def export_all() -> StreamingResponse:
@@ -56,6 +61,15 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock) -> None:
             except ExportError as error:
                 raise Problem(INVALID_REQUEST, str(error)) from None
 
+    @router.get(
+        "/backup",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/vnd.sqlite3": {}}}, **error_responses(409)},
+    )
+    async def read_backup() -> FileDownload:
+        """Return a copy of the SQLite file, as of one moment during the request. One backup is made at a time."""
+        return FileDownload(await backups.open_copy(), "application/vnd.sqlite3", "tally.db")
+
 
 async def _import_file(store: CounterStore, clock: Clock, file: BinaryIO, bots: bool, dry_run: bool) -> Imported:
     # Nothing of an invalid file is imported, so the whole file is converted and checked first, in a thread.
@@ -67,3 +81,25 @@ async def _import_file(store: CounterStore, clock: Clock, file: BinaryIO, bots: 
             await import_line(store, clock, line)
     _, lines, events, hits, _ = contents
     return Imported(format=source.format, lines=lines, events=events, hits=hits, bots=source.bots, added=added)
+
+
+class FileDownload(StreamingResponse):
+    """A response that sends an open file, and then closes it."""
+
+    def __init__(self, file: BinaryIO, media_type: str, name: str) -> None:
+        self._file = file
+        size = file.seek(0, 2)
+        file.seek(0)
+        headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{name}"'}
+        super().__init__(_chunks(file), headers=headers, media_type=media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk
