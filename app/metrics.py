@@ -36,6 +36,10 @@ class Metrics:
             buckets=[0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3],
             **in_registry,
         )
+        self.alerts_fired = Counter("tally_alerts_fired", "Crossings of alerts.", **in_registry)
+        self.alert_deliveries = Counter(
+            "tally_alert_deliveries", "Attempts to send an alert, by result.", ["result"], **in_registry
+        )
         self.sends = Counter("tally_live_sends", "Messages sent to live clients.", **in_registry)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:

@@ -9,6 +9,7 @@ from app.domain.buckets import CORRECTION, SKETCH, Bucket, VisitorKind
 from app.domain.calendar import TimeSlot, is_same_zone
 from app.domain.counting import Commit, DayChange
 from app.stores import hyperloglog
+from app.stores.records import RecordStore
 from app.stores.results import Ack, ApplyResult
 
 
@@ -108,9 +109,10 @@ class CounterStore(ABC):
 
     Every asynchronous method except `open` may raise StoreUnavailable. `kind` is the store's name in messages. `ack` is
     how durable its commits are, and `durability` describes what they survive. `shared` is true if other nodes may write
-    to the same store.
+    to the same store. `records` has everything that is not a count.
     """
 
+    records: RecordStore
     kind: str
     ack: Ack
     durability: str

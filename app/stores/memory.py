@@ -22,6 +22,7 @@ from app.domain.calendar import TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey
 from app.stores import hyperloglog, rules
 from app.stores.base import CounterStore, StoreLimits, StoreOpenError, WriteConflict
+from app.stores.records import MemoryRecords
 from app.stores.results import Ack, ApplyResult, GroupResult, Value
 from app.stores.rules import (
     IDEMPOTENCY_TTL_SECONDS,
@@ -48,6 +49,7 @@ class MemoryStore(CounterStore):
 
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits
+        self.records = MemoryRecords()
         self._buckets: defaultdict[Bucket, dict[str, int]] = defaultdict(dict)
         # By source: its offset, the result of its last commit, and the minute (UTC second) of that commit.
         self._sources: dict[str, tuple[int, ApplyResult, int]] = {}

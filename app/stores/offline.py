@@ -64,7 +64,7 @@ class OfflineStore(CounterStore):
         old_identities: Sequence[str] = (),
     ) -> None:
         self.kind, self.ack, self.shared = store.kind, store.ack, store.shared
-        self._store = store
+        self._store, self.records = store, store.records  # records are not available offline
         self._spool = Spool(directory, identity, bytes_max, old_identities)
         self._last_known = LastKnownCounts(limits)
         self._replay = Replay(store, self.record_data_loss)

@@ -29,6 +29,7 @@ from app.stores.base import (
 from app.stores.redis_health import RedisHealth
 from app.stores.redis_keys import bucket_key, dimensions_key, hll_key, starts_key
 from app.stores.redis_reads import RedisReads
+from app.stores.redis_records import RedisRecords
 from app.stores.results import Ack, ApplyResult, GroupResult, Reason, decode_result, from_row
 
 # How durable an acknowledged hit is, by Redis' appendfsync setting. It may pause while Redis rewrites its file.
@@ -65,6 +66,7 @@ class RedisStore(RedisReads):
         self._prefix = redis_keys.key_prefix(shard)
         self._limits = limits
         self._zone = zone
+        self.records = RedisRecords(self._client, self._prefix, self._execute)
         self._health = RedisHealth()
         self._persistence = "the end of this process: it is in Redis, or in the spool while Redis is unreachable"
 

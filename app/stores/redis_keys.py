@@ -36,6 +36,8 @@ starts:<step>                   zset     never                        count, wri
 key:<id>                        string   2 * IDEMPOTENCY_TTL_SECONDS  count             request, minute, date, result
 keys                            zset     2 * IDEMPOTENCY_TTL_SECONDS  count             live key ids by UTC minute
 keys:<client>                   zset     2 * IDEMPOTENCY_TTL_SECONDS  count             the same, of one client
+alerts                          hash     never                        records           alerts
+deliveries:<id>                 hash     never                        records           deliveries of an alert
 sketch                          string   never                        sketch, write     used only inside a script
 """
 

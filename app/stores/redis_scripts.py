@@ -47,6 +47,7 @@ WRITE = Script.load("offset.lua", "write.lua")
 READ_MEMBER = Script.load("member.lua")
 READ_SKETCH = Script.load("sketch.lua")
 PRUNE = Script.load("prune.lua")
+RECORDS = Script.load("records.lua")
 
 PREPARE = "prepare"  # in place of the expected offset: COUNT decides on the groups of a commit and counts nothing
 

@@ -44,6 +44,7 @@ class ShardedRedisStore(CounterStore):
     def __init__(self, shards: Sequence[RedisStore]) -> None:
         self._shards = shards
         self._log_shard = self._shard(ALL_EVENTS)  # it has the correction logs
+        self.records = shards[self._log_shard].records
 
     @property
     def durability(self) -> str:  # type: ignore[override] # the servers of a cluster may be configured differently

@@ -30,6 +30,7 @@ from app.stores.results import ApplyResult
 from app.stores.rules import visitor_cutoffs
 from app.stores.sqlite_backup import FileBackup
 from app.stores.sqlite_connection import open_database
+from app.stores.sqlite_records import SqliteRecords
 from app.stores.sqlite_tables import PAGE_ROWS, Counts, select
 from app.stores.sqlite_writer import ACK, SqliteWriter
 
@@ -50,6 +51,7 @@ class SqliteStore(CounterStore):
     def __init__(self, path: Path, limits: StoreLimits, zone: str = "UTC") -> None:
         self._path = path.absolute()  # SQLite gives some relative paths, such as ":memory:", a special meaning
         self._limits, self._zone = limits, zone
+        self.records = SqliteRecords(self._use_database)
         self._flushing: asyncio.Task[None] | None = None
         self._flush_lock = asyncio.Lock()  # held while flushing, and by work that needs a complete flush before it
         self._changes_applied = 0
@@ -185,6 +187,13 @@ class SqliteStore(CounterStore):
         for step, cutoff in visitor_cutoffs(cutoffs, slot).items():
             while await self._execute(lambda step=step, cutoff=cutoff: self._prune_members(step, cutoff)):  # type: ignore[misc] # mypy loses the defaults
                 pass
+
+    async def _use_database(self, work: Callable[[Any], T]) -> T:
+        def run() -> T:
+            self._healthy_writer()
+            return work(self._db)
+
+        return await self._write(run)
 
     def _prune_members(self, step: str, cutoff: int) -> bool:
         """Delete a few buckets that start before the cutoff. Return whether there may be more."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.stores.base import StoreOpenError, check_zone
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 EVENT_TABLES = ("minute", "hour", "day", "total")  # in the order of TimeSlot.buckets
 
 _EVENT_TABLES_SQL = "".join(
@@ -50,7 +50,15 @@ CREATE TABLE zone (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 4;
 COMMIT;
 """
-_MIGRATIONS = (_TO_VERSION_1, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4)
+# Records that are no counts, such as alerts.
+_TO_VERSION_5 = """
+BEGIN;
+CREATE TABLE record (collection TEXT NOT NULL, id TEXT NOT NULL, text TEXT NOT NULL,
+                     PRIMARY KEY (collection, id)) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 5;
+COMMIT;
+"""
+_MIGRATIONS = (_TO_VERSION_1, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5)
 
 
 def connect(path: Path | str) -> sqlite3.Connection:

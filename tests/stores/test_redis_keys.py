@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -18,6 +19,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.stores import hyperloglog, redis_keys, rules
 from app.stores.base import StoreLimits
+from app.stores.records import RecordChange
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from tests.support.redis_servers import Cluster, RedisServer
@@ -90,6 +92,8 @@ async def tally(request: pytest.FixtureRequest, masters: list[RedisServer], tmp_
         await app.state.store.record_data_loss(1)
         counters = RedisCounters("0" * 32, {"a": 1})
         await add_counters(app.state.store, Clock(Calendar(ZoneInfo("UTC")), clock), counters)
+        for collection in ("alerts", f"deliveries:{uuid4().hex}"):
+            await app.state.store.records.change([RecordChange(collection, "id", None, "text")])
         yield app
 
 

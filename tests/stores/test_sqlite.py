@@ -169,7 +169,7 @@ def test_a_file_of_the_first_schema_is_upgraded_with_its_counts(
     assert app.get(f"/history/{yesterday.date()}")["parts"][0]["counts"] == {"café": 2, "signup": 40}
     assert app.terminate() == 0
     with contextlib.closing(sqlite3.connect(file)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (4,)
+        assert db.execute("PRAGMA user_version").fetchone() == (5,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

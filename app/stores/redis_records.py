@@ -1,0 +1,33 @@
+"""The records in Redis: a hash for each collection, all in one hash slot."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from app.stores import redis_scripts
+from app.stores.records import RecordChange, RecordStore
+
+
+class RedisRecords(RecordStore):
+    """The records of one shard. `execute` waits for the reply to a command, or raises StoreUnavailable."""
+
+    def __init__(self, client: Any, prefix: str, execute: Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]) -> None:
+        self._client, self._prefix, self._execute = client, prefix, execute
+
+    async def read(self, collection: str) -> dict[str, str]:
+        found: dict[str, str] = await self._execute(self._client.hgetall(self._key(collection)))
+        return found
+
+    async def size(self, collection: str) -> int:
+        return int(await self._execute(self._client.hlen(self._key(collection))))
+
+    async def change(self, changes: Sequence[RecordChange], dropped: str = "") -> bool:
+        collections = list(dict.fromkeys([change.collection for change in changes] + ([dropped] if dropped else [])))
+        arguments: list[object] = [collections.index(dropped) + 1 if dropped else 0]
+        for collection, *record in changes:
+            arguments += [collections.index(collection) + 1, *("" if text is None else text for text in record)]
+        keys = map(self._key, collections)
+        call = self._client.eval(redis_scripts.RECORDS.text, len(collections), *keys, *arguments)
+        return bool(await self._execute(call))
+
+    def _key(self, collection: str) -> str:
+        return self._prefix + collection
