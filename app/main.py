@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from fastapi import FastAPI
 
+from app.alerts.service import AlertService
 from app.backups import Backups
-from app.domain.calendar import Calendar, Clock
+from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.group_commit import GroupCommitter
 from app.http.app import TallyApp, include_pages, include_routes
 from app.http.origins import Origins
@@ -39,6 +40,7 @@ class Services(NamedTuple):
     socketio_server: SocketIoServer
     peers: PeerSync
     committer: GroupCommitter
+    alerts: AlertService
     kafka: KafkaService | None
     backups: Backups
     status_monitor: StatusMonitor
@@ -71,6 +73,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         metrics=services.metrics,
         status_monitor=services.status_monitor,
         backups=services.backups,
+        alert_service=services.alerts,
     )
     include_pages(app, services.socketio_server)
     return app
@@ -86,9 +89,15 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     broadcaster = Broadcaster(live_day, metrics, settings.live_interval_ms / 1000)
     socketio_server = SocketIoServer(broadcaster, permissions.authorize_socketio, permissions.limit_sessions)
     peers = PeerSync(store, live_day, clock, metrics)
-    committer = GroupCommitter(store, clock, peers.publish, metrics)
+    alerts = AlertService(store, clock, metrics, allow_private=settings.alerts_allow_private)
+
+    def publish(slot: TimeSlot, counts: dict[str, int], generation: int) -> None:
+        peers.publish(slot, counts, generation)
+        alerts.watcher.notice(counts)
+
+    committer = GroupCommitter(store, clock, publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs
-    kafka = KafkaService(settings, store, clock, live_day.count_of, peers.publish, metrics) if uses_kafka else None
+    kafka = KafkaService(settings, store, clock, live_day.count_of, publish, metrics) if uses_kafka else None
     backups = Backups(store, now, settings)
     status_monitor = StatusMonitor(store, committer, peers, broadcaster, kafka, backups)
     return Services(
@@ -101,10 +110,11 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
         socketio_server=socketio_server,
         peers=peers,
         committer=committer,
+        alerts=alerts,
         kafka=kafka,
         backups=backups,
         status_monitor=status_monitor,
-        jobs=Jobs(live_day, status_monitor, socketio_server, peers, store, backups, clock, settings),
+        jobs=Jobs(live_day, status_monitor, socketio_server, peers, store, alerts, backups, clock, settings),
         origins=origins,
         rate_limits=rate_limits,
         permissions=permissions,
@@ -125,6 +135,8 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             stack.push_async_callback(services.broadcaster.close)
             await services.peers.start()
             stack.push_async_callback(services.peers.close)
+            services.alerts.start()
+            stack.push_async_callback(services.alerts.close)
             services.committer.start()
             stack.push_async_callback(services.committer.close)
             if services.kafka:

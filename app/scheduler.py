@@ -8,6 +8,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from app.alerts.service import AlertService
 from app.backups import Backups
 from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.live.broadcaster import SLOW_CLIENT_TIMEOUT_SECONDS
@@ -41,12 +42,14 @@ class Jobs:
         socketio_server: SocketIoServer,
         peers: PeerSync,
         store: CounterStore,
+        alerts: AlertService,
         backups: Backups,
         clock: Clock,
         settings: Settings,
     ) -> None:
         self._live_day, self._status_monitor, self._peers = live_day, status_monitor, peers
-        self._socketio_server, self._store, self._backups, self._clock = socketio_server, store, backups, clock
+        self._socketio_server, self._store, self._clock = socketio_server, store, clock
+        self._alerts, self._backups = alerts, backups
         self._retention_seconds = {
             "minute": settings.minutes_kept_hours * 3600,
             "hour": settings.hours_kept_days * 86_400,
@@ -66,6 +69,7 @@ class Jobs:
         unjoined_timeout = IntervalTrigger(seconds=SLOW_CLIENT_TIMEOUT_SECONDS)
         add(self._socketio_server.close_unjoined, unjoined_timeout, id="close_unjoined")
         add(_log_store_errors(self._peers.resync), IntervalTrigger(seconds=2), id="resync")
+        add(_log_store_errors(self._alerts.check_alerts), IntervalTrigger(seconds=5), id="check_alerts")
         if self._makes_backups:
             add(
                 self._backups.back_up_if_due, IntervalTrigger(seconds=60), id="back_up", next_run_time=datetime.now(UTC)

@@ -208,6 +208,9 @@ class Settings(BaseSettings):
     countapi: bool = Field(
         default=False, description="Enable the routes of CountAPI and Abacus, such as `/hit` and `/get`."
     )
+    alerts_allow_private: bool = Field(
+        default=False, description="Let alerts be sent to private addresses and to this machine."
+    )
     backup_every: int = Field(
         default=0,
         ge=0,

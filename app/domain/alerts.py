@@ -59,6 +59,16 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         return level * self.every if self.every else self.count or self.total or self.above or self.below or 0
 
 
+class AlertFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an administrator sets. Without a secret, the present one is kept, or a new one is made."""
+
+    event: str
+    when: Condition
+    url: str
+    format: Format = "json"
+    secret: str | None = None
+
+
 class Track(msgspec.Struct, frozen=True, array_like=True):
     """The highest level that has fired, and how the alert was armed: "", or the change that took the count back."""
 

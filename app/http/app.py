@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.alerts.service import AlertService
 from app.backups import Backups
 from app.domain.calendar import Clock
 from app.group_commit import GroupCommitter
@@ -24,6 +25,7 @@ from app.http.rate_limits import RateLimits
 from app.http.router_bypass import RouterBypass, WebSocketBypass, event_endpoints
 from app.http.routes import (
     admin,
+    alerts,
     badges,
     count,
     countapi,
@@ -142,6 +144,7 @@ def include_routes(
     metrics: Metrics,
     status_monitor: StatusMonitor,
     backups: Backups,
+    alert_service: AlertService,
 ) -> None:
     """Add the routes of the API. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
@@ -159,6 +162,7 @@ def include_routes(
     badges.add_routes(reads, store, clock)
     stream.add_routes(reads, broadcaster)
     admin.add_routes(writes, committer, store, clock, settings.events_max)
+    alerts.add_routes(writes, alert_service, clock)
     export_import.add_routes(writes, store, clock, backups)
     if settings.countapi:
         countapi.add_routes(router, store, committer, rate_limits, read_limit)

@@ -29,6 +29,7 @@ CODES_OF_THE_PROXY = {
 TYPES = {
     "countapi": "boolean",
     "public_badges": "boolean",
+    "alerts_allow_private": "boolean",
     "timezone": "zone",
     "write_limit": "rate",
     "read_limit": "rate",

@@ -1,0 +1,160 @@
+"""GET and POST /alerts, and GET, PUT and DELETE /alerts/{id}: alerts, for administrators."""
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from typing_extensions import TypedDict
+
+from app.alerts.messages import SECRET_PREFIX
+from app.alerts.service import AlertService, TooManyAlerts
+from app.alerts.transport import URL_LENGTH_MAX, url_error
+from app.domain.alerts import ALERTS_MAX, Alert, AlertFields, Delivery, Format
+from app.domain.calendar import Calendar, Clock
+from app.domain.counting import COUNT_MAX
+from app.domain.names import event_name
+from app.http.errors import Problem
+from app.http.parsing import HIT_BYTES_MAX, decode, read_body, valid_name
+from app.http.problem_kinds import ALERT_LIMIT, INVALID_REQUEST, NOT_FOUND
+
+SECRET_BYTES = range(24, 65)  # the lengths that Standard Webhooks allows
+
+AlertRow = TypedDict(
+    "AlertRow", {"id": str, "event": str, "when": dict[str, int | str], "url": str, "format": Format, "createdAt": str}
+)
+FailedRow = TypedDict(
+    "FailedRow", {"id": str, "firedAt": str, "threshold": int, "value": int, "attempts": int, "error": str}
+)
+
+
+class NewAlert(AlertRow):
+    """A new alert. `secret` is in no other response."""
+
+    secret: str
+
+
+class AlertDetail(AlertRow):
+    """An alert with the number of its waiting deliveries, the last error of one, and those that failed permanently."""
+
+    pending: int
+    error: str
+    failed: list[FailedRow]
+
+
+_NUMBER = {"type": "integer", "minimum": 1, "maximum": COUNT_MAX}
+_WHEN = dict.fromkeys(("count", "total", "every", "above", "below"), _NUMBER)
+_SCHEMA = {
+    "type": "object",
+    "required": ["event", "when", "url"],
+    "additionalProperties": False,
+    "properties": {
+        "event": {"type": "string"},
+        "when": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {**_WHEN, "window": {"type": "string", "enum": ["5m", "1h", "1d"]}},
+        },
+        "url": {"type": "string", "format": "uri", "maxLength": URL_LENGTH_MAX},
+        "format": {"type": "string", "enum": ["json", "slack", "discord", "ntfy"]},
+        "secret": {"type": ["string", "null"]},
+    },
+}
+_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+
+
+def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:
+    """Add the routes of alerts."""
+
+    def row(alert: Alert) -> AlertRow:
+        return AlertRow(
+            id=alert.id,
+            event=alert.event,
+            when=msgspec.to_builtins(alert.when),
+            url=alert.url,
+            format=alert.format,
+            createdAt=clock.calendar.local(alert.created).isoformat(),
+        )
+
+    @router.get("/alerts")
+    async def list_alerts() -> list[AlertRow]:
+        """Return all alerts, oldest first."""
+        return [row(alert) for alert in await alerts.list_all()]
+
+    @router.post("/alerts", status_code=201, openapi_extra=_BODY)
+    async def add_alert(request: Request, response: Response) -> NewAlert:
+        """Add an alert. It fires for crossings from now on."""
+        fields = await _parse(request, allow_private=alerts.allow_private)
+        try:
+            alert = await alerts.add(fields)
+        except TooManyAlerts:
+            raise Problem(
+                ALERT_LIMIT, f"there are {ALERTS_MAX} alerts, the most allowed; delete one", {"Retry-After": "3600"}
+            ) from None
+        response.headers["Location"] = f"alerts/{alert.id}"
+        return NewAlert(**row(alert), secret=alert.secret)
+
+    @router.get("/alerts/{id}")
+    async def read_alert(id: str) -> AlertDetail:  # noqa: A002 # the API's word
+        """Return an alert, and its deliveries that were not accepted."""
+        alert = _found(await alerts.get(id))
+        deliveries = await alerts.deliveries(id)
+        pending = [delivery for delivery in deliveries if not delivery.failed]
+        return AlertDetail(
+            **row(alert),
+            pending=len(pending),
+            error=next((delivery.error for delivery in pending[::-1] if delivery.error), ""),
+            failed=[_failed_row(clock.calendar, delivery) for delivery in deliveries if delivery.failed],
+        )
+
+    @router.put("/alerts/{id}", openapi_extra=_BODY)
+    async def replace_alert(request: Request, id: str) -> AlertRow:  # noqa: A002 # the API's word
+        """Change an alert. With another event or condition, it fires for crossings from now on."""
+        fields = await _parse(request, allow_private=alerts.allow_private)
+        return row(_found(await alerts.replace(id, fields)))
+
+    @router.delete("/alerts/{id}")
+    async def delete_alert(id: str) -> AlertRow:  # noqa: A002 # the API's word
+        """Delete an alert, with its deliveries."""
+        return row(_found(await alerts.delete(id)))
+
+
+async def _parse(request: Request, *, allow_private: bool) -> AlertFields:
+    """Return the alert in a body. Raises Problem (413, 422)."""
+    fields = decode(await read_body(request, HIT_BYTES_MAX), AlertFields)
+    secret = fields.secret
+    errors = {
+        "when": fields.when.error(),
+        "url": url_error(fields.url, allow_private=allow_private),
+        "secret": "" if secret is None or _is_valid_secret(secret) else "must be whsec_ and 24 to 64 bytes in Base64",
+    }
+    for field, error in errors.items():
+        if error:
+            raise Problem(INVALID_REQUEST, f"{field}: {error}")
+    return msgspec.structs.replace(fields, event=valid_name(event_name, fields.event, "event"))
+
+
+def _failed_row(calendar: Calendar, delivery: Delivery) -> FailedRow:
+    return FailedRow(
+        id=delivery.id,
+        firedAt=calendar.local(delivery.fired_at).isoformat(),
+        threshold=delivery.threshold,
+        value=delivery.value,
+        attempts=delivery.attempts,
+        error=delivery.error,
+    )
+
+
+def _found(alert: Alert | None) -> Alert:
+    if alert is None:
+        raise Problem(NOT_FOUND, "there is no alert with this id; GET /alerts lists them")
+    return alert
+
+
+def _is_valid_secret(secret: str) -> bool:
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return secret.startswith(SECRET_PREFIX) and len(key) in SECRET_BYTES

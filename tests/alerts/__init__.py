@@ -1,0 +1,1 @@
+"""Tests of app/alerts, with a real receiver on a real socket."""
