@@ -244,7 +244,10 @@ def test_a_backup_without_a_server_is_a_copy_of_the_file(tmp_path: Path) -> None
 
 
 @pytest.mark.fails_on_mutant(
-    "a backup of a new, empty store", "app/cli.py", "    _require_file(settings)\n    _require_new", "    _require_new"
+    "a backup of a new, empty store",
+    "app/store_commands.py",
+    "    _require_file(settings)\n    _require_new",
+    "    _require_new",
 )
 def test_a_backup_needs_a_store_with_a_file(tally, tmp_path: Path) -> None:
     missing = tally("backup", str(tmp_path / "copy.db"), TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
