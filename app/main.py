@@ -75,7 +75,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         backups=services.backups,
         alert_service=services.alerts,
     )
-    include_pages(app, services.socketio_server)
+    include_pages(app, services.socketio_server, settings.embed_origins)
     return app
 
 

@@ -1,6 +1,6 @@
 """The FastAPI application: all routes, the bypass of its router, and the security middleware around everything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -154,8 +154,7 @@ def include_routes(
     count.add_routes(router, buffer or committer, rate_limits, app.permissions)
     if not buffer:
         app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response, app.prefix)
-    counts.add_event_route(router, queries, read_limit)
-    counts.add_routes(reads, queries, app.prefix)
+    counts.add_routes(router, reads, queries, read_limit, app.prefix)
     series.add_routes(reads, queries)
     visitors.add_routes(reads, queries)
     history.add_routes(reads, queries, settings.days_kept)
@@ -171,10 +170,11 @@ def include_routes(
         operations.add_abacus_status(router, reads, store, status_monitor)
     operations.add_metrics(router, reads, metrics, queries, rate_limits)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
-    pages.add_routes(router, settings.embed_origins)
 
 
-def include_pages(app: TallyApp, socketio_server: SocketIoServer) -> None:
-    """Add the static files and Socket.IO. Call it last, because these paths are prefixes."""
+def include_pages(app: TallyApp, socketio_server: SocketIoServer, embed_origins: Sequence[str]) -> None:
+    """Add the pages, the static files and Socket.IO. Call it last, because these paths are prefixes."""
+    pages.add_routes(app.router_with(), embed_origins)
     pages.mount_files(app, app.permissions, socketio_server.asgi)
+    app.redirect_prefix()
     app.build_bypasses(socketio_server.asgi)

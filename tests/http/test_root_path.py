@@ -109,7 +109,7 @@ async def test_the_next_page_is_under_the_root_path(tally: httpx.AsyncClient) ->
 
 @pytest.mark.fails_on_mutant("the prefix itself is removed", APP, 'startswith(b"%b/"', 'startswith(b"%b"')
 @pytest.mark.fails_on_mutant(
-    "the dashboard has no address without a slash", "app/main.py", "    app.redirect_prefix()\n", ""
+    "the dashboard has no address without a slash", "app/http/app.py", "    app.redirect_prefix()\n", ""
 )
 async def test_the_root_path_redirects_to_the_dashboard_only(tally: httpx.AsyncClient) -> None:
     """The links of the dashboard are relative, so its address must end with a slash."""

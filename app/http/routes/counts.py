@@ -25,7 +25,16 @@ Ranked = TypedDict("Ranked", {"rank": int, "eventName": str, "count": int})
 RankedUser = TypedDict("RankedUser", {"rank": int, "user": str, "count": int})
 
 
-def add_event_route(router: APIRouter, queries: CountQueries, read_limit: ReadLimit) -> None:
+def add_routes(
+    router: APIRouter, reads: APIRouter, queries: CountQueries, read_limit: ReadLimit, root_path: str
+) -> None:
+    """Add the routes that read counts. Those of `reads` count as one read. Links begin with `root_path`."""
+    _add_event(router, queries, read_limit)
+    _add_listing(reads, queries, root_path)
+    _add_leaderboard(reads, queries)
+
+
+def _add_event(router: APIRouter, queries: CountQueries, read_limit: ReadLimit) -> None:
     """Add the route of one event's count.
 
     The fast path calls the endpoint without FastAPI's dependencies, so it consumes the read limit itself.
@@ -41,12 +50,6 @@ def add_event_route(router: APIRouter, queries: CountQueries, read_limit: ReadLi
         hits, correction, total = (found.get(event, 0) for found in counts)
         value = EventValue(eventName=event, count=hits + correction, total=total, day=slot.date)
         return FastJSONResponse(value, read_limit.stale_headers())
-
-
-def add_routes(router: APIRouter, queries: CountQueries, root_path: str) -> None:
-    """Add the routes that read the counts of all events. Links begin with `root_path`."""
-    _add_listing(router, queries, root_path)
-    _add_leaderboard(router, queries)
 
 
 def _add_listing(router: APIRouter, queries: CountQueries, root_path: str) -> None:
