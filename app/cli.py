@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.alerts import command as alerts_command
+from app.alerts.command import ALERTS_COMMAND
 from app.domain.calendar import Calendar, Clock
 from app.kafka.buffer import DURABILITY
 from app.main import create_app
@@ -53,7 +55,10 @@ def main() -> None:
     try:
         arguments, settings = _parse_arguments(), Settings()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if arguments.command == "rezone":
+            if arguments.command == ALERTS_COMMAND:
+                key = next((key.get_secret_value() for key in settings.admin_keys), None)
+                print(alerts_command.run(arguments, _address(settings), key))
+            elif arguments.command == "rezone":
                 print(rezone_file(arguments.file, arguments.new_file, settings.timezone))
             elif arguments.command in FILE_COMMANDS:
                 clock = Clock(Calendar(settings.timezone), time.time)
@@ -69,7 +74,8 @@ def main() -> None:
                 runner.run(serve(settings, consume=arguments.command == "consume"))
     except ValidationError as error:
         sys.exit("tally: " + "; ".join(f"{name}: {reason}" for name, reason in invalid_settings(error)))
-    except (StoreError, OSError, ValueError) as error:  # redis-py raises ValueError for an invalid URL
+    # redis-py raises ValueError for an invalid URL.
+    except (StoreError, alerts_command.CommandFailed, OSError, ValueError) as error:
         sys.exit(f"tally: {error}")
 
 
@@ -80,7 +86,7 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="Settings are TALLY_* environment variables; see docs/reference/settings.md.",
     )
     parser.add_argument("--version", action="version", version=f"tally {__version__}")
-    names = [*SERVE_COMMANDS, "backup", "export", "import", "verify", "rezone", OFFSET_COMMAND]
+    names = [*SERVE_COMMANDS, "backup", "export", "import", "verify", "rezone", OFFSET_COMMAND, ALERTS_COMMAND]
     commands = parser.add_subparsers(dest="command", metavar=" | ".join(names))
     for name, text in SERVE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text)
@@ -94,6 +100,8 @@ def _parse_arguments() -> argparse.Namespace:
     rezone_parser = commands.add_parser("rezone", help=REZONE, description=REZONE)
     for name in ("file", "new_file"):
         rezone_parser.add_argument(name, type=Path)
+    alerts_help = alerts_command.HELP
+    alerts_command.add_arguments(commands.add_parser(ALERTS_COMMAND, help=alerts_help, description=alerts_help))
     return parser.parse_args()
 
 
@@ -170,7 +178,7 @@ def _raise_open_files_limit() -> None:
 
 def print_greeting(settings: Settings, durability: str, *, consume: bool) -> None:
     """Print where the service listens, how durable its counts are, and how to count a first hit."""
-    address = f"http://{settings.host_to_open}:{settings.port}{settings.root_path}"
+    address = _address(settings)
     if consume:
         print(f"Tally is counting records from Kafka. Status: {address}/health and {address}/metrics", flush=True)
         return
@@ -184,3 +192,7 @@ def print_greeting(settings: Settings, durability: str, *, consume: bool) -> Non
         )
     key = " -H 'Authorization: Bearer <one of TALLY_WRITE_KEYS>'" if settings.write_keys else ""
     print(f"Count something:  curl -X POST{key} {address}/event/hello", flush=True)
+
+
+def _address(settings: Settings) -> str:
+    return f"http://{settings.host_to_open}:{settings.port}{settings.root_path}"

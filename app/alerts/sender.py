@@ -15,7 +15,7 @@ from app.stores.base import StoreError
 
 RETRY_SECONDS = 86_400  # after which a delivery has failed permanently
 FIRST_PAUSE_SECONDS, PAUSE_FACTOR, PAUSE_SECONDS_MAX = 5, 3, 3 * 3600
-LEASE_SECONDS = 6 * TIMEOUT_SECONDS  # after which another node sends a delivery, because this one may have died
+LEASE_SECONDS = 2 * TIMEOUT_SECONDS  # after which another node sends a delivery, because this one may have died
 CONCURRENT_MAX = 4  # requests of one alert at once
 FAILED_MAX = 100  # deliveries of one alert that are listed after they have failed
 

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from app.alerts.command import ALERTS_COMMAND
 from app.cli import FILE_COMMANDS, OFFSET_COMMAND, SERVE_COMMANDS
 from app.http.permissions import ROUTE_PERMISSIONS
 from app.http.problem_kinds import PROBLEM_KINDS
@@ -128,4 +129,5 @@ def test_the_reference_lists_every_command() -> None:
         "import",
         "rezone",
         OFFSET_COMMAND,
+        ALERTS_COMMAND,
     }

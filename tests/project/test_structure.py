@@ -24,7 +24,7 @@ OWNERS = {
     "aiokafka": {"app.kafka"},
     "engineio": {"app.live.socketio", "app.live.direct_socket"},
     "socketio": {"app.live.inbound", "app.live.socketio"},
-    "httpx": {"app.alerts.transport"},
+    "httpx": {"app.alerts.command", "app.alerts.transport"},
     "slowapi": {"app.http.rate_limits"},
     "uvicorn": {"app.server"},
     "os": {"app.stores.sqlite_backup"},  # it syncs the copy
