@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.scenarios import ALWAYS, EVERYSEC, NEVER, Figures
+from tests.support.scenarios.alerts import crossings
 from tests.support.scenarios.changes import SHARDS, cut_changes
 from tests.support.scenarios.clients import clients_that_do_not_read, dashboards_converge, idle_clients, slow_clients
 from tests.support.scenarios.days import clock_jumps, event_name_flood, midnights
@@ -104,6 +105,7 @@ CASES = {
     "heavy batches, Redis": Case(heavy_batches, "20 of 10,000 hits", ("redis", 20)),
     "heavy reads, SQLite": Case(heavy_reads, "100,000 names, 200 reads", ("sqlite", 100_000, 200)),
     "heavy reads, Redis": Case(heavy_reads, "100,000 names, 200 reads", ("redis", 100_000, 200)),
+    "alerts, 3 nodes": Case(crossings, "1,000 crossings, 10 rounds", (1000, 10)),
     "clients that poll": Case(polling_clients, "300, and 300 silent ones", (300, 30.0, 2.0)),
 }
 
