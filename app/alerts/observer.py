@@ -1,5 +1,6 @@
 """Reads what alerts compare: counts by day, totals, sums of windows, and administrative changes."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 from app import corrections
@@ -33,6 +34,7 @@ class AlertObserver:
         found = dict(zip(buckets, await self._store.read(buckets, events), strict=True))
         generations = {day: found[Bucket("day", day, GENERATION)].get(ALL_EVENTS, 0) for day in days}
         await self._read_history(generations)
+        sums = await self._sum_windows(alerts) if windows else {}
         observed = []
         for alert in alerts:
             counts = {
@@ -40,8 +42,8 @@ class AlertObserver:
                 for day in days
             }
             changes = [await self._change(alert, *entry) for entry in self._new_records(alert, generations)]
-            window = await self._sum_window(alert) if windows else None
-            observed.append(Observation(counts, found[TOTAL].get(alert.event, 0), generations, changes, window))
+            total, window = found[TOTAL].get(alert.event, 0), sums.get(alert.id)
+            observed.append(Observation(counts, total, generations, changes, window))
         if self._outages() != outages:
             raise StoreUnavailable("the store was unreachable during the check")
         return observed
@@ -80,14 +82,20 @@ class AlertObserver:
         (before,) = await self._store.read([Bucket("day", day, f"{BEFORE_RESET}{record.at}")], [alert.event])
         return Change(day, record.generation, {"count": before.get(alert.event, 0)}, {"count": 0})
 
-    async def _sum_window(self, alert: Alert) -> int | None:
-        """Return the sum of an alert's window, or None if it has none.
+    async def _sum_windows(self, alerts: Collection[Alert]) -> dict[str, int]:
+        """Return the sum of the window of each alert that has one, by the id of the alert.
 
         The last bucket is still running. `below` has one more before it, so that it never compares a shorter time.
         """
-        if not alert.when.window:
-            return None
-        step, buckets = _WINDOWS[alert.when.window]
-        starts = self._clock.calendar.starts(step, self._clock.at(), buckets + bool(alert.when.below))
-        counts = await self._store.read([Bucket(step, start) for start in starts], [alert.event])
-        return sum(count.get(alert.event, 0) for count in counts)
+        groups = defaultdict[tuple[Step, int], list[Alert]](list)
+        for alert in alerts:
+            if alert.when.window:
+                step, buckets = _WINDOWS[alert.when.window]
+                groups[step, buckets + bool(alert.when.below)].append(alert)
+        sums: dict[str, int] = {}
+        for (step, buckets), group in groups.items():
+            starts = self._clock.calendar.starts(step, self._clock.at(), buckets)
+            events = list({alert.event for alert in group})
+            found = await self._store.read([Bucket(step, start) for start in starts], events)
+            sums |= {alert.id: sum(counts.get(alert.event, 0) for counts in found) for alert in group}
+        return sums

@@ -50,10 +50,12 @@ class AlertSender:
         try:
             while due := await self._due(alert_id):
                 slots = asyncio.Semaphore(CONCURRENT_MAX)
-                await asyncio.gather(*(self._send(alert_id, delivery, slots) for delivery in due))
-        except StoreError as error:
-            log.info("alerts will be sent later: %s", error)
-        except Exception:  # later deliveries must be sent, and this one is due again soon
+                async with asyncio.TaskGroup() as sending:
+                    for delivery in due:
+                        sending.create_task(self._send(alert_id, delivery, slots))
+        except* StoreError as errors:
+            log.info("alerts will be sent later: %s", errors.exceptions[0])
+        except* Exception:  # later deliveries must be sent, and this one is due again soon
             log.exception("an alert could not be sent")
 
     async def _due(self, alert_id: str) -> list[Saved[Delivery]]:

@@ -31,7 +31,7 @@ class AlertService:
 
     def __init__(self, store: CounterStore, clock: Clock, metrics: Metrics, *, allow_private: bool) -> None:
         self.allow_private = allow_private
-        self._clock, self._storage = clock, AlertStorage(store.records)
+        self._store, self._clock, self._storage = store, clock, AlertStorage(store.records)
         self._sender = AlertSender(self._storage, clock, metrics, allow_private=allow_private)
         self.watcher = AlertWatcher(store, clock, metrics, self._sender.send_due)
 
@@ -45,9 +45,13 @@ class AlertService:
         await self._sender.close()
 
     async def check_alerts(self) -> None:
-        """Check all alerts, and send what is due. It runs every few seconds. Raises StoreError."""
-        for alert in await self.watcher.check_all():
-            self._sender.send_due(alert)
+        """Check all alerts, and send what is due. It runs every few seconds. Raises StoreError.
+
+        It does nothing while the store is unreachable.
+        """
+        if self._store.stale_seconds() is None:
+            for alert in await self.watcher.check_all():
+                self._sender.send_due(alert)
 
     async def list_all(self) -> list[Alert]:
         """Return all alerts, oldest first."""

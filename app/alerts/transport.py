@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 
 TIMEOUT_SECONDS = 10.0  # of a whole request
 CONNECTIONS_MAX = 100
+RESOLVERS = 4  # host names that are looked up at once
 URL_LENGTH_MAX = 2048
 _PRIVATE = "leads to a private address, which only TALLY_ALERTS_ALLOW_PRIVATE=true allows"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # its addresses end with an IPv4 address
@@ -23,13 +26,17 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
+        # Threads of its own, because slow name servers must not delay the connections to Redis.
+        self._resolver = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="alerts")
         # A connection is not kept: the next request to its address may be for another host.
         limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=0)
         self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host, port = request.url.raw_host.decode(), request.url.port or {"http": 80, "https": 443}[request.url.scheme]
-        addresses = [address for address in await _resolve(host, port) if self._allow_private or is_public(address)]
+        addresses = [
+            address for address in await self._resolve(host, port) if self._allow_private or is_public(address)
+        ]
         if not addresses:
             raise AddressNotAllowed(_PRIVATE)
         # The certificate must be that of the host. The header Host has it already.
@@ -44,7 +51,14 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         copy = httpx.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=extensions)
         return await self._transport.handle_async_request(copy)
 
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host, in the order of preference."""
+        look_up = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._resolver, look_up)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
     async def aclose(self) -> None:
+        self._resolver.shutdown(wait=False, cancel_futures=True)
         await self._transport.aclose()
 
 
@@ -93,9 +107,3 @@ def is_public(address: str) -> bool:
         ip = ip.ipv4_mapped or ip.sixtofour or nat64 or ip
     is_local = getattr(ip, "is_site_local", False) or ip.is_multicast or ip.is_reserved
     return ip.is_global and not is_local
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of a host, in the order of preference."""
-    found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -59,12 +59,11 @@ async def test_the_address_that_was_checked_is_the_one_connected_to(
     """A name server may answer the second lookup with a private address."""
     lookups: list[str] = []
 
-    async def resolve(loop: asyncio.AbstractEventLoop, host: str, *_: object, **__: object) -> list[Any]:
+    def resolve(host: str, *_: object, **__: object) -> list[Any]:
         lookups.append(str(host))
-        address = "127.0.0.1"
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, receiver.port))]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", receiver.port))]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert await posted(f"http://hooks.example:{receiver.port}/a?b=c", allow_private=True) == ""
     assert [lookup for lookup in lookups if lookup != "127.0.0.1"] == ["hooks.example"]
     (request,) = receiver.requests
@@ -118,10 +117,10 @@ async def test_the_certificate_must_be_that_of_the_host(tmp_path: Path, monkeypa
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
 
-    async def resolve(*_: object, **__: object) -> list[Any]:
+    def resolve(*_: object, **__: object) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     error = await posted(f"https://hooks.example:{port}/", allow_private=True)
     assert ("CERTIFICATE_VERIFY_FAILED" in error, names) == (True, ["hooks.example"])
     server.close()
