@@ -52,7 +52,7 @@ class LossyDashboard:
     async def join(self, url: str) -> None:
         self._url = url
         address = f"{url.replace('http', 'ws', 1)}/socket.io/?EIO=4&transport=websocket"
-        socket = await connect(address, compression=None, ping_interval=None)
+        self._socket = socket = await connect(address, compression=None, ping_interval=None)
         await socket.recv()
         await socket.send("40/live,")
         self._expect_snapshot()
@@ -62,6 +62,7 @@ class LossyDashboard:
         if self._reading:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+            await self._socket.close()
 
     def pause(self, seconds: float) -> None:
         """Read nothing for some time."""
@@ -79,28 +80,25 @@ class LossyDashboard:
         self._buffered: list[dict[str, Any]] = []
 
     async def _read(self, socket: ClientConnection) -> None:
-        try:
-            while True:
-                if self._pause_seconds:
-                    await asyncio.sleep(self._pause_seconds)
-                    self._pause_seconds = 0
-                try:
-                    async with asyncio.timeout(SNAPSHOT_TIMEOUT_SECONDS):
-                        packet = await socket.recv()
-                except TimeoutError:
-                    if self._awaiting:
-                        await self._resync(socket)
-                    continue
-                if packet == "2":
-                    await socket.send("3")
-                elif not packet.startswith(PREFIX):
-                    continue
-                elif self._rng.random() < self.loss_rate:
-                    self.lost += 1
-                elif not self._take(*json.loads(packet.removeprefix(PREFIX))):
+        while True:
+            if self._pause_seconds:
+                await asyncio.sleep(self._pause_seconds)
+                self._pause_seconds = 0
+            try:
+                async with asyncio.timeout(SNAPSHOT_TIMEOUT_SECONDS):
+                    packet = await socket.recv()
+            except TimeoutError:
+                if self._awaiting:
                     await self._resync(socket)
-        finally:
-            await socket.close()
+                continue
+            if packet == "2":
+                await socket.send("3")
+            elif not packet.startswith(PREFIX):
+                continue
+            elif self._rng.random() < self.loss_rate:
+                self.lost += 1
+            elif not self._take(*json.loads(packet.removeprefix(PREFIX))):
+                await self._resync(socket)
 
     async def _resync(self, socket: ClientConnection) -> None:
         self._expect_snapshot()

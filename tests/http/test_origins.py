@@ -1,6 +1,5 @@
 """Allowed hosts and web origins, CORS headers, and the origin behind a proxy."""
 
-import asyncio
 import itertools
 import json
 from pathlib import Path
@@ -13,7 +12,7 @@ from app.settings import Settings
 from tests.http.api_keys import KEYS, bearer
 from tests.http.problems import detail_of
 from tests.support.nginx import Proxy
-from tests.support.servers import RunningApp
+from tests.support.servers import RunningApp, connected
 
 ORIGINS = "app/http/origins.py"
 SHOP, EVIL = "https://shop.example", "https://evil.example"
@@ -266,12 +265,11 @@ async def test_allowed_hosts(serve, chosen: dict, allowed: list[str], foreign: l
 
 async def assert_host(tally: RunningApp, host: str, is_allowed: bool) -> None:
     """Check the response to a WebSocket handshake with this Host header."""
-    address, port = tally.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(address, int(port))
     head = f"GET {SOCKETS}websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    writer.write(f"{head}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
-    assert (await reader.readline()).split()[1] == (b"101" if is_allowed else b"421")
-    writer.close()
+    head += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    async with connected(tally.url) as (reader, writer):
+        writer.write(head.encode())
+        assert (await reader.readline()).split()[1] == (b"101" if is_allowed else b"421")
 
 
 SAME_ORIGIN = [

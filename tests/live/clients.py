@@ -57,8 +57,10 @@ async def dashboard(
     """A connected dashboard, by default on a WebSocket."""
     page = Dashboard()
     await page.client.connect(tally.url, namespaces=[*namespaces], transports=[*(transports or ["websocket"])])
-    yield page
-    await leave(page.client)
+    try:
+        yield page
+    finally:
+        await leave(page.client)
 
 
 async def leave(client: socketio.AsyncClient) -> None:
@@ -82,18 +84,18 @@ class SlowClient:
     """A WebSocket that reads a message only when a test calls `read`, so that the buffers fill up."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        address = f"{url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket"
-        connection = socket.create_connection((urlsplit(url).hostname, urlsplit(url).port))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-        self._connecting = websockets.connect(
-            address, sock=connection, max_queue=1, compression=None, close_timeout=0.2
-        )
+        self._url = url
         self._prefix = "" if namespace == "/" else f"{namespace},"
         self.page = Dashboard()
         self.changes = 0  # received
 
     async def __aenter__(self) -> Self:
-        self._socket = await self._connecting
+        address = f"{self._url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket"
+        connection = socket.create_connection((urlsplit(self._url).hostname, urlsplit(self._url).port))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        self._socket = await websockets.connect(
+            address, sock=connection, max_queue=1, compression=None, close_timeout=0.2
+        )
         await self._socket.recv()
         await self._socket.send(f"40{self._prefix}")
         return self
@@ -166,8 +168,8 @@ async def reading(url: str, path: str = "/stream", last_id: str = "") -> AsyncIt
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
         task = asyncio.create_task(reader.read(response))
-        await eventually(lambda: reader.retry)
         try:
+            await eventually(lambda: reader.retry)
             yield reader
         finally:
             task.cancel()

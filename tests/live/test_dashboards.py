@@ -1,11 +1,12 @@
 """Dashboards on real sockets: snapshots, changes, resets."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 import pytest
 
-from tests.live.clients import Dashboard, dashboard
+from tests.live.clients import dashboard
 from tests.support.servers import RunningApp, SettableClock, eventually
 
 
@@ -58,16 +59,14 @@ async def test_a_new_day_is_a_reset_and_a_new_snapshot(tally: RunningApp, clock:
 
 
 async def test_concurrent_hits_end_at_the_same_count_on_every_dashboard(tally: RunningApp) -> None:
-    pages = [Dashboard() for _ in range(5)]
-    for page in pages:
-        await page.client.connect(tally.url, namespaces=["/live"], transports=["websocket"])
-    async with tally.client() as client:
+    async with contextlib.AsyncExitStack() as stack:
+        pages = [await stack.enter_async_context(dashboard(tally)) for _ in range(5)]
+        client = await stack.enter_async_context(tally.client())
         responses = await asyncio.gather(*(client.post(f"/event/e{i % 3}") for i in range(300)))
-    counts = sorted((response.json()["eventName"], response.json()["count"]) for response in responses)
-    assert counts == [(f"e{i}", n) for i in range(3) for n in range(1, 101)]
-    for page in pages:
-        await eventually(lambda p=page: p.counts == {"e0": 100, "e1": 100, "e2": 100})
-        await page.client.disconnect()
+        counts = sorted((response.json()["eventName"], response.json()["count"]) for response in responses)
+        assert counts == [(f"e{i}", n) for i in range(3) for n in range(1, 101)]
+        for page in pages:
+            await eventually(lambda p=page: p.counts == {"e0": 100, "e1": 100, "e2": 100})
 
 
 async def test_a_large_commit_comes_in_messages_of_a_bounded_size(tally: RunningApp) -> None:

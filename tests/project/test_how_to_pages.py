@@ -52,14 +52,16 @@ async def proxy_that_loses_a_response(app: Process) -> AsyncIterator[int]:
         nonlocal lost
         responses, requests = await asyncio.open_connection("127.0.0.1", app.port)
         forwarding = asyncio.create_task(forward(reader, requests))
-        response = await responses.read(65_536)
-        if lost:
-            writer.write(response)
-            await forward(responses, writer)
-        lost = True
-        forwarding.cancel()
-        writer.close()
-        requests.close()
+        try:
+            response = await responses.read(65_536)
+            if lost:
+                writer.write(response)
+                await forward(responses, writer)
+            lost = True
+        finally:
+            forwarding.cancel()
+            writer.close()
+            requests.close()
 
     async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(65_536):

@@ -5,7 +5,7 @@ import contextlib
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from app.stores.memory import MemoryStore
 from app.stores.results import ApplyResult
 from tests.http.bad_values import AMOUNTS, BODIES, NAMES
 from tests.support.failing_store import FailingStore
-from tests.support.servers import Process, RunningApp, SettableClock, eventually, serving
+from tests.support.servers import Process, RunningApp, SettableClock, connected, eventually, serving
 
 FAST_PATH, PROTOCOL, CONNECTION = "app/http/fast_path.py", "app/server/http_protocol.py", "app/server/connection.py"
 KEY = "k" * 16
@@ -126,21 +126,17 @@ def hits_on_fast_path(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 async def exchange(server: RunningApp, *pieces: bytes) -> bytes:
     """Send each piece when the server has read the one before. Return everything that it sends until it closes."""
-    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
-    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for piece in pieces:
-        writer.write(piece)
-        for _ in range(3 if len(pieces) > 1 else 0):
-            await asyncio.sleep(0)
-    try:
-        async with asyncio.timeout(20):
-            received = await reader.read()
-    except ConnectionResetError:
-        received = b"reset"
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+    async with connected(server.url) as (reader, writer):
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            writer.write(piece)
+            for _ in range(3 if len(pieces) > 1 else 0):
+                await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(20):
+                received = await reader.read()
+        except ConnectionResetError:
+            received = b"reset"
     return re.sub(rb"(?im)^(date|retry-after): .*\r\n", b"", received)
 
 
@@ -307,12 +303,15 @@ async def gated(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunningApp]:
         GatedStore.gate.set()
 
 
-def open_socket(server: RunningApp, data: bytes) -> socket.socket:
-    """Connect, send this, and return the socket."""
-    host, port = server.url.removeprefix("http://").split(":")
-    raw = socket.create_connection((host, int(port)))
-    raw.sendall(data)
-    return raw
+@contextlib.contextmanager
+def open_sockets(url: str, number: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
+    """So many sockets that have sent these data."""
+    host, port = url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(number)]
+        for raw in sockets:
+            raw.sendall(data)
+        yield sockets
 
 
 @pytest.mark.fails_on_mutant(
@@ -326,11 +325,10 @@ async def test_hits_of_clients_that_disconnect_while_waiting_count_once(
 ) -> None:
     for _ in range(20):
         hits_on_fast_path.clear()
-        clients = [open_socket(gated, HIT) for _ in range(50)]
-        await eventually(lambda: len(hits_on_fast_path) == 50)
-        for client in clients:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset the connection
-            client.close()
+        with open_sockets(gated.url, 50, HIT) as clients:
+            await eventually(lambda: len(hits_on_fast_path) == 50)
+            for client in clients:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset the connection
         await eventually(lambda: not gated.connections)
     GatedStore.gate.set()
     async with gated.client() as client:
@@ -344,7 +342,7 @@ async def test_hits_of_clients_that_disconnect_while_waiting_count_once(
 async def test_a_connection_has_a_limited_number_of_requests_in_flight(
     gated: RunningApp, hits_on_fast_path: list[bytes]
 ) -> None:
-    with open_socket(gated, HIT * 400):
+    with open_sockets(gated.url, 1, HIT * 400):
         await eventually(lambda: len(hits_on_fast_path) >= connection.IN_FLIGHT_MAX)
         async with gated.client() as client:  # by the time of its response, all that is read would be in flight
             await client.get("/health")
@@ -358,7 +356,7 @@ async def test_a_client_that_never_reads_is_disconnected(request_: bytes, monkey
     monkeypatch.setattr(connection, "SLOW_CLIENT_SECONDS", 0.2)
     options = Settings(TALLY_STORE="memory://", write_limit="1000000/second", read_limit="1000000/second")
     async with serving(options) as server:
-        with open_socket(server, request_) as raw:
+        with open_sockets(server.url, 1, request_) as (raw,):
             raw.setblocking(False)
             with pytest.raises((ConnectionResetError, BrokenPipeError)):
                 async with asyncio.timeout(20):
@@ -370,17 +368,15 @@ async def test_clients_that_never_read_cost_little_memory(tmp_path: Path) -> Non
     process = Process(tmp_path, TALLY_STORE="memory://", TALLY_WRITE_LIMIT="1000000/second").start()
     try:
         before = process.memory()
-        clients = [socket.create_connection(("127.0.0.1", process.port)) for _ in range(20)]
-        for client in clients:
-            client.setblocking(False)
-        for _ in range(400):
+        with open_sockets(process.url, 20) as clients:
             for client in clients:
-                with contextlib.suppress(BlockingIOError):
-                    client.send(HIT * 2000)
-            await asyncio.sleep(0.005)
-        assert (process.memory() - before) / len(clients) < 300_000
-        for client in clients:
-            client.close()
+                client.setblocking(False)
+            for _ in range(400):
+                for client in clients:
+                    with contextlib.suppress(BlockingIOError):
+                        client.send(HIT * 2000)
+                await asyncio.sleep(0.005)
+            assert (process.memory() - before) / len(clients) < 300_000
     finally:
         process.kill()
 
@@ -391,15 +387,14 @@ async def test_after_sigterm_every_counted_hit_has_its_response(tmp_path: Path) 
 
     async def count() -> None:
         nonlocal acknowledged
-        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                writer.write(HIT * 5)
-                for _ in range(5):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
-                    acknowledged += head.startswith(b"HTTP/1.1 200 ")
-        writer.close()
+            async with connected(process.url) as (reader, writer):
+                while True:
+                    writer.write(HIT * 5)
+                    for _ in range(5):
+                        head = await reader.readuntil(b"\r\n\r\n")
+                        await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+                        acknowledged += head.startswith(b"HTTP/1.1 200 ")
 
     process.start()
     try:

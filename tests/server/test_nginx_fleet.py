@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -31,25 +32,25 @@ def live_clients(node: Process) -> float:
 @pytest.mark.fails_on_mutant("the proxy drops the port of the host", CONF, "Host $http_host", "Host $host")
 async def test_twenty_of_twenty_default_clients_connect_and_get_updates(fleet: Fleet) -> None:
     received: list[list[dict]] = [[] for _ in range(20)]
-    clients = [socketio.AsyncClient(reconnection=False) for _ in received]
-    for sio, updates in zip(clients, received, strict=True):
-        sio.on("update", updates.append)
-        await sio.connect(fleet.proxy.url, headers={"Origin": fleet.proxy.url})
-    async with client_from(fleet.proxy, "127.0.1.1") as http:
+    async with AsyncExitStack() as stack:
+        for updates in received:
+            sio = socketio.AsyncClient(reconnection=False)
+            sio.on("update", updates.append)
+            await sio.connect(fleet.proxy.url, headers={"Origin": fleet.proxy.url})
+            stack.push_async_callback(sio.disconnect)
+            assert sio.transport() == "websocket"
+        http = await stack.enter_async_context(client_from(fleet.proxy, "127.0.1.1"))
         assert (await http.post("/event/seen")).json()["ack"] == "redis"
-    await eventually(lambda: all({"eventName": "seen", "count": 1} in updates for updates in received))
-    assert {sio.transport() for sio in clients} == {"websocket"}
-    for sio in clients:
-        await sio.disconnect()
+        await eventually(lambda: all({"eventName": "seen", "count": 1} in updates for updates in received))
 
 
 async def test_clients_that_begin_with_a_websocket_are_spread_over_the_nodes(fleet: Fleet) -> None:
-    clients = [socketio.AsyncClient(reconnection=False) for _ in range(20)]
-    for client in clients:
-        await client.connect(fleet.proxy.url, transports=["websocket"])
-    assert len([node for node in fleet.nodes if live_clients(node)]) > 1
-    for client in clients:
-        await client.disconnect()
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            client = socketio.AsyncClient(reconnection=False)
+            await client.connect(fleet.proxy.url, transports=["websocket"])
+            stack.push_async_callback(client.disconnect)
+        assert len([node for node in fleet.nodes if live_clients(node)]) > 1
 
 
 @pytest.mark.fails_on_mutant("the cookie is ignored", CONF, "default $cookie_tally_node;", "default $remote_addr;")

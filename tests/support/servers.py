@@ -42,6 +42,21 @@ async def eventually(check: Callable[[], object], seconds: float = 20) -> None:
         await asyncio.sleep(0.02)
 
 
+@contextlib.asynccontextmanager
+async def connected(
+    url: str, local_addr: tuple[str, int] | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A raw connection to a server. It is closed at the end, also if the test fails."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=local_addr)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
 @dataclass
 class SettableClock:
     """A clock that runs like the real one, with a shift in seconds that a test sets."""

@@ -28,7 +28,7 @@ from tests.support.scenarios import (
     require_exact,
     under_load,
 )
-from tests.support.servers import Process, eventually
+from tests.support.servers import Process, connected, eventually
 from tests.support.watchers import watching
 
 UNREAD_BYTES_MAX = 256 * 1024  # per client that does not read
@@ -190,13 +190,12 @@ async def slow_clients(directory: Path, connections: int, timeout: str = "10s") 
 
     async def half(number: int) -> None:
         address = (f"127.0.2.{number % 20 + 1}", 0)  # nginx limits an address to 500 connections
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, local_addr=address)
-        started = time.monotonic()
-        writer.write(halves[number % 2])
-        with contextlib.suppress(OSError):
-            assert await reader.read(1000) == b""
-        ended.append(time.monotonic() - started)
-        writer.close()
+        async with connected(proxy.url, address) as (reader, writer):
+            started = time.monotonic()
+            writer.write(halves[number % 2])
+            with contextlib.suppress(OSError):
+                assert await reader.read(1000) == b""
+            ended.append(time.monotonic() - started)
 
     with node(directory, f"sqlite:///{directory}/tally.db") as app:
         proxy = Proxy(directory, [app.port], quick).start()
