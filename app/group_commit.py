@@ -150,7 +150,7 @@ class GroupCommitter:
                         continue
                     with contextlib.suppress(WriteConflict):
                         applied = await self._apply(self._store.apply_change, change)
-                        self._publish(slot, {}, applied.generations.get(slot.day, 0))
+                        self._publish_safely(slot, {}, applied)
                         return result
         raise StoreUnavailable("the day was changed at the same time, so this change was not made; try again")
 
@@ -190,10 +190,14 @@ class GroupCommitter:
         counts, accepted, hits = pending.resolve(applied, slot.date)
         self._metrics.accepted.inc(accepted)
         self._metrics.hits.inc(hits)
+        if counts:  # a commit of visits may have no generation of this day
+            self._publish_safely(slot, counts, applied)
+
+    def _publish_safely(self, slot: TimeSlot, counts: dict[str, int], applied: ApplyResult) -> None:
+        """Publish what was applied. An error is only logged: the counts are stored, and later commits must go on."""
         try:
-            if counts:  # a commit of visits may have no generation of this day
-                self._publish(slot, counts, applied.generations.get(slot.day, 0))
-        except Exception:  # the hits are counted and acknowledged, and later commits must go on
+            self._publish(slot, counts, applied.generations.get(slot.day, 0))
+        except Exception:  # whatever the error is
             log.exception("counts could not be published")
 
     async def _apply(self, apply: Callable[[str, int, int, W], Awaitable[ApplyResult]], work: W) -> ApplyResult:

@@ -391,6 +391,30 @@ async def test_a_cancelled_committer_gives_its_waiters_an_outcome_and_ends(store
     assert not committer.is_running
 
 
+@pytest.mark.fails_on_mutant(
+    "an error of the live clients makes a change fail",
+    "app/group_commit.py",
+    "self._publish_safely(slot, {}, applied)",
+    "self._publish(slot, {}, 0)",
+)
+async def test_an_error_while_publishing_affects_neither_hits_nor_changes(
+    store: BlockingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def publish(*_: object) -> None:
+        raise ValueError("broken")
+
+    async def plan(slot: TimeSlot) -> tuple[DayChange, str]:
+        return DayChange(slot, []), "planned"
+
+    committer = GroupCommitter(store, Clock(Calendar(ZoneInfo("UTC")), lambda: 1_795_435_200.0), publish, Metrics())
+    committer.start()
+    assert count_of(await committer.submit({"a": 1})) == 1
+    assert await committer.apply_change(plan) == "planned"
+    assert count_of(await committer.submit({"a": 1})) == 2
+    assert caplog.text.count("counts could not be published") == 3
+    await committer.close()
+
+
 class CountingWaiter:
     """A waiter that records its calls, and raises in each of them if it is broken."""
 

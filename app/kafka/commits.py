@@ -16,7 +16,8 @@ from app.pending_commit import COMMIT_WEIGHT_MAX
 from app.stores.results import ApplyResult, GroupResult
 
 FUTURE_SECONDS_MAX = 300  # how far a sender's clock may be ahead; such a record counts as of now
-RECORDS_PER_TURN = 1000  # decoded before other tasks run
+BYTES_PER_TURN = 100_000  # decoded before other tasks run: some milliseconds. A larger record is decoded in a thread
+RECORD_BYTES = 100  # added to the size of each record, because decoding a small one takes time too
 
 
 class BuiltCommit(NamedTuple):
@@ -48,24 +49,26 @@ async def build_commit(
     oldest, latest = _oldest_kept(calendar, now, days_kept), now + FUTURE_SECONDS_MAX
     builder = _CommitBuilder(now, calendar, limited=not acknowledged)
     dead: list[DeadLetter] = []
-    taken = 0
+    taken = turn_bytes = 0
     for taken, record in enumerate(records, 1):
-        if taken % RECORDS_PER_TURN == 0:
+        size = RECORD_BYTES + len(record.value or b"")
+        turn_bytes += size
+        if turn_bytes > BYTES_PER_TURN:
+            turn_bytes = 0
             await asyncio.sleep(0)
         try:
-            decoded = decode(record)
+            decoded = await asyncio.to_thread(decode, record) if size > BYTES_PER_TURN else decode(record)
             if not acknowledged:
                 _check_time(decoded.at, oldest, latest)
         except RecordRejected as error:
             dead.append(DeadLetter(record, str(error)))
             continue
         if len(decoded.amounts) > 1 or decoded.visits:
-            size = weight(decoded.amounts, decoded.visits)
-            if builder.size and builder.size + size > COMMIT_WEIGHT_MAX:
+            added = weight(decoded.amounts, decoded.visits)
+            if builder.size and builder.size + added > COMMIT_WEIGHT_MAX:
                 return BuiltCommit(builder.commit(), dead, taken - 1)
-            if size > COMMIT_WEIGHT_MAX:
-                slot = calendar.slot(_possible_time(decoded.at, now))
-                return BuiltCommit([], dead, taken, _split(slot, decoded))
+            if added > COMMIT_WEIGHT_MAX:
+                return BuiltCommit([], dead, taken, _split(calendar.slot(_possible_time(decoded.at, now)), decoded))
         builder.add(*decoded)
         if builder.size >= COMMIT_WEIGHT_MAX:
             break

@@ -4,6 +4,7 @@ Clients may connect, disconnect, answer pings and send `resync`. Anything else i
 python-socketio parse it, because they would log a traceback, wait for the client for ever, or obey it.
 """
 
+import asyncio
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 INBOUND_BYTES_MAX = 16_384  # in one message or POST
 POSTED_PACKETS_MAX = 16
+POST_SECONDS = 60.0  # in which the body of a POST has to arrive
 
 # Of Engine.IO's packet types: close (1), pong (3) and message (4); in a POST they are separated by \x1e. None may begin
 # with a JSON array or object, which python-engineio would parse, with a traceback if it is nested too deeply.
@@ -71,6 +73,21 @@ async def _receive_frame(receive: Any) -> Any:
 
 
 async def _receive_post(receive: Any) -> Any:
+    try:
+        async with asyncio.timeout(POST_SECONDS):
+            body = await _read_body(receive)
+    except TimeoutError:
+        raise HTTPException(400, f"the body did not arrive within {POST_SECONDS:g} s; send it again") from None
+    try:
+        is_valid = _POST.fullmatch(body.decode())
+    except UnicodeDecodeError:
+        is_valid = None
+    if not is_valid:
+        raise HTTPException(400, "body: not a valid Engine.IO payload")
+    return {"type": "http.request", "body": body}
+
+
+async def _read_body(receive: Any) -> bytes:
     body, more = b"", True
     while more:
         message = await receive()
@@ -80,10 +97,4 @@ async def _receive_post(receive: Any) -> Any:
         more = message.get("more_body", False)
         if len(body) > INBOUND_BYTES_MAX:
             raise HTTPException(413, f"the body is too large: at most {INBOUND_BYTES_MAX // 1024} KiB")
-    try:
-        is_valid = _POST.fullmatch(body.decode())
-    except UnicodeDecodeError:
-        is_valid = None
-    if not is_valid:
-        raise HTTPException(400, "body: not a valid Engine.IO payload")
-    return {"type": "http.request", "body": body}
+    return body

@@ -115,6 +115,10 @@ class LimitedProtocol(UpgradeProtocol):
             self.transport.release_reading()
             self._parse(data)
 
+    def _should_upgrade(self) -> bool:
+        # Otherwise the responses to earlier requests would be written into the WebSocket.
+        return not self.requests_in_flight() and super()._should_upgrade()
+
     def on_headers_complete(self) -> None:
         """Start the request. Raises ValueError, which the parser turns into a 400 response."""
         if len(self.headers) > HEADERS_MAX:

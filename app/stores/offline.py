@@ -283,7 +283,7 @@ class OfflineStore(CounterStore):
             self._start_outage(error)
 
     def _start_outage(self, error: StoreError) -> None:
-        log.warning("Redis is unreachable, hits are spooled: %s", error.__cause__ or error)
+        log.warning("Redis is unreachable, hits are spooled: %s", str(error.__cause__ or "") or error)
         self._last_known.start_outage()
         self._offline_since, self._outages = time.monotonic(), self._outages + 1
         self._reconnecting = asyncio.create_task(self._reconnect_loop())

@@ -12,7 +12,7 @@ import pytest
 
 from tests.http.bad_values import AMOUNTS, BODIES, NAMES
 from tests.http.problems import assert_client_error
-from tests.support.servers import ADMIN_KEY, AS_ADMIN, RunningApp, eventually
+from tests.support.servers import ADMIN_KEY, AS_ADMIN, RunningApp, connected, eventually
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,18 +70,35 @@ async def test_a_client_that_disconnects_during_its_body(tally: RunningApp, capl
 @pytest.mark.fails_on_mutant(
     "a body that never ends", "app/http/parsing.py", "asyncio.timeout(BODY_SECONDS)", "asyncio.timeout(None)"
 )
+@pytest.mark.fails_on_mutant(
+    "an import that never ends",
+    "app/http/routes/export_import.py",
+    "asyncio.timeout(PAUSE_SECONDS_MAX)",
+    "asyncio.timeout(None)",
+)
+@pytest.mark.fails_on_mutant(
+    "a POST of Socket.IO that never ends",
+    "app/live/inbound.py",
+    "asyncio.timeout(POST_SECONDS)",
+    "asyncio.timeout(None)",
+)
 async def test_a_body_that_does_not_end_is_rejected(tally: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would take its bytes out of the budget of all large bodies for ever."""
     monkeypatch.setattr("app.http.parsing.BODY_SECONDS", 0.1)
-    host, port = tally.url.removeprefix("http://").split(":")
-    for method, path in ((b"POST", b"/events"), (b"PUT", b"/event/known")):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        head = b"%b %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n" % (method, path, ADMIN_KEY.encode())
-        writer.write(head + b"Content-Length: 100\r\n\r\n{")
-        response = await asyncio.wait_for(reader.readuntil(b"}"), 10)
-        assert b" 400 " in response
-        assert b"did not arrive within" in response
-        writer.close()
+    monkeypatch.setattr("app.http.routes.export_import.PAUSE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("app.live.inbound.POST_SECONDS", 0.1)
+    polling = "/socket.io/?EIO=4&transport=polling"
+    async with tally.client() as client:
+        session = (await client.get(polling)).text.split('"sid":"')[1].split('"')[0]
+    paths = {"/events": "POST", "/event/known": "PUT", "/import": "POST", f"{polling}&sid={session}": "POST"}
+    for path, method in paths.items():
+        async with connected(tally.url) as (reader, writer):
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\n"
+            writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            async with asyncio.timeout(20):
+                response = await reader.readuntil(b"}")
+            assert b" 400 " in response, path
+            assert b"arrive" in response, path
 
 
 IMPORTS = {

@@ -1,6 +1,8 @@
 """Records as a commit: times, days and the size of a commit."""
 
+import asyncio
 import json
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
@@ -9,8 +11,8 @@ import pytest
 
 from app.domain.calendar import Calendar
 from app.domain.counting import VISITOR_WEIGHT
-from app.kafka.commits import build_commit
-from app.kafka.decoding import FieldMapping, decode_buffered, mapped_decoder
+from app.kafka.commits import BYTES_PER_TURN, build_commit
+from app.kafka.decoding import DecodedRecord, FieldMapping, decode_buffered, mapped_decoder
 from app.pending_commit import COMMIT_WEIGHT_MAX
 
 UTC_CALENDAR = Calendar(ZoneInfo("UTC"))
@@ -74,3 +76,40 @@ async def test_a_commit_has_fewer_records_if_they_write_users_and_sessions() -> 
     assert taken == COMMIT_WEIGHT_MAX // (200 * VISITOR_WEIGHT + 1)
     plain = [record(NOW, {"counts": {f"event {number}": 1}}) for number in range(100)]
     assert (await build_commit(decode_buffered, True, plain, NOW, UTC_CALENDAR, 8)).taken == 100
+
+
+@pytest.mark.fails_on_mutant(
+    "a large record is decoded in one turn of the event loop",
+    "app/kafka/commits.py",
+    "await asyncio.to_thread(decode, record) if size > BYTES_PER_TURN else",
+    "",
+)
+@pytest.mark.fails_on_mutant(
+    "many records are decoded in one turn of the event loop",
+    "app/kafka/commits.py",
+    "            await asyncio.sleep(0)\n",
+    "",
+)
+async def test_other_tasks_run_while_records_are_decoded() -> None:
+    turns = 0
+    in_main_thread: list[bool] = []
+
+    async def other_task() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def decode(encoded: SimpleNamespace) -> DecodedRecord:
+        in_main_thread.append(threading.current_thread() is threading.main_thread())
+        return decode_buffered(encoded)
+
+    small = record(NOW, {"counts": {"a" * 100: 1}})
+    task = asyncio.create_task(other_task())
+    await build_commit(decode, True, [small] * 1000, NOW, UTC_CALENDAR, 8)
+    assert all(in_main_thread)
+    assert turns >= 1000 * len(small.value) // BYTES_PER_TURN >= 1
+    large = record(NOW, {"counts": {"a": 5000}, "visits": [["a", 1, f"user {i}", "s"] for i in range(5000)]})
+    assert (await build_commit(decode, True, [large], NOW, UTC_CALENDAR, 8)).parts
+    assert not in_main_thread[-1]
+    task.cancel()

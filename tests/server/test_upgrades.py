@@ -133,6 +133,20 @@ async def test_a_websocket_handshake_is_still_accepted() -> None:
 
 
 @pytest.mark.fails_on_mutant(
+    "a response is written into a WebSocket",
+    "app/server/connection.py",
+    "return not self.requests_in_flight() and super()._should_upgrade()",
+    "return super()._should_upgrade()",
+)
+@pytest.mark.parametrize("what", ["a hit", "a batch"])
+async def test_a_handshake_behind_an_unfinished_request_is_an_ordinary_request(what: str) -> None:
+    async with tally(fast_path=True) as offered, tally(fast_path=True) as plain:
+        expected = await exchange(plain, REQUESTS[what] + REQUESTS["a file"] + LAST)
+        handshake = offering(REQUESTS["a file"], OFFERS["of WebSockets"])
+        assert await exchange(offered, REQUESTS[what] + handshake + LAST) == expected
+
+
+@pytest.mark.fails_on_mutant(
     "a tunnel keeps its connection", UPGRADES, 'if self.parser.get_method() == b"CONNECT":', "if False:"
 )
 async def test_a_tunnel_is_rejected_and_its_connection_is_closed() -> None:

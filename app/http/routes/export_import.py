@@ -24,6 +24,7 @@ Imported = TypedDict(
     "Imported", {"format": Format, "lines": int, "events": int, "hits": int, "bots": int, "added": bool}
 )
 CHUNK_BYTES = 262_144  # of a file, read at once in a thread
+PAUSE_SECONDS_MAX = 60.0  # a file may take longer, but its client may not stop sending
 
 _BODY = {"requestBody": {"required": True, "content": {"application/x-ndjson": {}, "text/csv": {}, "text/plain": {}}}}
 
@@ -48,14 +49,9 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock, backups: Ba
         """
         with tempfile.TemporaryFile() as file:
             try:
-                async for chunk in request.stream():
-                    file.write(chunk)
+                await _save_body(request, file)
                 file.seek(0)
                 return await _import_file(store, clock, file, bots, dry_run)
-            except ClientDisconnect:
-                raise Problem(
-                    MALFORMED_REQUEST, "the connection closed before the whole body arrived; send the file again"
-                ) from None
             except OSError as error:
                 raise Problem(REQUEST_TOO_LARGE, f"not enough disk space for the import: {error}") from None
             except ExportError as error:
@@ -69,6 +65,23 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock, backups: Ba
     async def read_backup() -> FileDownload:
         """Return a copy of the SQLite file, as of one moment during the request. One backup is made at a time."""
         return FileDownload(await backups.open_copy(), "application/vnd.sqlite3", "tally.db")
+
+
+async def _save_body(request: Request, file: BinaryIO) -> None:
+    """Save the body in a file. Raises Problem (400) if it is not complete, or OSError."""
+    chunk: bytes | None = b""
+    chunks = request.stream()
+    try:
+        while chunk is not None:
+            file.write(chunk)
+            async with asyncio.timeout(PAUSE_SECONDS_MAX):
+                chunk = await anext(chunks, None)
+    except ClientDisconnect:
+        text = "the connection closed before the whole body arrived; send the file again"
+        raise Problem(MALFORMED_REQUEST, text) from None
+    except TimeoutError:
+        text = f"no data arrived for {PAUSE_SECONDS_MAX:g} s; send the file again"
+        raise Problem(MALFORMED_REQUEST, text) from None
 
 
 async def _import_file(store: CounterStore, clock: Clock, file: BinaryIO, bots: bool, dry_run: bool) -> Imported:
