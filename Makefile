@@ -12,7 +12,7 @@ run: $(BIN)/.installed
 
 # `make test PACKAGE=live` runs only the tests in tests/live.
 test: $(TOOLS) $(NODE)
-	@tools/setup redis-server nginx prometheus openssl curl chromium golang-go systemd
+	@tools/setup redis-server nginx caddy prometheus openssl curl chromium golang-go systemd
 	@tools/setup maven || true # without it and the Java that it installs, the tests of Kafka and of Java's client are skipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(PACKAGE),tests/$(PACKAGE))
 
@@ -64,7 +64,7 @@ fuzz: $(TOOLS)
 
 # Checks that each test fails on the mutants of the code that it names.
 mutants: $(TOOLS) $(NODE)
-	@tools/setup redis-server nginx prometheus openssl curl chromium golang-go systemd maven
+	@tools/setup redis-server nginx caddy prometheus openssl curl chromium golang-go systemd maven
 	$(BIN)/python -m tests.support.mutants
 
 check: $(TOOLS) $(NODE)
