@@ -1,9 +1,10 @@
 """Backups of a SQLite store while it counts: copies for download, and local copies at intervals."""
 
+import contextlib
 import glob
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -33,7 +34,7 @@ class Backups:
 
     def remove_incomplete(self) -> None:
         """Delete what a process left behind that has crashed during a backup. The caller has opened the store."""
-        for ending in ("*.part", "download"):
+        for ending in ("*.part", "download", "check*"):
             for file in self._directory.glob(f"{glob.escape(self._prefix)}{ending}"):
                 file.unlink(missing_ok=True)
 
@@ -48,6 +49,17 @@ class Backups:
         self._download = self._downloaded.open("rb")
         self._downloaded.unlink()
         return self._download
+
+    @contextlib.asynccontextmanager
+    async def temporary_copy(self) -> AsyncIterator[Path]:
+        """Yield a new copy of the store, which is deleted afterwards. Raises the errors of `back_up`."""
+        copy = self._directory / f"{self._prefix}check"
+        try:
+            await self._store.back_up(copy)
+            yield copy
+        finally:
+            for file in self._directory.glob(f"{glob.escape(copy.name)}*"):
+                file.unlink(missing_ok=True)
 
     async def back_up_if_due(self) -> None:
         """Make a local copy if the newest one is too old, and delete old ones. Errors become a reason in /health."""

@@ -25,7 +25,7 @@ from app.kafka.buffer import DURABILITY
 from app.main import create_app
 from app.server.server import TallyServer
 from app.settings import Settings, invalid_settings
-from app.store_commands import rezone_file, run_backup, run_file_command, run_import, run_set_offset
+from app.store_commands import rezone_file, run_backup, run_check, run_file_command, run_import, run_set_offset
 from app.stores import create_store
 from app.stores.base import StoreError, StoreOpenError
 
@@ -35,6 +35,7 @@ SERVE_COMMANDS = {
 }
 OPERATIONS = ("/health", "/health/live", "/health/ready", "/metrics")  # all that `consume` serves
 BACKUP = "copy the SQLite store to a new file, also while Tally runs"
+CHECK = "check that the counts of the store are consistent, also while Tally runs"
 FILE_COMMANDS = {
     "export": "write all data to a new file, as NDJSON",
     "verify": "check that the store matches an export file",
@@ -68,6 +69,8 @@ def main() -> None:
                 print(runner.run(run_import(arguments, create_store(settings), clock)))
             elif arguments.command == "backup":
                 print(runner.run(run_backup(arguments.file, settings)))
+            elif arguments.command == "check":
+                print(runner.run(run_check(settings)))
             elif arguments.command == OFFSET_COMMAND:
                 print(runner.run(run_set_offset(arguments, create_store(settings))))
             else:
@@ -86,13 +89,14 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="Settings are TALLY_* environment variables; see docs/reference/settings.md.",
     )
     parser.add_argument("--version", action="version", version=f"tally {__version__}")
-    names = [*SERVE_COMMANDS, "backup", "export", "import", "verify", "rezone", OFFSET_COMMAND, ALERTS_COMMAND]
+    names = [*SERVE_COMMANDS, "backup", "check", "export", "import", "verify", "rezone", OFFSET_COMMAND, ALERTS_COMMAND]
     commands = parser.add_subparsers(dest="command", metavar=" | ".join(names))
     for name, text in SERVE_COMMANDS.items():
         commands.add_parser(name, help=text, description=text)
     for name, text in {"backup": BACKUP, **FILE_COMMANDS}.items():
         commands.add_parser(name, help=text, description=text).add_argument("file", type=Path)
     _add_import_arguments(commands.add_parser("import", help=IMPORT, description=IMPORT, epilog=IMPORT_EPILOG))
+    commands.add_parser("check", help=CHECK, description=CHECK)
     offset_parser = commands.add_parser(OFFSET_COMMAND, help=OFFSET_HELP, description=OFFSET_HELP)
     offset_parser.add_argument("topic")
     for name in ("partition", "offset"):

@@ -21,6 +21,7 @@ from app.live.day import LiveDay
 from app.live.peers import PeerSync
 from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
+from app.nightly_check import NightlyCheck
 from app.scheduler import Jobs
 from app.settings import Settings
 from app.status import StatusMonitor
@@ -99,7 +100,8 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     uses_kafka = settings.kafka or settings.kafka_inputs
     kafka = KafkaService(settings, store, clock, live_day.count_of, publish, metrics) if uses_kafka else None
     backups = Backups(store, now, settings)
-    status_monitor = StatusMonitor(store, committer, peers, broadcaster, kafka, backups)
+    nightly_check = NightlyCheck(store, backups, live_day, peers, settings, now, metrics)
+    status_monitor = StatusMonitor(store, committer, peers, broadcaster, kafka, backups, nightly_check)
     return Services(
         settings=settings,
         clock=clock,
@@ -114,7 +116,9 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
         kafka=kafka,
         backups=backups,
         status_monitor=status_monitor,
-        jobs=Jobs(live_day, status_monitor, socketio_server, peers, store, alerts, backups, clock, settings),
+        jobs=Jobs(
+            live_day, status_monitor, socketio_server, peers, store, alerts, backups, nightly_check, clock, settings
+        ),
         origins=origins,
         rate_limits=rate_limits,
         permissions=permissions,

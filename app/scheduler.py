@@ -1,6 +1,7 @@
 """The periodic jobs. Counts are correct even if none of them runs, because a day is a key and not a job."""
 
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from app.live.broadcaster import SLOW_CLIENT_TIMEOUT_SECONDS
 from app.live.day import LiveDay
 from app.live.peers import PeerSync
 from app.live.socketio import SocketIoServer
+from app.nightly_check import NightlyCheck
 from app.settings import Settings
 from app.status import StatusMonitor
 from app.stores.base import CounterStore, StoreError
@@ -23,13 +25,17 @@ log = logging.getLogger("tally.scheduler")
 
 
 class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
-    """Fires when the time zone's next day begins. APScheduler's triggers miss a midnight that the zone skips."""
+    """Fires so many seconds after the time zone's next day begins.
 
-    def __init__(self, calendar: Calendar) -> None:
-        self._calendar = calendar
+    APScheduler's triggers miss a midnight that the zone skips.
+    """
+
+    def __init__(self, calendar: Calendar, delay_seconds: float = 0) -> None:
+        self._calendar, self._delay_seconds = calendar, delay_seconds
 
     def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
-        return self._calendar.local(self._calendar.next_day(now.timestamp()))
+        midnight = self._calendar.next_day(now.timestamp() - self._delay_seconds)
+        return self._calendar.local(midnight + self._delay_seconds)
 
 
 class Jobs:
@@ -44,12 +50,13 @@ class Jobs:
         store: CounterStore,
         alerts: AlertService,
         backups: Backups,
+        nightly_check: NightlyCheck,
         clock: Clock,
         settings: Settings,
     ) -> None:
         self._live_day, self._status_monitor, self._peers = live_day, status_monitor, peers
         self._socketio_server, self._store, self._clock = socketio_server, store, clock
-        self._alerts, self._backups = alerts, backups
+        self._alerts, self._backups, self._nightly_check = alerts, backups, nightly_check
         self._retention_seconds = {
             "minute": settings.minutes_kept_hours * 3600,
             "hour": settings.hours_kept_days * 86_400,
@@ -70,6 +77,8 @@ class Jobs:
         add(self._socketio_server.close_unjoined, unjoined_timeout, id="close_unjoined")
         add(_log_store_errors(self._peers.resync), IntervalTrigger(seconds=2), id="resync")
         add(_log_store_errors(self._alerts.check_alerts), IntervalTrigger(seconds=5), id="check_alerts")
+        delay = random.uniform(3, 4) * 3600  # noqa: S311 # so that not all services of a machine check at the same time
+        add(self._nightly_check.run, Midnight(self._clock.calendar, delay), id="nightly_check")
         if self._makes_backups:
             add(
                 self._backups.back_up_if_due, IntervalTrigger(seconds=60), id="back_up", next_run_time=datetime.now(UTC)

@@ -8,6 +8,7 @@ from app.group_commit import GroupCommitter
 from app.kafka.service import KafkaService
 from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
+from app.nightly_check import NightlyCheck
 from app.stores.base import CounterStore
 
 # The broadcaster and the scheduler run every second. They are stalled if they have not run for so long.
@@ -35,10 +36,12 @@ class StatusMonitor:
         broadcaster: Broadcaster,
         kafka: KafkaService | None,
         backups: Backups,
+        nightly_check: NightlyCheck,
     ) -> None:
         """`kafka` is None if it is not configured."""
         self._store, self._committer, self._peers = store, committer, peers
-        self._broadcaster, self._kafka, self._backups = broadcaster, kafka, backups
+        self._broadcaster, self._kafka = broadcaster, kafka
+        self._backups, self._nightly_check = backups, nightly_check
         self._jobs_ran_at = time.monotonic()
 
     def record_jobs_ran(self) -> None:
@@ -49,7 +52,7 @@ class StatusMonitor:
         """Return the present status."""
         store, kafka = self._store.status(), self._kafka
         reasons = [*store.reasons, *self._peers.reasons(), *(kafka.reasons() if kafka else [])]
-        reasons += self._backups.reasons()
+        reasons += [*self._backups.reasons(), *self._nightly_check.reasons()]
         if self._broadcaster.seconds_since_broadcast() > LATE_SECONDS:
             reasons.append("live updates are stalled")
         if time.monotonic() - self._jobs_ran_at > LATE_SECONDS:

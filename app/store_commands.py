@@ -4,6 +4,8 @@ import argparse
 import asyncio
 import contextlib
 import sys
+import tempfile
+import time
 from collections.abc import AsyncIterator
 from io import SEEK_END
 from pathlib import Path
@@ -12,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from app import export_import
 from app.backup_download import download_backup
+from app.check import DifferencesFound, check_copy, check_store, mark_import
 from app.domain.calendar import Clock
 from app.export_import import Contents
 from app.importing.files import Source, open_source
@@ -23,7 +26,7 @@ from app.stores import create_store
 from app.stores.base import CounterStore, StoreInUse, StoreOpenError
 
 PROGRESS_BAR_WIDTH = 40  # characters
-DIFFERENCES_MAX = 20  # lines that `verify` prints
+DIFFERENCES_MAX = 20  # lines that `verify` and `check` print
 
 
 async def run_file_command(command: str, path: Path, store: CounterStore, clock: Clock) -> str:
@@ -76,6 +79,29 @@ def _require_file(settings: Settings) -> None:
         raise StoreOpenError(f"{settings.sqlite_file.absolute()} does not exist: set TALLY_STORE to the file to use")
 
 
+async def run_check(settings: Settings) -> str:
+    """Check the store, of SQLite a copy; return a sentence to print. Raises DifferencesFound and StoreError."""
+    if settings.store_kind == "memory":
+        raise StoreOpenError("a memory store is checked by its own process, every night")
+    if settings.store_kind == "sqlite":
+        _require_file(settings)
+        with tempfile.TemporaryDirectory(prefix="check-", dir=settings.sqlite_file.absolute().parent) as directory:
+            copy = Path(directory, "copy.db")
+            await run_backup(copy, settings)
+            found = await check_copy(copy, settings, time.time())
+    else:
+        store = create_store(settings)
+        async with _opened(store):
+            found = await check_store(store, settings, time.time())
+    if found:
+        raise DifferencesFound(_listed(found))
+    return "OK: the counts are consistent"
+
+
+def _listed(differences: list[str]) -> str:
+    return "\n".join([f"{len(differences)} differences", *differences[:DIFFERENCES_MAX]])
+
+
 async def run_set_offset(arguments: argparse.Namespace, store: CounterStore) -> str:
     """Choose from which offset a Kafka partition is counted; return a sentence to print. Raises StoreError."""
     async with _opened(store):
@@ -126,6 +152,7 @@ async def _import_file(source: Source, contents: Contents, store: CounterStore, 
         return f"{found}\nNothing to add: it was imported before."
     if dry_run:
         return f"{found}\nNothing was written, because of --dry-run."
+    await mark_import(store, clock)
     for line in export_import.read_lines(source.file, clock):
         await export_import.import_line(store, clock, line)
         _show_progress(_progress_bar(line.number - 1, contents.lines))
@@ -153,8 +180,7 @@ async def _verify(file: BinaryIO, store: CounterStore, clock: Clock) -> str:
         _show_progress(_progress_bar(file.tell(), size))
     differences += await comparison.extra_in_store()
     if differences:
-        listed = "\n".join([f"{len(differences)} differences", *differences[:DIFFERENCES_MAX]])
-        raise export_import.ExportError(listed)
+        raise export_import.ExportError(_listed(differences))
     return f"OK: the store matches {file.name}"
 
 

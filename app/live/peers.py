@@ -157,6 +157,10 @@ class PeerSync:
         self._last_message_at = {node: at for node, at in self._last_message_at.items() if at > since}
         return len(self._last_message_at) if self._store.shared else 1
 
+    def is_first_node(self) -> bool:
+        """Return whether this node has the lowest id of the live ones, so that it does what one node has to do."""
+        return self.live_node_count() == 0 or not self._store.shared or self._id == min(self._last_message_at)
+
     def reasons(self) -> list[str]:
         """Return why the sync is degraded, if the store's own status does not explain it already."""
         is_connected = self.live_node_count() or self._store.status().stale_seconds is not None

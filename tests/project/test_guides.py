@@ -125,6 +125,7 @@ def test_the_reference_lists_every_command() -> None:
     assert commands - {"--version", "--help"} == {
         *SERVE_COMMANDS,
         "backup",
+        "check",
         *FILE_COMMANDS,
         "import",
         "rezone",

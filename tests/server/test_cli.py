@@ -1,5 +1,6 @@
 """The command line: both ways to serve, the greeting, and one line for whatever prevents a start."""
 
+import contextlib
 import os
 import resource
 import socket
@@ -279,6 +280,27 @@ def test_a_backup_that_the_server_does_not_make_says_why(
 
 def test_backups_of_a_store_without_a_file_are_an_invalid_setting(tally) -> None:
     assert tally(TALLY_STORE="memory://", TALLY_BACKUP_EVERY="6").startswith("tally: TALLY_BACKUP_EVERY: only a SQLite")
+
+
+@pytest.mark.fails_on_mutant(
+    "differences exit with 0", "app/store_commands.py", "    if found:\n        raise", "    if False:\n        raise"
+)
+def test_a_check_exits_with_0_or_with_the_differences(process, tmp_path: Path) -> None:
+    environment = {"TALLY_STORE": f"sqlite:///{tmp_path}/tally.db", "TALLY_ADMIN_KEYS": ADMIN_KEY}
+    app: Process = process(**environment)
+    app.post("/events", b'{"signup": 3, "order": 4}')
+    done = run_tally("check", TALLY_PORT=str(app.port), **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "OK: the counts are consistent\n", "")
+    app.terminate()
+    with contextlib.closing(sqlite3.connect(tmp_path / "tally.db")) as db:
+        db.execute("DELETE FROM log")
+        db.execute("DELETE FROM total WHERE event = 1")
+        db.execute("INSERT INTO total VALUES (0, 1, 1000)")
+        db.commit()
+    done = run_tally("check", **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("tally: 1 differences\nthe totals: the sum of all events is")
+    assert not list(tmp_path.glob("check-*"))
 
 
 def test_a_second_process_on_the_same_file_exits_with_advice(process, tmp_path: Path) -> None:

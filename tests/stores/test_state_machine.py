@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from app import corrections
+from app.check import check_store, mark_import
 from app.domain.buckets import ALL_EVENTS, TOTAL, Bucket
-from app.domain.calendar import Calendar, TimeSlot
+from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.domain.counting import BucketWrite, Commit, DayChange, HitGroup, IdempotencyKey, Visit
+from app.settings import Settings
 from app.stores import redis_url, rules
 from app.stores.base import CounterStore, OffsetMismatch, StoreLimits
 from app.stores.memory import MemoryStore
@@ -34,6 +36,7 @@ START = 1_772_900_000  # a day before Havana's clock skips a midnight
 NAMES_MAX = 3
 RANKED_MAX = 2
 DAYS_KEPT_SECONDS = 3 * 86_400
+KEPT = Settings(timezone=CALENDAR.zone, minutes_kept_hours=24, hours_kept_days=1)
 events = st.sampled_from(["a", "b", "c", "d"])
 amounts = st.integers(1, 1_000_000)
 users = st.sampled_from(["ann", "bob", "a/b", "Zoë"])
@@ -129,8 +132,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.apply_change(change)
         self.model.erase(user)
 
+    @rule()
+    def check(self) -> None:
+        assert self.run(check_store(self.store, KEPT, self.now)) == []
+
     @rule(counts=st.dictionaries(events, st.integers(1, 99), max_size=3), step=st.sampled_from([0, 2, 3]))
     def import_counts(self, counts: dict[str, int], step: int) -> None:
+        self.run(mark_import(self.store, Clock(CALENDAR, lambda: self.now)))
         for bucket in dict.fromkeys((TOTAL, self.slot.buckets[step])):  # every event has a total
             self.apply_change(DayChange(self.slot, [BucketWrite("add", bucket, counts)]))
             self.model.add(bucket, counts)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from tests.support.scenarios import ALWAYS, EVERYSEC, NEVER, Figures
 from tests.support.scenarios.alerts import crossings
+from tests.support.scenarios.backups import backups
 from tests.support.scenarios.changes import SHARDS, cut_changes
 from tests.support.scenarios.clients import clients_that_do_not_read, dashboards_converge, idle_clients, slow_clients
 from tests.support.scenarios.days import clock_jumps, event_name_flood, midnights
@@ -106,6 +107,8 @@ CASES = {
     "heavy reads, SQLite": Case(heavy_reads, "100,000 names, 200 reads", ("sqlite", 100_000, 200)),
     "heavy reads, Redis": Case(heavy_reads, "100,000 names, 200 reads", ("redis", 100_000, 200)),
     "alerts, 3 nodes": Case(crossings, "1,000 crossings, 10 rounds", (1000, 10)),
+    "backups under load": Case(backups, "50 backups, 20 MB", (50, 20)),
+    "large backups": Case(backups, "3 backups, 500 MB", (3, 500)),
     "clients that poll": Case(polling_clients, "300, and 300 silent ones", (300, 30.0, 2.0)),
 }
 

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from app.backups import Backups
+from app.check import mark_import
 from app.domain.calendar import Clock
 from app.export_import import ExportError, check_file, export, import_line, lines_left, read_lines
 from app.http.errors import Problem
@@ -90,6 +91,8 @@ async def _import_file(store: CounterStore, clock: Clock, file: BinaryIO, bots: 
     with source.file:
         contents = await asyncio.to_thread(check_file, source.file, clock)
         added = bool(await lines_left(store, contents)) and not dry_run
+        if added:
+            await mark_import(store, clock)
         for line in read_lines(source.file, clock) if added else ():
             await import_line(store, clock, line)
     _, lines, events, hits, _ = contents

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,9 @@ from pathlib import Path
 
 import httpx
 
+from app.check import check_copy, check_store
+from app.settings import Settings
+from app.stores import create_store
 from tests.support.history_checker import Add, History
 from tests.support.load import Load, OpenLoopLoad
 from tests.support.redis_servers import RedisServer
@@ -67,6 +71,21 @@ def compare_with_history(adds: list[Add], values: Mapping[str, int]) -> Figures:
         lower[add.event] += add.by * (add.outcome == "acknowledged")
         upper[add.event] += add.by * (add.outcome != "rejected")
     return compare_counts(lower, upper, values)
+
+
+async def require_consistent(figures: Figures, directory: Path, url: str, at: float | None = None) -> None:
+    """Require that `tally check` finds nothing at this UTC second, or now. No process has a SQLite file open."""
+    settings = Settings(TALLY_STORE=url, spool=str(directory / "unused"))
+    if settings.store_kind == "sqlite":
+        found = await check_copy(settings.sqlite_file, settings, at or time.time())
+    else:
+        store = create_store(settings)
+        await store.open()
+        try:
+            found = await check_store(store, settings, at or time.time())
+        finally:
+            await store.close()
+    figures.require(not found, f"the check found {len(found)} differences: {found[:3]}")
 
 
 def check_reads(figures: Figures, *histories: History) -> None:

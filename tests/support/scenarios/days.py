@@ -16,7 +16,17 @@ import httpx
 from app.main import create_app
 from app.settings import Settings
 from tests.support.load import Connection
-from tests.support.scenarios import NEVER, Figures, compare_counts, memory_kb, nodes, redis, require_exact, store
+from tests.support.scenarios import (
+    NEVER,
+    Figures,
+    compare_counts,
+    memory_kb,
+    nodes,
+    redis,
+    require_consistent,
+    require_exact,
+    store,
+)
 from tests.support.servers import Process, SettableClock, eventually, serving
 from tests.support.watchers import watching
 
@@ -97,7 +107,8 @@ async def clock_jumps(directory: Path, kind: str, jumps: int) -> Figures:
             counted = {day["day"]: day["hits"] for day in (await http.get("/history")).json()}
             total = (await http.get("/event/a")).json()["total"]
             hours = (await http.get("/event/a/series?step=hour&points=1440")).json()["points"]
-    figures = require_exact(compare_counts(days, days, counted))
+        figures = require_exact(compare_counts(days, days, counted))
+        await require_consistent(figures, directory, url, clock())
     figures.details |= {"jumps": jumps, "days": len(days)}
     figures.require(days == expected, "hits are in another day than that of the clock, or a day went backwards")
     figures.require(total == jumps * 5, f"the total of all days is {total}")

@@ -21,6 +21,7 @@ from tests.support.scenarios import (
     metric,
     node,
     redis,
+    require_consistent,
     require_exact,
     store,
     under_load,
@@ -52,6 +53,8 @@ async def kill_node(directory: Path, kind: str, kills: int, hits: int) -> Figure
         figures.require(load.problems == [], f"hits got error responses: {load.problems[:2]}")
         days = app.get("/series?step=day&points=1")["points"][0]["count"]
         figures.require(days == sum(values.values()), f"the sum of all events is {days}")
+        app.kill()
+        await require_consistent(figures, directory, url)
         return figures
 
 
@@ -81,6 +84,7 @@ async def kill_redis(directory: Path, options: tuple[str, ...], kills: int, hits
         await wait_until_healthy(app)
         figures = compare_with_history(load.history.adds, counts_in_redis(server))
         figures.details["spooled"] = load.acks["spooled"]
+        await require_consistent(figures, directory, server.url)
         if options == ALWAYS:
             return require_exact(figures)
         figures.require(not figures.doubled, f"{figures.doubled} hits were counted twice")

@@ -25,6 +25,7 @@ from tests.support.scenarios import (
     memory_kb,
     node,
     redis,
+    require_consistent,
     require_exact,
     store,
     wait_until_healthy,
@@ -57,7 +58,8 @@ async def fast_clock(directory: Path, kind: str, days: int) -> Figures:
             counted = {day["day"]: day["hits"] for day in app.get("/history")}
             today = app.get("/event/a")
             counted[today["day"]] = today["count"]
-    figures = require_exact(compare_counts(expected, expected, {day: counted.get(day, 0) for day in expected}))
+        figures = require_exact(compare_counts(expected, expected, {day: counted.get(day, 0) for day in expected}))
+        await require_consistent(figures, directory, url)
     figures.details |= {"days of history": days, "days left": len(counted.keys() & expected.keys())}
     figures.require(len(expected) >= days, f"the history has only {len(expected)} days")
     figures.require(fast_total == expected.total() + 1 - 5 * len(others), f"the fast node returned {fast_total}")
