@@ -163,7 +163,7 @@ def test_the_counts_of_another_counter_are_imported(process: Callable[..., Proce
 
 
 class GoatCounterApi(BaseHTTPRequestHandler):
-    """Answers as GoatCounter 2.7 does, with two paths per page instead of 100."""
+    """Answers as GoatCounter 2.7 does, with two paths per page instead of 20."""
 
     PATHS = ("/", "/blog/first", "/a,b", "signup")
 
@@ -197,7 +197,8 @@ def test_the_visits_of_goatcounter_are_read_from_its_api(tmp_path: Path) -> None
     with ThreadingHTTPServer(("127.0.0.1", 0), GoatCounterApi) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        run(script.script, tmp_path, {"GOATCOUNTER": f"http://127.0.0.1:{server.server_port}", "TOKEN": "a-token"})
+        url = f"http://127.0.0.1:{server.server_port}"
+        run(script.script, tmp_path, {"GOATCOUNTER": url, "TOKEN": "a-token", "START": "2026-11-01"})
         server.shutdown()
         thread.join()
     with (tmp_path / "counts.csv").open("rb") as file:
