@@ -151,8 +151,8 @@ def test_unique_users_are_counted_and_ranked(tally: Process, open_page, console_
 @pytest.mark.fails_on_mutant(
     "asks for no name",
     "static/js/components/confirm-dialog.js",
-    "submit.disabled = wordInput.value.normalize() !== word;",
-    "submit.disabled = false;",
+    "submit.disabled = wordInput.value.normalize() !== word || ",
+    "submit.disabled = ",
 )
 def test_a_correction_requires_typing_the_event_name(tally: Process, open_page, console_messages: list[str]) -> None:
     tally.post("/event/wrong", b'{"by": 50}')

@@ -159,9 +159,7 @@ async def test_a_change_needs_the_permission_of_put_and_pages_can_read_why(
     assert (await client.get("/get/mysite.com/likes", headers=admin)).json() == {"value": 2}
 
 
-@pytest.mark.fails_on_mutant(
-    "HEAD changes a counter", "app/http/middleware.py", '(*CHANGING_PATHS, "/socket.io/")', '("/hit/", "/socket.io/")'
-)
+@pytest.mark.fails_on_mutant("HEAD changes a counter", "app/http/middleware.py", "(*CHANGING_PATHS,", '("/hit/",')
 async def test_a_head_changes_nothing(client: httpx.AsyncClient) -> None:
     await client.get("/hit/mysite.com/likes")
     for path in ("update/mysite.com/likes?amount=1", "set/mysite.com/likes?value=7", "create/mysite.com/new?value=1"):

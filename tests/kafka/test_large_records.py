@@ -110,7 +110,7 @@ RECORDS = [
 
 
 @pytest.mark.fails_on_mutant(
-    "a large record is one commit", "app/kafka/commits.py", "if size > COMMIT_WEIGHT_MAX:", "if False:"
+    "a large record is one commit", "app/kafka/commits.py", "if added > COMMIT_WEIGHT_MAX:", "if False:"
 )
 async def test_no_commit_is_too_large(monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> None:
     store = make_store("memory", redis_server)

@@ -190,7 +190,7 @@ def test_a_stream_ends_cleanly_when_the_server_shuts_down(process: Callable[...,
 @pytest.mark.fails_on_mutant(
     "the proxy ends quiet streams",
     "deploy/nginx.conf",
-    "location ~ ^/(stream|embed/[^/]+/stream)$ {",
+    "location ~ ^/(stream(/[^/]+/[^/]+)?|embed/[^/]+/stream)$ {",
     "location = /never {",
 )
 async def test_the_proxy_passes_a_stream_on_at_once_and_keeps_it_open_while_it_is_quiet(
