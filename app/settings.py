@@ -151,9 +151,12 @@ class Settings(BaseSettings):
     )
     write_limit: Rate = Field(
         default="1000/second",
-        description="Maximum rate of hits per client address. A batch costs less: see `POST /events`.",
+        description="Maximum rate of hits per client address, e.g. `1000/second`. A batch costs less: see "
+        "`POST /events`.",
     )
-    read_limit: Rate = Field(default="200/second", description="Maximum rate of reads per client address.")
+    read_limit: Rate = Field(
+        default="200/second", description="Maximum rate of reads per client address, e.g. `200/second`."
+    )
     events_max: int = Field(
         default=100_000,
         ge=1,
@@ -229,8 +232,8 @@ class Settings(BaseSettings):
     kafka: str = Field(
         default="",
         pattern=SERVERS,
-        description="Kafka bootstrap servers. If set, hits are buffered in `TALLY_KAFKA_TOPIC` and acknowledged "
-        "with 202.",
+        description="Kafka bootstrap servers, e.g. `host:port`. If set, hits are buffered in `TALLY_KAFKA_TOPIC` and "
+        "acknowledged with 202.",
     )
     kafka_topic: str = Field(
         default="tally.events", pattern=TOPIC, description="Topic that buffers hits until they are counted."

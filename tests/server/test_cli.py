@@ -81,11 +81,11 @@ def test_the_greeting_has_an_address_that_opens(process, host: str, url: str, re
     "the greeting has no root path", "app/cli.py", "{settings.port}{settings.root_path}", "{settings.port}"
 )
 def test_the_greeting_has_the_root_path(process) -> None:
-    app: Process = process(TALLY_STORE="memory://", TALLY_ROOT_PATH="/stats/tally")
+    app: Process = process(TALLY_STORE="memory://", TALLY_ROOT_PATH="/counts/tally")
     greeting = app.log.read_text()
-    assert greeting.startswith(f"Tally is running at {app.url}/stats/tally (API docs: {app.url}/stats/tally/docs)")
-    assert f"{app.url}/stats/tally/event/hello" in greeting
-    assert httpx.get(f"{app.url}/stats/tally", follow_redirects=True).url == f"{app.url}/stats/tally/"
+    assert greeting.startswith(f"Tally is running at {app.url}/counts/tally (API docs: {app.url}/counts/tally/docs)")
+    assert f"{app.url}/counts/tally/event/hello" in greeting
+    assert httpx.get(f"{app.url}/counts/tally", follow_redirects=True).url == f"{app.url}/counts/tally/"
 
 
 def test_the_greeting_puts_an_ipv6_address_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
