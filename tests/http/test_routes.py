@@ -99,6 +99,8 @@ async def test_openapi_lists_all_routes_and_the_docs_work_offline(client: httpx.
         "GET /event/{name}/series", "GET /series", "GET /history", "GET /history/{day}", "GET /health",
         "GET /health/live", "GET /health/ready", "GET /metrics", "GET /badge/{name}.svg",
         "GET /event/{name}/shield.json", "GET /stream",
+        "GET /metrics/events", "GET /backup",
+        "GET /alerts", "POST /alerts", "GET /alerts/{id}", "PUT /alerts/{id}", "DELETE /alerts/{id}",
     }  # fmt: skip
     statuses = set(document["paths"]["/events"]["post"]["responses"])
     assert statuses == {"200", "202", "400", "401", "403", "413", "415", "421", "422", "429", "503"}
