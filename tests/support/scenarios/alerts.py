@@ -96,7 +96,7 @@ async def compare(app: Process, receiver: Receiver, acknowledged: int, unknown: 
 
     missed = set[int]()
     try:
-        await eventually(lambda: received().keys() >= expected, 200)
+        await eventually(lambda: received().keys() >= expected, 120)
     except AssertionError:
         missed = expected - received().keys()
     found = received()
