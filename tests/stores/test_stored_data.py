@@ -107,7 +107,8 @@ async def test_a_retry_of_a_stored_request_gets_its_first_answer(url: str, name:
             answer = await send(client, sent["request"])
             assert (answer.json(), answer.headers["Idempotent-Replayed"]) == (sent["answer"], "true")
         answer = await client.post("/import", content=(DATA / "import.ndjson").read_bytes(), headers=AS_ADMIN)
-        assert answer.json() == wanted["retries"]["import"]["answer"]
+        assert answer.json().items() >= wanted["retries"]["import"]["answer"].items()
+        assert answer.json()["added"] is False
         await assert_retried_commit(store, wanted["retries"]["source"])
         await assert_reads(client, wanted["reads"])
 
