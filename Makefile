@@ -14,7 +14,7 @@ run: $(BIN)/.installed
 test: $(TOOLS) $(NODE)
 	@tools/setup redis-server nginx caddy prometheus openssl curl chromium golang-go systemd
 	@tools/setup maven || true # without it and the Java that it installs, the tests of Kafka and of Java's client are skipped
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(PACKAGE),tests/$(PACKAGE))
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(if $(PACKAGE),tests/$(PACKAGE))
 
 # The tests of Kafka faults in full size: 500,000 records, and a burst of 20 s. They take some minutes.
 kafka: $(TOOLS)
