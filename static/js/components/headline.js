@@ -90,5 +90,5 @@ function comparisonText(compared) {
     ...(yesterday === null ? [] : [`${comparison(today, yesterday)} yesterday (${number(yesterday)})`]),
     ...(weekAgo === null ? [] : [`${comparison(today, weekAgo)} a week ago (${number(weekAgo)})`]),
   ];
-  return parts.length ? `By ${time(Date.parse(until))}: ${number(today)}, ${parts.join(", ")}` : "";
+  return parts.length ? `By ${time(Date.parse(until))}: ${parts.join(", ")}` : "";
 }
