@@ -11,7 +11,7 @@ import msgspec
 
 from app.domain.alerts import Alert, Delivery
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 # it begins each secret of Standard Webhooks
+SECRET_PREFIX = "whsec_"  # noqa: S105 # nosec B105 # it begins each secret of Standard Webhooks
 _WINDOW_TEXTS = {"5m": "the last 5 minutes", "1h": "the last hour", "1d": "the last day"}
 _SLACK_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _DISCORD_MARKUP = re.compile(r"([\\*_~|>`:#@\[\]()-])")
