@@ -66,7 +66,7 @@ ratios, because machines differ.
 METHOD = """\
 ## How to read it
 
-Each measurement starts a new server, {rounds} times in turn with all the others. A figure is the median, with the
+Each measurement starts a new server, {rounds} time(s) in turn with all the others. A figure is the median, with the
 minimum and the maximum in brackets. A ratio compares figures of the same round.
 
 - "Server busy" is the share of its core that the server used, "load busy" that of the load. If a saturated server was
