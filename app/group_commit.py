@@ -197,7 +197,7 @@ class GroupCommitter:
         """Publish what was applied. An error is only logged: the counts are stored, and later commits must go on."""
         try:
             self._publish(slot, counts, applied.generations.get(slot.day, 0))
-        except Exception:  # whatever the error is
+        except Exception:  # the counts are stored, and later commits must go on
             log.exception("counts could not be published")
 
     async def _apply(self, apply: Callable[[str, int, int, W], Awaitable[ApplyResult]], work: W) -> ApplyResult:

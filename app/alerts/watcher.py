@@ -59,7 +59,7 @@ class AlertWatcher:
                 await self._check(counted)
             except StoreError as error:
                 log.info("alerts will be checked later: %s", error)
-            except Exception:  # later checks may succeed, and `check_all` repeats this one
+            except Exception:  # hits go on, and `check_all` repeats this check every few seconds
                 log.exception("alerts could not be checked")
             await asyncio.sleep(NOTICE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Static files, read and compressed once, and the HTML pages that refer to them.
+"""Static files, read once and compressed once, and the HTML pages that refer to them.
 
 A page refers to its files under a path that has the version of all of them: `static/v-1a2b3c4d/app.css`. A browser
 keeps these for a year without asking again. Another version, which a node that was updated earlier or later has sent,
@@ -9,8 +9,8 @@ import gzip
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -32,13 +32,18 @@ _MEDIA_TYPES = {
 }
 
 
-class _Content(NamedTuple):
-    """A file as it is sent. `compressed` is empty if it would not be smaller."""
+class _Content:
+    """A file as it is sent."""
 
-    body: bytes
-    compressed: bytes
-    media_type: str
-    etag: str
+    def __init__(self, body: bytes, media_type: str) -> None:
+        self.body, self.media_type = body, media_type
+        self.etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+
+    @cached_property
+    def compressed(self) -> bytes:
+        """The compressed body, or b"" if it would not be smaller."""
+        compressed = gzip.compress(self.body, 6, mtime=0) if len(self.body) > _UNCOMPRESSED_MAX else b""
+        return compressed if len(compressed) < len(self.body) else b""
 
 
 class StaticFiles:
@@ -69,10 +74,10 @@ class StaticFiles:
 
 
 class Page:
-    """An HTML page that is compressed once."""
+    """An HTML page."""
 
     def __init__(self, text: str) -> None:
-        self._content = _content(text.encode(), _MEDIA_TYPES[".html"])
+        self._content = _Content(text.encode(), _MEDIA_TYPES[".html"])
 
     def respond(self, request: Request, headers: Mapping[str, str]) -> Response:
         """Return the response to a request."""
@@ -80,13 +85,7 @@ class Page:
 
 
 def _read(path: Path) -> _Content:
-    return _content(path.read_bytes(), _MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
-
-
-def _content(body: bytes, media_type: str) -> _Content:
-    compressed = gzip.compress(body, mtime=0) if len(body) > _UNCOMPRESSED_MAX else b""
-    smaller = compressed if len(compressed) < len(body) else b""
-    return _Content(body, smaller, media_type, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    return _Content(path.read_bytes(), _MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
 
 
 def _respond(request: Request, content: _Content, headers: Mapping[str, str]) -> Response:

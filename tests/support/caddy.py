@@ -20,7 +20,7 @@ class Site(NamedTuple):
 
 
 class Caddy:
-    """A Caddy with one site, as in the guide, for each of these nodes."""
+    """A Caddy server with a site for each of these nodes. A site is configured as in the guide."""
 
     def __init__(self, directory: Path, nodes: list[int]) -> None:
         caddyfile = re.findall(r"```caddyfile\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]

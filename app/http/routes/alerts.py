@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -66,21 +67,12 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"applicat
 
 def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:
     """Add the routes of alerts."""
-
-    def row(alert: Alert) -> AlertRow:
-        return AlertRow(
-            id=alert.id,
-            event=alert.event,
-            when=msgspec.to_builtins(alert.when),
-            url=alert.url,
-            format=alert.format,
-            createdAt=clock.calendar.local(alert.created).isoformat(),
-        )
+    calendar = clock.calendar
 
     @router.get("/alerts")
     async def list_alerts() -> list[AlertRow]:
         """Return all alerts, oldest first."""
-        return [row(alert) for alert in await alerts.list_all()]
+        return [_row(calendar, alert) for alert in await alerts.list_all()]
 
     @router.post("/alerts", status_code=201, openapi_extra=_BODY)
     async def add_alert(request: Request, response: Response) -> NewAlert:
@@ -89,35 +81,25 @@ def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:
         try:
             alert = await alerts.add(fields)
         except TooManyAlerts:
-            raise Problem(
-                ALERT_LIMIT, f"there are {ALERTS_MAX} alerts, the most allowed; delete one", {"Retry-After": "3600"}
-            ) from None
+            raise _too_many() from None
         response.headers["Location"] = f"alerts/{alert.id}"
-        return NewAlert(**row(alert), secret=alert.secret)
+        return NewAlert(**_row(calendar, alert), secret=alert.secret)
 
     @router.get("/alerts/{id}")
     async def read_alert(id: str) -> AlertDetail:  # noqa: A002 # the API's word
         """Return an alert, and its deliveries that were not accepted."""
-        alert = _found(await alerts.get(id))
-        deliveries = await alerts.deliveries(id)
-        pending = [delivery for delivery in deliveries if not delivery.failed]
-        return AlertDetail(
-            **row(alert),
-            pending=len(pending),
-            error=next((delivery.error for delivery in pending[::-1] if delivery.error), ""),
-            failed=[_failed_row(clock.calendar, delivery) for delivery in deliveries if delivery.failed],
-        )
+        return _detail(calendar, _found(await alerts.get(id)), await alerts.deliveries(id))
 
     @router.put("/alerts/{id}", openapi_extra=_BODY)
     async def replace_alert(request: Request, id: str) -> AlertRow:  # noqa: A002 # the API's word
         """Change an alert. With another event or condition, it fires for crossings from now on."""
         fields = await _parse(request, allow_private=alerts.allow_private)
-        return row(_found(await alerts.replace(id, fields)))
+        return _row(calendar, _found(await alerts.replace(id, fields)))
 
     @router.delete("/alerts/{id}")
     async def delete_alert(id: str) -> AlertRow:  # noqa: A002 # the API's word
         """Delete an alert, with its deliveries."""
-        return row(_found(await alerts.delete(id)))
+        return _row(calendar, _found(await alerts.delete(id)))
 
 
 async def _parse(request: Request, *, allow_private: bool) -> AlertFields:
@@ -133,6 +115,32 @@ async def _parse(request: Request, *, allow_private: bool) -> AlertFields:
         if error:
             raise Problem(INVALID_REQUEST, f"{field}: {error}")
     return msgspec.structs.replace(fields, event=valid_name(event_name, fields.event, "event"))
+
+
+def _too_many() -> Problem:
+    detail = f"there are {ALERTS_MAX} alerts, the most allowed; delete one"
+    return Problem(ALERT_LIMIT, detail, {"Retry-After": "3600"})
+
+
+def _row(calendar: Calendar, alert: Alert) -> AlertRow:
+    return AlertRow(
+        id=alert.id,
+        event=alert.event,
+        when=msgspec.to_builtins(alert.when),
+        url=alert.url,
+        format=alert.format,
+        createdAt=calendar.local(alert.created).isoformat(),
+    )
+
+
+def _detail(calendar: Calendar, alert: Alert, deliveries: Sequence[Delivery]) -> AlertDetail:
+    pending = [delivery for delivery in deliveries if not delivery.failed]
+    return AlertDetail(
+        **_row(calendar, alert),
+        pending=len(pending),
+        error=next((delivery.error for delivery in pending[::-1] if delivery.error), ""),
+        failed=[_failed_row(calendar, delivery) for delivery in deliveries if delivery.failed],
+    )
 
 
 def _failed_row(calendar: Calendar, delivery: Delivery) -> FailedRow:

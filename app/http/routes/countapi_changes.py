@@ -1,7 +1,7 @@
 """/create, /set, /update, /reset and /delete as in CountAPI and Abacus, also by GET.
 
-Tally keeps neither a key nor bounds for a single counter. Everyone who may count can add 1; all other changes need what
-PUT and DELETE /event/{name} need.
+Tally has no key and no bounds for a single counter. Adding 1 needs the write role. All other changes need what PUT and
+DELETE /event/{name} need.
 """
 
 from typing import Annotated, Any

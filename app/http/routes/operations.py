@@ -1,4 +1,4 @@
-"""GET /health with its probes, and /metrics, for the node or for chosen events; and what Abacus has instead."""
+"""GET /health and /metrics, the probes of Kubernetes, and /healthcheck and /stats of Abacus."""
 
 import time
 from typing import Annotated
@@ -125,7 +125,7 @@ def add_health(
 
 
 def _add_probes(router: APIRouter, status_monitor: StatusMonitor) -> None:
-    """Add the routes for the probes of an orchestrator. It restarts a node only if that helps."""
+    """Add the routes for the probes of Kubernetes, which restarts a node if /health/live fails."""
 
     @router.get("/health/live", responses={503: {"model": Probe, "description": "Only a restart helps"}})
     async def read_liveness(response: Response) -> Probe:

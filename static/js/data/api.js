@@ -56,9 +56,9 @@ export const eventPath = (name) => name && `/event/${encodeURIComponent(name)}`;
 export const getSeries = (name, step, points) => get(`${eventPath(name)}/series?step=${step}&points=${points}`);
 /** @type {Promise<DayRow[]|null>|undefined} */ let closedDaysRequest;
 /** Returns the closed days, newest first, or null if they cannot be loaded. They are requested once. @param {{again?: boolean}} [options] */
-export async function getClosedDays({ again = false } = {}) {
-  if (again || !(await closedDaysRequest)) closedDaysRequest = get("/history").catch(() => null);
-  return closedDaysRequest;
+export function getClosedDays({ again = false } = {}) {
+  if (again) closedDaysRequest = undefined;
+  return (closedDaysRequest ??= get("/history").catch(() => { closedDaysRequest = undefined; return null; }));
 }
 /** Returns the first closed day (ISO 8601) that this server has counts of, or "" if there is none or it is unknown. */
 export const getFirstDay = async () => (await getClosedDays())?.at(-1)?.day ?? "";

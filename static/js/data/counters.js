@@ -29,7 +29,11 @@ export class Counters {
   /** Applies absolute counts by index; new names take the next indices. Returns the new hits. @param {[number, number][]} changes @param {string[]} newNames */
   apply(changes, newNames) {
     let hits = 0;
-    for (const name of newNames) this.counts[this.names.push(name) - 1] = this.received[this.names.length - 1] = 0;
+    for (const name of newNames) {
+      this.names.push(name);
+      this.counts.push(0);
+      this.received.push(0);
+    }
     for (const [index, count] of changes) {
       const added = count - this.counts[index];
       this.total += added;
