@@ -51,7 +51,7 @@ class SqliteStore(CounterStore):
     def __init__(self, path: Path, limits: StoreLimits, zone: str = "UTC") -> None:
         self._path = path.absolute()  # SQLite gives some relative paths, such as ":memory:", a special meaning
         self._limits, self._zone = limits, zone
-        self.records = SqliteRecords(self._use_database)
+        self.records = SqliteRecords(lambda work: self._execute(self._with_database(work)), self._write_records)
         self._flushing: asyncio.Task[None] | None = None
         self._flush_lock = asyncio.Lock()  # held while flushing, and by work that needs a complete flush before it
         self._changes_applied = 0
@@ -188,12 +188,15 @@ class SqliteStore(CounterStore):
             while await self._execute(lambda step=step, cutoff=cutoff: self._prune_members(step, cutoff)):  # type: ignore[misc] # mypy loses the defaults
                 pass
 
-    async def _use_database(self, work: Callable[[Any], T]) -> T:
+    async def _write_records(self, work: Callable[[Any], T]) -> T:
+        return await self._write(self._with_database(work))
+
+    def _with_database(self, work: Callable[[Any], T]) -> Callable[[], T]:
         def run() -> T:
             self._healthy_writer()
             return work(self._db)
 
-        return await self._write(run)
+        return run
 
     def _prune_members(self, step: str, cutoff: int) -> bool:
         """Delete a few buckets that start before the cutoff. Return whether there may be more."""

@@ -12,20 +12,20 @@ Run = Callable[[Callable[[Any], Any]], Awaitable[Any]]  # runs a function with t
 class SqliteRecords(RecordStore):
     """One table for all collections."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, read: Run, write: Run) -> None:
+        self._read, self._write = read, write
 
     async def read(self, collection: str) -> dict[str, str]:
         sql = "SELECT json_group_object(id, text) FROM record WHERE collection = ?"
-        found: dict[str, str] = json.loads(await self._run(lambda db: db.execute(sql, (collection,)).fetchone()[0]))
+        found: dict[str, str] = json.loads(await self._read(lambda db: db.execute(sql, (collection,)).fetchone()[0]))
         return found
 
     async def size(self, collection: str) -> int:
         sql = "SELECT count(*) FROM record WHERE collection = ?"
-        return int(await self._run(lambda db: db.execute(sql, (collection,)).fetchone()[0]))
+        return int(await self._read(lambda db: db.execute(sql, (collection,)).fetchone()[0]))
 
     async def change(self, changes: Sequence[RecordChange], dropped: str = "") -> bool:
-        return bool(await self._run(lambda db: _change(db, changes, dropped)))
+        return bool(await self._write(lambda db: _change(db, changes, dropped)))
 
 
 def _change(db: Any, changes: Sequence[RecordChange], dropped: str) -> bool:

@@ -13,8 +13,9 @@ import pytest
 from app.domain.buckets import Bucket
 from app.domain.counting import BucketWrite, DayChange
 from app.stores import sqlite_tables
-from app.stores.base import Cardinality, StoreLimits
+from app.stores.base import Cardinality, StoreLimits, StoreUnavailable
 from app.stores.sqlite import SqliteStore
+from tests.stores.contract.support import commit_of
 from tests.stores.offline_stores import NOON
 from tests.support.redis_servers import wait_until
 from tests.support.scenarios.disks import disk_full, limit_files, sync_before_response, sync_errors
@@ -108,6 +109,25 @@ async def test_a_disk_that_was_full_has_every_acknowledged_hit(kind: str, tmp_pa
     figures = await disk_full(tmp_path, kind, times=2)
     assert figures.violations == []
     assert figures.details["503s"] + figures.details["spooled"] > 100
+
+
+@pytest.mark.fails_on_mutant(
+    "a read of alerts ends the failure",
+    "app/stores/sqlite.py",
+    "SqliteRecords(lambda work: self._execute(self._with_database(work)), self._write_records)",
+    "SqliteRecords(self._write_records, self._write_records)",
+)
+async def test_only_a_write_ends_a_failure_to_write(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "tally.db", StoreLimits(10))
+    await store.open()
+    await store._run_in_thread(lambda: store._db.execute("PRAGMA query_only = ON"))
+    with pytest.raises(StoreUnavailable):
+        await store.apply("s", 0, 1, commit_of({"a": 1}))
+    assert (await store.records.read("alerts"), await store.records.size("alerts")) == ({}, 0)
+    assert not store.status().accepting
+    await store.refresh()
+    assert store.status().accepting
+    await store.close()
 
 
 @needs_strace
