@@ -159,7 +159,7 @@ class PendingCommit:
                 total += by
                 try:  # not with `_call`, because this is the hot path
                     waiter.counted(count, total, date, ack)
-                except Exception:  # the other waiters need their results
+                except Exception:  # the waiters after this one need their results, too
                     log.exception(_NOT_DELIVERED)
             accepted += len(waiters)
             hits += self._amounts[event]

@@ -136,6 +136,7 @@ def test_a_correction_of_a_moved_number_is_explained_and_can_be_repeated(tally: 
 )
 def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/history", has_touch=True, viewport={"width": 390, "height": 1200})
+    expect(page.locator("#history-day .lead")).to_be_visible()
     box = page.locator("#history-chart svg").bounding_box()
     assert box
     page.touchscreen.tap(box["x"] + 40 + (box["width"] - 40) / 4, box["y"] + 60)  # the first of two bars

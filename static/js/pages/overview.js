@@ -13,6 +13,7 @@ import { countdown, dayEnd, number } from "../lib/format.js";
 import { link, navigate } from "../lib/router.js";
 
 const TOP = 10;
+const SNAPSHOT_MS = 2000; // The first counts have another order than the snapshot after them, so the cards wait for it.
 
 /** @param {Session} session @returns {Page & {clearFilter: () => void, count: (hits: number) => void, focusCard: (event: string) => boolean}} */
 export function createOverview(session) {
@@ -25,6 +26,8 @@ export function createOverview(session) {
   });
   const ranking = createRanking(byId("top-events"));
   const showEmptyState = createEmptyState(session.load);
+  let cardsDrawn = false;
+  const hasOrder = () => counters.day !== "" || performance.now() > SNAPSHOT_MS;
 
   /** Navigates to a changed view. Letters after the first one of a filter add no step to the browser's history. @param {Record<string, string>} change */
   function changeView(change) {
@@ -69,7 +72,11 @@ export function createOverview(session) {
       const empty = !counters.names.length && counters.lastDay?.day === "";
       byId("overview-body").hidden = empty;
       showEmptyState(empty);
-      cards.update(dirty, full, animate);
+      if (hasOrder()) {
+        cards.update(dirty, full || !cardsDrawn, animate);
+        cardsDrawn = true;
+        byId("cards").removeAttribute("aria-busy");
+      }
       ranking.draw(counters.top(TOP), { total: counters.total, animate });
       headline.count(counters.total, animate);
       headline.set("events", number(counters.names.length));
@@ -79,6 +86,7 @@ export function createOverview(session) {
       const end = health()?.resetsAt;
       headline.set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Today’s counts reset ${dayEnd(end)}` : "");
       chart.tick(synced);
+      if (!cardsDrawn && hasOrder()) session.repaint();
       cards.tick();
       if (!synced) return;
       headline.set("rate", chart.rate());
