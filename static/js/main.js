@@ -7,6 +7,7 @@ import { openSession } from "./data/session.js";
 import { byId, h } from "./lib/dom.js";
 import { number, plural } from "./lib/format.js";
 import { link, parseHash } from "./lib/router.js";
+import { createAlerts } from "./pages/alerts.js";
 import { createEventPage } from "./pages/event.js";
 import { createHistory } from "./pages/history.js";
 import { createLeaderboard } from "./pages/leaderboard.js";
@@ -38,7 +39,7 @@ const session = openSession({
 const overview = createOverview(session);
 const eventPage = createEventPage(session, session.reconnect);
 /** @type {Record<string, Page>} */ const pages = {
-  overview, event: eventPage, leaderboard: createLeaderboard(), history: createHistory(), settings: createSettings(session),
+  overview, event: eventPage, leaderboard: createLeaderboard(), history: createHistory(), alerts: createAlerts(session), settings: createSettings(session),
 };
 const showStatus = createStatusBanner(session.retry);
 const showKeyPrompt = createKeyPrompt(byId("key-prompt"), session.reconnect);
@@ -112,6 +113,7 @@ const goTo = (/** @type {string} */ hash) => () => { location.hash = hash; };
   o: ["Overview", goTo("#/")],
   l: ["Leaderboard", goTo("#/leaderboard")],
   h: ["History", goTo("#/history")],
+  a: ["Alerts", goTo("#/alerts")],
   s: ["Settings", goTo("#/settings")],
   "?": ["Show shortcuts", showHelp],
 };

@@ -18,7 +18,14 @@ from tests.browser.dashboard import (
 from tests.support.servers import ROOT, Process
 
 SCREENS = ["/", "/#/event/signup", "/#/event/signup?range=week", "/#/leaderboard", "/#/leaderboard?window=total"]
-SCREENS += ["/#/history", "/#/history/{yesterday}?with={before}", "/#/settings", "/kiosk", "/kiosk?event=signup"]
+SCREENS += [
+    "/#/history",
+    "/#/history/{yesterday}?with={before}",
+    "/#/alerts",
+    "/#/settings",
+    "/kiosk",
+    "/kiosk?event=signup",
+]
 
 
 @pytest.fixture(scope="module")

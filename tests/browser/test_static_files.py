@@ -13,10 +13,10 @@ STATIC = ROOT / "static"
 LAYERS = ["vendor", "lib", "data", "components", "pages", "js"]
 
 
-def test_static_files_have_at_most_3000_lines() -> None:
+def test_static_files_have_at_most_4000_lines() -> None:
     files = [path for path in STATIC.rglob("*") if path.suffix in {".js", ".css", ".html"}]
     lines = [line for path in files if "vendor" not in path.parts for line in path.read_text().splitlines()]
-    assert sum(bool(line.strip()) for line in lines) <= 3000
+    assert sum(bool(line.strip()) for line in lines) <= 4000
 
 
 def test_static_files_are_small_when_compressed() -> None:

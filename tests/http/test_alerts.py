@@ -25,7 +25,7 @@ async def test_an_alert_is_added_read_changed_and_deleted(client: httpx.AsyncCli
     assert (response.status_code, response.headers["location"]) == (201, f"alerts/{alert['id']}")
     assert alert.pop("secret").startswith("whsec_")
     assert alert == {**ALERT, "id": alert["id"], "createdAt": alert["createdAt"]}
-    assert (await client.get("/alerts", headers=AS_ADMIN)).json() == [alert]
+    assert (await client.get("/alerts", headers=AS_ADMIN)).json() == [alert | {"undelivered": 0}]
     url = f"/alerts/{alert['id']}"
     details = {"pending": 0, "error": "", "failed": []}
     assert (await client.get(url, headers=AS_ADMIN)).json() == alert | details
@@ -93,3 +93,5 @@ async def test_a_hit_that_reaches_the_threshold_is_sent_soon(client: httpx.Async
             return (found["pending"], found["error"]) == (1, "the response was 500")
 
         await eventually(is_pending)
+        listed = (await client.get("/alerts", headers=AS_ADMIN)).json()
+        assert {row["id"]: row["undelivered"] for row in listed} == {alert["id"]: 0, failing["id"]: 1}

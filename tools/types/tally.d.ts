@@ -7,6 +7,17 @@ type Value = { count: number; total: number };
 type Correction = { at: string; action: string; eventName: string | null; before: Value | null; after: Value | null };
 type ClosedDay = { day: string; parts: { until: string; counts: Record<string, number> }[]; corrections?: Correction[] };
 type DayRow = { day: string; hits: number; events: number; parts: number };
+type Alert = {
+  id: string;
+  event: string;
+  when: { count?: number; total?: number; every?: number; above?: number; below?: number; window?: string };
+  url: string;
+  format: string;
+  undelivered?: number;
+  pending?: number;
+  error?: string;
+  failed?: { error: string }[];
+};
 type Health = {
   status: string;
   reasons: string[];

@@ -36,6 +36,12 @@ class NewAlert(AlertRow):
     secret: str
 
 
+class ListedAlert(AlertRow):
+    """An alert with the number of its deliveries that were not accepted so far."""
+
+    undelivered: int
+
+
 class AlertDetail(AlertRow):
     """An alert with the number of its waiting deliveries, the last error of one, and those that failed permanently."""
 
@@ -70,9 +76,11 @@ def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:
     calendar = clock.calendar
 
     @router.get("/alerts")
-    async def list_alerts() -> list[AlertRow]:
+    async def list_alerts() -> list[ListedAlert]:
         """Return all alerts, oldest first."""
-        return [_row(calendar, alert) for alert in await alerts.list_all()]
+        listed = await alerts.list_all()
+        counts = zip(listed, await alerts.count_deliveries(listed), strict=True)
+        return [ListedAlert(**_row(calendar, alert), undelivered=count) for alert, count in counts]
 
     @router.post("/alerts", status_code=201, openapi_extra=_BODY)
     async def add_alert(request: Request, response: Response) -> NewAlert:

@@ -102,6 +102,7 @@ export function createEventPage({ counters, now, isLoaded }, onCorrected) {
         totalBeforeToday = null;
         byId("event-name").textContent = name;
         byId("event-users").href = link("leaderboard", "", { event: name });
+        byId("event-alert").href = link("alerts", "", { event: name });
         headline.show(name);
         loadTotal.now();
       }

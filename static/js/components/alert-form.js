@@ -1,0 +1,107 @@
+// The form of an alert, in a dialog: its event, condition, URL and format. A new secret is shown once.
+
+import { send } from "../data/api.js";
+import { byId, copyOnClick, h } from "../lib/dom.js";
+
+/** @type {Record<string, string>} */ const CONDITIONS = {
+  count: "Today’s count reaches", total: "The total reaches", every: "The total reaches each multiple of",
+  above: "Hits within a time are more than", below: "Hits within a time are fewer than",
+};
+/** @type {Record<string, string>} */ export const FORMATS = { json: "JSON", slack: "Slack", discord: "Discord", ntfy: "ntfy" };
+/** @type {Record<string, string>} */ const HOSTS = { "hooks.slack.com": "slack", "discord.com": "discord", "ntfy.sh": "ntfy" };
+/** @type {Record<string, string>} */ export const WINDOWS = { "5m": "5 minutes", "1h": "1 hour", "1d": "1 day" };
+
+/** Returns the host of a URL, or "" if it is not a complete one. @param {string} url */
+export function hostOf(url) {
+  try { return new URL(url).host; } catch { return ""; }
+}
+
+/** Returns a secret as in the Standard Webhooks specification. */
+const newSecret = () => `whsec_${btoa(String.fromCharCode(...crypto.getRandomValues(new Uint8Array(32))))}`;
+
+/** @param {string} name of the field in the API @param {string} label @param {string} tag @param {Record<string, any>} props @param {...Node} children */
+function createField(name, label, tag, props, ...children) {
+  const input = /** @type {HTMLInputElement} */ (h(tag, { id: `alert-${name}`, required: true, "aria-describedby": `alert-${name}-problem`, ...props }, ...children));
+  const problem = h("span", { id: `alert-${name}-problem`, className: "problem", role: "alert" });
+  return { input, problem, el: h("p", { className: "field" }, h("label", { htmlFor: input.id }, label), input, problem) };
+}
+
+const options = (/** @type {Record<string, string>} */ labels) => Object.entries(labels).map(([value, label]) => h("option", { value }, label));
+
+/** Opens the form of a present alert, or of a new one for an event. @param {{alert?: Alert, event?: string}} initial @param {() => void} onSaved */
+export function openAlertForm({ alert, event = "" }, onSaved) {
+  const dialog = byId("alert-form");
+  const kind = Object.keys(CONDITIONS).find((name) => name in (alert?.when ?? {})) ?? "count";
+  const threshold = { type: "number", min: "1", max: String(Number.MAX_SAFE_INTEGER), step: "1", value: String(/** @type {any} */ (alert?.when)?.[kind] ?? "") };
+  const fields = {
+    event: createField("event", "Event", "input", { value: alert?.event ?? event, autocomplete: "off", spellcheck: false, dir: "auto" }),
+    kind: createField("kind", "Alert me when", "select", {}, ...options(CONDITIONS)),
+    when: createField("when", "Number", "input", threshold),
+    window: createField("window", "Time", "select", {}, ...options(WINDOWS)),
+    url: createField("url", "URL of the webhook or topic", "input", { type: "url", value: alert?.url ?? "", placeholder: "https://", autocomplete: "off", spellcheck: false }),
+    format: createField("format", "Format", "select", {}, ...options(FORMATS)),
+  };
+  const { kind: { input: kindInput }, window: { input: windowInput }, format: { input: formatInput } } = fields;
+  kindInput.value = kind;
+  windowInput.value = alert?.when.window ?? "1h";
+  formatInput.value = alert?.format ?? "json";
+  const problem = h("p", { className: "problem", role: "alert" });
+  const submit = /** @type {HTMLButtonElement} */ (h("button", { className: "button primary" }, alert ? "Save" : "Add alert"));
+  const cancel = h("button", { className: "button", type: "button" }, "Cancel");
+  const form = h("form", { method: "dialog" }, h("h2", { id: "alert-title" }, alert ? "Edit alert" : "Add an alert"),
+    ...Object.values(fields).map(({ el }) => el), problem, h("p", { className: "buttons" }, cancel, submit));
+  const hasWindow = () => ["above", "below"].includes(kindInput.value);
+  const showWindow = () => { fields.window.el.hidden = !hasWindow(); };
+
+  /** Shows an error of the server at the field that it names. @param {string} message */
+  function showProblem(message) {
+    const [, name, text] = /^(\w+): (.*)$/s.exec(message) ?? [];
+    const field = Object.hasOwn(fields, name ?? "") ? /** @type {any} */ (fields)[name] : null;
+    for (const { input, problem: at } of Object.values(fields)) {
+      at.textContent = at === field?.problem ? text : "";
+      input.ariaInvalid = String(at === field?.problem);
+    }
+    problem.textContent = field ? "" : message;
+    field?.input.focus();
+  }
+
+  /** Returns the body of the request. An alert that becomes JSON needs a secret that its reader has seen. */
+  const values = () => ({
+    event: fields.event.input.value,
+    when: { [kindInput.value]: Number(fields.when.input.value), ...(hasWindow() && { window: windowInput.value }) },
+    url: fields.url.input.value,
+    format: formatInput.value,
+    ...(formatInput.value === "json" && alert?.format !== "json" && { secret: newSecret() }),
+  });
+
+  /** @param {string} secret */
+  function showSecret(secret) {
+    const code = h("code", { tabIndex: 0 }, secret);
+    const copy = h("button", { className: "button", type: "button" }, "Copy");
+    const done = h("button", { className: "button primary" }, "Done");
+    copyOnClick(copy, code);
+    dialog.replaceChildren(h("form", { method: "dialog" }, h("h2", { id: "alert-title" }, "Signing secret"),
+      h("p", {}, "Each message is signed with this secret. Copy it now: it will not be shown again."),
+      h("div", { className: "curl" }, code, copy), h("p", { className: "buttons" }, done)));
+    done.focus();
+  }
+
+  form.addEventListener("submit", async (submitted) => {
+    submitted.preventDefault();
+    submit.disabled = true;
+    const body = values();
+    const message = await send(alert ? "PUT" : "POST", alert ? `/alerts/${alert.id}` : "/alerts", body).then(() => "", (error) => error.message);
+    submit.disabled = false;
+    showProblem(message);
+    if (message) return;
+    onSaved();
+    body.secret ? showSecret(body.secret) : dialog.close();
+  });
+  fields.url.input.addEventListener("input", () => { formatInput.value = HOSTS[hostOf(fields.url.input.value)] ?? formatInput.value; });
+  kindInput.addEventListener("change", showWindow);
+  cancel.addEventListener("click", () => dialog.close());
+  showWindow();
+  dialog.replaceChildren(form);
+  dialog.showModal();
+  (fields.event.input.value ? fields.when : fields.event).input.focus();
+}

@@ -1,0 +1,116 @@
+// The alerts page, for administrators: what each alert waits for, where it is sent, and what was not delivered.
+
+import { FORMATS, hostOf, openAlertForm, WINDOWS } from "../components/alert-form.js";
+import { confirmTyped } from "../components/confirm-dialog.js";
+import { createKeyForm } from "../components/key-form.js";
+import { get, send, throttle } from "../data/api.js";
+import { apiKey } from "../data/prefs.js";
+import { bdi, byId, h, setText } from "../lib/dom.js";
+import { number, plural } from "../lib/format.js";
+import { link, navigate, parseHash } from "../lib/router.js";
+
+const RELOAD_MS = 15_000;
+
+/** Returns a condition in words. @param {Alert["when"]} when */
+function conditionText({ count, total, every, above, below, window = "" }) {
+  if (count) return `when today’s count reaches ${number(count)}`;
+  if (total) return `when the total reaches ${number(total)}`;
+  if (every) return `at each multiple of ${number(every)} in the total`;
+  if (above) return `when there are more than ${plural(above, "hit")} in ${WINDOWS[window]}`;
+  return below === 1 ? `when there are no hits in ${WINDOWS[window]}` : `when there are fewer than ${plural(below ?? 0, "hit")} in ${WINDOWS[window]}`;
+}
+
+/** Returns what was not delivered, in words. @param {Alert} alert */
+function deliveryText({ pending = 0, error = "", failed = [] }) {
+  return [
+    ...(pending ? [`${plural(pending, "message")} waiting${error && `: ${error}`}`] : []),
+    ...(failed.length ? [`${plural(failed.length, "message")} failed: ${failed[failed.length - 1].error}`] : []),
+  ].join(" · ");
+}
+
+/** @param {Session} session @returns {Page} */
+export function createAlerts({ reconnect }) {
+  const dialog = byId("alert-form");
+  const list = byId("alerts-list");
+  const note = byId("alerts-note");
+  /** The rows by alert, each with the text that it was made of. @type {Map<string, {el: HTMLElement, text: string}>} */ let rows = new Map();
+  let latestLoad = 0;
+  /** The event of the address, until its form was opened. */ let wantedEvent = "";
+
+  byId("alerts-locked").append(h("div", { id: "alerts-key" }));
+  const drawKeyForm = createKeyForm(byId("alerts-key"), reconnect);
+
+  const load = throttle(RELOAD_MS, async () => {
+    const loadNumber = ++latestLoad;
+    // Without a key, the server would reject the request.
+    const found = apiKey() ? await loadAlerts().catch((error) => error) : Object.assign(new Error(""), { code: "api-key-required" });
+    if (loadNumber !== latestLoad) return;
+    const locked = /key|role|admin/.test(found.code ?? "");
+    byId("alerts-locked").hidden = !locked;
+    byId("alerts-panel").hidden = byId("alert-add").hidden = locked;
+    if (locked) return showLocked(found);
+    if (found instanceof Error) return setText(note, `Could not load the alerts. ${found.message}`);
+    draw(found);
+    if (wantedEvent) openForm({ event: wantedEvent });
+    wantedEvent = "";
+  });
+
+  /** @returns {Promise<Alert[]>} */
+  async function loadAlerts() {
+    /** @type {Alert[]} */ const alerts = await get("/alerts");
+    return Promise.all(alerts.map((alert) => (alert.undelivered ? get(`/alerts/${alert.id}`).catch(() => alert) : alert)));
+  }
+
+  function showLocked(/** @type {Error & {code: string}} */ { code, message }) {
+    const hint = "Alerts send messages to other servers, so only an admin key may see and change them (TALLY_ADMIN_KEYS).";
+    setText(byId("alerts-reason"), code === "admin-disabled" ? `This server has no admin key: ${message}.` : apiKey() ? `${hint} The present key is not one.` : hint);
+    drawKeyForm();
+  }
+
+  function draw(/** @type {Alert[]} */ alerts) {
+    setText(note, alerts.length ? "" : "No alerts yet. Add one to get a message when an event reaches a number, or when its hits stop.");
+    const previous = rows;
+    rows = new Map(alerts.map((alert) => {
+      const text = JSON.stringify(alert);
+      const row = previous.get(alert.id);
+      return [alert.id, row?.text === text ? row : { text, el: createRow(alert) }];
+    }));
+    const els = [...rows.values()].map(({ el }) => el);
+    if (els.some((el, i) => el !== list.children[i]) || list.children.length > els.length) list.replaceChildren(...els);
+  }
+
+  function createRow(/** @type {Alert} */ alert) {
+    const button = (/** @type {string} */ label, /** @type {() => void} */ run) => {
+      const el = h("button", { className: "button", type: "button", ariaLabel: `${label} the alert of ${alert.event}` }, label);
+      el.addEventListener("click", run);
+      return el;
+    };
+    return h("li", { className: "alert" },
+      h("div", {},
+        h("p", {}, h("a", { href: link("event", alert.event) }, bdi(alert.event)), ` ${conditionText(alert.when)}`),
+        h("p", { className: "note" }, `${FORMATS[alert.format]} to ${hostOf(alert.url)}`), h("p", { className: "problem" }, deliveryText(alert))),
+      h("p", { className: "actions" }, button("Edit", () => openForm({ alert })), button("Delete", () => confirmDelete(alert))));
+  }
+
+  const openForm = (/** @type {Parameters<typeof openAlertForm>[0]} */ initial) => openAlertForm(initial, load.now);
+
+  const confirmDelete = (/** @type {Alert} */ { id, event }) => confirmTyped({
+    title: "Delete this alert?", text: "This also deletes its messages that were not sent. You can’t undo this.", word: event, action: "Delete",
+    run: () => send("DELETE", `/alerts/${id}`), onDone: load.now,
+  });
+
+  byId("alert-add").addEventListener("click", () => openForm({}));
+  // The form may be closed because the reader has gone to another page.
+  dialog.addEventListener("close", () => { if (parseHash(location.hash).view === "alerts") navigate(link("alerts"), { replace: true }); });
+
+  return {
+    title: () => "Alerts",
+    show({ query }) {
+      wantedEvent = query.get("event") ?? "";
+      wantedEvent ? load.now() : load();
+    },
+    hide: () => dialog.close(),
+    reload: load.now,
+    tick: load,
+  };
+}

@@ -1,0 +1,76 @@
+"""The alerts page: an administrator adds, changes and deletes an alert, and sees what was not delivered."""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, wait_until_loaded
+from tests.support.redis_servers import free_port
+from tests.support.servers import Process
+
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+
+@pytest.fixture(scope="module")
+def tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server whose alerts may be sent to this machine."""
+    directory = tmp_path_factory.mktemp("alerts")
+    keys = {"TALLY_ADMIN_KEYS": ADMIN_KEY, "TALLY_ALERTS_ALLOW_PRIVATE": "true"}
+    process = Process(directory, TALLY_STORE="memory://", **keys)
+    process.start()
+    yield process
+    process.kill()
+
+
+def save(page: Page) -> None:
+    page.locator("#alert-form .primary").click()
+
+
+def test_an_alert_is_added_from_an_event_changed_and_deleted(
+    tally: Process, open_page, console_messages: list[str]
+) -> None:
+    tally.post("/event/order")
+    page = wait_until_loaded(open_page(f"{tally.url}/#/event/order"))
+    page.get_by_role("link", name="Alert me").click()
+    expect(page.locator("#alerts-locked")).to_contain_text("only an admin key")
+    page.locator("#alerts-key input[type=password]").fill(ADMIN_KEY)
+    page.locator("#alerts-key").get_by_role("button", name="Save").click()
+    expect(page.locator("#alert-event")).to_have_value("order")
+    expect(page.locator("#alert-when")).to_be_focused()
+    page.keyboard.type("2")
+    page.locator("#alert-url").fill("ftp://hooks.example")
+    save(page)
+    expect(page.locator("#alert-url-problem")).to_contain_text("must begin with https:// or http://")
+    expect(page.locator("#alert-url")).to_be_focused()
+    assert console_messages.pop().startswith("Failed to load resource: the server responded with a status of 422")
+    assert accessibility_violations(page) == []
+    page.locator("#alert-url").fill(f"http://127.0.0.1:{free_port()}/hook")
+    save(page)
+    expect(page.locator("#alert-form code")).to_contain_text("whsec_")
+    assert accessibility_violations(page) == []
+    page.get_by_role("button", name="Done").click()
+    row = page.locator("#alerts-list li")
+    expect(row).to_contain_text(re.compile("order when today.s count reaches 2"))
+    tally.post("/event/order")
+    page.reload()
+    expect(row).to_contain_text("1 message waiting: ")
+    row.get_by_role("button", name="Edit").click()
+    page.locator("#alert-kind").select_option("below")
+    page.locator("#alert-when").fill("1")
+    page.locator("#alert-url").fill("https://ntfy.sh/topic")
+    expect(page.locator("#alert-format")).to_have_value("ntfy")
+    save(page)
+    expect(row).to_contain_text("when there are no hits in 1 hour")
+    expect(row).to_contain_text("ntfy to ntfy.sh")
+    alerts = httpx.get(f"{tally.url}/alerts", headers=AS_ADMIN).json()
+    assert [alert["when"] for alert in alerts] == [{"below": 1, "window": "1h"}]
+    assert accessibility_violations(page) == []
+    row.get_by_role("button", name="Delete").click()
+    page.locator("#confirm-word").fill("order")
+    page.keyboard.press("Enter")
+    expect(page.locator("#alerts-note")).to_contain_text("No alerts yet")
+    assert httpx.get(f"{tally.url}/alerts", headers=AS_ADMIN).json() == []
+    assert console_messages == []
