@@ -1,6 +1,7 @@
 """What surrounds all routes: security headers, the host and CORS checks, and HEAD requests."""
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.http.countapi_paths import CHANGING_PATHS, COUNTAPI_PATHS
 from app.http.errors import ErrorHandler, Problem
 from app.http.origins import Headers, Origins
+from app.http.problem_kinds import MALFORMED_REQUEST
 
 SECURITY_HEADERS: Headers = [
     (b"x-content-type-options", b"nosniff"),
@@ -23,11 +25,24 @@ _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-
 
 
 def browser_headers(scope: Scope, origins: Origins) -> Headers:
-    """Check the host, and return the security and CORS headers of the response.
+    """Check the host and the framing, and return the security and CORS headers of the response.
 
-    The middleware, the router bypass and the fast path all call this first. Raises Problem (421).
+    The middleware, the router bypass and the fast path all call this first. Raises Problem (400, 421).
     """
-    return SECURITY_HEADERS + origins.check_host_and_cors(scope)
+    headers = dict(scope["headers"])
+    if headers.get(b"upgrade") and scope["type"] == "http":
+        _reject_lost_body(headers)
+    return SECURITY_HEADERS + origins.check_host_and_cors(headers)
+
+
+def _reject_lost_body(headers: Mapping[bytes, bytes]) -> None:
+    """Reject a body after an offer of an upgrade, because uvicorn's HTTP protocol drops it. Raises Problem (400).
+
+    Tally's own protocol removes the offer, so only `uvicorn app.main:app` passes such a request on.
+    """
+    if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+        detail = "this server drops the body of a request that offers an upgrade; send it without the header Upgrade"
+        raise Problem(MALFORMED_REQUEST, detail, {"Connection": "close"})
 
 
 class SecurityMiddleware:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 from fastapi import Response
@@ -37,13 +38,12 @@ class Origins:
         self._any_host = "*" in settings.allowed_hosts or not (settings.allowed_hosts or settings.loopback)
         self._is_allowed_host = lru_cache(maxsize=1000)(self._check_host)
 
-    def check_host_and_cors(self, scope: Scope) -> Headers:
-        """Check the Host header, and return the CORS headers of the response. Raises Problem (421).
+    def check_host_and_cors(self, headers: Mapping[bytes, bytes]) -> Headers:
+        """Check the Host of these request headers, and return the CORS headers of the response. Raises Problem (421).
 
         The check defends against DNS rebinding: a hostile page whose host name resolves to Tally's address would be of
         the same origin as Tally.
         """
-        headers = dict(scope["headers"])
         host = headers.get(b"host", b"")[:_HOST_BYTES_MAX]
         if not self._is_allowed_host(host):
             name = _quoted(_without_port(host))

@@ -78,7 +78,7 @@ async def record_responses(
     "the bypass has only the CORS headers",
     "app/http/router_bypass.py",
     "headers = browser_headers(scope, self._origins)\n            self._permissions",
-    "headers = self._origins.check_host_and_cors(scope)\n            self._permissions",
+    "headers = self._origins.check_host_and_cors(dict(scope['headers']))\n            self._permissions",
 )
 async def test_the_bypass_and_the_router_give_the_same_responses(
     tmp_path: Path, redis_server: RedisServer, clock: SettableClock, monkeypatch: pytest.MonkeyPatch

@@ -147,6 +147,28 @@ async def test_a_handshake_behind_an_unfinished_request_is_an_ordinary_request(w
 
 
 @pytest.mark.fails_on_mutant(
+    "the lost body is not noticed", "app/http/middleware.py", "        _reject_lost_body(headers)\n", "        pass\n"
+)
+@pytest.mark.fails_on_mutant("the connection is kept", "app/http/middleware.py", ', {"Connection": "close"})', ")")
+async def test_the_protocol_of_uvicorn_counts_no_request_whose_body_it_drops() -> None:
+    bodies = ("a hit", "a hit in chunks", "a batch", "a batch in chunks", "a body that is a request")
+    ignored = {"of WebSockets", "that is empty"}  # uvicorn takes any method for a handshake, and ignores an empty offer
+    offers = [offer for of, offer in OFFERS.items() if of not in ignored]
+    async with serving(Settings(TALLY_STORE="memory://"), own_protocol=False) as server:
+        for offer, what in itertools.product(offers, bodies):
+            request = offering(REQUESTS[what], offer)
+            received = await exchange(server, request)
+            assert received.startswith(b"HTTP/1.1 400 "), (offer, what)
+            assert b'"counted":"no"' in received, (offer, what)
+            assert received.count(b"HTTP/1.1") == 1, (offer, what)
+            await exchange(server, *request.partition(b"\r\n\r\n"))  # the connection may be reset
+        assert (await state(server))["counts"] == {}
+        async with server.client() as client:  # a request without a body loses nothing
+            hit = await client.post("/event/a", headers={"Connection": "Upgrade", "Upgrade": "h2c"})
+        assert hit.json()["count"] == 1
+
+
+@pytest.mark.fails_on_mutant(
     "a tunnel keeps its connection", UPGRADES, 'if self.parser.get_method() == b"CONNECT":', "if False:"
 )
 async def test_a_tunnel_is_rejected_and_its_connection_is_closed() -> None:
