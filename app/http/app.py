@@ -12,6 +12,7 @@ from app import __version__
 from app.alerts.service import AlertService
 from app.backups import Backups
 from app.domain.calendar import Clock
+from app.goals import Goals
 from app.group_commit import GroupCommitter
 from app.http import openapi
 from app.http.dependencies import ReadLimit, limit_writes
@@ -33,6 +34,7 @@ from app.http.routes import (
     countapi_stream,
     counts,
     export_import,
+    goals,
     history,
     operations,
     pages,
@@ -150,8 +152,7 @@ def include_routes(
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
     router, reads, writes = app.router_with(), app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
     reads.route_class = read_limit.route_class()
-    buffer = kafka and kafka.buffer
-    count.add_routes(router, buffer or committer, rate_limits, app.permissions)
+    count.add_routes(router, (buffer := kafka and kafka.buffer) or committer, rate_limits, app.permissions)
     if not buffer:
         app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response, app.prefix)
     counts.add_routes(router, reads, queries, read_limit, app.prefix)
@@ -162,6 +163,7 @@ def include_routes(
     stream.add_routes(reads, broadcaster)
     admin.add_routes(writes, committer, store, clock, settings.events_max)
     alerts.add_routes(writes, alert_service, clock)
+    goals.add_routes(reads, writes, Goals(store.records), queries)
     export_import.add_routes(writes, store, clock, backups)
     if settings.countapi:
         countapi.add_routes(router, store, committer, rate_limits, read_limit)

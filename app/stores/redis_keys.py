@@ -38,6 +38,7 @@ keys                            zset     2 * IDEMPOTENCY_TTL_SECONDS  count     
 keys:<client>                   zset     2 * IDEMPOTENCY_TTL_SECONDS  count             the same, of one client
 alerts                          hash     never                        records           alerts
 deliveries:<id>                 hash     never                        records           deliveries of an alert
+goals                           hash     never                        records           goals by event
 sketch                          string   never                        sketch, write     used only inside a script
 """
 

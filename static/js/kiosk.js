@@ -1,5 +1,6 @@
 // The kiosk page for wall screens: one event at a time, as large as the screen, or the top events of the day.
 
+import { createGoalBar } from "./components/goal-bar.js";
 import { createHero } from "./components/headline.js";
 import { createKeyPrompt } from "./components/key-form.js";
 import { createRanking } from "./components/ranking.js";
@@ -29,10 +30,11 @@ function createSlide(name) {
   const sparkline = s("path", {});
   const list = h("ol", { className: "ranking" });
   const hero = createHero(value, marksHost, name || "hits today");
+  const goal = createGoalBar();
   const ranking = createRanking(list);
   const series = new Series();
   const el = h("section", { className: name ? "slide" : "slide all", hidden: true, ...(name && { "data-event": name }) },
-    h("h1", { dir: "auto", translate: false }, name || "Hits today"), h("div", { className: "number" }, value, rate), marksHost, name ? "" : list,
+    h("h1", { dir: "auto", translate: false }, name || "Hits today"), h("div", { className: "number" }, value, rate), goal.el, marksHost, name ? "" : list,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
   const load = throttle(SERIES_MS, () => getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {}));
   let received = 0;
@@ -40,13 +42,15 @@ function createSlide(name) {
 
   function draw(/** @type {boolean} */ animate) {
     const count = name ? counters.countOf(name) : counters.total;
-    hero(count, animate && drawn);
+    hero.set(count, animate && drawn);
+    if (goal.draw(session.goals.of(name), drawn)) hero.flourish();
     drawn = true;
     if (!name) ranking.draw(counters.top(TOP), { total: count, linked: false, animate });
   }
 
   function tick() {
     load();
+    if (drawn && goal.draw(session.goals.of(name), true)) hero.flourish();
     series.advance(session.now());
     sparkline.setAttribute("d", sparklinePath(series));
     const perMinute = series.perMinute(session.now());

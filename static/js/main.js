@@ -2,6 +2,7 @@
 
 import { createKeyPrompt } from "./components/key-form.js";
 import { createStatusBanner } from "./components/status-banner.js";
+import { goalParts } from "./data/goals.js";
 import { getPref, setPref } from "./data/prefs.js";
 import { openSession } from "./data/session.js";
 import { byId, h } from "./lib/dom.js";
@@ -28,6 +29,9 @@ const session = openSession({
     eventPage.countHits();
   },
   onSnapshot: () => currentPage().reload(),
+  onGoal(event, goal) {
+    byId("announce").textContent = `${event}: goal reached, ${goalParts(goal).join(" ")}`;
+  },
   onStatus(status) {
     locked = status.name === "locked";
     showStatus(status);

@@ -7,6 +7,7 @@ import { compareDays, countsOfDay } from "../../static/js/data/compare-days.js";
 import { currentStatus, describe, isOutdated, LABELS } from "../../static/js/data/connection-status.js";
 import { Counters } from "../../static/js/data/counters.js";
 import { compareWithEarlierDays } from "../../static/js/data/earlier-days.js";
+import { goalParts, Goals } from "../../static/js/data/goals.js";
 import { axisTicks, Series } from "../../static/js/data/series.js";
 import { csv } from "../../static/js/lib/csv.js";
 import { byteSize, comparison, countdown, dayEnd, longDate, plural } from "../../static/js/lib/format.js";
@@ -163,4 +164,37 @@ test("today is compared with earlier days up to the same hour", () => {
   assert.equal(compareWithEarlierDays(until14, "2026-11-23").weekAgo, null);
   assert.equal(compareWithEarlierDays(until14, "").yesterday, null);
   assert.equal(compareWithEarlierDays(hours.slice(0, 7 * 24 + 1), "2026-11-22"), null);
+});
+
+test("a goal is reached once for each crossing, by live hits only", () => {
+  const counters = new Counters();
+  /** @type {string[]} */ const reached = [];
+  const goals = new Goals(counters, (event) => reached.push(event));
+  const row = (/** @type {string} */ eventName, /** @type {object} */ goal, count = 5, total = 105, day = "2026-11-23") => ({ eventName, goal, count, total, day });
+  const rows = [row("daily", { count: 7 }), row("all", { total: 107 }), row("past", { count: 3 })];
+  goals.load(rows);
+  Object.assign(counters, { day: "2026-11-23" }).replace(["daily", "all", "past"], [5, 5, 5]);
+  goals.updateAll();
+  assert.deepEqual(reached, [], "nothing is reached by loading");
+  for (const count of [6, 7, 8]) for (const event of ["daily", "all", "past"]) goals.update(event, count);
+  goals.load(rows.map((one) => ({ ...one, count: 8, total: 108 })));
+  assert.deepEqual(reached, ["daily", "all"]);
+  assert.deepEqual(goalParts(/** @type {Goal} */ (goals.of("all"))), ["105 of 107", "in total"]);
+  goals.update("daily", 6);
+  goals.update("daily", 7);
+  assert.deepEqual(reached, ["daily", "all", "daily"], "a correction took the count below the goal");
+  goals.load([row("daily", { count: 6 }, 7)]);
+  assert.equal(reached.length, 3, "a goal that is set below the count is not reached by a hit");
+});
+
+test("midnight does not reach a goal for the total", () => {
+  const counters = new Counters();
+  const goals = new Goals(counters, () => assert.fail("no hit has reached it"));
+  Object.assign(counters, { day: "2026-11-23" }).replace(["a"], [8]);
+  goals.load([{ eventName: "a", goal: { total: 107 }, count: 8, total: 108, day: "2026-11-23" }]);
+  Object.assign(counters, { day: "2026-11-24" }).replace(["a"], [0]);
+  goals.updateAll();
+  assert.equal(goals.of("a")?.value, 108);
+  goals.load([{ eventName: "a", goal: { total: 107 }, count: 0, total: 108, day: "2026-11-24" }]);
+  assert.equal(goals.of("a")?.value, 108);
 });

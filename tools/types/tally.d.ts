@@ -18,6 +18,9 @@ type Alert = {
   error?: string;
   failed?: { error: string }[];
 };
+type GoalRow = { eventName: string; goal: { count?: number; total?: number }; count: number; total: number; day: string };
+/** `earlier` is the total of the days before `day`. `isReached` is null until it is known. `times` counts how often live hits reached it. */
+type Goal = { target: number; isDaily: boolean; day: string; value: number; earlier: number; isReached: boolean | null; times: number };
 type Health = {
   status: string;
   reasons: string[];
@@ -76,6 +79,7 @@ type SessionCallbacks = {
   tick: (synced: boolean) => void;
   onHits?: (hits: number) => void;
   onSnapshot?: () => void;
+  onGoal?: (event: string, goal: Goal) => void;
   onStatus: (status: Status) => void;
 };
 type SocketCallbacks = {

@@ -2,6 +2,7 @@
 
 import { send } from "../data/api.js";
 import { byId, copyOnClick, h } from "../lib/dom.js";
+import { createField, createNumberField, options, showProblem } from "./form-fields.js";
 
 /** @type {Record<string, string>} */ const CONDITIONS = {
   count: "Today’s count reaches", total: "The total reaches", every: "The total reaches each multiple of",
@@ -19,27 +20,17 @@ export function hostOf(url) {
 /** Returns a secret as in the Standard Webhooks specification. */
 const newSecret = () => `whsec_${btoa(String.fromCharCode(...crypto.getRandomValues(new Uint8Array(32))))}`;
 
-/** @param {string} name of the field in the API @param {string} label @param {string} tag @param {Record<string, any>} props @param {...Node} children */
-function createField(name, label, tag, props, ...children) {
-  const input = /** @type {HTMLInputElement} */ (h(tag, { id: `alert-${name}`, required: true, "aria-describedby": `alert-${name}-problem`, ...props }, ...children));
-  const problem = h("span", { id: `alert-${name}-problem`, className: "problem", role: "alert" });
-  return { input, problem, el: h("p", { className: "field" }, h("label", { htmlFor: input.id }, label), input, problem) };
-}
-
-const options = (/** @type {Record<string, string>} */ labels) => Object.entries(labels).map(([value, label]) => h("option", { value }, label));
-
 /** Opens the form of a present alert, or of a new one for an event. @param {{alert?: Alert, event?: string}} initial @param {() => void} onSaved */
 export function openAlertForm({ alert, event = "" }, onSaved) {
   const dialog = byId("alert-form");
   const kind = Object.keys(CONDITIONS).find((name) => name in (alert?.when ?? {})) ?? "count";
-  const threshold = { type: "number", min: "1", max: String(Number.MAX_SAFE_INTEGER), step: "1", value: String(/** @type {any} */ (alert?.when)?.[kind] ?? "") };
   const fields = {
-    event: createField("event", "Event", "input", { value: alert?.event ?? event, autocomplete: "off", spellcheck: false, dir: "auto" }),
-    kind: createField("kind", "Alert me when", "select", {}, ...options(CONDITIONS)),
-    when: createField("when", "Number", "input", threshold),
-    window: createField("window", "Time", "select", {}, ...options(WINDOWS)),
-    url: createField("url", "URL of the webhook or topic", "input", { type: "url", value: alert?.url ?? "", placeholder: "https://", autocomplete: "off", spellcheck: false }),
-    format: createField("format", "Format", "select", {}, ...options(FORMATS)),
+    event: createField("alert-event", "Event", "input", { value: alert?.event ?? event, autocomplete: "off", spellcheck: false, dir: "auto" }),
+    kind: createField("alert-kind", "Alert me when", "select", {}, ...options(CONDITIONS)),
+    when: createNumberField("alert-when", "Number", /** @type {any} */ (alert?.when)?.[kind] ?? ""),
+    window: createField("alert-window", "Time", "select", {}, ...options(WINDOWS)),
+    url: createField("alert-url", "URL of the webhook or topic", "input", { type: "url", value: alert?.url ?? "", placeholder: "https://", autocomplete: "off", spellcheck: false }),
+    format: createField("alert-format", "Format", "select", {}, ...options(FORMATS)),
   };
   const { kind: { input: kindInput }, window: { input: windowInput }, format: { input: formatInput } } = fields;
   kindInput.value = kind;
@@ -52,18 +43,6 @@ export function openAlertForm({ alert, event = "" }, onSaved) {
     ...Object.values(fields).map(({ el }) => el), problem, h("p", { className: "buttons" }, cancel, submit));
   const hasWindow = () => ["above", "below"].includes(kindInput.value);
   const showWindow = () => { fields.window.el.hidden = !hasWindow(); };
-
-  /** Shows an error of the server at the field that it names. @param {string} message */
-  function showProblem(message) {
-    const [, name, text] = /^(\w+): (.*)$/s.exec(message) ?? [];
-    const field = Object.hasOwn(fields, name ?? "") ? /** @type {any} */ (fields)[name] : null;
-    for (const { input, problem: at } of Object.values(fields)) {
-      at.textContent = at === field?.problem ? text : "";
-      input.ariaInvalid = String(at === field?.problem);
-    }
-    problem.textContent = field ? "" : message;
-    field?.input.focus();
-  }
 
   /** Returns the body of the request. An alert that becomes JSON needs a secret that its reader has seen. */
   const values = () => ({
@@ -92,7 +71,7 @@ export function openAlertForm({ alert, event = "" }, onSaved) {
     const body = values();
     const message = await send(alert ? "PUT" : "POST", alert ? `/alerts/${alert.id}` : "/alerts", body).then(() => "", (error) => error.message);
     submit.disabled = false;
-    showProblem(message);
+    showProblem(fields, problem, message);
     if (message) return;
     onSaved();
     body.secret ? showSecret(body.secret) : dialog.close();

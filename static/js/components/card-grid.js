@@ -6,6 +6,7 @@ import { Series } from "../data/series.js";
 import { byId, h, s, setText } from "../lib/dom.js";
 import { number, plural, shortDate } from "../lib/format.js";
 import { link } from "../lib/router.js";
+import { createGoalBar } from "./goal-bar.js";
 import { createSparklines } from "./sparklines.js";
 import { createTallyMarks } from "./tally-marks.js";
 
@@ -23,15 +24,16 @@ const { compare } = new Intl.Collator(undefined, { numeric: true });
 /** @param {string} name @param {boolean} pinned */
 function createCard(name, pinned) {
   const marks = createTallyMarks(name);
+  const goal = createGoalBar();
   const count = document.createTextNode("");
   const rate = h("p", { className: "rate value" });
   const sparkline = s("path", {});
   const anchor = h("a", { className: "name", dir: "auto", title: name, href: link("event", name), tabIndex: -1 }, name);
   const pin = h("button", { className: "pin", type: "button", tabIndex: -1, ariaLabel: `Pin ${name}`, ariaPressed: String(pinned) },
     s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: "M8 1.6l2 4.1 4.5.6-3.3 3.1.8 4.5L8 11.8l-4 2.1.8-4.5L1.5 6.3 6 5.7z" })));
-  const el = h("li", { className: "card", "data-event": name }, anchor, pin, h("p", { className: "count value", "data-count": "" }, count), marks.el, rate,
+  const el = h("li", { className: "card", "data-event": name }, anchor, pin, h("p", { className: "count value", "data-count": "" }, count), goal.el, marks.el, rate,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
-  return { el, anchor, pin, marks, count, rate, sparkline, name, index: -1, shownCount: -1, note: "", series: new Series(), seriesRequestedAt: -Infinity, received: 0 };
+  return { el, anchor, pin, marks, goal, count, rate, sparkline, name, index: -1, shownCount: -1, note: "", series: new Series(), seriesRequestedAt: -Infinity, received: 0 };
 }
 
 /** @param {HTMLElement} list @param {Session} session @param {(change: Record<string, string>) => void} onChoose called with a new filter or sort */
@@ -127,7 +129,7 @@ export function createCardGrid(list, session, onChoose) {
       card.el.ariaPosInSet = String(start + i + 1);
       card.el.ariaSetSize = String(order.length);
       card.index = indices[i];
-      paintCard(card, false);
+      paintCard(card, false, false);
     });
     if (!current?.el.isConnected) setTabStop(cards.get(nameOf(order[visibleRange[0]])) ?? cards.values().next().value);
   }
@@ -139,14 +141,16 @@ export function createCardGrid(list, session, onChoose) {
     noMatch.querySelector("q").textContent = filter.value.trim();
   }
 
-  /** @param {Card} card @param {boolean} animate */
-  function paintCard(card, animate) {
+  /** @param {Card} card @param {boolean} animate @param {boolean} live whether hits have just arrived */
+  function paintCard(card, animate, live) {
     const { el } = card;
     const count = countOf(card.index);
     const lastCount = counters.lastDay?.counts.get(card.name);
     card.note = count || !counters.lastDay || !lastCount ? "" : `${number(lastCount)} on ${shortDate(counters.lastDay.day)}`;
     el.classList.toggle("idle", !count);
     if (card.note) setText(card.rate, card.note);
+    if (card.goal.draw(session.goals.of(card.name), live)) card.marks.flourish();
+    el.classList.toggle("with-goal", !card.goal.el.hidden);
     if (card.shownCount === count) return;
     card.shownCount = count;
     card.count.data = number(count);
@@ -225,7 +229,7 @@ export function createCardGrid(list, session, onChoose) {
       ordering.stale ||= sort.value === "count" && dirty.size > 0;
       if (full) reorder();
       else if (ordering.length < counters.names.length) appendNew();
-      for (const card of visibleCards()) if (dirty.has(card.index)) paintCard(card, animate);
+      for (const card of visibleCards()) if (dirty.has(card.index)) paintCard(card, animate, !full);
     },
     /** Returns the events with hits that match the filter, in the order of the grid. @returns {Row[]} */
     rows: () => order.filter((index) => index >= 0).map((index) => ({ name: nameOf(index), count: countOf(index) })),
@@ -245,7 +249,7 @@ export function createCardGrid(list, session, onChoose) {
       if (mayMove && sort.value === "rate") loadRates();
       if (mayMove && ordering.stale && performance.now() - ordering.at >= SORT_MS) reorder();
       // Screen readers and the browser's search also reach the cards outside the screen.
-      for (const card of cards.values()) paintCard(card, false);
+      for (const card of cards.values()) paintCard(card, false, true);
       sparklines.draw(visibleCards());
       sparklines.load(visibleCards());
     },

@@ -4,6 +4,7 @@ import { eventPath, get, getFirstDay, getSeries, throttle } from "../data/api.js
 import { compareWithEarlierDays, HOURS_OF_EIGHT_DAYS } from "../data/earlier-days.js";
 import { h, setText } from "../lib/dom.js";
 import { comparison, number, percent, time } from "../lib/format.js";
+import { createGoalBar } from "./goal-bar.js";
 import { createTallyMarks } from "./tally-marks.js";
 
 const AUDIENCE_MS = 15_000; // Unique users are not sent live, so the page requests them.
@@ -13,11 +14,13 @@ const COMPARISON_MS = 60_000; // It changes every hour.
 export function createHero(value, marksHost, name) {
   const marks = createTallyMarks(name);
   marksHost.replaceChildren(marks.el);
-  return (/** @type {number} */ n, /** @type {boolean} */ animate) => {
+  /** @param {number} n @param {boolean} animate */
+  function set(n, animate) {
     value.textContent = number(n);
     value.style.setProperty("--len", String(Math.max(6, value.textContent.length))); // The style sheet fits the font size to it.
     marks.set(n, animate);
-  };
+  }
+  return { set, flourish: marks.flourish };
 }
 
 /** @param {HTMLElement} host @param {Record<string, string>} labels of the smaller numbers, by key */
@@ -25,11 +28,12 @@ export function createHeadline(host, labels) {
   const value = h("p", { className: "value", translate: false });
   const marksHost = h("div", { className: "strokes" });
   const compared = h("p", { className: "compared" });
+  const goal = createGoalBar();
   const figures = h("dl", { className: "figures" });
   /** @type {Record<string, HTMLElement>} */ const values = {};
   let name = "";
   let hero = createHero(value, marksHost, name);
-  host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost, compared), figures);
+  host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost, compared, goal.el), figures);
   for (const [key, label] of Object.entries(labels)) {
     values[key] = h("dd", { className: "value", translate: false }, "–");
     figures.append(h("div", {}, h("dt", {}, label), values[key]));
@@ -70,7 +74,9 @@ export function createHeadline(host, labels) {
       loadAudience();
       loadComparison();
     },
-    count: (/** @type {number} */ n, /** @type {boolean} */ animate) => hero(n, animate),
+    count: (/** @type {number} */ n, /** @type {boolean} */ animate) => hero.set(n, animate),
+    /** @param {Goal|undefined} progress @param {boolean} live whether hits have just arrived */
+    goal(progress, live) { if (goal.draw(progress, live)) hero.flourish(); },
     /** @param {string} event an event name */
     show(event) {
       name = event;

@@ -5,6 +5,7 @@ import { reducedMotion, s } from "../lib/dom.js";
 const STROKES_PER_SHEET = 25; // The hit after a full sheet starts a new one.
 const GATE_WIDTH = 29; // From one gate to the next, in a drawing of 148 x 29.
 const DRAW_MS = 220; // One stroke of a quick hand.
+const FLOURISH_MS = 1800; // A whole sheet.
 
 /** Returns a seeded random generator, so that a name looks the same on every paint. @param {string} name */
 function createRandom(name) {
@@ -43,9 +44,12 @@ export function createTallyMarks(name) {
   const el = s("svg", { class: "marks", viewBox: "0 0 148 29", "aria-hidden": "true" }, posts, strikes, newest);
   /** @type {string[]} */ let paths = [];
   let shownCount = -1;
+  let latestCount = 0;
+  let flourishing = false;
 
   function set(/** @type {number} */ count, animate = true) {
-    if (count === shownCount) return;
+    latestCount = count;
+    if (count === shownCount || flourishing) return;
     if (!paths.length) paths = strokePaths(name);
     const total = strokesOnSheet(count);
     // The newest strokes keep the accent colour until the next hit. More than five at once are not drawn one by one.
@@ -60,5 +64,17 @@ export function createTallyMarks(name) {
     newest.animate([{ strokeDashoffset: 1 }, { strokeDashoffset: 0 }], { duration: DRAW_MS, easing: "ease-out" });
   }
 
-  return { el, set };
+  /** Fills the whole sheet, gate by gate, and then shows the count again that `set` was called with last. */
+  async function flourish() {
+    if (flourishing || reducedMotion()) return;
+    flourishing = true;
+    shownCount = -1;
+    for (const path of [posts, strikes]) path.setAttribute("d", "");
+    newest.setAttribute("d", paths.join(""));
+    await newest.animate([{ strokeDashoffset: 1 }, { strokeDashoffset: 0, offset: 0.8 }, { strokeDashoffset: 0 }], { duration: FLOURISH_MS, easing: "ease-in-out" }).finished.catch(() => {});
+    flourishing = false;
+    set(latestCount, false);
+  }
+
+  return { el, set, flourish };
 }

@@ -1,8 +1,9 @@
 // The shared base of all pages: counts, socket, health, one clock, pausing, and at most four paints a second.
 
-import { get, rateLimitedForMs, serverNow } from "./api.js";
+import { get, rateLimitedForMs, serverNow, throttle } from "./api.js";
 import { currentStatus } from "./connection-status.js";
 import { Counters } from "./counters.js";
+import { Goals } from "./goals.js";
 import { apiKey } from "./prefs.js";
 import { openSocket } from "./socket.js";
 
@@ -10,10 +11,12 @@ const PAINT_MS = 250; // Four paints a second are readable, and cheap on phones.
 const ANIMATE_MAX = 50; // When more events change at once, digits change without animation.
 const TICK_MS = 1000; // One clock drives everything that depends on time.
 const HEALTH_MS = 30_000;
+const GOALS_MS = 30_000;
 const HEALTH_TROUBLE_MS = 5000; // While something is wrong, its end should show soon.
 
-export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHits = () => {}, onSnapshot = () => {}, onStatus }) {
+export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHits = () => {}, onSnapshot = () => {}, onGoal = () => {}, onStatus }) {
   const counters = new Counters();
+  const goals = new Goals(counters, onGoal);
   /** @type {Connection} */ let connection = { name: "loading", reasons: [], asOf: Date.now(), hint: false };
   /** @type {Health|null} */ let health = null;
   /** @type {ReturnType<typeof openSocket>} */ let socket;
@@ -61,6 +64,7 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
       if (paintQueued) paintNow(); // A snapshot may have renumbered the events, which `tick` reads by index.
       tick(synced());
     }
+    if (connection.name === "live") loadGoals();
     if (performance.now() - healthRequestedAt > (connection.name === "live" ? HEALTH_MS : HEALTH_TROUBLE_MS)) loadHealth();
   }
 
@@ -70,6 +74,9 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     version ||= health?.version ?? "";
     report();
   }
+
+  // The last goals stay if they cannot be loaded.
+  const loadGoals = throttle(GOALS_MS, () => get("/goals").then((rows) => goals.load(rows), () => {}));
 
   /** Loads the counts over HTTP, which is faster than the socket's handshake and works where sockets are blocked. */
   async function load() {
@@ -81,12 +88,15 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
   function replaceCounts(names, counts) {
     counters.replace(names, counts);
     loaded = true;
+    goals.updateAll();
     schedulePaint();
   }
 
   return {
     counters,
+    goals,
     load,
+    loadGoals: loadGoals.now,
     /** Connects. Call it once the pages are ready for the callbacks. */
     start() {
       socket = openSocket({
@@ -95,11 +105,13 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
           counters.day = day;
           counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
           replaceCounts(names, counts);
+          loadGoals.now();
           onSnapshot();
         },
         onChanges({ changes, names }) {
           waiting += paused ? changes.length : 0;
           onHits(counters.apply(changes, names));
+          for (const [index, count] of changes) goals.update(counters.names[index], count);
           schedulePaint();
         },
         onStatus(next) {

@@ -1,10 +1,11 @@
 // The page of one event: its numbers, its chart, code to share it, and corrections.
 
 import { confirmTyped } from "../components/confirm-dialog.js";
+import { openGoalForm } from "../components/goal-form.js";
 import { createHeadline } from "../components/headline.js";
 import { createHitsChart } from "../components/hits-chart.js";
 import { eventPath, get, send, SERVER_URL, throttle } from "../data/api.js";
-import { byId, copyOnClick, h } from "../lib/dom.js";
+import { byId, copyOnClick, h, setText } from "../lib/dom.js";
 import { number, percent } from "../lib/format.js";
 import { link, navigate } from "../lib/router.js";
 
@@ -26,7 +27,7 @@ function snippets(name) {
 }
 
 /** @param {Session} session @param {() => void} onCorrected @returns {Page & {countHits: () => void}} */
-export function createEventPage({ counters, now, isLoaded }, onCorrected) {
+export function createEventPage({ counters, goals, now, isLoaded, loadGoals }, onCorrected) {
   let name = "";
   let received = 0;
   /** The total of the days before today. @type {number|null} */ let totalBeforeToday = null;
@@ -48,8 +49,15 @@ export function createEventPage({ counters, now, isLoaded }, onCorrected) {
     if (!isLoaded()) return;
     const value = count();
     headline.count(value, animate);
+    drawGoal(animate);
     headline.set("total", totalBeforeToday === null ? "–" : number(totalBeforeToday + value));
     headline.set("part", counters.total ? percent(value / counters.total) : "–");
+  }
+
+  function drawGoal(/** @type {boolean} */ live) {
+    const goal = goals.of(name);
+    headline.goal(goal, live);
+    setText(byId("event-goal"), goal ? "Edit goal" : "Set a goal");
   }
 
   function openShareDialog() {
@@ -74,6 +82,7 @@ export function createEventPage({ counters, now, isLoaded }, onCorrected) {
 
   const confirmAndReload = (/** @type {Omit<Confirmation, "word"|"onDone">} */ confirmation) =>
     confirmTyped({ ...confirmation, word: name, onDone: () => { onCorrected(); reload(); } });
+  byId("event-goal").addEventListener("click", () => openGoalForm(name, goals.of(name), { onKey: onCorrected, onSaved: loadGoals }));
   byId("share-open").addEventListener("click", openShareDialog);
   byId("event-reset").addEventListener("click", () => confirmAndReload({
     title: "Reset today’s count to 0?", action: "Reset",
@@ -120,6 +129,7 @@ export function createEventPage({ counters, now, isLoaded }, onCorrected) {
     tick(synced) {
       chart.tick(synced);
       loadTotal();
+      drawGoal(true);
       if (!synced) return;
       headline.set("rate", chart.rate());
       headline.load();

@@ -1,0 +1,82 @@
+"""Goals: an administrator sets one, every page shows how far it is, and the marks celebrate when it is reached."""
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, fits_width, wait_until_loaded
+from tests.support.servers import Process
+
+WHOLE_SHEET = 25
+GOALS_POLL_MS = 30_000
+
+
+def newest_strokes(page: Page, part: str) -> int:
+    """Return the number of strokes that are drawn in the accent colour."""
+    return page.locator(f"{part} .newest").evaluate("el => el.getAttribute('d').split('M').length - 1")
+
+
+def expect_flourish(page: Page, part: str) -> None:
+    script = f"document.querySelector('{part} .newest').getAttribute('d').split('M').length - 1 === {WHOLE_SHEET}"
+    page.wait_for_function(script)
+
+
+@pytest.mark.fails_on_mutant(
+    "a goal is reached by loading", "static/js/data/goals.js", "wasReached !== false", "wasReached"
+)
+@pytest.mark.fails_on_mutant(
+    "a flourish with reduced motion",
+    "static/js/components/tally-marks.js",
+    "flourishing || reducedMotion()",
+    "flourishing",
+)
+@pytest.mark.fails_on_mutant(
+    "other pages keep the old goals", "static/js/data/session.js", 'if (connection.name === "live") loadGoals();', ""
+)
+def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, console_messages: list[str]) -> None:
+    tally.post("/event/sale", b'{"by": 37}')
+    still = wait_until_loaded(open_page(f"{tally.url}/#/event/sale", clock=True, reduced_motion="reduce"))
+    page = wait_until_loaded(open_page(f"{tally.url}/#/event/sale"))
+    expect(page.locator("#event-today .goal")).to_be_hidden()
+    page.get_by_role("button", name="Set a goal").click()
+    page.locator("#confirm input[type=password]").fill(ADMIN_KEY)
+    page.locator("#confirm").get_by_role("button", name="Save").click()
+    expect(page.locator("#goal-number")).to_be_focused()
+    page.keyboard.type("9007199254740992")
+    page.locator("#confirm form").evaluate("form => { form.noValidate = true }")
+    page.keyboard.press("Enter")
+    expect(page.locator("#goal-number-problem")).to_contain_text("expected a whole number")
+    assert console_messages.pop().startswith("Failed to load resource: the server responded with a status of 422")
+    assert accessibility_violations(page) == []
+    page.locator("#goal-number").fill("40")
+    page.keyboard.press("Enter")
+    expect(page.locator("#event-today .goal")).to_have_text("37 of 40 today")
+    tally.post("/event/sale")
+    expect(still.locator("#event-today .hero .value").first).to_have_text("38")
+    still.clock.fast_forward(GOALS_POLL_MS)
+    expect(still.locator("#event-today .goal")).to_have_text("38 of 40 today")
+    kiosk = wait_until_loaded(open_page(f"{tally.url}/kiosk?event=sale"))
+    overview = wait_until_loaded(open_page(tally.url, viewport={"width": 320, "height": 900}))
+    card = '[data-event="sale"]'
+    expect(overview.locator(f"{card} .goal")).to_have_text("38 of 40 today")
+    expect(kiosk.locator(".goal")).to_have_text("38 of 40 today")
+    for shown in (page, kiosk, overview):
+        assert accessibility_violations(shown) == []
+        assert fits_width(shown)
+    tally.post("/event/sale", b'{"by": 2}')
+    for shown, part in ((page, "#event-today"), (kiosk, ".slide"), (overview, card)):
+        expect_flourish(shown, part)
+        expect(shown.locator(f"{part} .goal.reached")).to_have_text("40 of 40 today")
+    expect(page.locator("#announce")).to_have_text("sale: goal reached, 40 of 40 today")
+    expect(still.locator("#event-today .goal.reached")).to_have_text("40 of 40 today")
+    assert newest_strokes(still, "#event-today") < WHOLE_SHEET
+    page.reload()
+    expect(page.locator("#event-today .goal.reached")).to_be_visible()
+    assert newest_strokes(page, "#event-today") < WHOLE_SHEET
+    assert "goal reached" not in page.locator("#announce").inner_text()
+    page.get_by_role("button", name="Edit goal").click()
+    page.get_by_role("button", name="Remove goal").click()
+    expect(page.get_by_role("button", name="Set a goal")).to_be_visible()
+    expect(page.locator("#event-today .goal")).to_be_hidden()
+    assert httpx.get(f"{tally.url}/goals").json() == []
+    assert console_messages == []
