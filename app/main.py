@@ -11,7 +11,7 @@ from app.alerts.service import AlertService
 from app.backups import Backups
 from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.group_commit import GroupCommitter
-from app.http.app import TallyApp, include_pages, include_routes
+from app.http.app import TallyApp, include_notes, include_pages, include_routes
 from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
@@ -76,6 +76,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         backups=services.backups,
         alert_service=services.alerts,
     )
+    include_notes(app, settings=settings, rate_limits=services.rate_limits, store=services.store, clock=services.clock)
     include_pages(app, services.socketio_server, settings.embed_origins)
     return app
 

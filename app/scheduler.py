@@ -17,6 +17,7 @@ from app.live.day import LiveDay
 from app.live.peers import PeerSync
 from app.live.socketio import SocketIoServer
 from app.nightly_check import NightlyCheck
+from app.notes import Notes
 from app.settings import Settings
 from app.status import StatusMonitor
 from app.stores.base import CounterStore, StoreError
@@ -57,6 +58,7 @@ class Jobs:
         self._live_day, self._status_monitor, self._peers = live_day, status_monitor, peers
         self._socketio_server, self._store, self._clock = socketio_server, store, clock
         self._alerts, self._backups, self._nightly_check = alerts, backups, nightly_check
+        self._notes = Notes(store.records)
         self._retention_seconds = {
             "minute": settings.minutes_kept_hours * 3600,
             "hour": settings.hours_kept_days * 86_400,
@@ -96,6 +98,7 @@ class Jobs:
             cutoffs = {step: slot.minute - seconds for step, seconds in self._retention_seconds.items()}
             cutoffs["day"] = self._clock.calendar.starts("day", slot.day, self._days_kept)[0]
             await self._store.prune(cutoffs, slot)
+            await self._notes.prune(cutoffs["day"])
         except StoreError as error:
             log.warning("retention was skipped and will be retried: %s", error)
 

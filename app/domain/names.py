@@ -1,10 +1,11 @@
-"""Validate event names, user ids and session ids, and return their stored form."""
+"""Validate event names, user ids, session ids and the texts of notes, and return their stored form."""
 
 import unicodedata
 
 from app.domain.invisible import has_invisible
 
 NAME_LENGTH_MAX = 128  # characters, of an event name, a user id or a session id
+NOTE_LENGTH_MAX = 200  # characters, of the text of a note
 
 _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 # The explicit bidirectional formatting characters of Unicode's UAX #9, which can make a name look like another one.
@@ -25,9 +26,14 @@ def event_name(text: str) -> str:
     return name
 
 
-def visitor_id(text: str) -> str:
+def note_text(text: str) -> str:
+    """Return the stored form (NFC) of the text of a note: the rules of a user id, but longer. Raises InvalidName."""
+    return visitor_id(text, NOTE_LENGTH_MAX)
+
+
+def visitor_id(text: str, length_max: int = NAME_LENGTH_MAX) -> str:
     """Return the stored form (NFC) of a user or session id, in which "/" is allowed. Raises InvalidName."""
-    name = stored_visitor_id(text)
+    name = stored_visitor_id(text, length_max)
     if not name.isascii() and has_invisible(name):
         raise InvalidName("must not contain invisible characters, or spaces other than U+0020")
     return name
@@ -44,13 +50,13 @@ def stored_event_name(text: str) -> str:
     return name
 
 
-def stored_visitor_id(text: str) -> str:
+def stored_visitor_id(text: str, length_max: int = NAME_LENGTH_MAX) -> str:
     """Return the stored form of a user or session id that an earlier version may have counted. Raises InvalidName."""
     # Normalising takes quadratic time for combining marks in the wrong order, so a far too long text is not normalised.
-    is_normal = text.isascii() or len(text) > 4 * NAME_LENGTH_MAX
+    is_normal = text.isascii() or len(text) > 4 * length_max
     name = text if is_normal else unicodedata.normalize("NFC", text)
-    if not 1 <= len(name) <= NAME_LENGTH_MAX:
-        raise InvalidName(f"must have 1 to {NAME_LENGTH_MAX} characters, not {len(name)}")
+    if not 1 <= len(name) <= length_max:
+        raise InvalidName(f"must have 1 to {length_max} characters, not {len(name)}")
     if name in {".", ".."}:
         raise InvalidName('must not be "." or ".."')
     if name != name.strip():

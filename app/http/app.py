@@ -36,6 +36,7 @@ from app.http.routes import (
     export_import,
     goals,
     history,
+    notes,
     operations,
     pages,
     series,
@@ -47,6 +48,7 @@ from app.live.broadcaster import Broadcaster
 from app.live.peers import PeerSync
 from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
+from app.notes import Notes
 from app.settings import Settings
 from app.status import StatusMonitor
 from app.stores.base import CounterStore
@@ -172,6 +174,16 @@ def include_routes(
         operations.add_abacus_status(router, reads, store, status_monitor)
     operations.add_metrics(router, reads, metrics, queries, rate_limits)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
+
+
+def include_notes(
+    app: TallyApp, *, settings: Settings, rate_limits: RateLimits, store: CounterStore, clock: Clock
+) -> None:
+    """Add the routes of notes."""
+    read_limit = ReadLimit(rate_limits, store)
+    reads, writes = app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
+    reads.route_class = read_limit.route_class()
+    notes.add_routes(reads, writes, Notes(store.records), clock, app.permissions, rate_limits, settings.days_kept)
 
 
 def include_pages(app: TallyApp, socketio_server: SocketIoServer, embed_origins: Sequence[str]) -> None:

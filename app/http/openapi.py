@@ -3,6 +3,7 @@
 from typing import Any
 
 from app.http.errors import ProblemDetails
+from app.http.parsing import IDEMPOTENCY_KEY
 from app.http.permissions import GRANTS, ROUTE_PERMISSIONS, Permissions
 from app.http.problem_kinds import PROBLEM_KINDS
 
@@ -13,6 +14,12 @@ _HEADERS = {
     "Tally-Partial": "Set if the result is incomplete, with the reason.",
     "Tally-Stale": "The age of these numbers in seconds; set while Redis is unreachable.",
     "WWW-Authenticate": "The authentication scheme: Bearer.",
+}
+# FastAPI cannot document this header, because `parsing` reads it.
+KEY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "pattern": f"^({IDEMPOTENCY_KEY.pattern})$"},
 }
 _REQUIRED_HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
 

@@ -206,17 +206,24 @@ async def idempotency_key(
 
     A key belongs to one client and one route, and identifies one request: the same amounts and visits in any order.
     """
+    key_id = idempotency_key_id(request, permissions, route)
+    if key_id is None:
+        return None
+    sorted_visits = sorted(visits, key=str)
+    await asyncio.sleep(0)  # other tasks run, because a large batch takes some 20 ms before and 30 ms after this
+    content = json.dumps([sorted(amounts.items()), sorted_visits])
+    return IdempotencyKey(key_id, _hash(content), _hash(client_address(request)))
+
+
+def idempotency_key_id(request: Request, permissions: Permissions, route: str) -> str | None:
+    """Return the id of the request's Idempotency-Key for this client and route, if it has one. Raises Problem (422)."""
     texts = [value.decode("latin-1") for header, value in request.scope["headers"] if header == b"idempotency-key"]
     if not texts:
         return None
     match = IDEMPOTENCY_KEY.fullmatch(texts[0])
     if len(texts) > 1 or not match:
         raise Problem(INVALID_REQUEST, "send exactly one Idempotency-Key header, of 1 to 255 visible ASCII characters")
-    sorted_visits = sorted(visits, key=str)
-    await asyncio.sleep(0)  # other tasks run, because a large batch takes some 20 ms before and 30 ms after this
-    content = json.dumps([sorted(amounts.items()), sorted_visits])
-    scope = f"{permissions.client_id(request.scope)} {route}"
-    return IdempotencyKey(_hash(f"{scope} {match[1] or match[2]}"), _hash(content), _hash(client_address(request)))
+    return _hash(f"{permissions.client_id(request.scope)} {route} {match[1] or match[2]}")
 
 
 def _hash(text: str) -> str:

@@ -35,7 +35,7 @@ ORIGIN_NOT_ALLOWED = ProblemKind(
     "origin-not-allowed", 403, "Web origin not allowed", "Add the page's origin to `TALLY_ALLOWED_ORIGINS`."
 )
 NOT_FOUND = ProblemKind(
-    "not-found", 404, "Not found", "The server has no such route, file, alert, goal, or finished day."
+    "not-found", 404, "Not found", "The server has no such route, file, alert, goal, note, or finished day."
 )
 METHOD_NOT_ALLOWED = ProblemKind(
     "method-not-allowed", 405, "Method not allowed", "The header `Allow` lists the methods of this route."

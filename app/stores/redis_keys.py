@@ -39,6 +39,7 @@ keys:<client>                   zset     2 * IDEMPOTENCY_TTL_SECONDS  count     
 alerts                          hash     never                        records           alerts
 deliveries:<id>                 hash     never                        records           deliveries of an alert
 goals                           hash     never                        records           goals by event
+notes                           hash     never                        records           notes on the timeline
 sketch                          string   never                        sketch, write     used only inside a script
 """
 

@@ -209,9 +209,13 @@ def test_the_visits_of_goatcounter_are_read_from_its_api(tmp_path: Path) -> None
     assert (contents.events, contents.hits, len(contents.days)) == (4, 12, 2)
 
 
-def test_the_commands_about_api_keys_work(process: Callable[..., Process], tmp_path: Path) -> None:
+def test_the_commands_with_a_write_key_work(process: Callable[..., Process], tmp_path: Path) -> None:
     keys = {"TALLY_WRITE_KEYS": "a-key-that-may-count"}
     app = process(TALLY_STORE="memory://", TALLY_ALLOWED_ORIGINS="https://shop.example", **keys)
     count, preflight = (run(on_port(e.script, app.port), tmp_path, keys) for e in examples(page("api-keys")))
     assert '"count":1' in count
     assert "access-control-allow-origin: https://shop.example" in preflight
+    (mark,) = examples(page("mark-a-deployment"))
+    for _ in range(2):
+        run(on_port(mark.script, app.port), tmp_path, {"TALLY_KEY": keys["TALLY_WRITE_KEYS"], "CI_JOB_ID": "17"})
+    assert [note["text"] for note in app.get("/notes")] == ["v2 deployed"]

@@ -11,11 +11,10 @@ from app.domain.counting import AMOUNT_MAX, IdempotencyKey, Visit, weight
 from app.domain.names import NAME_LENGTH_MAX
 from app.http.batches import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, parse_batch, sum_batch
 from app.http.errors import accepted_or_raise
-from app.http.openapi import error_responses, response_headers
+from app.http.openapi import KEY_HEADER, error_responses, response_headers
 from app.http.origins import Headers
 from app.http.parsing import (
     HIT_BYTES_MAX,
-    IDEMPOTENCY_KEY,
     BodyBudget,
     EventInPath,
     check_amounts,
@@ -43,7 +42,7 @@ BufferedBatch = TypedDict("BufferedBatch", {"accepted": int, "countsSeen": dict[
 
 _REPLAYED: Headers = [(b"idempotent-replayed", b"true")]
 
-# FastAPI cannot document the request bodies and the header, because msgspec and `parsing` read them.
+# FastAPI cannot document the request bodies, because msgspec reads them.
 _BY = {"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX, "default": 1}
 _VISITOR = {"type": ["string", "null"], "maxLength": NAME_LENGTH_MAX}
 _HIT_FIELDS = {"by": _BY, "user": _VISITOR, "session": _VISITOR}
@@ -52,8 +51,6 @@ _HIT = {"type": "object", "properties": _HIT_FIELDS, "additionalProperties": Fal
 _ITEMS = {"type": "array", "items": _ITEM | {"additionalProperties": False}, "maxItems": BATCH_ITEMS_MAX}
 _BATCH = {"anyOf": [_ITEMS, {"type": "object", "additionalProperties": _BY}, _ITEM]}
 _TEXT = {"type": "string"}
-_KEY_SCHEMA = {"type": "string", "pattern": f"^({IDEMPOTENCY_KEY.pattern})$"}
-_KEY_HEADER = {"name": "Idempotency-Key", "in": "header", "schema": _KEY_SCHEMA}
 
 
 class HitReceiver(Protocol):
@@ -78,7 +75,7 @@ def _documentation(buffered: type, schemas: dict[str, dict[str, Any]]) -> dict[s
     errors = error_responses(415) if "text/plain" in schemas else {}
     return {
         "responses": {200: response_headers("Idempotent-Replayed"), 202: accepted, **errors},
-        "openapi_extra": {"requestBody": body, "parameters": [_KEY_HEADER]},
+        "openapi_extra": {"requestBody": body, "parameters": [KEY_HEADER]},
     }
 
 
