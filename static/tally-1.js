@@ -26,18 +26,26 @@
     }
   }
 
+  let warned;
+
+  /** Logs an error, once. */
+  function warn({ detail = `no response. Is ${location.origin} in TALLY_ALLOWED_ORIGINS?` }) {
+    if (!warned) console.warn("Tally:", detail);
+    warned = true;
+  }
+
   /** Counts a hit. It retries with one Idempotency-Key, so the hit is counted once. */
   async function tally(event, hit) {
     if (!base) throw new Error(UNKNOWN);
     const headers = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
     const request = { method: "POST", keepalive: true, credentials: "omit", headers, body: hit && JSON.stringify(hit) };
     for (let pauseMs = 500; ; pauseMs *= 2) {
-      const response = await fetch(eventUrl(event), request).catch(() => null);
+      const response = await fetch(eventUrl(event), request).catch(warn);
       const body = await response?.json().catch(() => null);
       if (response?.ok && body) return body;
       const retryAfterMs = 1000 * (response?.headers.get("Retry-After") ?? 0);
       const rejected = response && response.status < 500 && response.status !== 429;
-      if (rejected || pauseMs > 30_000 || retryAfterMs > 60_000) throw new Error(body?.detail ?? "Tally did not respond; the hit may not have been counted");
+      if (rejected || pauseMs > 30_000 || retryAfterMs > 60_000) throw new Error(body?.detail ?? "no response; the hit may not have been counted");
       await new Promise((resolve) => setTimeout(resolve, Math.max(pauseMs, retryAfterMs) + Math.random() * pauseMs));
     }
   }
@@ -67,7 +75,7 @@
       // Unless the stream is closed, the browser reconnects.
       if (stream.readyState !== EventSource.CLOSED || stream !== source) return;
       for (const event of events) {
-        fetch(eventUrl(event)).then((response) => response.json()).then(({ count }) => count >= 0 && showCount(event, count), () => {});
+        fetch(eventUrl(event)).then((response) => response.json()).then((body) => (body.count >= 0 ? showCount(event, body.count) : warn(body))).catch(warn);
       }
       watchedQuery = "";
       setTimeout(tally.watch, 20_000 + Math.random() * 20_000);

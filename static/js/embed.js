@@ -8,14 +8,19 @@ const { format } = new Intl.NumberFormat();
 
 const theme = query.get("theme") ?? "";
 const accent = query.get("accent") ?? "";
-if (["light", "dark"].includes(theme)) root.dataset.theme = theme;
+if (theme === "dark") root.dataset.theme = theme;
 if (/^([0-9a-f]{3}|[0-9a-f]{6})$/i.test(accent)) root.style.setProperty("--accent", `#${accent}`);
 label.textContent = query.get("label") ?? event;
 
 function show(/** @type {number} */ value) {
   count.textContent = format(value);
-  count.style.setProperty("--digits", String(count.textContent.length));
+  fit();
   document.title = `${label.textContent}: ${count.textContent}`;
+}
+
+/** Fits the number to the frame. WebKit zooms vw and cqw in a font-size twice. */
+function fit() {
+  count.style.fontSize = `${Math.min(64, 0.6 * innerHeight, innerWidth / (0.66 * (count.textContent ?? "").length))}px`;
 }
 
 function connect() {
@@ -30,4 +35,6 @@ function connect() {
   };
 }
 
+addEventListener("resize", fit);
+fit();
 connect();

@@ -105,6 +105,10 @@ let rotatedAt = Date.now();
 let reloadTimer = 0;
 let idleTimer = 0;
 byId("slides").append(...slides.map(({ el }) => el));
+new ResizeObserver(([{ contentRect: { width, height } }]) => {
+  byId("slides").style.setProperty("--w", `${width / 100}px`);
+  byId("slides").style.setProperty("--h", `${height / 100}px`);
+}).observe(byId("slides"));
 
 function rotate(/** @type {number} */ offset) {
   slides[current].el.hidden = true;

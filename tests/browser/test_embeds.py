@@ -1,6 +1,7 @@
 """Other people's pages, on another origin: the API, badges, a CountAPI page, the script, and the frame."""
 
 import http.server
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Self
 
 import httpx
 import pytest
+from PIL import Image, ImageColor
 from playwright.sync_api import Error, Page, Route, expect
 
 from tests.support.redis_servers import wait_until
@@ -38,6 +40,9 @@ SCRIPT_PAGE = """<!doctype html><meta charset="utf-8">
 <script src="{tally}/static/tally-1.js" defer></script>
 <b data-tally-count="{event}"></b> <i data-tally-count="{event}"></i> <u data-tally-count="never"></u>
 <button data-tally-hit="clicked"><span id="inside">Click</span></button>"""
+
+FRAME_PAGE = """<!doctype html><style>:root {{ color-scheme: {scheme} }} body {{ background: tomato }}</style>
+<iframe src="{url}" width="200" height="100" style="border:0;color-scheme:light"></iframe>"""
 
 BADGE_PAGE = """<!doctype html><img src="{tally}/badge/mysite.com:badge.svg?label=visits" alt="visits">"""
 
@@ -363,6 +368,20 @@ def test_a_script_without_a_known_server_logs_an_error_and_counts_nothing(
     assert tally.get("/event/unknown")["count"] == 0
 
 
+@pytest.mark.fails_on_mutant("fails silently", SCRIPT, "if (!warned) console", "if (0) console")
+def test_the_script_names_what_the_server_needs(process, site: Site, open_page) -> None:
+    """By default, pages of other origins may neither count nor read. With read keys, they cannot read."""
+    page = open_page("about:blank")
+    for settings, warning in (
+        ({}, f"Tally: no response. Is {site.url} in TALLY_ALLOWED_ORIGINS?"),
+        ({"TALLY_READ_KEYS": "r" * 16, "TALLY_ALLOWED_ORIGINS": site.url}, "Tally: API key required"),
+    ):
+        tally = process(TALLY_STORE="memory://", **settings)
+        with page.expect_console_message(lambda message: message.type == "warning") as warned:
+            load_script_page(page, tally, site, "silent")
+        assert warned.value.text.startswith(warning)
+
+
 def test_the_script_shows_a_read_count_without_a_stream(tally: Process, site: Site, open_page) -> None:
     tally.post("/event/polled")
     page = open_page("about:blank")
@@ -381,6 +400,22 @@ def test_an_embed_shows_one_live_number(tally: Process, open_page, console_messa
     expect(page.locator("#label")).to_have_text("<b>Joined")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "a frame has a color-scheme", "static/embed.css", ":root { --accent", ":root { color-scheme: light dark; --accent"
+)
+def test_a_frame_is_transparent_on_light_and_dark_pages(process, site: Site, open_page) -> None:
+    tally = process(TALLY_STORE="memory://", TALLY_EMBED_ORIGINS=site.url)
+    page = open_page("about:blank", color_scheme="dark")
+    for scheme, theme, colour in (("light", "light", "#2457d6"), ("light dark", "dark", "#86abff")):
+        site.html = FRAME_PAGE.format(scheme=scheme, url=f"{tally.url}/embed/a?theme={theme}")
+        page.goto(site.url)
+        expect(page.frame_locator("iframe").locator("#count")).to_have_css("color", f"rgb{ImageColor.getrgb(colour)}")
+        expect(page.frame_locator("iframe").locator("#count")).to_have_text("0")
+        picture = Image.open(io.BytesIO(page.locator("iframe").screenshot())).convert("RGB")
+        corners = [(x, y) for x in (0, picture.width - 1) for y in (0, picture.height - 1)]
+        assert {picture.getpixel(corner) for corner in corners} == {ImageColor.getrgb("tomato")}, scheme
 
 
 def test_an_embed_ignores_invalid_query_values(tally: Process, open_page, console_messages: list[str]) -> None:

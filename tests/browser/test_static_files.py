@@ -24,6 +24,17 @@ def test_static_files_are_small_when_compressed() -> None:
     assert len(gzip.compress(b"".join(path.read_bytes() for path in files))) < 76_000
 
 
+def test_no_number_depends_on_a_container_in_its_font_size() -> None:
+    """WebKit applies the page's zoom twice to such a size, and the number is cut."""
+    styles = [
+        (path.name, style) for path in STATIC.glob("*.css") for style in re.findall(r"[^{}]+{[^}]*}", path.read_text())
+    ]
+    sizes = [(name, size) for name, style in styles for size in re.findall(r"font-size: [^;]*\dcq[^;]*", style)]
+    assert sizes == [("app.css", "font-size: min(76px, calc(100cqi / (var(--len, 6) * .66)))")], (
+        "it has a limit of 76 px"
+    )
+
+
 @pytest.mark.fails_on_mutant(
     "a helper imports the data layer",
     "static/js/lib/csv.js",

@@ -21,7 +21,7 @@ function snippets(name) {
     "Count a hit": `curl -X POST '${SERVER_URL}/event/${path}'`,
     "Stream updates": `curl -N '${SERVER_URL}/stream?event=${path}'`,
     [BADGE]: `![hits](${SERVER_URL}/badge/${path}.svg)`,
-    "Embed (iframe)": `<iframe src="${SERVER_URL}/embed/${path}" width="200" height="100" title="hits"></iframe>`,
+    "Embed (iframe)": `<iframe src="${SERVER_URL}/embed/${path}" width="200" height="100" style="border:0;color-scheme:light" title="hits"></iframe>`,
     "Web page script": `<script src="${SERVER_URL}/static/tally-1.js" defer></script>\n<span data-tally-count="${attribute}"></span>\n<button data-tally-hit="${attribute}">Click</button>`,
   };
 }
