@@ -152,8 +152,7 @@ def include_routes(
 ) -> None:
     """Add the routes of the API. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
-    router, reads, writes = app.router_with(), app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
-    reads.route_class = read_limit.route_class()
+    router, reads, writes = _routers(app, rate_limits, read_limit)
     count.add_routes(router, (buffer := kafka and kafka.buffer) or committer, rate_limits, app.permissions)
     if not buffer:
         app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response, app.prefix)
@@ -173,6 +172,7 @@ def include_routes(
         countapi_stream.add_routes(reads, store, broadcaster)
         operations.add_abacus_status(router, reads, store, status_monitor)
     operations.add_metrics(router, reads, metrics, queries, rate_limits)
+    operations.add_permissions(reads, app.permissions)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
 
 
@@ -180,10 +180,15 @@ def include_notes(
     app: TallyApp, *, settings: Settings, rate_limits: RateLimits, store: CounterStore, clock: Clock
 ) -> None:
     """Add the routes of notes."""
-    read_limit = ReadLimit(rate_limits, store)
-    reads, writes = app.router_with(read_limit), app.router_with(limit_writes(rate_limits))
-    reads.route_class = read_limit.route_class()
+    _, reads, writes = _routers(app, rate_limits, ReadLimit(rate_limits, store))
     notes.add_routes(reads, writes, Notes(store.records), clock, app.permissions, rate_limits, settings.days_kept)
+
+
+def _routers(app: TallyApp, rate_limits: RateLimits, read_limit: ReadLimit) -> tuple[APIRouter, APIRouter, APIRouter]:
+    """Return routers without a rate limit, with the read limit, and with the write limit."""
+    reads = app.router_with(read_limit)
+    reads.route_class = read_limit.route_class()
+    return app.router_with(), reads, app.router_with(limit_writes(rate_limits))
 
 
 def include_pages(app: TallyApp, socketio_server: SocketIoServer, embed_origins: Sequence[str]) -> None:

@@ -41,6 +41,7 @@ ROUTE_PERMISSIONS: dict[str, Permission] = {
     "GET /stream": "read",
     "GET /metrics": "read",
     "GET /metrics/events": "read",
+    "GET /permissions": "anyone",
     "PUT /event/{name}": "admin",
     "DELETE /event/{name}": "admin",
     "DELETE /user/{id}": "admin",
@@ -159,6 +160,12 @@ class Permissions:
     def limit_sessions(self, scope: Scope) -> None:
         """Count the begin of a Socket.IO session as one read. Raises Problem (429)."""
         self._rate_limits.consume(HTTPConnection(scope), "read")
+
+    def granted(self, scope: Scope) -> set[Permission]:
+        """Return what a client may do with its API key, or without one. An unknown key grants nothing."""
+        key = _bearer(scope)
+        granted = self._grants_of(key)
+        return granted if key and self._grants and not granted else granted | (GRANTS["admin"] - self.key_required)
 
     def client_id(self, scope: Scope) -> str:
         """Return the client to which an idempotency key belongs: the hash of its API key, or "anonymous"."""

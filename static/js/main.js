@@ -1,5 +1,6 @@
 // The dashboard: its pages, their routes, keyboard shortcuts, and the status that all pages share.
 
+import { updateAdminPanels } from "./components/admin-panels.js";
 import { createKeyPrompt } from "./components/key-form.js";
 import { createStatusBanner } from "./components/status-banner.js";
 import { goalParts } from "./data/goals.js";
@@ -28,7 +29,10 @@ const session = openSession({
     overview.count(hits);
     eventPage.countHits();
   },
-  onSnapshot: () => currentPage().reload(),
+  onSnapshot() {
+    currentPage().reload();
+    updateAdminPanels(pageElement()); // A server that was restarted may have other keys.
+  },
   onGoal(event, goal) {
     byId("announce").textContent = `${event}: goal reached, ${goalParts(goal).join(" ")}`;
   },
@@ -55,6 +59,7 @@ let locked = false;
 let entry = "";
 let lastAnnouncement = { total: -1, at: Date.now() };
 const currentPage = () => pages[view];
+const pageElement = () => byId(`page-${view}`);
 const updateKeyPrompt = () => showKeyPrompt(locked && view !== "settings"); // The settings page has a key form.
 
 function showRoute() {
@@ -71,6 +76,7 @@ function showRoute() {
     anchor.getAttribute("data-to") === view ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
   }
   updateKeyPrompt();
+  updateAdminPanels(pageElement());
   currentPage().show(route);
   document.title = [currentPage().title(), "Tally"].filter(Boolean).join(" · ");
   session.repaint();
@@ -79,7 +85,7 @@ function showRoute() {
   const position = scrollPositions.get(entry) ?? 0;
   scrollTo(0, position);
   // Back from an event, the reader goes on at its card. A screen reader announces every other new page.
-  if (!(position && view === "overview" && overview.focusCard(previousEvent))) byId(`page-${view}`).querySelector("h1").focus({ preventScroll: true });
+  if (!(position && view === "overview" && overview.focusCard(previousEvent))) pageElement().querySelector("h1").focus({ preventScroll: true });
 }
 
 /** Gives the current entry of the browser's history a name, to find its scroll position later. */

@@ -45,6 +45,11 @@ STYLE_FOR_AXE = """
 RUN_AXE = "options => axe.run({ exclude: ['.axis'] }, { resultTypes: ['violations', 'incomplete'], ...options })"
 
 
+def enter_admin_key(page: Page) -> None:
+    page.evaluate(f"sessionStorage.setItem('tally-key', '{ADMIN_KEY}')")
+    page.reload()
+
+
 def past_day(days_ago: int) -> str:
     return (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
 

@@ -37,6 +37,7 @@ def test_a_page_asks_for_an_api_key_and_uses_it(tally: Process, open_page, path:
     page = open_page(tally.url + path)
     expect_status(page, "locked")
     expect(page.get_by_text("This dashboard is protected")).to_be_visible()
+    expect(page.locator("#key-prompt input[type=password]")).to_be_focused()
     enter_key(page, "not the key that it is")
     expect(page.locator("#key-prompt")).to_contain_text("was not accepted")
     enter_key(page, READ_KEY)
@@ -63,20 +64,54 @@ def test_an_api_key_can_be_forgotten(tally: Process, open_page) -> None:
 @pytest.mark.fails_on_mutant(
     "a wrong key replaces the present one",
     "static/js/components/key-form.js",
-    "if (problem) setText",
-    "if (false) setText",
+    "if (permissions.read) save(key)",
+    "if (true) save(key)",
 )
 def test_a_key_that_cannot_read_does_not_lock_the_page(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/settings")
     page.locator("#key input[type=password]").fill(ADMIN_KEY)
     page.get_by_role("button", name="Save", exact=True).click()
     expect_status(page, "live")
-    for key, problem in (("mistyped-key-0000000", "Unknown API key"), (WRITE_KEY, "can count, but not read")):
+    expect(page.locator("#key .note")).to_contain_text("This key can read, count, and administer.")
+    problems = {
+        "mistyped-key-0000000": "Unknown API key",
+        "schlüssel 0": "Unknown API key",
+        WRITE_KEY: "can count, but not read",
+    }
+    for key, problem in problems.items():
         page.locator("#key input[type=password]").fill(key)
         page.get_by_role("button", name="Save", exact=True).click()
         expect(page.locator("#key .note")).to_contain_text(problem)
         expect_status(page, "live")
     assert page.evaluate("sessionStorage.getItem('tally-key')") == ADMIN_KEY
+
+
+@pytest.mark.fails_on_mutant(
+    "anyone is offered to reset",
+    "static/js/components/admin-panels.js",
+    "actions.disabled = !permissions.admin",
+    "actions.disabled = false",
+)
+def test_administrative_actions_need_an_admin_key(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = open_page(f"{tally.url}/#/settings")
+    for key, note, allowed in (
+        (READ_KEY, "This key can read.", False),
+        (ADMIN_KEY, "This key can read, count, and administer.", True),
+    ):
+        page.locator("#key input[type=password]").fill(key)
+        page.get_by_role("button", name="Save", exact=True).click()
+        expect(page.locator("#key .note")).to_contain_text(note)
+        expect(page.locator("#reset-all")).to_be_enabled(enabled=allowed)
+    page.get_by_role("link", name="Overview", exact=True).click()
+    page.locator(".card a").click()
+    expect(page.locator("#event-delete")).to_be_enabled()
+    expect(page.locator("#page-event .needs-admin")).to_be_hidden()
+    page.evaluate("sessionStorage.clear()")
+    page.goto(f"{tally.url}/#/settings")
+    page.reload()
+    expect(page.locator("#page-settings .needs-admin")).to_be_visible()
+    expect(page.locator("#reset-all")).to_be_disabled()
+    assert [text for text in console_messages if "401" not in text] == []
 
 
 @pytest.mark.fails_on_mutant(
@@ -91,7 +126,7 @@ def test_a_key_can_be_remembered_on_a_device(tally: Process, open_page) -> None:
     page.reload()
     expect_status(page, "live")
     page.goto(f"{tally.url}/#/settings")
-    expect(page.locator("#key .note")).to_have_text("Stored in this browser.")
+    expect(page.locator("#key .note")).to_have_text("This key can read. Stored in this browser.")
     page.get_by_role("button", name="Remove key").last.click()
     expect_status(page, "locked")
     assert page.evaluate("localStorage.getItem('tally-key')") is None

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import count_two_days
-from tests.browser.dashboard import ADMIN_KEY, choose, past_day, wait_until_loaded
+from tests.browser.dashboard import choose, enter_admin_key, past_day, wait_until_loaded
 from tests.support.servers import Process
 
 DASH = "\u2013"
@@ -26,11 +26,6 @@ SHIFTS = """
 @pytest.fixture(scope="module")
 def tally(tally_with_history: Process) -> Process:
     return tally_with_history
-
-
-def enter_admin_key(page: Page) -> None:
-    page.evaluate(f"sessionStorage.setItem('tally-key', '{ADMIN_KEY}')")
-    page.reload()
 
 
 @pytest.mark.fails_on_mutant(

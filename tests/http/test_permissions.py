@@ -124,7 +124,7 @@ def test_the_admin_routes_and_the_open_routes_are_listed_here_again() -> None:
     }  # fmt: skip
     assert {route for route, permission in ROUTE_PERMISSIONS.items() if permission == "anyone"} == {
         "GET /", "GET /kiosk", "GET /health", "GET /health/live", "GET /health/ready", "GET /docs", "GET /docs/errors",
-        "GET /openapi.json", "* /static", "* /docs/assets", "GET /healthcheck",
+        "GET /openapi.json", "* /static", "* /docs/assets", "GET /healthcheck", "GET /permissions",
     }  # fmt: skip
 
 
@@ -162,6 +162,34 @@ async def test_an_unknown_key_is_rejected_even_where_none_is_required(serve) -> 
         page = socketio.AsyncClient(reconnection=False)
         with pytest.raises(socketio.exceptions.ConnectionError):
             await page.connect(tally.url, auth={"key": KEYS["wrong"]}, transports=["websocket"])
+
+
+@pytest.mark.fails_on_mutant(
+    "an unknown key may do what is open",
+    "app/http/permissions.py",
+    "granted if key and self._grants and not granted",
+    "granted if False",
+)
+async def test_permissions_tells_what_a_key_may_do(serve) -> None:
+    async def permitted(tally: RunningApp) -> dict[str, str]:
+        async with tally.client() as client:
+            found = {role: (await client.get("/permissions", headers=bearer(role))).json() for role in ("none", *KEYS)}
+        return {role: " ".join(name for name, granted in may.items() if granted) for role, may in found.items()}
+
+    everything = "read write admin"
+    async with serve(**CLOSED) as tally:
+        assert await permitted(tally) == {
+            "none": "",
+            "wrong": "",
+            "read": "read",
+            "write": "write",
+            "admin": everything,
+        }
+    async with serve(admin_keys=KEYS["admin"], write_keys=KEYS["write"]) as tally:
+        may = {"none": "read", "wrong": "", "read": "", "write": "read write", "admin": everything}
+        assert await permitted(tally) == may
+    async with serve() as tally:
+        assert set((await permitted(tally)).values()) == {"read write"}
 
 
 async def test_badges_and_embeds_may_be_open_when_other_reads_are_not() -> None:

@@ -99,7 +99,7 @@ async def test_openapi_lists_all_routes_and_the_docs_work_offline(client: httpx.
         "GET /event/{name}/series", "GET /series", "GET /history", "GET /history/{day}", "GET /health",
         "GET /health/live", "GET /health/ready", "GET /metrics", "GET /badge/{name}.svg",
         "GET /event/{name}/shield.json", "GET /stream",
-        "GET /metrics/events", "GET /backup",
+        "GET /metrics/events", "GET /backup", "GET /permissions",
         "GET /alerts", "POST /alerts", "GET /alerts/{id}", "PUT /alerts/{id}", "DELETE /alerts/{id}",
         "GET /goals", "PUT /goals/{name}", "DELETE /goals/{name}",
         "GET /notes", "POST /notes", "DELETE /notes/{id}",

@@ -21,6 +21,8 @@ type Alert = {
 type GoalRow = { eventName: string; goal: { count?: number; total?: number }; count: number; total: number; day: string };
 /** `earlier` is the total of the days before `day`. `isReached` is null until it is known. `times` counts how often live hits reached it. */
 type Goal = { target: number; isDaily: boolean; day: string; value: number; earlier: number; isReached: boolean | null; times: number };
+/** What an API key may do. */
+type KeyPermissions = { read: boolean; write: boolean; admin: boolean };
 type Health = {
   status: string;
   reasons: string[];

@@ -1,4 +1,4 @@
-"""GET /health and /metrics, the probes of Kubernetes, and /healthcheck and /stats of Abacus."""
+"""GET /health, /metrics and /permissions, the probes of Kubernetes, and /healthcheck and /stats of Abacus."""
 
 import time
 from typing import Annotated
@@ -12,6 +12,7 @@ from app import __version__
 from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock
 from app.http.parsing import QUERY_EVENTS_MAX, event_in_query
+from app.http.permissions import Permissions
 from app.http.queries import CountQueries
 from app.http.rate_limits import RateLimits
 from app.kafka.buffer import DURABILITY
@@ -48,6 +49,14 @@ class Probe(TypedDict):
 
     ok: bool
     reasons: list[str]
+
+
+class GrantedRoles(TypedDict):
+    """What an API key may do."""
+
+    read: bool
+    write: bool
+    admin: bool
 
 
 Uptime = TypedDict("Uptime", {"status": Status, "uptime": str})
@@ -138,6 +147,16 @@ def _add_probes(router: APIRouter, status_monitor: StatusMonitor) -> None:
         """Return whether hits are accepted."""
         current = status_monitor.current()
         return _probe(response, ok=current.status != "down", reasons=current.reasons)
+
+
+def add_permissions(reads: APIRouter, permissions: Permissions) -> None:
+    """Add the route that checks an API key."""
+
+    @reads.get("/permissions")
+    async def read_permissions(request: Request) -> GrantedRoles:
+        """Return what the API key of this request may do, or a request without one. An unknown key may do nothing."""
+        granted = permissions.granted(request.scope)
+        return GrantedRoles(read="read" in granted, write="write" in granted, admin="admin" in granted)
 
 
 def _probe(response: Response, *, ok: bool, reasons: list[str]) -> Probe:

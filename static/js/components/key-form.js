@@ -1,17 +1,30 @@
 // The form for an API key: in the settings, and in place of a page that needs one.
 
-import { problemWithKey } from "../data/api.js";
+import { getPermissions } from "../data/api.js";
 import { apiKey, isKeyRemembered, setApiKey } from "../data/prefs.js";
 import { h, setText } from "../lib/dom.js";
 
+const listFormat = new Intl.ListFormat("en");
+
+/** Says what a key may do. @param {KeyPermissions} permissions */
+function describePermissions({ read, write, admin }) {
+  if (write && !read) return "This key can count, but not read.";
+  const verbs = [...(read ? ["read"] : []), ...(write ? ["count"] : []), ...(admin ? ["administer"] : [])];
+  return verbs.length ? `This key can ${listFormat.format(verbs)}.` : "Unknown API key.";
+}
+
 /** @param {HTMLElement} host @param {() => void} onChange @returns {() => void} redraws the form for the current key */
 export function createKeyForm(host, onChange) {
-  const field = /** @type {HTMLInputElement} */ (h("input", { type: "password", autocomplete: "off", required: true }));
+  // Password managers save a password under a user name.
+  const user = h("input", { type: "text", name: "username", autocomplete: "username", value: "tally", hidden: true });
+  const field = /** @type {HTMLInputElement} */ (h("input", { type: "password", name: "password", autocomplete: "current-password", required: true }));
   const forget = h("button", { className: "button", type: "button" }, "Remove key");
   const remember = /** @type {HTMLInputElement} */ (h("input", { type: "checkbox" }));
-  const form = h("form", { className: "key" }, h("label", {}, "API key ", field), h("button", { className: "button primary" }, "Save"), forget,
+  const form = h("form", { className: "key" }, user, h("label", {}, "API key ", field), h("button", { className: "button primary" }, "Save"), forget,
     h("label", { className: "check" }, remember, " Remember on this device"));
   const note = h("p", { className: "note", role: "status" });
+  let describedKey = "";
+  let description = "";
   host.append(form, note);
 
   /** @param {string} value a key that was accepted, or "" to forget it */
@@ -24,16 +37,28 @@ export function createKeyForm(host, onChange) {
 
   function draw() {
     forget.hidden = !apiKey();
-    if (apiKey()) setText(note, isKeyRemembered() ? "Stored in this browser." : "Stored in this tab only, until you close it.");
-    else if (!field.value) setText(note, "");
+    const stored = isKeyRemembered() ? "Stored in this browser." : "Stored in this tab only, until you close it.";
+    if (!field.value) setText(note, apiKey() && `${description} ${stored}`.trim()); // A problem stays next to its key.
+    if (apiKey() !== describedKey) describeKey();
+  }
+
+  async function describeKey() {
+    const key = describedKey = apiKey();
+    description = "";
+    const permissions = key ? await getPermissions(key).catch(() => null) : null;
+    if (key !== describedKey || !permissions) return;
+    description = describePermissions(permissions);
+    draw();
   }
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const key = field.value.trim();
-    const problem = await problemWithKey(key); // The present key stays if this one cannot read.
-    if (problem) setText(note, `This key was not accepted. ${problem}`);
-    else save(key);
+    /** @type {KeyPermissions|Error} */ const permissions = await getPermissions(key).catch((error) => error);
+    // The present key stays if this one cannot read.
+    if (permissions instanceof Error) setText(note, permissions.message);
+    else if (permissions.read) save(key);
+    else setText(note, `This key was not accepted. ${describePermissions(permissions)}`);
   });
   forget.addEventListener("click", () => save(""));
   draw();
@@ -46,9 +71,11 @@ export function createKeyPrompt(host, onKey) {
   host.append(h("h2", {}, "This dashboard is protected"), text);
   const drawForm = createKeyForm(host, onKey);
   return (locked) => {
-    if (locked && host.hidden) text.textContent = apiKey() ? "The key is no longer accepted." : "Ask the server’s operator for a read key.";
+    const opens = locked && host.hidden;
+    if (opens) text.textContent = apiKey() ? "The key is no longer accepted." : "Ask the server’s operator for a read key.";
     if (locked) drawForm();
     host.hidden = !locked;
     document.body.classList.toggle("locked", locked);
+    if (opens) /** @type {HTMLElement} */ (host.querySelector("input[type=password]")).focus();
   };
 }

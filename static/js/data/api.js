@@ -21,19 +21,10 @@ export function throttle(ms, run) {
   return throttled;
 }
 
-/** Returns why the server does not let this key read, or "". @param {string} key */
-export async function problemWithKey(key) {
-  const response = await fetch(`${SERVER_URL}/events?limit=1`, { headers: { Authorization: `Bearer ${key}` } }).catch(() => null);
-  if (!response) return "The server is not responding.";
-  if (response.ok) return "";
-  if (response.status === 403) return "This key can count, but not read.";
-  return (await response.json().catch(() => ({}))).title ?? `HTTP ${response.status}`;
-}
-
 /** @param {string} path @param {RequestInit} [init] @returns {Promise<Response>} */
 async function request(path, init = {}) {
   if (!init.method && rateLimitedForMs()) throw new Error("Rate limit reached. Try again in a moment."); // More would prolong the limit.
-  const headers = { ...init.headers, ...(apiKey() && { Authorization: `Bearer ${apiKey()}` }) };
+  const headers = { ...(apiKey() && { Authorization: `Bearer ${apiKey()}` }), ...init.headers };
   const response = await fetch(SERVER_URL + path, { ...init, headers }).catch(() => { throw new Error("The server is not responding."); });
   const date = Date.parse(response.headers.get("date") ?? "");
   // The Date header has whole seconds, so a smaller difference means nothing.
@@ -54,6 +45,12 @@ export const send = async (method, path, body) =>
 export const eventPath = (name) => name && `/event/${encodeURIComponent(name)}`;
 /** @param {string} name an event name, or "" for all events @param {string} step @param {number} points @returns {Promise<{points: Point[]}>} */
 export const getSeries = (name, step, points) => get(`${eventPath(name)}/series?step=${step}&points=${points}`);
+/** Returns what an API key may do. @param {string} key "" for none @returns {Promise<KeyPermissions>} */
+export async function getPermissions(key) {
+  // Another text cannot be sent in a header.
+  if (!/^[!-~]*$/.test(key)) return { read: false, write: false, admin: false };
+  return (await request("/permissions", { headers: key ? { Authorization: `Bearer ${key}` } : {} })).json();
+}
 /** @type {Promise<DayRow[]|null>|undefined} */ let closedDaysRequest;
 /** Returns the closed days, newest first, or null if they cannot be loaded. They are requested once. @param {{again?: boolean}} [options] */
 export function getClosedDays({ again = false } = {}) {
