@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import RedirectResponse
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
@@ -52,6 +53,10 @@ from app.notes import Notes
 from app.settings import Settings
 from app.status import StatusMonitor
 from app.stores.base import CounterStore
+
+_COMPRESSION = 2000, 5  # bytes from which a response is compressed, and the level: 250 kB of counts take 6 ms
+# Exports and backups are streamed in small parts, which would be compressed one by one in the event loop.
+_UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/x-ndjson", "application/vnd.sqlite3")
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -127,7 +132,10 @@ class TallyApp(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the security middleware around the handlers of all errors, so that every response gets its headers."""
-        return SecurityMiddleware(HeadMiddleware(super().build_middleware_stack()), self.origins, self.error_response)
+        compressed = GZipMiddleware(
+            super().build_middleware_stack(), *_COMPRESSION, exclude_content_types=_UNCOMPRESSED
+        )
+        return SecurityMiddleware(HeadMiddleware(compressed), self.origins, self.error_response)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, which is made once."""
