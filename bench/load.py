@@ -24,6 +24,7 @@ RESPONSE_TIMEOUT_SECONDS = 60  # after the last hit at a fixed rate
 SEED_BATCH_NAMES = 5000
 PAGE_NAMES = 1000
 READS_PER_SECOND = 5
+ADMIN_KEY = "a-key-of-the-benchmark"
 
 Figures = dict[str, float]
 
@@ -221,6 +222,15 @@ async def seed(server: Server, names: int, times: int = 1) -> None:
             for first in range(1, names + 1, SEED_BATCH_NAMES):
                 batch = {f"event-{i}": 1 for i in range(first, min(first + SEED_BATCH_NAMES, names + 1))}
                 (await client.post("/events", content=msgspec.json.encode(batch))).raise_for_status()
+
+
+async def add_alerts(server: Server, alerts: int) -> None:
+    """Add alerts on events that are not counted."""
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
+        for i in range(alerts):
+            alert = {"event": f"other-{i}", "when": {"total": 1000}, "url": "http://127.0.0.1:9/"}
+            (await client.post("/alerts", json=alert)).raise_for_status()
 
 
 async def read_pages(server: Server, delays: list[float]) -> None:

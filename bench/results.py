@@ -151,6 +151,14 @@ TARGETS = [
         )
         for s in STORES
     ),
+    *(
+        Target(
+            f"POST on {s} with 100 alerts, compared with none",
+            _ratio(f"features/tally {s}, with 100 alerts", f"features/tally {s}, plain"),
+            0.95,
+        )
+        for s in STORES
+    ),
     Target(
         "POST with 1,000 dashboards, compared with none",
         _ratio("dashboards/tally memory, 1,000 on /live", "dashboards/tally memory, none"),

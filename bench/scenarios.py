@@ -8,7 +8,7 @@ from functools import partial
 
 from bench.clients import connected_clients
 from bench.kafka import records
-from bench.load import Figures, Meter, open_loop_load, quantile, read_pages, seed, wrk
+from bench.load import ADMIN_KEY, Figures, Meter, add_alerts, open_loop_load, quantile, read_pages, seed, wrk
 from bench.servers import UNLIMITED, Server
 
 NAMES = 50
@@ -67,6 +67,11 @@ async def posts(
         await seed(server, names)
     figures = await wrk(server, kind, names, connections, durations.measured, durations.warm_up)
     return _without(figures, "ended", "rate" if kind == "batch" else "hits")
+
+
+async def posts_with_alerts(server: Server, durations: Durations) -> Figures:
+    await add_alerts(server, ALERTS)
+    return await posts(server, durations)
 
 
 async def gets(server: Server, durations: Durations) -> Figures:
@@ -179,6 +184,8 @@ def _updates(server: str, channel: str) -> Case:
     return Case(server, channel, partial(updates, channel=channel, clients=1000))
 
 
+ALERTS = 100  # the most that Tally keeps
+ADMIN = {"TALLY_ADMIN_KEYS": ADMIN_KEY, "TALLY_ALERTS_ALLOW_PRIVATE": "true"}
 SECOND_LIMIT = {"TALLY_WRITE_LIMIT": f"{UNLIMITED};1000000000000/minute"}
 
 SCENARIOS: dict[str, Scenario] = {
@@ -335,9 +342,19 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "features": Scenario(
         "Cost of each feature",
-        "Single POST with one more feature. Counts per minute, hour and in total are always on.",
+        "Single POST with one more feature. Counts per minute, hour and in total are always on. Alerts are on other "
+        "events.",
         [
-            Case("tally memory", "plain", posts),
+            *(
+                case
+                for s in STORES[::-1]  # memory is last, next to the rows that are compared with it
+                for case in (
+                    Case(
+                        f"tally {s}", f"with {ALERTS} alerts", posts_with_alerts, (f"features/tally {s}, plain",), ADMIN
+                    ),
+                    Case(f"tally {s}", "plain", posts),
+                )
+            ),
             Case("tally memory", "with a body", partial(posts, kind="by"), ("features/tally memory, plain",)),
             Case(
                 "tally memory", "with an idempotency key", partial(posts, kind="key"), ("features/tally memory, plain",)
