@@ -47,7 +47,7 @@ async def read_counters(url: str, match: str, prefix: str) -> RedisCounters:
     except (exceptions.RedisError, OSError) as error:
         raise ExportError(f"the Redis of --from-redis cannot be read: {error}") from None
     finally:
-        await client.aclose()
+        await target.close()
     source = blake2b(f"{target.identity} {prefix}".encode(), digest_size=16).hexdigest()
     return RedisCounters(source, _sum_by_event(values, prefix))
 

@@ -105,9 +105,9 @@ class OfflineStore(CounterStore):
     async def close(self) -> None:
         self._closing = True
         self._replay.stop()
-        if self._reconnecting:
-            self._reconnecting.cancel()
-            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        for task in filter(None, (self._ping, self._reconnecting)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await self._store.close()
         for file in self._spool.files:
             file.close()

@@ -86,7 +86,7 @@ class RedisStore(RedisReads):
         return str(await self._execute(self._client.get(self._prefix + key)))
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._target.close()
 
     async def apply(
         self,

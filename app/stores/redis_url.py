@@ -17,6 +17,7 @@ from app.stores.base import StoreOpenError
 
 # No request may wait longer than 2.5 s, the spool's fsync included.
 COMMAND_TIMEOUT_SECONDS = 1.5
+CONNECT_TIMEOUT_SECONDS = 1.0
 # If a Sentinel is down, there must be time to ask another one.
 SENTINEL_TIMEOUT_SECONDS = 0.3
 # More commands at once would only wait for each other. Reads have slots of their own: commits do not wait for them.
@@ -82,6 +83,14 @@ class RedisTarget(NamedTuple):
         slots = asyncio.Semaphore(CONCURRENT_COMMANDS_MAX), asyncio.Semaphore(CONCURRENT_READS_MAX)
         return cls(client, identity, [f"{server} {path}" for path in sorted(old_paths)], shards, *slots)
 
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.client.aclose()
+        if isinstance(self.client, RedisCluster):
+            # After a connection has failed, aclose() closes nothing: redis-py regards the client as not initialized.
+            for nodes in ("nodes_cache", "startup_nodes"):
+                await self.client.nodes_manager.aclose(nodes)
+
 
 def _split(url: str) -> SplitResult:
     """Return the parts of a URL. Raises StoreOpenError, also if a password ended the server's name too early.
@@ -115,10 +124,10 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def _create_client(
     kind: str, hosts: list[tuple[str, int]], service: str, from_url: dict[str, Any], from_sentinel_url: dict[str, str]
 ) -> Any:
-    timeouts = {"socket_timeout": COMMAND_TIMEOUT_SECONDS, "socket_connect_timeout": 1, "health_check_interval": 15}
+    timeouts = {"socket_timeout": COMMAND_TIMEOUT_SECONDS, "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS}
     # Subscriptions and health checks need connections in addition to the commands and reads.
     connections_max = CONCURRENT_COMMANDS_MAX + CONCURRENT_READS_MAX + 8
-    options = _OPTIONS | timeouts | {"max_connections": connections_max} | from_url
+    options = _OPTIONS | timeouts | {"health_check_interval": 15, "max_connections": connections_max} | from_url
     if not kind:
         return Redis.from_pool(ConnectionPool(**options))
     options |= {"ssl": options.pop("connection_class", None) is SSLConnection}

@@ -29,6 +29,7 @@ from tests.stores.offline_stores import (
 )
 from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_servers import RedisServer
+from tests.support.servers import eventually
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -326,6 +327,29 @@ async def test_commits_go_on_while_reads_fail(
                 await query
         assert store.status().stale_seconds is None
         assert (await store.apply("s", 0, 1, hits("a", 1))).ack == "redis"
+
+
+@pytest.mark.fails_on_mutant(
+    "a ping outlives its store",
+    "app/stores/offline.py",
+    "for task in (self._ping, self._reconnecting)",
+    "for task in ()",
+)
+async def test_a_store_that_is_closed_during_a_ping_keeps_no_connection(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start()
+    redis = redis_store(own_redis)
+    slots = redis._target.command_slots
+    async with opened(OfflineStore(redis, "redis", tmp_path, 10**6, LIMITS)) as store:
+        await wait_online(store)
+        for _ in range(redis_url.CONCURRENT_COMMANDS_MAX):  # the ping waits for a slot
+            await slots.acquire()
+        ping = asyncio.create_task(store._is_reachable())
+        await eventually(lambda: store._ping)
+    for _ in range(redis_url.CONCURRENT_COMMANDS_MAX):
+        slots.release()
+    await asyncio.wait([ping])
+    with own_redis.client() as client:
+        assert len(client.client_list(_type="normal")) == 1
 
 
 async def test_a_read_that_fails_in_an_outage_returns_the_last_known_counts(

@@ -15,7 +15,9 @@ from app.stores.redis_sharded import ShardedRedisStore
 from app.stores.redis_url import RedisTarget
 from app.stores.results import GroupResult, Value, reject
 from app.stores.rules import apply_despite_loss
-from tests.support.redis_servers import Cluster
+from tests.support.redis_servers import Cluster, wait_until
+
+pytestmark = pytest.mark.usefixtures("patience")
 
 NOON = Calendar(ZoneInfo("UTC")).slot(1_795_435_200)
 SHARDS = 16
@@ -225,6 +227,21 @@ async def test_the_number_of_shards_of_a_store_cannot_be_changed(
         with pytest.raises(StoreOpenError, match="created with shards=16"):
             await other.open()
         await other.close()
+
+
+@pytest.mark.fails_on_mutant(
+    "a failed client is not closed", "app/stores/redis_url.py", "if isinstance(self.client, RedisCluster):", "if False:"
+)
+async def test_a_store_closes_its_connections_to_all_servers_after_one_has_failed(redis_cluster: Cluster) -> None:
+    store = sharded(redis_cluster)
+    await store.open()
+    with contextlib.ExitStack() as stack:
+        failing, *others = [stack.enter_context(master.client()) for master in redis_cluster.masters()]
+        failing.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(OutcomeUnknown):
+            await store.apply("s", 0, 1, [HitGroup(NOON, {"a": 1})])
+        await store.close()
+        wait_until(lambda: all(len(server.client_list(_type="normal")) == 1 for server in others))
 
 
 @pytest.mark.parametrize(
