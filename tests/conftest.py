@@ -1,6 +1,7 @@
 """Fixtures for all tests: real Redis and Kafka servers, processes of the app, and a clock that tests set."""
 
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 
+from app.stores import redis_url
 from tests.support.kafka_broker import Broker
 from tests.support.redis_servers import Cluster, GuardedRedis, RedisServer, Sentinels
 from tests.support.servers import Fleet, Process, SettableClock, compose_fleet
@@ -20,6 +22,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Reject tests with the same id, because pytest-xdist would silently run only one of them."""
     if repeated := {name for name, times in Counter(item.nodeid for item in items).items() if times > 1}:
         raise pytest.UsageError(f"more than one test has the id {', '.join(sorted(repeated))}")
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+@pytest.fixture(autouse=True)
+def leaks() -> Iterator[None]:
+    """Collect garbage after a test that leaves files or sockets open, so that it fails, and not a later test."""
+    before = open_files()
+    yield
+    if open_files() > before:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +62,13 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 def redis_server(shared_redis: RedisServer) -> RedisServer:
     shared_redis.flush()
     return shared_redis
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for Redis as long as a busy machine needs."""
+    for name in ("COMMAND_TIMEOUT_SECONDS", "CONNECT_TIMEOUT_SECONDS"):
+        monkeypatch.setattr(redis_url, name, 30)
 
 
 @pytest.fixture(scope="session")

@@ -197,10 +197,9 @@ def _erasing(store: CounterStore, user: str) -> Plan:
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch, patience: None) -> None:
     """Reconnect soon. When a round is over, wait for Redis as long as a busy machine needs."""
     monkeypatch.setattr(offline, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
 
 
 async def run(

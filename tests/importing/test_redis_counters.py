@@ -115,7 +115,7 @@ ADD_TWICE = pytest.mark.fails_on_mutant(  # in memory, an import is not interrup
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=ADD_TWICE), "cluster"])
 async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer, patience: None
 ) -> AsyncIterator[CounterStore]:
     kind: str = request.param
     settings = settings_for("redis" if kind == "cluster" else kind, tmp_path, redis_server)

@@ -12,13 +12,15 @@ from app import corrections
 from app.domain.buckets import TOTAL, Bucket
 from app.domain.calendar import Calendar
 from app.domain.counting import BucketWrite, DayChange, HitGroup, Visit
-from app.stores import redis_url, rules
+from app.stores import rules
 from app.stores.base import CounterStore, OutcomeUnknown, StoreLimits, WriteConflict
 from app.stores.memory import MemoryStore
 from app.stores.redis import RedisStore
 from app.stores.redis_sharded import ShardedRedisStore
 from app.stores.redis_url import RedisTarget
 from tests.support.redis_servers import Cluster
+
+pytestmark = pytest.mark.usefixtures("patience")
 
 SHARDED = "app/stores/redis_sharded.py"
 SHARDS = 16
@@ -38,14 +40,9 @@ PLANS: dict[str, Plan] = {
 CUTS = {"first": range(1), "some": range(0, SHARDS, 3), "all but one": range(SHARDS - 1)}
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
-
-
 @contextlib.asynccontextmanager
 async def node(cluster: Cluster) -> AsyncIterator[ShardedRedisStore]:
-    target = RedisTarget.from_url(f"{cluster.url}&socket_connect_timeout=30")
+    target = RedisTarget.from_url(cluster.url)
     store = ShardedRedisStore([RedisStore(target, StoreLimits(1000), shard) for shard in range(SHARDS)])
     await store.open()
     try:

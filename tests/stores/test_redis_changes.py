@@ -27,10 +27,9 @@ CHANGE = DayChange(SLOT, [BucketWrite("add", TOTAL, {"a": 10})])
 )
 @pytest.mark.fails_on_mutant("nodes may not read the time", "tests/support/redis_servers.py", "+info +time", "+info")
 async def test_a_change_that_a_frozen_redis_executes_later_does_nothing(
-    guarded_redis: GuardedRedis, monkeypatch: pytest.MonkeyPatch
+    guarded_redis: GuardedRedis, monkeypatch: pytest.MonkeyPatch, patience: None
 ) -> None:
     """The script waits in the socket of Redis, and is executed after its request got an error."""
-    monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
     store = RedisStore(RedisTarget.from_url(guarded_redis.url), StoreLimits(10))
     await store.open()
     await store.apply("s", 0, 1, [HitGroup(SLOT, {"a": 1})])

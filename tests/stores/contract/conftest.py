@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from app.stores import redis_url
 from app.stores.base import CounterStore, StoreLimits
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
@@ -50,9 +49,7 @@ class Maker:
 
 
 @pytest.fixture(params=EVERY_STORE)
-def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoreMaker:
-    # These tests do not depend on how busy the machine is.
-    monkeypatch.setattr(redis_url, "COMMAND_TIMEOUT_SECONDS", 30)
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, patience: None) -> StoreMaker:
     fixtures = {"redis": "redis_server", "spooled": "redis_server", "cluster": "redis_cluster"}
     fixture = fixtures.get(request.param)
     return Maker(request.param, tmp_path, request.getfixturevalue(fixture) if fixture else None)
