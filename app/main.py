@@ -11,7 +11,7 @@ from app.alerts.service import AlertService
 from app.backups import Backups
 from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.group_commit import GroupCommitter
-from app.http.app import TallyApp, include_notes, include_pages, include_routes
+from app.http.app import TallyApp, include_notes, include_pages, include_routes, include_shares
 from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
@@ -24,6 +24,7 @@ from app.metrics import Metrics
 from app.nightly_check import NightlyCheck
 from app.scheduler import Jobs
 from app.settings import Settings
+from app.shares import Shares
 from app.status import StatusMonitor
 from app.stores import create_store
 from app.stores.base import CounterStore
@@ -42,6 +43,7 @@ class Services(NamedTuple):
     peers: PeerSync
     committer: GroupCommitter
     alerts: AlertService
+    shares: Shares
     kafka: KafkaService | None
     backups: Backups
     status_monitor: StatusMonitor
@@ -77,6 +79,14 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         alert_service=services.alerts,
     )
     include_notes(app, settings=settings, rate_limits=services.rate_limits, store=services.store, clock=services.clock)
+    include_shares(
+        app,
+        services.shares,
+        rate_limits=services.rate_limits,
+        store=services.store,
+        clock=services.clock,
+        broadcaster=services.broadcaster,
+    )
     include_pages(app, services.socketio_server, settings.embed_origins)
     return app
 
@@ -85,9 +95,7 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     clock = Clock(Calendar(settings.timezone), now)
     origins, rate_limits = Origins(settings), RateLimits(settings)
     permissions = Permissions(settings, origins, rate_limits)
-    store = create_store(settings)
-    metrics = Metrics()
-    live_day = LiveDay(clock)
+    store, metrics, live_day = create_store(settings), Metrics(), LiveDay(clock)
     broadcaster = Broadcaster(live_day, metrics, settings.live_interval_ms / 1000)
     socketio_server = SocketIoServer(broadcaster, permissions.authorize_socketio, permissions.limit_sessions)
     peers = PeerSync(store, live_day, clock, metrics)
@@ -100,9 +108,12 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
     committer = GroupCommitter(store, clock, publish, metrics)
     uses_kafka = settings.kafka or settings.kafka_inputs
     kafka = KafkaService(settings, store, clock, live_day.count_of, publish, metrics) if uses_kafka else None
-    backups = Backups(store, now, settings)
+    backups, shares = Backups(store, now, settings), Shares(store, clock)
     nightly_check = NightlyCheck(store, backups, live_day, peers, settings, now, metrics)
     status_monitor = StatusMonitor(store, committer, peers, broadcaster, kafka, backups, nightly_check)
+    jobs = Jobs(
+        live_day, status_monitor, socketio_server, peers, store, alerts, shares, backups, nightly_check, clock, settings
+    )
     return Services(
         settings=settings,
         clock=clock,
@@ -114,12 +125,11 @@ def _create_services(settings: Settings, now: Callable[[], float]) -> Services:
         peers=peers,
         committer=committer,
         alerts=alerts,
+        shares=shares,
         kafka=kafka,
         backups=backups,
         status_monitor=status_monitor,
-        jobs=Jobs(
-            live_day, status_monitor, socketio_server, peers, store, alerts, backups, nightly_check, clock, settings
-        ),
+        jobs=jobs,
         origins=origins,
         rate_limits=rate_limits,
         permissions=permissions,
@@ -135,6 +145,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             stack.push_async_callback(services.store.close)
             await services.store.open()
             services.backups.remove_incomplete()
+            await services.shares.start()
             stack.push_async_callback(services.socketio_server.close)
             services.broadcaster.start()
             stack.push_async_callback(services.broadcaster.close)

@@ -19,6 +19,7 @@ from app.live.socketio import SocketIoServer
 from app.nightly_check import NightlyCheck
 from app.notes import Notes
 from app.settings import Settings
+from app.shares import Shares
 from app.status import StatusMonitor
 from app.stores.base import CounterStore, StoreError
 
@@ -50,6 +51,7 @@ class Jobs:
         peers: PeerSync,
         store: CounterStore,
         alerts: AlertService,
+        shares: Shares,
         backups: Backups,
         nightly_check: NightlyCheck,
         clock: Clock,
@@ -57,7 +59,7 @@ class Jobs:
     ) -> None:
         self._live_day, self._status_monitor, self._peers = live_day, status_monitor, peers
         self._socketio_server, self._store, self._clock = socketio_server, store, clock
-        self._alerts, self._backups, self._nightly_check = alerts, backups, nightly_check
+        self._alerts, self._shares, self._backups, self._nightly_check = alerts, shares, backups, nightly_check
         self._notes = Notes(store.records)
         self._retention_seconds = {
             "minute": settings.minutes_kept_hours * 3600,
@@ -88,6 +90,7 @@ class Jobs:
         if self._store.shared:
             recover_orphans = _log_store_errors(self._store.recover_orphans)
             add(recover_orphans, IntervalTrigger(seconds=10), id="recover_orphans")
+            add(_log_store_errors(self._shares.refresh), IntervalTrigger(seconds=2), id="refresh_shares")
 
     async def close_day(self) -> None:
         """Announce a new day to clients if one has begun, and apply retention. Idempotent."""

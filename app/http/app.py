@@ -41,6 +41,7 @@ from app.http.routes import (
     operations,
     pages,
     series,
+    shares,
     stream,
     visitors,
 )
@@ -51,6 +52,7 @@ from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
 from app.notes import Notes
 from app.settings import Settings
+from app.shares import Shares
 from app.status import StatusMonitor
 from app.stores.base import CounterStore
 
@@ -190,6 +192,21 @@ def include_notes(
     """Add the routes of notes."""
     _, reads, writes = _routers(app, rate_limits, ReadLimit(rate_limits, store))
     notes.add_routes(reads, writes, Notes(store.records), clock, app.permissions, rate_limits, settings.days_kept)
+
+
+def include_shares(
+    app: TallyApp,
+    share_service: Shares,
+    *,
+    rate_limits: RateLimits,
+    store: CounterStore,
+    clock: Clock,
+    broadcaster: Broadcaster,
+) -> None:
+    """Add the routes of shares."""
+    _, reads, writes = _routers(app, rate_limits, ReadLimit(rate_limits, store))
+    shares.add_admin_routes(writes, share_service, clock, app.prefix)
+    shares.add_public_routes(reads, share_service, store, clock, broadcaster)
 
 
 def _routers(app: TallyApp, rate_limits: RateLimits, read_limit: ReadLimit) -> tuple[APIRouter, APIRouter, APIRouter]:

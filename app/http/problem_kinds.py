@@ -35,7 +35,10 @@ ORIGIN_NOT_ALLOWED = ProblemKind(
     "origin-not-allowed", 403, "Web origin not allowed", "Add the page's origin to `TALLY_ALLOWED_ORIGINS`."
 )
 NOT_FOUND = ProblemKind(
-    "not-found", 404, "Not found", "The server has no such route, file, alert, goal, note, or finished day."
+    "not-found",
+    404,
+    "Not found",
+    "The server has no such route, file, alert, goal, note, shared link, or finished day.",
 )
 METHOD_NOT_ALLOWED = ProblemKind(
     "method-not-allowed", 405, "Method not allowed", "The header `Allow` lists the methods of this route."
@@ -90,6 +93,7 @@ CHANGE_LIMIT = ProblemKind(
 )
 ALERT_LIMIT = ProblemKind("alert-limit", 429, "Alert limit reached", "Delete alerts that are no longer needed.")
 GOAL_LIMIT = ProblemKind("goal-limit", 429, "Goal limit reached", "Delete goals that are no longer needed.")
+SHARE_LIMIT = ProblemKind("share-limit", 429, "Share limit reached", "Revoke links that are no longer needed.")
 INTERNAL_ERROR = ProblemKind("internal-error", 500, "Internal error", "A bug in Tally. Details are in the server log.")
 IDEMPOTENCY_LIMIT = ProblemKind(
     "idempotency-limit",

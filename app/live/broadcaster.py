@@ -28,10 +28,10 @@ log = logging.getLogger("tally.live")
 
 
 class TooManyConnections(Exception):
-    """CLIENTS_MAX clients are connected."""
+    """So many clients are connected, of all or of one kind."""
 
-    def __init__(self) -> None:
-        super().__init__(f"connection limit reached: {CLIENTS_MAX} per node; retry later")
+    def __init__(self, most: int = CLIENTS_MAX) -> None:
+        super().__init__(f"connection limit reached: {most} per node; retry later")
 
 
 class CpuBudget:
@@ -106,12 +106,12 @@ class Broadcaster:
 
     @contextlib.contextmanager
     def stream(
-        self, send: Send, ended: asyncio.Event, events: tuple[str, ...], last_event_id: str
+        self, send: Send, ended: asyncio.Event, events: tuple[str, ...], last_event_id: str | None
     ) -> Iterator[StreamClient]:
         """Within this context, send Server-Sent Events to an ASGI `send`, of these events or of all.
 
-        First come the changes since `last_event_id`, or without one the present counts of `events`. `ended` is set
-        when the stream has to end. Raises TooManyConnections.
+        First come the changes since `last_event_id`, or without one the present counts of `events`. With None, no event
+        has an id. `ended` is set when the stream has to end. Raises TooManyConnections.
         """
         client = StreamClient(send, ended, events, last_event_id)
         client_id = f"stream {id(client)}"

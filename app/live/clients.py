@@ -189,19 +189,21 @@ class DashboardClient(SocketIoClient):
 class StreamClient(Client[Chunk]):
     """A stream of Server-Sent Events: of these events, or of all. `ended` is set when the stream has to end.
 
-    Chunks are sent to `send_framed` if it is set, and otherwise to the ASGI `send`.
+    Chunks are sent to `send_framed` if it is set, and otherwise to the ASGI `send`. If `last_event_id` is None, the
+    events have no ids, because an id contains the number of changes of all events.
     """
 
-    def __init__(self, send: Send, ended: asyncio.Event, events: tuple[str, ...], last_event_id: str) -> None:
+    def __init__(self, send: Send, ended: asyncio.Event, events: tuple[str, ...], last_event_id: str | None) -> None:
         super().__init__()
         self.ended = ended
         self.send_framed: Callable[[bytes], bool] | None = None
         self._send, self._events, self._last_event_id = send, events, last_event_id
+        self._has_ids = last_event_id is not None
 
     @property
     def id_line(self) -> str:
-        """The line that sets the Last-Event-ID to the cursor; empty while events are pending."""
-        return "" if self.is_catching_up else sse_id(self.cursor.event_id)
+        """The line that sets the Last-Event-ID to the cursor; empty while events are pending, and without ids."""
+        return sse_id(self.cursor.event_id) if self._has_ids and not self.is_catching_up else ""
 
     def join(self, day: LiveDay) -> None:
         if self._last_event_id:
@@ -225,7 +227,7 @@ class StreamClient(Client[Chunk]):
         """Send the one chunk that nearly all streams lack, at the least cost; return None if the client needs more."""
         if len(deltas) != 1 or self.cursor is not deltas[0].begin or self.undelivered or self.is_catching_up:
             return None
-        chunks = deltas[0].chunks(self._events) if deltas[0].chunks else None
+        chunks = deltas[0].chunks(self._events, self._has_ids) if deltas[0].chunks else None
         if chunks is None or len(chunks) > 1 or not all(map(self.try_send, chunks)):
             return None
         self.cursor = deltas[0].end
@@ -238,7 +240,8 @@ class StreamClient(Client[Chunk]):
         return None if self.cursor is day.head else day.catch_up_plain(self.cursor, self._events)
 
     def _encode(self, messages: Iterable[Message], end: Cursor) -> Iterator[Chunk]:
-        return sse_chunks(messages, self.cursor.event_id, end.event_id)
+        ids = (self.cursor.event_id, end.event_id) if self._has_ids else ("", "")
+        return sse_chunks(messages, *ids)
 
 
 AnyClient = SocketIoClient | StreamClient

@@ -57,15 +57,15 @@ _EVENT_ID = re.compile(r"(\w{1,32})-(\d{1,12}):(-1|\d{1,16})", re.ASCII)
 class Delta(NamedTuple):
     """The messages that lead from one cursor to another: `updates` for plain clients, `changes` for dashboards.
 
-    `chunks` returns those for a stream of these events, or of all if there are none. They are built at the first call,
-    and then shared. There are no chunks if the counts were replaced: then a stream catches up.
+    `chunks` returns those for a stream of these events, or of all if there are none, with ids or without. They are
+    built at the first call, and then shared. There are no chunks if the counts were replaced: then a stream catches up.
     """
 
     begin: Cursor
     end: Cursor
     updates: SharedMessages
     changes: SharedMessages
-    chunks: Callable[[tuple[str, ...]], Sequence[Chunk]] | None = None
+    chunks: Callable[[tuple[str, ...], bool], Sequence[Chunk]] | None = None
 
     def release(self) -> None:
         """Drop the encoded messages, because nearly all clients have them."""
@@ -273,10 +273,11 @@ class LiveDay:
         changes = changes_messages(names, counts, array("I", sorted(changed)), begin.seq, begin.names)
 
         @cache
-        def chunks(events: tuple[str, ...]) -> list[Chunk]:
+        def chunks(events: tuple[str, ...], has_ids: bool) -> list[Chunk]:
             of_events = (event for event in events if index.get(event) in changed_set())
             messages = (update_message(event, counts[index[event]]) for event in of_events) if events else updates
-            return list(sse_chunks(messages, begin.event_id, end.event_id))
+            ids = (begin.event_id, end.event_id) if has_ids else ("", "")
+            return list(sse_chunks(messages, *ids))
 
         self._deltas.append(Delta(begin, end, updates, changes, chunks))
         if len(self._log) > LOG_MAX:

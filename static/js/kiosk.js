@@ -11,10 +11,9 @@ import { Series } from "./data/series.js";
 import { openSession } from "./data/session.js";
 import { byId, h, s } from "./lib/dom.js";
 import { number, timeWithSeconds } from "./lib/format.js";
+import { startWallDisplay } from "./lib/wall-display.js";
 
 const SERIES_MS = 30_000;
-const IDLE_MS = 3000; // The pointer is hidden after this time.
-const SHIFT_MS = 600_000; // A picture that never moves burns into some screens.
 const RELOAD_DELAY_MS = 3000; // Gives all nodes time to start the new version.
 const TOP = 7;
 
@@ -103,7 +102,6 @@ const slides = (events.length ? events : [""]).map(createSlide);
 let current = 0;
 let rotatedAt = Date.now();
 let reloadTimer = 0;
-let idleTimer = 0;
 byId("slides").append(...slides.map(({ el }) => el));
 new ResizeObserver(([{ contentRect: { width, height } }]) => {
   byId("slides").style.setProperty("--w", `${width / 100}px`);
@@ -120,15 +118,6 @@ function rotate(/** @type {number} */ offset) {
   slides[current].tick();
 }
 
-/** Keeps the screen on while the page is visible, in browsers that support it. */
-const keepScreenOn = () => document.hidden || navigator.wakeLock?.request("screen").catch(() => {});
-
-function showPointer() {
-  document.body.classList.remove("idle");
-  clearTimeout(idleTimer);
-  idleTimer = setTimeout(() => document.body.classList.add("idle"), IDLE_MS);
-}
-
 /** @type {Record<string, () => unknown>} */ const shortcuts = {
   ArrowRight: () => rotate(1), ArrowLeft: () => rotate(-1), p: () => session.setPaused(!session.isPaused()), Escape: () => location.assign("."),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
@@ -138,10 +127,6 @@ addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {
 });
 for (const [id, key] of [["pause", "p"], ["full", "f"], ["next", "ArrowRight"]]) byId(id).addEventListener("click", shortcuts[key]);
 byId("next").hidden = slides.length < 2;
-addEventListener("pointermove", showPointer);
-document.addEventListener("visibilitychange", keepScreenOn);
-setInterval(() => byId("slides").style.setProperty("translate", `${Math.random() * 6 - 3}px ${Math.random() * 6 - 3}px`), SHIFT_MS);
-keepScreenOn();
-showPointer();
+startWallDisplay(byId("slides"));
 session.start();
 rotate(0);

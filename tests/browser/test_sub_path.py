@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from tests.browser.dashboard import count_of, expect_status
+from tests.browser.dashboard import ADMIN_KEY, count_of, expect_status
 from tests.support.nginx import HTTP, Nginx
 from tests.support.servers import ROOT, Process
 
@@ -33,7 +34,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def tally(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A node, which knows its path only if the proxy does not strip it."""
-    settings = {"TALLY_TRUSTED_PROXIES": "127.0.0.1"}
+    settings = {"TALLY_TRUSTED_PROXIES": "127.0.0.1", "TALLY_ADMIN_KEYS": ADMIN_KEY}
     settings |= {} if mode == "strips" else {"TALLY_ROOT_PATH": "/tally"}
     process = Process(tmp_path_factory.mktemp("tally"), TALLY_STORE="memory://", **settings)
     yield process.start()
@@ -172,6 +173,21 @@ def test_an_embed_is_live(tally: Process, base: str, page: Page) -> None:
     expect(page.locator("#count")).to_have_text("0")
     tally.post("/event/sign%20up")
     expect(page.locator("#count")).to_have_text("1")
+
+
+@pytest.mark.fails_on_mutant(
+    "numbers are elsewhere", "static/js/share.js", "fetch(`${location.pathname}/counts`", "fetch(`/counts`"
+)
+def test_a_share_is_live(tally: Process, base: str, mode: str, page: Page) -> None:
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    body = {"title": "Launch", "events": ["shared"]}
+    share = httpx.post(f"{base}/shares", json=body, headers=admin).raise_for_status().json()
+    assert share["path"] == f"{'' if mode == 'strips' else '/tally'}/share/{share['token']}"
+    page.goto(f"{base}/share/{share['token']}")
+    expect_status(page, "live")
+    before = int(page.locator("article > .value").text_content() or "")
+    tally.post("/event/shared")
+    expect(page.locator("article > .value")).to_have_text(str(before + 1))
 
 
 @pytest.mark.fails_on_mutant(

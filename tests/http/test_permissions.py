@@ -121,10 +121,12 @@ def test_the_admin_routes_and_the_open_routes_are_listed_here_again() -> None:
         "GET /alerts", "POST /alerts", "GET /alerts/{id}", "PUT /alerts/{id}", "DELETE /alerts/{id}",
         "PUT /goals/{name}", "DELETE /goals/{name}",
         "DELETE /notes/{id}",
+        "GET /shares", "POST /shares", "DELETE /shares/{id}",
     }  # fmt: skip
     assert {route for route, permission in ROUTE_PERMISSIONS.items() if permission == "anyone"} == {
         "GET /", "GET /kiosk", "GET /health", "GET /health/live", "GET /health/ready", "GET /docs", "GET /docs/errors",
         "GET /openapi.json", "* /static", "* /docs/assets", "GET /healthcheck", "GET /permissions",
+        "GET /share/{token}", "GET /share/{token}/counts", "GET /share/{token}/stream",
     }  # fmt: skip
 
 

@@ -103,6 +103,7 @@ async def test_openapi_lists_all_routes_and_the_docs_work_offline(client: httpx.
         "GET /alerts", "POST /alerts", "GET /alerts/{id}", "PUT /alerts/{id}", "DELETE /alerts/{id}",
         "GET /goals", "PUT /goals/{name}", "DELETE /goals/{name}",
         "GET /notes", "POST /notes", "DELETE /notes/{id}",
+        "GET /shares", "POST /shares", "DELETE /shares/{id}", "GET /share/{token}/counts",
     }  # fmt: skip
     statuses = set(document["paths"]["/events"]["post"]["responses"])
     assert statuses == {"200", "202", "400", "401", "403", "413", "415", "421", "422", "429", "503"}

@@ -102,10 +102,10 @@ def test_changes_are_encoded_once_for_all_streams_of_the_same_events(clock: Cloc
     day.merge(day.day, {"a": 2, "b": 3})
     (delta,) = day.take_deltas()
     assert delta.chunks
-    every, some = delta.chunks(()), delta.chunks(("b", "quiet", "never"))
+    every, some = delta.chunks((), True), delta.chunks(("b", "quiet", "never"), True)
     (of_all,), (of_some,) = every, some
-    assert delta.chunks(()) is every
-    assert delta.chunks(("b", "quiet", "never")) is some
+    assert delta.chunks((), True) is every
+    assert delta.chunks(("b", "quiet", "never"), True) is some
     assert of_all.framed is of_all.framed
     assert [json.loads(line[6:]) for line in of_all.body.decode().splitlines() if line.startswith("data: ")] == [
         {"eventName": "a", "count": 2},
@@ -113,7 +113,7 @@ def test_changes_are_encoded_once_for_all_streams_of_the_same_events(clock: Cloc
     ]
     text = f'id: {delta.end.event_id}\nevent: update\ndata: {{"eventName":"b","count":3}}\n\n'
     assert (of_some.body, of_some.framed) == (text.encode(), f"{len(text):x}\r\n{text}\r\n".encode())
-    assert delta.chunks(("quiet",)) == []
+    assert delta.chunks(("quiet",), True) == []
 
 
 @pytest.mark.fails_on_mutant(

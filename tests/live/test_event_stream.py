@@ -190,7 +190,7 @@ def test_a_stream_ends_cleanly_when_the_server_shuts_down(process: Callable[...,
 @pytest.mark.fails_on_mutant(
     "the proxy ends quiet streams",
     "deploy/nginx.conf",
-    "location ~ ^/(stream(/[^/]+/[^/]+)?|embed/[^/]+/stream)$ {",
+    "location ~ ^/(stream(/[^/]+/[^/]+)?|(embed|share)/[^/]+/stream)$ {",
     "location = /never {",
 )
 async def test_the_proxy_passes_a_stream_on_at_once_and_keeps_it_open_while_it_is_quiet(
@@ -203,7 +203,9 @@ async def test_the_proxy_passes_a_stream_on_at_once_and_keeps_it_open_while_it_i
         for proxy in (front, later):
             started.callback(proxy.start().stop)
         async with tally.client() as client, httpx.AsyncClient() as other:
-            for path in ("/stream?event=a", "/embed/a/stream"):
+            share = {"title": "Launch", "events": ["a"]}
+            token = (await client.post("/shares", json=share, headers=AS_ADMIN)).json()["token"]
+            for path in ("/stream?event=a", "/embed/a/stream", f"/share/{token}/stream"):
                 async with reading(front.url, path) as reader:
                     await eventually(lambda reader=reader: len(reader.received) == 1)
                     assert (await other.get(f"{later.url}/events")).status_code == 504  # after twice that time

@@ -13,7 +13,8 @@ from tests.support.servers import ROOT
 # A package (or top-level module) imports only those before it. `server` imports nothing of `app`.
 ORDER = ["app", "server", "settings", "domain", "stores", "metrics", "pending_commit", "group_commit", "corrections"]
 ORDER += ["alerts", "goals", "notes", "export_import", "importing", "rezone", "check", "backups", "backup_download"]
-ORDER += ["live", "kafka", "nightly_check", "status", "http", "scheduler", "main", "store_commands", "cli", "__main__"]
+ORDER += ["live", "shares", "kafka", "nightly_check", "status", "http", "scheduler", "main", "store_commands", "cli"]
+ORDER += ["__main__"]
 
 # The modules that may import a library whose details the rest of the code should not know.
 OWNERS = {

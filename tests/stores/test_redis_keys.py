@@ -92,7 +92,7 @@ async def tally(request: pytest.FixtureRequest, masters: list[RedisServer], tmp_
         await app.state.store.record_data_loss(1)
         counters = RedisCounters("0" * 32, {"a": 1})
         await add_counters(app.state.store, Clock(Calendar(ZoneInfo("UTC")), clock), counters)
-        for collection in ("alerts", "goals", "notes", f"deliveries:{uuid4().hex}"):
+        for collection in ("alerts", "goals", "notes", "shares", f"deliveries:{uuid4().hex}"):
             await app.state.store.records.change([RecordChange(collection, "id", None, "text")])
         yield app
 

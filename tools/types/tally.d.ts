@@ -4,6 +4,7 @@ type Point = { start: string; count: number };
 type Audience = { users: number; sessions: number; activeSessions: number; exact: boolean; error: number | null };
 type Ranked = { rank: number; eventName?: string; user?: string; count: number };
 type Value = { count: number; total: number };
+type SharedCounts = { title: string; day: string; events: (Value & { eventName: string })[] };
 type Correction = { at: string; action: string; eventName: string | null; before: Value | null; after: Value | null };
 type ClosedDay = { day: string; parts: { until: string; counts: Record<string, number> }[]; corrections?: Correction[] };
 type DayRow = { day: string; hits: number; events: number; parts: number };

@@ -40,6 +40,11 @@ def add_routes(router: APIRouter, embed_origins: Sequence[str]) -> None:
     _add_page(router, "/embed/{name}", STATIC.page("embed.html"), frame_ancestors, dependencies=check_name)
 
 
+def page_headers(frame_ancestors: str = "'none'", trusted_types: str = _TRUSTED_TYPES) -> dict[str, str]:
+    """Return the headers of a page, which pages of `frame_ancestors` may show in a frame."""
+    return {"content-security-policy": f"{_PAGE_POLICY}; frame-ancestors {frame_ancestors}{trusted_types}"}
+
+
 def mount_files(app: FastAPI, permissions: Permissions, socketio: ASGIApp) -> None:
     """Mount Socket.IO, Swagger UI's files and the dashboard's files, each behind its permission."""
     mounts: dict[str, ASGIApp] = {SOCKETIO_PATH: socketio, "/docs/assets": SWAGGER, "/static": STATIC}
@@ -66,7 +71,7 @@ def _add_page(
     trusted_types: str = _TRUSTED_TYPES,
     **options: Any,
 ) -> None:
-    headers = {"content-security-policy": f"{_PAGE_POLICY}; frame-ancestors {frame_ancestors}{trusted_types}"}
+    headers = page_headers(frame_ancestors, trusted_types)
 
     async def send_page(request: Request) -> Response:
         return page.respond(request, headers)

@@ -20,18 +20,18 @@ LastId = Annotated[str, Header(alias="Last-Event-ID")]
 
 
 class EventStream(Response):
-    """A stream that ends when the client disconnects or the broadcaster ends it."""
+    """A stream that ends when the client disconnects or `ended` is set."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, broadcaster: Broadcaster, events: tuple[str, ...], last_id: str) -> None:
+    def __init__(self, broadcaster: Broadcaster, events: tuple[str, ...], last_id: str | None) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
+        self.ended = asyncio.Event()
         self._broadcaster, self._events, self._last_id = broadcaster, events, last_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ended = asyncio.Event()
-        with self._broadcaster.stream(send, ended, self._events, self._last_id) as client:
+        with self._broadcaster.stream(send, self.ended, self._events, self._last_id) as client:
 
             def chunk(text: str) -> dict[str, Any]:
                 return {"type": "http.response.body", "body": f"{text}\n{client.id_line}\n".encode(), "more_body": True}
@@ -42,7 +42,7 @@ class EventStream(Response):
                 request: dict[str, Any] = {"type": FRAMED_CHUNKS_EXTENSION}
                 await send(request)
                 client.send_framed = request.get("send_framed")
-            ends = [asyncio.ensure_future(wait_for_disconnect(receive)), asyncio.ensure_future(ended.wait())]
+            ends = [asyncio.ensure_future(wait_for_disconnect(receive)), asyncio.ensure_future(self.ended.wait())]
             try:
                 while not (await asyncio.wait(ends, timeout=HEARTBEAT_SECONDS, return_when="FIRST_COMPLETED"))[0]:
                     send_nowait(send(chunk(":")))

@@ -1,0 +1,80 @@
+"""The page of a share: live numbers for anyone with the link, on a phone and on a wall, until it is revoked."""
+
+import json
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.dashboard import ADMIN_KEY, WIDTHS, accessibility_violations, expect_status, fits_width
+from tests.support.servers import Process
+
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+NAMES = ["signup", "<img src=x onerror=alert(1)>", "x" * 128]
+
+
+def add_share(tally: Process, *events: str) -> dict[str, str]:
+    body = {"title": "Launch <b>day</b>", "events": events}
+    return httpx.post(f"{tally.url}/shares", json=body, headers=AS_ADMIN).raise_for_status().json()
+
+
+def open_share(page: Page, url: str) -> Page:
+    page.goto(url)
+    expect_status(page, "live")
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    return page
+
+
+def shown(page: Page, name: str, count: str, total: str) -> None:
+    tile = page.locator("article", has=page.get_by_role("heading", name=name, exact=True))
+    expect(tile.locator("> .value")).to_have_text(count)
+    expect(tile.locator("b")).to_have_text(total)
+
+
+@pytest.mark.fails_on_mutant(
+    "the total does not follow the count", "static/js/share.js", "number(beforeToday + count)", "number(beforeToday)"
+)
+def test_a_link_shows_live_numbers_without_a_key_until_it_is_revoked(
+    process, open_page, console_messages: list[str]
+) -> None:
+    tally = process(TALLY_STORE="memory://", TALLY_ADMIN_KEYS=ADMIN_KEY, TALLY_READ_KEYS="r" * 16)
+    tally.post("/events", json.dumps({"signup": 1200, "secret": 7}).encode())
+    share = add_share(tally, *NAMES)
+    page = open_share(open_page("about:blank", locale="en-US"), tally.url + share["path"])
+    expect(page.locator("h1")).to_have_text("Launch <b>day</b>")
+    shown(page, "signup", "1,200", "1,200")
+    shown(page, NAMES[1], "0", "0")
+    tally.post("/event/signup", b'{"by": 34}')
+    shown(page, "signup", "1,234", "1,234")
+    expect(page.locator("article .marks .newest").first).not_to_have_attribute("d", "")
+    httpx.post(f"{tally.url}/reset", headers=AS_ADMIN).raise_for_status()
+    expect(page.locator("article > .value").first).to_have_text("0")
+    assert "secret" not in page.content()
+    assert accessibility_violations(page) == []
+    for query in ("", "?kiosk"):
+        open_share(page, tally.url + share["path"] + query)
+        shown(page, "signup", "0", "1,234")
+        for width in [*WIDTHS, 2560]:
+            page.set_viewport_size({"width": width, "height": 900})
+            assert fits_width(page), (query, width)
+    assert accessibility_violations(page) == []
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    assert console_messages == []
+    httpx.delete(f"{tally.url}/shares/{share['id']}", headers=AS_ADMIN).raise_for_status()
+    for _ in range(2):
+        expect(page.locator("h1")).to_have_text("This link no longer works", timeout=20_000)
+        expect(page.locator("article")).to_have_count(0)
+        page.reload()
+    assert accessibility_violations(page) == []
+
+
+@pytest.mark.fails_on_mutant(
+    "no counts without a stream", "static/js/share.js", "=== EventSource.CLOSED) load()", "=== 9) load()"
+)
+def test_a_link_without_a_stream_shows_the_counts_that_it_reads(tally: Process, open_page) -> None:
+    tally.post("/event/polled")
+    page = open_page("about:blank")
+    page.route("**/stream", lambda route: route.fulfill(status=503, body="{}"))
+    page.goto(tally.url + add_share(tally, "polled")["path"])
+    shown(page, "polled", "1", "1")
+    expect(page.locator("#status")).to_contain_text("Reconnecting")
