@@ -8,7 +8,7 @@ import { getPref, setPref } from "./data/prefs.js";
 import { openSession } from "./data/session.js";
 import { byId, h } from "./lib/dom.js";
 import { number, plural } from "./lib/format.js";
-import { link, parseHash } from "./lib/router.js";
+import { link, navigate, parseHash } from "./lib/router.js";
 import { createAlerts } from "./pages/alerts.js";
 import { createEventPage } from "./pages/event.js";
 import { createHistory } from "./pages/history.js";
@@ -55,6 +55,7 @@ const filter = byId("filter");
 let view = "";
 let heading = "";
 let locked = false;
+/** @type {Promise<() => void>|undefined} */ let palette;
 /** Where the reader was on each entry of the browser's history. @type {Map<string, number>} */ const scrollPositions = new Map();
 let entry = "";
 let lastAnnouncement = { total: -1, at: Date.now() };
@@ -114,9 +115,36 @@ function switchTheme() {
 
 const togglePause = () => session.setPaused(!session.isPaused());
 const showHelp = () => byId("help").showModal();
+
+function focusFilter() {
+  if (!filter.offsetParent) navigate("#/");
+  filter.focus();
+}
+
 const goTo = (/** @type {string} */ hash) => () => { location.hash = hash; };
+const switchDensity = () => setPref("density", getPref("density") === "compact" ? "comfortable" : "compact");
+
+/** Opens the command palette, which few readers need at once, so its module is loaded the first time. */
+async function togglePalette() {
+  /** @type {Command[]} */ const actions = [
+    ...Object.entries(shortcuts).map(([key, [label, run]]) => ({ label, hint: key, run })),
+    { label: "Switch card size", hint: "", run: switchDensity },
+    { label: "Export today’s counts as CSV", hint: "", run: () => byId("export").click() },
+    { label: "API reference", hint: "", run: () => location.assign("docs") },
+  ];
+  palette ??= import("./components/command-palette.js").then(({ createCommandPalette }) => createCommandPalette(session.counters, actions));
+  const toggle = await palette.catch(() => { palette = undefined; });
+  if (!document.querySelector("dialog[open]:not(.palette)")) toggle?.();
+}
+
+/** Chooses a range of the chart or of the leaderboard by its position. @param {number} position from 1 */
+function chooseRange(position) {
+  const inputs = /** @type {NodeListOf<HTMLInputElement>} */ (pageElement().querySelectorAll(":is(.chart, .title) .segments input"));
+  inputs[position - 1]?.click();
+}
+
 /** @type {Record<string, [string, () => void]>} */ const shortcuts = {
-  "/": ["Filter events (Esc clears)", () => filter.focus()],
+  "/": ["Filter events (Esc clears)", focusFilter],
   p: ["Pause or resume", togglePause],
   t: ["Switch theme", switchTheme],
   k: ["Kiosk", () => location.assign("kiosk")],
@@ -127,20 +155,29 @@ const goTo = (/** @type {string} */ hash) => () => { location.hash = hash; };
   s: ["Settings", goTo("#/settings")],
   "?": ["Show shortcuts", showHelp],
 };
-byId("keys").append(...Object.entries(shortcuts).map(([key, [label]]) =>
+/** @type {[string, string][]} */ const otherKeys = [
+  ["1 – 9", "Choose a range"], [/Mac|iPhone|iPad/.test(navigator.userAgent) ? "⌘ K" : "Ctrl K", "Search events, pages and actions"],
+  ["← → ↑ ↓", "Move between cards, or between the bars of a chart"],
+];
+byId("keys").append(...[...Object.entries(shortcuts).map(([key, [label]]) => [key, label]), ...otherKeys].map(([key, label]) =>
   h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, label))));
 addEventListener("keydown", (event) => {
   const { key, ctrlKey, metaKey, altKey } = event;
   const target = /** @type {HTMLElement} */ (event.target);
   if (key === "Escape" && target === filter) return overview.clearFilter();
+  if (key.toLowerCase() === "k" && (ctrlKey || metaKey) && !altKey) {
+    event.preventDefault();
+    return togglePalette();
+  }
   const typing = target.matches("input:not([type=radio]), select, textarea") || document.querySelector("dialog[open]");
   if (typing || ctrlKey || metaKey || altKey || getPref("shortcuts") === "off") return;
-  const [, run] = shortcuts[key] ?? [];
-  if (!run || (key === "/" && !filter.offsetParent)) return;
+  const [, run] = shortcuts[key] ?? (/^[1-9]$/.test(key) ? ["", () => chooseRange(Number(key))] : []);
+  if (!run) return;
   event.preventDefault();
   run();
 });
 byId("pause").addEventListener("click", togglePause);
+byId("palette-open").addEventListener("click", togglePalette);
 byId("help-open").addEventListener("click", showHelp);
 document.querySelector(".skip")?.addEventListener("click", (event) => {
   // Following the link would change the hash, which belongs to the router.

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.dashboard import past_day, wait_until_loaded
+from tests.browser.dashboard import accessibility_violations, past_day, wait_until_loaded
 from tests.support.servers import Process
 
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
@@ -53,7 +54,7 @@ def test_back_leads_to_the_card_that_was_left(tally: Process, open_page, console
 
 
 @pytest.mark.fails_on_mutant(
-    "names are compared as they were typed", "static/js/components/card-grid.js", ".trim().normalize()", ".trim()"
+    "names are compared as they were typed", "static/js/lib/search.js", "text.normalize()", "text"
 )
 @pytest.mark.fails_on_mutant(
     "the file has all events",
@@ -126,3 +127,76 @@ def test_a_paused_kiosk_can_be_resumed(tally: Process, open_page) -> None:
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+@pytest.mark.fails_on_mutant(
+    "all results are listed", "static/js/components/command-palette.js", "found.slice(0, RESULTS_MAX)", "found"
+)
+@pytest.mark.fails_on_mutant(
+    "a result in the middle of a name comes first", "static/js/components/command-palette.js", "b.rank - a.rank", "0"
+)
+@pytest.mark.fails_on_mutant(
+    "the screen reader hears no option",
+    "static/js/components/command-palette.js",
+    "selected ? input.set",
+    "false ? input.set",
+)
+def test_the_command_palette_finds_events_pages_and_actions(
+    tally: Process, open_page, console_messages: list[str]
+) -> None:
+    tally.post("/events", json.dumps({f"all {CAFE}": 50}).encode())
+    page = wait_until_loaded(open_page(tally.url))
+    box, options = page.locator(".palette input"), page.get_by_role("option")
+    page.keyboard.press("Control+k")
+    expect(box).to_be_focused()
+    expect(options.first).to_contain_text("Filter events")
+    assert accessibility_violations(page) == []
+    box.fill(unicodedata.normalize("NFD", CAFE.upper()))
+    expect(options).to_have_text([f"{CAFE}1", f"all {CAFE}50"])
+    page.keyboard.press("Enter")
+    expect(page.locator("#event-name")).to_have_text(CAFE)
+    page.keyboard.press("Control+k")
+    box.fill("event 2")
+    expect(page.locator(".palette .note")).to_have_text("30 of 136. Type more to find the others.")
+    expect(options).to_have_count(30)
+    for key, selected in (("ArrowUp", 29), ("ArrowDown", 0), ("ArrowDown", 1)):
+        page.keyboard.press(key)
+        expect(options.nth(selected)).to_have_attribute("aria-selected", "true")
+        expect(options.nth(selected)).to_be_in_viewport()
+        expect(box).to_have_attribute("aria-activedescendant", f"palette-{selected}")
+    box.fill("nothing has this name")
+    expect(page.locator(".palette .note")).to_have_text("Nothing found.")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Control+k")
+    expect(box).to_be_hidden()
+    page.locator("#palette-open").click()
+    options.filter(has_text="Leaderboard").click()
+    expect(page.locator("h1:visible")).to_have_text("Leaderboard")
+    expect(page.locator("h1:visible")).to_be_focused()
+    assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "ranges have no keys", "static/js/main.js", "inputs[position - 1]?.click()", "inputs[position]?.click()"
+)
+def test_keys_choose_a_range_and_the_help_lists_them(tally: Process, open_page) -> None:
+    page = wait_until_loaded(open_page(tally.url))
+    page.keyboard.press("2")
+    expect(page.locator("#hits-chart :checked")).to_have_value("day")
+    page.keyboard.press("l")
+    page.keyboard.press("4")
+    expect(page.locator("#leaderboard-window :checked")).to_have_value("total")
+    page.keyboard.press("/")
+    expect(page.locator("#filter")).to_be_focused()
+    page.keyboard.press("Control+k")
+    page.keyboard.type("range: week")
+    page.keyboard.press("Enter")
+    expect(page.locator("#hits-chart :checked")).to_have_value("week")
+    page.locator("h1").first.focus()
+    page.keyboard.press("?")
+    keys = page.locator("#keys kbd").all_text_contents()
+    assert {"/", "p", "t", "k", "o", "l", "h", "s", "?", "1 \N{EN DASH} 9", "Ctrl K"} <= set(keys)
+    for key, heading in (("s", "Settings"), ("h", "History")):
+        page.keyboard.press("Escape")
+        page.keyboard.press(key)
+        expect(page.locator("h1:visible")).to_have_text(heading)

@@ -102,6 +102,9 @@ type Confirmation = {
   run: (values: Record<string, number>) => Promise<unknown>;
   onDone: () => void;
 };
+/** What the command palette finds: `hint` is a key or a count; `isName` means that a client chose the label. */
+type Command = { label: string; hint: string; run: () => void; isName?: boolean };
+type Counters = import("../../static/js/data/counters.js").Counters;
 type Card = import("../../static/js/components/card-grid.js").Card;
 type Session = ReturnType<typeof import("../../static/js/data/session.js").openSession>;
 /** A page of the dashboard. `show` applies the address, `reload` loads from the server again, `paint` and `tick` are as in SessionCallbacks. */

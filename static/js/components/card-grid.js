@@ -6,6 +6,7 @@ import { Series } from "../data/series.js";
 import { byId, h, s, setText } from "../lib/dom.js";
 import { number, plural, shortDate } from "../lib/format.js";
 import { link } from "../lib/router.js";
+import { createSearch } from "../lib/search.js";
 import { createGoalBar } from "./goal-bar.js";
 import { createSparklines } from "./sparklines.js";
 import { createTallyMarks } from "./tally-marks.js";
@@ -59,7 +60,6 @@ export function createCardGrid(list, session, onChoose) {
   const nameOf = (/** @type {number} */ index) => (index < 0 ? known[-1 - index] : counters.names[index]);
   const countOf = (/** @type {number} */ index) => (index < 0 ? 0 : counters.counts[index]);
   const firstSeen = (/** @type {number} */ index) => (index < 0 ? counters.names.length - index : index);
-  const searchText = () => filter.value.trim().normalize().toLowerCase(); // The server normalizes names in the same way.
   const visibleCards = () => order.slice(...visibleRange).flatMap((index) => cards.get(nameOf(index)) ?? []);
   const pinRank = (/** @type {number} */ index) => Number(!pinned.has(nameOf(index)));
   /** @type {Record<string, (a: number, b: number) => number>} */ const comparators = {
@@ -84,8 +84,8 @@ export function createCardGrid(list, session, onChoose) {
 
   function reorder() {
     const all = allIndices();
-    const text = searchText();
-    order = all.filter((index) => nameOf(index).toLowerCase().includes(text)).sort(comparators[sort.value]);
+    const matches = createSearch(filter.value);
+    order = all.filter((index) => matches(nameOf(index))).sort(comparators[sort.value]);
     if (pinned.size) order.sort((a, b) => pinRank(a) - pinRank(b));
     ordering = { length: counters.names.length, size: all.length, at: performance.now(), stale: false };
     renderViewport();
@@ -96,8 +96,8 @@ export function createCardGrid(list, session, onChoose) {
     const added = new Set(counters.names.slice(ordering.length));
     if (known.some((name) => added.has(name))) return reorder();
     ordering.size += added.size;
-    const text = searchText();
-    for (; ordering.length < counters.names.length; ordering.length++) if (nameOf(ordering.length).toLowerCase().includes(text)) order.push(ordering.length);
+    const matches = createSearch(filter.value);
+    for (; ordering.length < counters.names.length; ordering.length++) if (matches(nameOf(ordering.length))) order.push(ordering.length);
     ordering.stale = true;
     renderViewport();
   }

@@ -1,0 +1,88 @@
+// The command palette: finds an event, a page or an action by a part of its name. It is loaded when it is first opened.
+
+import { bdi, h } from "../lib/dom.js";
+import { number } from "../lib/format.js";
+import { link } from "../lib/router.js";
+import { createSearch } from "../lib/search.js";
+
+const RESULTS_MAX = 30; // More are found sooner by another letter.
+
+/** @param {Counters} counters @param {Command[]} actions @returns {() => void} opens the palette, or closes it */
+export function createCommandPalette(counters, actions) {
+  const input = /** @type {HTMLInputElement} */ (h("input", {
+    role: "combobox", ariaLabel: "Search events, pages and actions", ariaExpanded: "true", ariaAutoComplete: "list", "aria-controls": "palette-results",
+    placeholder: "Search events, pages and actions", autocomplete: "off", spellcheck: false,
+  }));
+  const list = h("ul", { id: "palette-results", role: "listbox", ariaLabel: "Results" });
+  const note = h("p", { className: "note", role: "status" });
+  const close = h("button", { className: "button quiet", type: "button" }, "Close");
+  const dialog = /** @type {HTMLDialogElement} */ (h("dialog", { className: "palette", ariaLabel: "Search" }, h("div", { className: "head" }, input, close), list, note));
+  /** @type {Command[]} */ let commands = [];
+  /** @type {Command[]} */ let results = [];
+  let selectedIndex = 0;
+  document.body.append(dialog);
+
+  function search() {
+    const rank = createSearch(input.value);
+    const found = commands.map((command) => ({ command, rank: rank(command.label) })).filter((one) => one.rank).sort((a, b) => b.rank - a.rank);
+    results = found.slice(0, RESULTS_MAX).map(({ command }) => command);
+    list.replaceChildren(...results.map(({ label, hint, isName }, i) =>
+      h("li", { id: `palette-${i}`, role: "option" }, isName ? bdi(label) : h("span", {}, label), h("span", { className: "rate" }, hint))));
+    note.textContent = !found.length ? "Nothing found." : found.length > RESULTS_MAX ? `${number(RESULTS_MAX)} of ${number(found.length)}. Type more to find the others.` : "";
+    select(0);
+  }
+
+  function select(/** @type {number} */ index) {
+    selectedIndex = (index + results.length) % results.length || 0;
+    [...list.children].forEach((el, i) => { el.ariaSelected = String(i === selectedIndex); });
+    const selected = list.children[selectedIndex];
+    selected ? input.setAttribute("aria-activedescendant", selected.id) : input.removeAttribute("aria-activedescendant");
+    selected?.scrollIntoView({ block: "nearest" });
+  }
+
+  function run(/** @type {number} */ index) {
+    if (!results[index]) return;
+    dialog.close();
+    results[index].run();
+  }
+
+  input.addEventListener("input", search);
+  dialog.addEventListener("keydown", (event) => {
+    const offset = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (offset) select(selectedIndex + offset);
+    else if (event.key !== "Enter" || event.target !== input) return;
+    else run(selectedIndex);
+    event.preventDefault();
+  });
+  list.addEventListener("click", ({ target }) => run([...list.children].findIndex((el) => el.contains(/** @type {Node} */ (target)))));
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", ({ target }) => { if (target === dialog) dialog.close(); }); // Its backdrop.
+
+  return () => {
+    if (dialog.open) return dialog.close();
+    commands = [...actions, ...choices(), ...events(counters)];
+    input.value = "";
+    dialog.showModal();
+    search();
+  };
+}
+
+/** Returns the choices of the visible page, such as the ranges of a chart. */
+function choices() {
+  const inputs = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("[data-page]:not([hidden]) .segments input:not(:checked)"));
+  return [...inputs].map((input) => {
+    const group = input.closest("fieldset");
+    const title = group?.ariaLabel ?? group?.querySelector("legend")?.textContent;
+    return { label: `${title}: ${input.parentElement?.textContent}`, hint: "", run: () => input.click() };
+  });
+}
+
+/** Returns the events of today, the largest count first, and then those of the last day. */
+function events(/** @type {Counters} */ { names, counts, lastDay }) {
+  const order = [...names.keys()].sort((a, b) => counts[b] - counts[a]);
+  const today = new Set(names);
+  const earlier = [...(lastDay?.counts.keys() ?? [])].filter((name) => !today.has(name));
+  const command = (/** @type {string} */ name, /** @type {number} */ count) =>
+    ({ label: name, hint: number(count), isName: true, run: () => { location.hash = link("event", name); } });
+  return [...order.map((index) => command(names[index], counts[index])), ...earlier.map((name) => command(name, 0))];
+}
