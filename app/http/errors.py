@@ -75,6 +75,14 @@ _HTTP_EXCEPTIONS = {
 }
 _BUG = ErrorResponse(kinds.INTERNAL_ERROR, None, "unknown"), "internal error; details are in the server log"
 
+# For a person who follows a wrong link. The security policy of responses allows no style sheet.
+_NOT_FOUND_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>Not found · Tally</title>
+<h1>There is no such page</h1>
+<p><a href="{root}/">Open the dashboard</a>, or read the <a href="{root}/docs">API reference</a>.</p>
+"""
+
 # What a parameter with a pattern expects; the pattern itself is hard to read.
 _PATTERNS = {
     "day": "not a valid date; use YYYY-MM-DD",
@@ -130,6 +138,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics, root_path: str) -> ErrorH
 
     def error_response(request: HTTPConnection, error: Exception) -> Response:
         (kind, headers, counted), detail = _response_to(error)
+        if kind is kinds.NOT_FOUND and _wants_page(request, error):
+            return Response(_NOT_FOUND_PAGE.format(root=root_path), 404, {"Vary": "Accept"}, media_type="text/html")
         if kind is kinds.METHOD_NOT_ALLOWED:
             headers = {"Allow": _allowed_methods(app, request) or "GET, HEAD"}  # no route of its own: a file
             detail = f"this route does not allow {request.scope['method']}; it allows {headers['Allow']}"
@@ -150,6 +160,12 @@ def add_error_handlers(app: FastAPI, metrics: Metrics, root_path: str) -> ErrorH
     for error_type in (*EXPECTED_ERRORS, Exception):
         app.add_exception_handler(error_type, handle)
     return error_response
+
+
+def _wants_page(request: HTTPConnection, error: Exception) -> bool:
+    """Return whether a browser has opened an address that no route has."""
+    is_get = request.scope.get("method") in {"GET", "HEAD"}
+    return is_get and not isinstance(error, Problem) and "text/html" in request.headers.get("accept", "")
 
 
 def _response_to(error: Exception) -> tuple[ErrorResponse, str]:

@@ -23,11 +23,11 @@ const rotateSeconds = Math.min(3600, Math.max(0, Number(query.get("rotate") ?? 1
 
 /** @param {string} name an event name, or "" for all events */
 function createSlide(name) {
-  const value = h("p", { className: "value" });
+  const value = h("p", { className: "value", translate: false });
   const marksHost = h("div", { className: "slide-marks" });
   const rate = h("p", { className: "rate value" });
   const sparkline = s("path", {});
-  const list = h("ol", { className: "ranking" });
+  const list = h("ol", { className: "ranking", translate: false });
   const hero = createHero(value, marksHost, name || "hits today");
   const goal = createGoalBar();
   const ranking = createRanking(list);

@@ -7,7 +7,7 @@ import { goalParts } from "./data/goals.js";
 import { getPref, setPref } from "./data/prefs.js";
 import { openSession } from "./data/session.js";
 import { byId, h } from "./lib/dom.js";
-import { number, plural } from "./lib/format.js";
+import { dateTime, number, plural } from "./lib/format.js";
 import { link, navigate, parseHash } from "./lib/router.js";
 import { createAlerts } from "./pages/alerts.js";
 import { createEventPage } from "./pages/event.js";
@@ -74,7 +74,10 @@ function showRoute() {
   heading = nextHeading;
   for (const section of document.querySelectorAll("[data-page]")) /** @type {HTMLElement} */ (section).hidden = section.getAttribute("data-page") !== view;
   for (const anchor of document.querySelectorAll("[data-to]")) {
-    anchor.getAttribute("data-to") === view ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
+    const to = anchor.getAttribute("data-to");
+    if (to === view) anchor.setAttribute("aria-current", "page");
+    else if (to === "overview" && view === "event") anchor.setAttribute("aria-current", "true"); // The page of an event is below it.
+    else anchor.removeAttribute("aria-current");
   }
   updateKeyPrompt();
   updateAdminPanels(pageElement());
@@ -94,6 +97,13 @@ function enterHistory() {
   if (!history.state?.entry) history.replaceState({ entry: String(Math.random()) }, "");
   ({ entry } = history.state);
   if (view === "overview") for (const anchor of /** @type {NodeListOf<HTMLAnchorElement>} */ (document.querySelectorAll(".to-overview"))) anchor.href = location.hash || "#/";
+}
+
+/** Adds the time to the print, and how many cards it has, because only those near the screen are in the document. */
+function preparePrint() {
+  const { length, [length - 1]: last } = document.querySelectorAll("#cards .card");
+  const part = view === "overview" && Number(last?.ariaSetSize) > length ? ` ${number(length)} of ${plural(Number(last.ariaSetSize), "event")}: export the CSV for all.` : "";
+  byId("printed").textContent = `${document.title}, ${dateTime(Date.now())}.${part}`;
 }
 
 /** Announces the total to screen readers at the interval from the settings. */
@@ -157,7 +167,7 @@ function chooseRange(position) {
 };
 /** @type {[string, string][]} */ const otherKeys = [
   ["1 – 9", "Choose a range"], [/Mac|iPhone|iPad/.test(navigator.userAgent) ? "⌘ K" : "Ctrl K", "Search events, pages and actions"],
-  ["← → ↑ ↓", "Move between cards, or between the bars of a chart"],
+  ["Arrow keys", "Move between cards, or between the bars of a chart"],
 ];
 byId("keys").append(...[...Object.entries(shortcuts).map(([key, [label]]) => [key, label]), ...otherKeys].map(([key, label]) =>
   h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, label))));
@@ -186,6 +196,7 @@ document.querySelector(".skip")?.addEventListener("click", (event) => {
 });
 history.scrollRestoration = "manual"; // The browser would scroll before the page has its height.
 addEventListener("scroll", () => scrollPositions.set(entry, scrollY), { passive: true });
+addEventListener("beforeprint", preparePrint);
 addEventListener("hashchange", showRoute);
 showRoute();
 session.start();

@@ -1,9 +1,11 @@
 """The dashboard as a reader uses it: waits, locators, accessibility checks, and event names that try to attack it."""
 
+import contextlib
 import unicodedata
 from datetime import UTC, datetime, timedelta
 
 from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.support.servers import ROOT
 
@@ -76,7 +78,11 @@ def choose(page: Page, group: str, label: str) -> None:
 
 
 def fits_width(page: Page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    """Return whether nothing is wider than the screen. A kiosk adapts to a new size in the next frame."""
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    with contextlib.suppress(PlaywrightTimeout):
+        page.wait_for_function(fits, timeout=2000)
+    return page.evaluate(fits)
 
 
 def accessibility_violations(page: Page) -> list[str]:

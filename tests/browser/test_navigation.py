@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.dashboard import accessibility_violations, past_day, wait_until_loaded
-from tests.support.servers import Process
+from tests.support.servers import ROOT, Process
 
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 ARABIC = "\N{ARABIC LETTER SEEN}\N{ARABIC LETTER LAM}\N{ARABIC LETTER ALEF}\N{ARABIC LETTER MEEM}"
@@ -119,6 +120,54 @@ def test_a_narrow_leaderboard_shows_its_names(tally: Process, open_page) -> None
     assert name.evaluate("name => name.scrollWidth <= name.clientWidth")
 
 
+@pytest.mark.fails_on_mutant("a long name loses its end", "static/app.css", ":has(> .name-end) { display: flex; }", "")
+def test_a_long_name_keeps_its_end(tally: Process, open_page) -> None:
+    name = f"a.name.of.many.parts.{'part.' * 10}last"
+    tally.post("/events", json.dumps({name: 60}).encode())
+    page = open_page(f"{tally.url}/#/leaderboard", viewport={"width": 320, "height": 700})
+    for path, rows in {"leaderboard": "#leaderboard-list li", "?filter=a.name": ".card"}.items():
+        page.goto(f"{tally.url}/#/{path}")
+        shown = page.locator(rows, has_text=name)
+        expect(shown.get_by_role("link", name=name, exact=True)).to_be_visible()
+        end = shown.locator(".name-end")
+        expect(end).to_have_text(".last")
+        box, end_box = shown.bounding_box(), end.bounding_box()
+        assert box
+        assert end_box
+        assert end_box["x"] + end_box["width"] < box["x"] + box["width"]
+
+
+@pytest.mark.fails_on_mutant(
+    "a print has no date", "static/js/main.js", 'addEventListener("beforeprint", preparePrint);\n', ""
+)
+def test_a_print_has_the_time_and_says_what_is_missing(tally: Process, open_page) -> None:
+    page = wait_until_loaded(open_page(tally.url))
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    expect(page.locator("#printed")).to_contain_text(re.compile(r"Tally, .*20\d\d.* of 30\d events: export the CSV"))
+    for hidden in ("nav", "#pause", "#filter"):
+        expect(page.locator(hidden)).to_be_hidden()
+
+
+@pytest.mark.fails_on_mutant(
+    "placeholders stay", "static/app.css", "@media (scripting: none) { [data-page]", "@media (scripting: none) { .x"
+)
+def test_a_page_without_javascript_has_no_placeholders(tally: Process, open_page) -> None:
+    page = open_page(tally.url, java_script_enabled=False)
+    expect(page.locator(".card").first).to_be_hidden()
+
+
+@pytest.mark.fails_on_mutant(
+    "no colours", "static/app.css", "@supports not (color: light-dark(red, red))", "@supports (color: x)"
+)
+def test_an_old_browser_has_the_light_colours(tally: Process, open_page) -> None:
+    page = open_page("about:blank", color_scheme="dark")
+    css = (ROOT / "static/app.css").read_text().replace("light-dark(", "unknown(")
+    page.route("**/app.css", lambda route: route.fulfill(body=css, content_type="text/css"))
+    page.goto(tally.url)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 249)"
+
+
 @pytest.mark.fails_on_mutant(
     "the label stays", "static/js/kiosk.js", 'session.isPaused() ? "Resume" : "Pause"', '"Pause"'
 )
@@ -136,7 +185,7 @@ def test_a_paused_kiosk_can_be_resumed(tally: Process, open_page) -> None:
     "a result in the middle of a name comes first", "static/js/components/command-palette.js", "b.rank - a.rank", "0"
 )
 @pytest.mark.fails_on_mutant(
-    "the screen reader hears no option",
+    "a screen reader gets no option",
     "static/js/components/command-palette.js",
     "selected ? input.set",
     "false ? input.set",
@@ -146,7 +195,7 @@ def test_the_command_palette_finds_events_pages_and_actions(
 ) -> None:
     tally.post("/events", json.dumps({f"all {CAFE}": 50}).encode())
     page = wait_until_loaded(open_page(tally.url))
-    box, options = page.locator(".palette input"), page.get_by_role("option")
+    box, options = page.locator(".palette input"), page.locator(".palette [role=option]")
     page.keyboard.press("Control+k")
     expect(box).to_be_focused()
     expect(options.first).to_contain_text("Filter events")

@@ -71,6 +71,7 @@ def test_hostile_names_are_text_on_every_screen_and_in_the_csv_file(
     page.locator("#event-delete").click()
     expect(page.locator("#confirm .word")).to_have_text(HOSTILE_NAMES[0])
     page.goto(tally.url)
+    wait_until_loaded(page)
     with page.expect_download() as download:
         page.locator("#export").click()
     rows = counts_in_csv(download.value)
@@ -80,7 +81,10 @@ def test_hostile_names_are_text_on_every_screen_and_in_the_csv_file(
 
 
 def test_an_event_page_shows_new_hits(tally: Process, open_page, console_messages: list[str]) -> None:
+    never = open_page(f"{tally.url}/#/event/moving")
+    expect(never.get_by_text("has not been counted yet")).to_be_visible()
     tally.post("/event/moving", b'{"by": 3}')
+    expect(never.get_by_text("has not been counted yet")).to_be_hidden()
     pages = [open_page(f"{tally.url}/#/event/moving") for _ in range(2)]
     for page in pages:
         expect(page.locator("#event-today .hero .value")).to_have_text("3")

@@ -84,6 +84,16 @@ async def test_hits_take_the_fast_path_with_and_without_the_root_path(
     assert (await tally.get("/tally/events")).json() == {"a": 2, "event": 2, "tally": 2}
 
 
+@pytest.mark.fails_on_mutant("a person reads JSON", "app/http/errors.py", "return is_get and", "return False and")
+async def test_a_wrong_address_in_a_browser_is_a_page_that_leads_to_the_dashboard(tally: httpx.AsyncClient) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = await tally.get("/tally/nothing", headers=browser)
+    assert (page.status_code, page.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    (dashboard,) = re.findall('<a href="(.*?)">Open the dashboard', page.text)
+    assert "<main" in (await tally.get(dashboard, headers=browser)).text
+    detail_of(await tally.post("/tally/nothing", headers=browser), 404)
+
+
 @pytest.mark.fails_on_mutant("a problem has no prefix", "app/http/errors.py", "root_path + kind.type", "kind.type")
 async def test_the_type_of_a_problem_is_a_page_under_the_root_path(tally: httpx.AsyncClient) -> None:
     requests = [("POST", "/event/%00"), ("POST", "/nothing"), ("GET", "/event/%00"), ("GET", "/nothing"), ("PUT", "/")]

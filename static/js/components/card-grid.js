@@ -3,7 +3,7 @@
 import { getLeaderboard, throttle } from "../data/api.js";
 import { onPrefChange, pinnedNames, setPref } from "../data/prefs.js";
 import { Series } from "../data/series.js";
-import { byId, h, s, setText } from "../lib/dom.js";
+import { byId, h, nameParts, s, setText } from "../lib/dom.js";
 import { number, plural, shortDate } from "../lib/format.js";
 import { link } from "../lib/router.js";
 import { createSearch } from "../lib/search.js";
@@ -29,7 +29,7 @@ function createCard(name, pinned) {
   const count = document.createTextNode("");
   const rate = h("p", { className: "rate value" });
   const sparkline = s("path", {});
-  const anchor = h("a", { className: "name", dir: "auto", title: name, href: link("event", name), tabIndex: -1 }, name);
+  const anchor = h("a", { className: "name", dir: "auto", title: name, ariaLabel: name, href: link("event", name), tabIndex: -1 }, ...nameParts(name));
   const pin = h("button", { className: "pin", type: "button", tabIndex: -1, ariaLabel: `Pin ${name}`, ariaPressed: String(pinned) },
     s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: "M8 1.6l2 4.1 4.5.6-3.3 3.1.8 4.5L8 11.8l-4 2.1.8-4.5L1.5 6.3 6 5.7z" })));
   const el = h("li", { className: "card", "data-event": name }, anchor, pin, h("p", { className: "count value", "data-count": "" }, count), goal.el, marks.el, rate,

@@ -50,7 +50,7 @@ export function createCommandPalette(counters, actions) {
   dialog.addEventListener("keydown", (event) => {
     const offset = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (offset) select(selectedIndex + offset);
-    else if (event.key !== "Enter" || event.target !== input) return;
+    else if (event.key !== "Enter" || event.isComposing || event.target !== input) return;
     else run(selectedIndex);
     event.preventDefault();
   });

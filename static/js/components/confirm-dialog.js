@@ -18,7 +18,7 @@ export function confirmTyped(/** @type {Confirmation} */ { title, text, word, ac
   const form = h("form", { method: "dialog" },
     h("h2", { id: "confirm-title" }, title), h("p", {}, text),
     ...inputs.map((input, i) => h("p", { className: "field" }, h("label", { htmlFor: input.id }, fields[i].label, " ", notes[i]), input)),
-    h("p", { className: "field" }, h("label", { htmlFor: wordInput.id }, "Type ", h("bdi", { className: "word" }, word), " to confirm"), wordInput),
+    h("p", { className: "field" }, h("label", { htmlFor: wordInput.id }, "Type ", h("bdi", { className: "word", translate: false }, word), " to confirm"), wordInput),
     problem, h("p", { className: "buttons" }, cancel, submit));
   dialog.replaceChildren(form);
   const edited = () => inputs.filter(({ value, defaultValue }) => value && value !== defaultValue);

@@ -1,6 +1,6 @@
 // A list of names ordered by count. Rows move to their new ranks and show how far they moved.
 
-import { h, reducedMotion } from "../lib/dom.js";
+import { bdi, h, reducedMotion } from "../lib/dom.js";
 import { number, percent, timeWithSeconds } from "../lib/format.js";
 import { link } from "../lib/router.js";
 
@@ -10,7 +10,7 @@ const BASELINE_MS = 300_000; // Ranks are compared with those at most five minut
 /** @param {string} name @param {boolean} linked */
 function createRow(name, linked) {
   const [bar, rank, change, part, count] = ["share", "rank", "change", "part value", "count value"].map((className) => h("span", { className }));
-  const label = h(linked ? "a" : "span", { className: "name", title: name, ...(linked && { href: link("event", name) }) }, h("bdi", { dir: "auto" }, name));
+  const label = h(linked ? "a" : "span", { className: "name", title: name, ...(linked && { href: link("event", name), ariaLabel: name }) }, bdi(name));
   return { el: h("li", {}, bar, rank, label, change, part, count), bar, rank, change, part, count };
 }
 

@@ -56,9 +56,18 @@ export function createSegmentedControl(el, name, labels, onChange) {
 /** @param {string[]} head @param {(Node|string)[][]} rows the first cell of a row becomes its header */
 export function table(head, rows) {
   const th = (/** @type {string} */ scope, /** @type {Node|string} */ text) => h("th", { scope }, text);
-  const body = rows.map(([first, ...cells]) => h("tr", {}, th("row", first), ...cells.map((cell) => h("td", {}, cell))));
+  const body = rows.map(([first, ...cells]) => h("tr", {}, th("row", first), ...cells.map((cell) => h("td", { translate: false }, cell))));
   return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => th("col", text)))), h("tbody", {}, ...body));
 }
 
-/** Isolates the text direction of a name that a client chose. @param {string} text */
-export const bdi = (text) => h("bdi", { dir: "auto" }, text);
+/** Shows a name that a client chose: it has its own text direction, is not translated, and keeps its end where it is too long. @param {string} text */
+export const bdi = (text) => h("bdi", { dir: "auto", translate: false }, ...nameParts(text));
+
+const LONG = 18; // Characters; shorter names fit everywhere.
+const LAST_PART = /^[\u0020-\u024f]*?(?=[ ._:\-/][^ ._:\-/]{1,16}$)/;
+
+/** Splits a long name before its last part. The style sheet shortens what comes before. Only Latin letters can be cut anywhere. @param {string} text */
+export function nameParts(text) {
+  const before = text.length > LONG ? LAST_PART.exec(text)?.[0] : "";
+  return before ? [h("span", { className: "name-start" }, before), h("span", { className: "name-end" }, text.slice(before.length))] : [text];
+}

@@ -51,6 +51,7 @@ export function createEventPage({ counters, goals, now, isLoaded, loadGoals }, o
     headline.count(value, animate);
     drawGoal(animate);
     headline.set("total", totalBeforeToday === null ? "–" : number(totalBeforeToday + value));
+    byId("event-unknown").hidden = totalBeforeToday === null || totalBeforeToday + value > 0;
     headline.set("part", counters.total ? percent(value / counters.total) : "–");
   }
 
@@ -109,6 +110,7 @@ export function createEventPage({ counters, goals, now, isLoaded, loadGoals }, o
         name = wanted;
         received = counters.receivedOf(name);
         totalBeforeToday = null;
+        byId("event-unknown").hidden = true;
         byId("event-name").textContent = name;
         byId("event-users").href = link("leaderboard", "", { event: name });
         byId("event-alert").href = link("alerts", "", { event: name });

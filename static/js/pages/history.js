@@ -13,7 +13,7 @@ const DAYS_MAX = 90; // More bars would be too narrow to distinguish.
 function correctionRow(/** @type {Correction} */ { at, action, eventName, before, after }) {
   const verb = { reset: "Day reset", correct: "Corrected", delete: "Deleted" }[action] ?? action;
   const change = (/** @type {"count"|"total"} */ key) => (before && after && before[key] === after[key]) || !before ? []
-    : [` ${key} `, h("del", {}, number(before[key])), ...(after ? [" ", h("ins", {}, number(after[key]))] : [])];
+    : [` ${key} `, h("del", { translate: false }, number(before[key])), ...(after ? [" ", h("ins", { translate: false }, number(after[key]))] : [])];
   return h("li", {}, h("time", { dateTime: at }, timeWithSeconds(Date.parse(at))), ` ${verb} `, eventName === null ? "" : bdi(eventName), ...change("count"), ...change("total"));
 }
 
@@ -65,7 +65,7 @@ export function createHistory() {
     const total = (/** @type {Iterable<number>} */ values) => [...values].reduce((sum, n) => sum + n, 0);
     const compared = otherCounts ? `, ${comparison(total(counts.values()), total(otherCounts.values()))} on ${longDate(other?.day ?? "")}` : "";
     const cells = rows.slice(0, ROWS_MAX).map(({ name, count, otherCount }) =>
-      [h("a", { href: link("event", name), dir: "auto" }, name), number(count), ...(other ? [number(otherCount), signed(count - otherCount)] : [])]);
+      [h("a", { href: link("event", name), dir: "auto", translate: false }, name), number(count), ...(other ? [number(otherCount), signed(count - otherCount)] : [])]);
     const parts = day.parts.length > 1 ? [h("p", { className: "note" }, `Reset at ${day.parts.slice(0, -1).map(({ until }) => dateTime(Date.parse(until))).join(" and ")}. ` +
       `Hits in each part of the day: ${day.parts.map((part) => number(total(Object.values(part.counts)))).join(", ")}.`)] : [];
     const corrections = day.corrections?.length ? [h("h3", {}, "Corrections"), h("ul", { className: "corrections" }, ...day.corrections.map(correctionRow))] : [];

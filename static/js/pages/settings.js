@@ -43,7 +43,7 @@ export function createSettings(session) {
     const text = rows.flat().join("\n");
     if (healthList.dataset.shown === text) return;
     healthList.dataset.shown = text;
-    healthList.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    healthList.replaceChildren(...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { translate: !/^\d/.test(value) }, value))));
   }
 
   byId("reset-all").addEventListener("click", () => confirmTyped({
