@@ -4,6 +4,7 @@ import { updateAdminPanels } from "./components/admin-panels.js";
 import { createKeyPrompt } from "./components/key-form.js";
 import { createStatusBanner } from "./components/status-banner.js";
 import { goalParts } from "./data/goals.js";
+import { notify } from "./data/notifications.js";
 import { getPref, setPref } from "./data/prefs.js";
 import { openSession } from "./data/session.js";
 import { byId, h } from "./lib/dom.js";
@@ -34,7 +35,9 @@ const session = openSession({
     updateAdminPanels(pageElement()); // A server that was restarted may have other keys.
   },
   onGoal(event, goal) {
-    byId("announce").textContent = `${event}: goal reached, ${goalParts(goal).join(" ")}`;
+    const text = goalParts(goal).join(" ");
+    byId("announce").textContent = `${event}: goal reached, ${text}`;
+    notify(`${event}: goal reached`, text, goTo(link("event", event)));
   },
   onStatus(status) {
     locked = status.name === "locked";

@@ -13,7 +13,7 @@ function write(storage, name, value) {
   try { value ? storage().setItem(name, value) : storage().removeItem(name); } catch { /* It is kept until the page closes. */ }
 }
 
-/** @type {Record<string, string>} */ const DEFAULTS = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", pins: "[]" };
+/** @type {Record<string, string>} */ const DEFAULTS = { theme: "system", density: "comfortable", shortcuts: "on", announce: "0", notify: "off", pins: "[]" };
 /** Chosen since the page opened, because the storage may be blocked or full. @type {Record<string, string>} */ const currentPrefs = {};
 const rememberedKey = read(browserStorage, "tally-key") ?? "";
 let currentKey = read(tabStorage, "tally-key") ?? rememberedKey;

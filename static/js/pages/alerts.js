@@ -109,7 +109,10 @@ export function createAlerts({ reconnect }) {
       wantedEvent = query.get("event") ?? "";
       wantedEvent ? load.now() : load();
     },
-    hide: () => dialog.close(),
+    hide() {
+      latestLoad += 1; // No form may open on another page.
+      dialog.close();
+    },
     reload: load.now,
     tick: load,
   };

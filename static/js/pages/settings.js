@@ -3,8 +3,9 @@
 import { confirmTyped } from "../components/confirm-dialog.js";
 import { createKeyForm } from "../components/key-form.js";
 import { send } from "../data/api.js";
+import { areNotificationsOn, canNotify, notificationText, setNotifications } from "../data/notifications.js";
 import { getPref, setPref } from "../data/prefs.js";
-import { byId, createSegmentedControl, h } from "../lib/dom.js";
+import { byId, createSegmentedControl, h, setText } from "../lib/dom.js";
 import { byteSize, dayEnd, number } from "../lib/format.js";
 
 /** @type {Record<string, [string, Record<string, string>]>} */ const CHOICES = {
@@ -35,7 +36,22 @@ export function createSettings(session) {
     return { name, select: createSegmentedControl(group, name, labels, (value) => setPref(name, value)) };
   });
 
+  const notifyButton = h("button", { className: "button", type: "button" });
+  const notifyNote = h("p", { className: "note", role: "status" });
+  byId("choices").append(h("div", { className: "setting" }, h("span", {}, "Notify me when a goal is reached"), notifyButton), notifyNote);
+  notifyButton.addEventListener("click", async () => {
+    await setNotifications(!areNotificationsOn());
+    draw();
+  });
+
+  function drawNotifications() {
+    notifyButton.hidden = !canNotify();
+    setText(notifyButton, areNotificationsOn() ? "Turn off" : "Turn on");
+    setText(notifyNote, notificationText());
+  }
+
   function draw() {
+    drawNotifications();
     for (const { name, select } of controls) select(getPref(name));
     drawKeyForm();
     const health = session.health();
