@@ -1,5 +1,7 @@
 """Goals: an administrator sets one, every page shows how far it is, and the marks celebrate when it is reached."""
 
+import re
+
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
@@ -7,6 +9,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, fits_width, wait_until_loaded
 from tests.support.servers import Process
 
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 WHOLE_SHEET = 25
 GOALS_POLL_MS = 30_000
 
@@ -17,8 +20,8 @@ def newest_strokes(page: Page, part: str) -> int:
 
 
 def expect_flourish(page: Page, part: str) -> None:
-    script = f"document.querySelector('{part} .newest').getAttribute('d').split('M').length - 1 === {WHOLE_SHEET}"
-    page.wait_for_function(script)
+    whole_sheet = re.compile(rf"^(M[^M]+){{{WHOLE_SHEET}}}$")
+    expect(page.locator(f"{part} .newest")).to_have_attribute("d", whole_sheet)
 
 
 @pytest.mark.fails_on_mutant(
@@ -79,4 +82,36 @@ def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, c
     expect(page.get_by_role("button", name="Set a goal")).to_be_visible()
     expect(page.locator("#event-today .goal")).to_be_hidden()
     assert httpx.get(f"{tally.url}/goals").json() == []
+    assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "notifies readers who did not ask", "static/js/data/notifications.js", ' && getPref("notify") === "on"', ""
+)
+def test_a_reader_is_notified_of_a_goal_after_turning_it_on(
+    tally: Process, open_page, console_messages: list[str]
+) -> None:
+    httpx.put(f"{tally.url}/goals/visit", json={"count": 2}, headers=AS_ADMIN).raise_for_status()
+    page = wait_until_loaded(open_page(f"{tally.url}/#/settings"))
+    page.context.grant_permissions([])  # all others are denied
+    expect(page.locator("#choices .note")).to_contain_text("blocks notifications of this page")
+    page.context.grant_permissions(["notifications"])
+    page.add_init_script("""window.shown = [];
+      window.Notification = class extends Notification {
+        constructor(title, options) { super(title, options); window.shown.push(`${title}: ${options.body}`); }
+      };""")
+    page.goto(f"{tally.url}/#/event/visit")
+    page.reload()
+    expect(page.locator("#event-today .goal")).to_have_text("0 of 2 today")
+    tally.post("/event/visit", b'{"by": 2}')
+    expect(page.locator("#announce")).to_have_text("visit: goal reached, 2 of 2 today")
+    assert page.evaluate("shown") == []
+    httpx.put(f"{tally.url}/event/visit", json={"count": 0}, headers=AS_ADMIN).raise_for_status()
+    expect(page.locator("#event-today .goal")).to_have_text("0 of 2 today")
+    page.goto(f"{tally.url}/#/settings")
+    page.get_by_role("button", name="Turn on").click()
+    expect(page.get_by_role("button", name="Turn off")).to_be_visible()
+    tally.post("/event/visit", b'{"by": 3}')
+    expect(page.locator("#announce")).to_have_text("visit: goal reached, 3 of 2 today")
+    assert page.evaluate("shown") == ["visit: goal reached: 3 of 2 today"]
     assert console_messages == []
