@@ -1,23 +1,24 @@
-// The form of an event's goal, in a dialog. Without an API key, it begins with the form for one.
+// The form of an event's goal, in a dialog. Without an admin key, it begins with the form for one.
 
-import { send } from "../data/api.js";
+import { getPermissions, send } from "../data/api.js";
 import { apiKey } from "../data/prefs.js";
 import { byId, h } from "../lib/dom.js";
 import { createField, createNumberField, options, showProblem } from "./form-fields.js";
 import { createKeyForm } from "./key-form.js";
 
 /** @param {string} event @param {Goal|undefined} goal the present one @param {{onKey: () => void, onSaved: () => void}} callbacks */
-export function openGoalForm(event, goal, callbacks) {
+export async function openGoalForm(event, goal, callbacks) {
   const dialog = byId("confirm");
   const cancel = h("button", { className: "button", type: "button" }, "Cancel");
   const title = h("h2", { id: "confirm-title" }, "Goal of ", h("bdi", { dir: "auto" }, event));
   cancel.addEventListener("click", () => dialog.close());
+  const permissions = await getPermissions(apiKey()).catch(() => null);
   if (!dialog.open) dialog.showModal();
-  if (apiKey()) return drawForm();
+  if (permissions?.admin) return drawForm();
   const keyHost = h("div", {});
-  createKeyForm(keyHost, () => { callbacks.onKey(); drawForm(); });
+  createKeyForm(keyHost, () => { callbacks.onKey(); openGoalForm(event, goal, callbacks); });
   dialog.replaceChildren(title, h("p", {}, "Everyone who may read sees a goal. To set one, enter an admin key."), keyHost, h("p", { className: "buttons" }, cancel));
-  keyHost.querySelector("input")?.focus();
+  /** @type {HTMLInputElement} */ (keyHost.querySelector("input[type=password]")).focus();
 
   function drawForm() {
     const number = createNumberField("goal-number", "Number to reach", goal?.target ?? "");

@@ -31,8 +31,8 @@ async function request(path, init = {}) {
   if (Math.abs(date - Date.now()) > 2000) clockSkewMs = date - Date.now();
   if (response.ok || (path === "/health" && response.status === 503)) return response;
   if (response.status === 429) rateLimitedUntil = Date.now() + 1000 * (Number(response.headers.get("retry-after")) || 1);
-  const { detail = `HTTP ${response.status}`, code } = await response.json().catch(() => ({}));
-  throw Object.assign(new Error(detail), { code });
+  const { detail = `HTTP ${response.status}` } = await response.json().catch(() => ({}));
+  throw new Error(detail);
 }
 
 export const getText = async (/** @type {string} */ path) => (await request(path)).text();

@@ -3,7 +3,7 @@
 import { FORMATS, hostOf, openAlertForm, WINDOWS } from "../components/alert-form.js";
 import { confirmTyped } from "../components/confirm-dialog.js";
 import { createKeyForm } from "../components/key-form.js";
-import { get, send, throttle } from "../data/api.js";
+import { get, getPermissions, send, throttle } from "../data/api.js";
 import { apiKey } from "../data/prefs.js";
 import { bdi, byId, h, setText } from "../lib/dom.js";
 import { number, plural } from "../lib/format.js";
@@ -42,28 +42,27 @@ export function createAlerts({ reconnect }) {
 
   const load = throttle(RELOAD_MS, async () => {
     const loadNumber = ++latestLoad;
-    // Without a key, the server would reject the request.
-    const found = apiKey() ? await loadAlerts().catch((error) => error) : Object.assign(new Error(""), { code: "api-key-required" });
+    /** @type {Alert[]|Error|null} */ const found = await loadAlerts().catch((error) => error);
     if (loadNumber !== latestLoad) return;
-    const locked = /key|role|admin/.test(found.code ?? "");
-    byId("alerts-locked").hidden = !locked;
-    byId("alerts-panel").hidden = byId("alert-add").hidden = locked;
-    if (locked) return showLocked(found);
+    byId("alerts-locked").hidden = Boolean(found);
+    byId("alerts-panel").hidden = byId("alert-add").hidden = !found;
+    if (!found) return showLocked();
     if (found instanceof Error) return setText(note, `Could not load the alerts. ${found.message}`);
     draw(found);
     if (wantedEvent) openForm({ event: wantedEvent });
     wantedEvent = "";
   });
 
-  /** @returns {Promise<Alert[]>} */
+  /** Returns null without an admin key. @returns {Promise<Alert[]|null>} */
   async function loadAlerts() {
+    if (!(await getPermissions(apiKey())).admin) return null;
     /** @type {Alert[]} */ const alerts = await get("/alerts");
     return Promise.all(alerts.map((alert) => (alert.undelivered ? get(`/alerts/${alert.id}`).catch(() => alert) : alert)));
   }
 
-  function showLocked(/** @type {Error & {code: string}} */ { code, message }) {
+  function showLocked() {
     const hint = "Alerts send messages to other servers, so only an admin key may see and change them (TALLY_ADMIN_KEYS).";
-    setText(byId("alerts-reason"), code === "admin-disabled" ? `This server has no admin key: ${message}.` : apiKey() ? `${hint} The present key is not one.` : hint);
+    setText(byId("alerts-reason"), apiKey() ? `${hint} The present key is not one.` : hint);
     drawKeyForm();
   }
 
