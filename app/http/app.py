@@ -169,7 +169,7 @@ def include_routes(
     counts.add_routes(router, reads, queries, read_limit, app.prefix)
     series.add_routes(reads, queries)
     visitors.add_routes(reads, queries)
-    history.add_routes(reads, queries, settings.days_kept)
+    history.add_routes(reads, queries, Notes(store.records), settings.days_kept)
     badges.add_routes(reads, store, clock)
     stream.add_routes(reads, broadcaster)
     admin.add_routes(writes, committer, store, clock, settings.events_max)

@@ -49,7 +49,7 @@ def test_no_screen_has_accessibility_violations(tally: Process, open_page, conso
         assert accessibility_violations(open_screen(page, tally, screen)) == [], screen
     open_screen(page, tally, "/#/event/signup")
     enter_admin_key(page)
-    for opener in ("#help-open", "#share-open", "#event-correct"):
+    for opener in ("#help-open", "#event-chart .foot button", "#share-open", "#event-correct"):
         wait_until_loaded(page).locator(opener).click()
         assert accessibility_violations(page) == [], opener
         page.keyboard.press("Escape")

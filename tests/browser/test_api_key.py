@@ -139,3 +139,12 @@ def test_the_share_dialog_shows_no_badge_that_needs_a_key(tally: Process, open_p
     page.locator("#share-open").click()
     expect(page.locator("#share")).to_contain_text("Badges need a key on this server")
     expect(page.locator("#share img")).to_have_count(0)
+
+
+def test_notes_can_be_added_only_with_a_write_key(tally: Process, open_page) -> None:
+    page = open_page(f"{tally.url}/#/event/a")
+    enter_key(page, READ_KEY)
+    expect_status(page, "live")
+    page.get_by_role("button", name="Notes").click()
+    expect(page.locator("#notes")).to_contain_text("To add notes, enter a write key in Settings.")
+    expect(page.locator("#notes form input")).to_have_count(0)

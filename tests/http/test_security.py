@@ -167,10 +167,10 @@ async def test_no_name_is_a_formula_in_a_spreadsheet(
         response = await client.get("/history/2026-03-28?format=csv")
     assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
     head, *rows = csv.reader(io.StringIO(response.text, newline=""))
-    assert head == ["event", "count", "until"]
+    assert head == ["event", "count", "until", "notes"]
     assert sorted(row[0] for row in rows) == sorted(f"'{name}" if name[0] in STARTS else name for name in names)
     for line in response.text.splitlines()[1:]:
-        assert re.fullmatch(r'"(?:[^"]|"")*",1,"[^"]*"', line), line
+        assert re.fullmatch(r'"(?:[^"]|"")*",1,"[^"]*",""', line), line
     # No valid name begins with these, but a store may hold any text.
     for begin in "\t\r\n":
         assert (

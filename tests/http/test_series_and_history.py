@@ -61,6 +61,9 @@ async def test_days_and_hours_begin_on_the_zones_clock(client: httpx.AsyncClient
 
 async def test_history_lists_past_days_newest_first(client: httpx.AsyncClient, clock: SettableClock) -> None:
     await client.post("/events", json={"a": 2, "=1+1": 3})
+    for text, event in (("=v2", None), ('"=v3"', "a"), ("v4", "b")):
+        clock.shift += 1
+        await client.post("/notes", json={"text": text, "event": event})
     clock.go_to("2026-03-30T12:00:00+00:00")
     await client.post("/event/a")
     assert (await client.get("/history")).json() == [{"day": "2026-03-28", "hits": 5, "events": 2, "parts": 1}]
@@ -68,11 +71,14 @@ async def test_history_lists_past_days_newest_first(client: httpx.AsyncClient, c
     listed = (await client.get("/history")).json()
     assert [day["day"] for day in listed] == ["2026-03-30", "2026-03-28"]
     days = await client.get("/history?format=csv")
+    notes = '"22:30 =v2; 22:30 a: ""=v3""; 22:30 b: v4"\r\n'
     assert days.headers["content-type"] == "text/csv; charset=utf-8"
-    assert days.text == '"day","hits","events","parts"\r\n"2026-03-30",1,1,1\r\n"2026-03-28",5,2,1\r\n'
+    assert days.text == '"day","hits","events","parts","notes"\r\n"2026-03-30",1,1,1,""\r\n"2026-03-28",5,2,1,' + notes
     day = await client.get("/history/2026-03-28?format=csv")
     assert day.text == (
-        '"event","count","until"\r\n"\'=1+1",3,"2026-03-29T00:00:00+00:00"\r\n"a",2,"2026-03-29T00:00:00+00:00"\r\n'
+        '"event","count","until","notes"\r\n"\'=1+1",3,"2026-03-29T00:00:00+00:00",""\r\n'
+        '"a",2,"2026-03-29T00:00:00+00:00","22:30 ""=v3"""\r\n'
+        '"","","2026-03-29T00:00:00+00:00","22:30 =v2"\r\n"b",0,"2026-03-29T00:00:00+00:00","22:30 v4"\r\n'
     )
 
 

@@ -8,6 +8,7 @@ import { currentStatus, describe, isOutdated, LABELS } from "../../static/js/dat
 import { Counters } from "../../static/js/data/counters.js";
 import { compareWithEarlierDays } from "../../static/js/data/earlier-days.js";
 import { goalParts, Goals } from "../../static/js/data/goals.js";
+import { notesOfBars } from "../../static/js/data/notes.js";
 import { axisTicks, Series } from "../../static/js/data/series.js";
 import { csv } from "../../static/js/lib/csv.js";
 import { byteSize, comparison, countdown, dayEnd, longDate, plural } from "../../static/js/lib/format.js";
@@ -197,4 +198,15 @@ test("midnight does not reach a goal for the total", () => {
   assert.equal(goals.of("a")?.value, 108);
   goals.load([{ eventName: "a", goal: { total: 107 }, count: 0, total: 108, day: "2026-11-24" }]);
   assert.equal(goals.of("a")?.value, 108);
+});
+
+test("a note belongs to the bar of its time, and a day to the calendar of the server", () => {
+  const notesAt = (...times) => times.map((at) => ({ id: at, at, text: "v2", event: null }));
+  const found = (points, step, notes) => notesOfBars(points, step, notes).map((bar) => bar.map(({ at }) => at.slice(5, 16)));
+  const hours = ["2026-11-23T10:00+05:30", "2026-11-23T11:00+05:30"].map((iso) => ({ start: Date.parse(iso), iso, count: 0, known: true }));
+  const notes = notesAt("2026-11-23T09:59+05:30", "2026-11-23T10:00+05:30", "2026-11-23T11:59+05:30", "2026-11-23T12:00+05:30");
+  assert.deepEqual(found(hours, "hour", notes), [["11-23T10:00"], ["11-23T11:59"]]);
+  const days = ["2026-11-22", "2026-11-23"].map((iso) => ({ start: Date.parse(iso), iso, count: 0, known: true }));
+  assert.deepEqual(found(days, "day", notesAt("2026-11-22T00:30+05:30", "2026-11-23T00:30+05:30", "2026-11-24T00:30+05:30")),
+    [["11-22T00:30"], ["11-23T00:30"]]);
 });

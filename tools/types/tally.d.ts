@@ -24,6 +24,8 @@ type GoalRow = { eventName: string; goal: { count?: number; total?: number }; co
 type Goal = { target: number; isDaily: boolean; day: string; value: number; earlier: number; isReached: boolean | null; times: number };
 /** What an API key may do. */
 type KeyPermissions = { read: boolean; write: boolean; admin: boolean };
+/** A note on the timeline. `event` is null if it belongs to all events. */
+type TimelineNote = { id: string; at: string; text: string; event: string | null };
 type Health = {
   status: string;
   reasons: string[];

@@ -1,11 +1,14 @@
 // An SVG bar chart of counts: the previous period as a line, keyboard reading, and a table of the same numbers.
 
+import { notesOfBars } from "../data/notes.js";
 import { axisTicks } from "../data/series.js";
 import { h, s, table } from "../lib/dom.js";
 import { compact, dateTime, longDate, number, plural, shortDate, time } from "../lib/format.js";
+import { noteOfBar } from "./chart-notes.js";
 
 const MARGIN = { left: 40, bottom: 22, top: 10 }; // Pixels for the axis labels.
 const LABEL_WIDTH = 64;
+const NOTES_MAX = 5; // In a tooltip. The table has all.
 const BAR_WIDTH_MAX = 40;
 const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90] };
 /** @type {Record<Step, (start: number, iso: string) => string>} */ const FULL_NAMES = { minute: time, hour: dateTime, day: (_, iso) => longDate(iso) };
@@ -22,9 +25,12 @@ export function createBarChart(host, onPick) {
   const tableView = h("div", { className: "table-view", tabIndex: 0, role: "region", hidden: true });
   const axis = s("g", { class: "axis" });
   const barGroup = s("g", {});
+  const noteMarks = s("g", { class: "note-marks" });
   const previousLine = s("path", { class: "previous" });
   /** @type {SVGRectElement[]} */ const bars = [];
   /** @type {ChartData} */ let data = { points: [], previous: [], step: "minute", running: true };
+  /** @type {TimelineNote[]} */ let notes = [];
+  /** The notes of each bar. @type {TimelineNote[][]} */ let barNotes = [];
   let barStep = 1;
   let highlightedIndex = -1;
   let caption = "";
@@ -32,8 +38,8 @@ export function createBarChart(host, onPick) {
   title.after(readout);
   title.parentElement?.append(toggle);
   const plotArea = h("div", { className: "plot-area" }, svg, tooltip);
-  host.append(plotArea, tableView, note);
-  svg.append(axis, barGroup, previousLine);
+  host.append(plotArea, tableView, h("div", { className: "foot" }, note));
+  svg.append(axis, barGroup, noteMarks, previousLine);
 
   function drawAxis(/** @type {number[]} */ ticks, /** @type {number} */ width, /** @type {number} */ height) {
     const lines = ticks.flatMap((tick) => {
@@ -73,6 +79,8 @@ export function createBarChart(host, onPick) {
       for (const [key, value] of Object.entries(rect)) bars[i].setAttribute(key, value.toFixed(2));
       bars[i].classList.toggle("partial", data.running && i === points.length - 1);
     });
+    const marks = barNotes.flatMap((found, i) => (found.length ? [`M${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${MARGIN.top + height + 1}l4 5h-8z`] : []));
+    noteMarks.replaceChildren(s("path", { d: marks.join("") }));
     const line = previous.map(({ count }, i) => `${i ? "L" : "M"}${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${(MARGIN.top + height * (1 - count / max)).toFixed(1)}`);
     previousLine.setAttribute("d", line.join(""));
   }
@@ -84,15 +92,19 @@ export function createBarChart(host, onPick) {
     const counts = points.map((point) => point.count);
     const sum = counts.reduce((a, b) => a + b);
     const max = Math.max(...counts);
+    const noted = barNotes.flat().length ? `, ${plural(barNotes.flat().length, "note")}` : "";
     const last = running ? `, ${number(counts[counts.length - 1])} so far this ${data.step}` : "";
     svg.setAttribute("aria-label", `${title.textContent}, ${caption.toLowerCase()}: ${plural(sum, "hit")} in total, most at ` +
-      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}. Use the arrow keys to read each bar.`);
+      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}${noted}. Use the arrow keys to read each bar.`);
     tableView.setAttribute("aria-label", `${title.textContent}, as a table`);
     if (tableView.hidden) return;
-    const rows = points.map((point, i) => [fullName(point), point.known ? number(point.count) : "–", ...(previous[i] ? [number(previous[i].count)] : [])]);
+    const rows = points.map((point, i) => [fullName(point), point.known ? number(point.count) : "–", ...(previous[i] ? [number(previous[i].count)] : []),
+      ...(noted ? [h("span", { className: "notes" }, ...noteLines(i))] : [])]);
     const unit = data.step[0].toUpperCase() + data.step.slice(1);
-    tableView.replaceChildren(table([unit, "Hits", ...(previous.length ? ["Previous period"] : [])], rows.reverse()));
+    tableView.replaceChildren(table([unit, "Hits", ...(previous.length ? ["Previous period"] : []), ...(noted ? [h("span", { className: "notes" }, "Notes")] : [])], rows.reverse()));
   }
+
+  const noteLines = (/** @type {number} */ i) => (barNotes[i] ?? []).map((note) => h("span", { className: "noted" }, ...noteOfBar(note, data.step)));
 
   /** @param {number} i a bar, or -1 for none */
   function highlight(i) {
@@ -102,6 +114,8 @@ export function createBarChart(host, onPick) {
     const before = data.previous[i];
     const previous = before ? ` · ${number(before.count)} in the previous period` : "";
     tooltip.textContent = point ? `${fullName(point)} · ${point.known ? plural(point.count, "hit") : "before the first count"}${previous}` : "";
+    const lines = noteLines(i);
+    tooltip.append(...lines.slice(0, NOTES_MAX), ...(lines.length > NOTES_MAX ? [h("span", { className: "noted" }, `and ${number(lines.length - NOTES_MAX)} more: see the table`)] : []));
     // Next to the bar, on the side that has room.
     const middle = MARGIN.left + (i + 0.5) * barStep;
     const offset = Math.min(barStep, BAR_WIDTH_MAX) / 2 + 8;
@@ -137,6 +151,12 @@ export function createBarChart(host, onPick) {
   });
   new ResizeObserver(draw).observe(svg);
 
+  function drawAll() {
+    barNotes = notesOfBars(data.points, data.step, notes);
+    draw();
+    highlight(highlightedIndex);
+  }
+
   return {
     draw,
     describe,
@@ -147,8 +167,12 @@ export function createBarChart(host, onPick) {
       // Hide the bars of the event that was shown before.
       svg.style.visibility = points.length ? "" : "hidden";
       readout.textContent = caption;
-      draw();
-      highlight(highlightedIndex);
+      drawAll();
+    },
+    showNotes(/** @type {TimelineNote[]} */ next) {
+      notes = next;
+      drawAll();
+      describe();
     },
     setNote: (/** @type {string} */ text) => { note.textContent = text; },
   };

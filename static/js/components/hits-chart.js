@@ -5,6 +5,7 @@ import { Series } from "../data/series.js";
 import { createSegmentedControl } from "../lib/dom.js";
 import { comparison, number, plural } from "../lib/format.js";
 import { createBarChart } from "./bar-chart.js";
+import { createChartNotes } from "./chart-notes.js";
 
 const RELOAD_MS = 10_000; // Live hits extend the bars; a reload corrects any drift.
 /** @type {Record<string, {step: Step, size: number, label: string, words: string}>} */ const RANGES = {
@@ -17,6 +18,7 @@ const RELOAD_MS = 10_000; // Live hits extend the bars; a reload corrects any dr
 /** @param {HTMLElement} host a section for a chart @param {() => number} now @param {(range: string) => void} onRange called with "" for an hour */
 export function createHitsChart(host, now, onRange) {
   const chart = createBarChart(host);
+  const loadNotes = createChartNotes(host, chart.showNotes);
   const labels = Object.fromEntries(Object.entries(RANGES).map(([value, { label }]) => [value, label]));
   const fieldset = /** @type {HTMLElement} */ (host.querySelector("fieldset"));
   const selectRange = createSegmentedControl(fieldset, host.id, labels, (value) => onRange(value === "hour" ? "" : value));
@@ -37,6 +39,7 @@ export function createHitsChart(host, now, onRange) {
     draw();
     if (error && !series.points.length) chart.setNote(`Could not load this chart. ${error.message}`);
     chart.describe();
+    if (series.points.length) loadNotes(name, series.points[0].start);
   });
 
   function draw() {

@@ -53,7 +53,7 @@ export function createSegmentedControl(el, name, labels, onChange) {
   return (/** @type {string} */ value) => { for (const input of inputs) input.checked = input.value === value; };
 }
 
-/** @param {string[]} head @param {(Node|string)[][]} rows the first cell of a row becomes its header */
+/** @param {(Node|string)[]} head @param {(Node|string)[][]} rows the first cell of a row becomes its header */
 export function table(head, rows) {
   const th = (/** @type {string} */ scope, /** @type {Node|string} */ text) => h("th", { scope }, text);
   const body = rows.map(([first, ...cells]) => h("tr", {}, th("row", first), ...cells.map((cell) => h("td", { translate: false }, cell))));

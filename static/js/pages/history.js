@@ -1,14 +1,17 @@
 // The history page: a bar for each closed day, the parts and corrections of one day, and a comparison with another.
 
 import { createBarChart } from "../components/bar-chart.js";
+import { createChartNotes, noteOfBar } from "../components/chart-notes.js";
 import { get, getText } from "../data/api.js";
 import { compareDays, countsOfDay } from "../data/compare-days.js";
+import { getNotesOfDay } from "../data/notes.js";
 import { bdi, byId, download, h, table } from "../lib/dom.js";
 import { comparison, dateTime, longDate, number, plural, shortDate, signed, timeWithSeconds } from "../lib/format.js";
 import { link } from "../lib/router.js";
 
 const ROWS_MAX = 200; // The CSV file has all rows of a day.
 const DAYS_MAX = 90; // More bars would be too narrow to distinguish.
+const DAY_MS = 86_400_000;
 
 function correctionRow(/** @type {Correction} */ { at, action, eventName, before, after }) {
   const verb = { reset: "Day reset", correct: "Corrected", delete: "Deleted" }[action] ?? action;
@@ -24,6 +27,7 @@ export function createHistory() {
   const daySelect = byId("history-choice");
   const otherSelect = byId("history-with");
   const chart = createBarChart(byId("history-chart"), ({ iso }) => goTo(iso, selection.other));
+  const loadNotes = createChartNotes(byId("history-chart"), chart.showNotes);
   /** @type {DayRow[]} */ let days = [];
   let selection = { day: "", other: "" };
   let latestLoad = 0;
@@ -40,6 +44,7 @@ export function createHistory() {
     const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits, known: true }));
     chart.set({ points: bars, step: "day" }, `${plural(days.length, "day")}. Select one.`, false);
     chart.describe();
+    loadNotes("", bars[0].start - DAY_MS); // A day of the server can begin earlier than the same day in UTC.
     await showDay(loadNumber, selection.day || days[0].day);
   }
 
@@ -50,15 +55,16 @@ export function createHistory() {
     otherSelect.replaceChildren(...[{}, ...days.filter(({ day }) => day !== dayToShow)].map(option));
     daySelect.value = dayToShow;
     otherSelect.value = selection.other;
-    const found = await Promise.all([dayToShow, selection.other].map((day) => (day ? get(`/history/${day}`) : null))).catch((error) => error);
+    const requests = [dayToShow, selection.other].map((day) => (day ? get(`/history/${day}`) : null));
+    const found = await Promise.all([...requests, getNotesOfDay(dayToShow).catch(() => [])]).catch((error) => error);
     if (loadNumber !== latestLoad) return;
     body.ariaBusy = "false";
     const error = found instanceof Error && h("p", { className: "note" }, `Could not load this day. ${found.message}`);
-    byId("history-day").replaceChildren(...(error ? [error] : dayDetails(found[0], found[1])));
+    byId("history-day").replaceChildren(...(error ? [error] : dayDetails(found[0], found[1], found[2])));
   }
 
-  /** @param {ClosedDay} day @param {ClosedDay|null} other @returns {Node[]} */
-  function dayDetails(day, other) {
+  /** @param {ClosedDay} day @param {ClosedDay|null} other @param {TimelineNote[]} notes @returns {Node[]} */
+  function dayDetails(day, other, notes) {
     const counts = countsOfDay(day);
     const otherCounts = other && countsOfDay(other);
     const rows = compareDays(counts, otherCounts);
@@ -69,8 +75,9 @@ export function createHistory() {
     const parts = day.parts.length > 1 ? [h("p", { className: "note" }, `Reset at ${day.parts.slice(0, -1).map(({ until }) => dateTime(Date.parse(until))).join(" and ")}. ` +
       `Hits in each part of the day: ${day.parts.map((part) => number(total(Object.values(part.counts)))).join(", ")}.`)] : [];
     const corrections = day.corrections?.length ? [h("h3", {}, "Corrections"), h("ul", { className: "corrections" }, ...day.corrections.map(correctionRow))] : [];
+    const noted = notes.length ? [h("h3", {}, "Notes"), h("ul", { className: "corrections" }, ...notes.map((note) => h("li", {}, ...noteOfBar(note, "day"))))] : [];
     const rest = rows.length > ROWS_MAX ? [h("p", { className: "note" }, `Top ${number(ROWS_MAX)} of ${number(rows.length)}. Export the CSV for all.`)] : [];
-    return [h("p", { className: "lead" }, `${plural(total(counts.values()), "hit")} across ${plural(counts.size, "event")}${compared}.`), ...parts, ...corrections,
+    return [h("p", { className: "lead" }, `${plural(total(counts.values()), "hit")} across ${plural(counts.size, "event")}${compared}.`), ...parts, ...noted, ...corrections,
       table(["Event", ...(other ? [shortDate(day.day), shortDate(other.day), "Difference"] : ["Hits"])], cells), ...rest];
   }
 

@@ -7,6 +7,7 @@ import { createHitsChart } from "../components/hits-chart.js";
 import { createRanking } from "../components/ranking.js";
 import { get, getClosedDays } from "../data/api.js";
 import { countsOfDay } from "../data/compare-days.js";
+import { getNotesOfDay, inOneLine } from "../data/notes.js";
 import { csv } from "../lib/csv.js";
 import { byId, download } from "../lib/dom.js";
 import { countdown, dayEnd, number } from "../lib/format.js";
@@ -46,8 +47,12 @@ export function createOverview(session) {
     session.repaint();
   }
 
-  byId("export").addEventListener("click", () => {
-    download(`tally-${counters.day || "today"}.csv`, csv([["event", "count"], ...cards.rows().map(({ name, count }) => [name, count])]));
+  byId("export").addEventListener("click", async () => {
+    const notes = await getNotesOfDay(counters.day).catch(() => []);
+    const notesOf = (/** @type {string|null} */ event) => inOneLine(notes.filter((note) => note.event === event));
+    const rows = cards.rows().map(({ name, count }) => [name, count, notesOf(name)]);
+    const notesOfAll = notesOf(null) ? [["", "", notesOf(null)]] : [];
+    download(`tally-${counters.day || "today"}.csv`, csv([["event", "count", "notes"], ...rows, ...notesOfAll]));
   });
 
   return {

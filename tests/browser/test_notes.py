@@ -1,0 +1,104 @@
+"""Notes on the charts: marked under their bars, read with the bars, and added and deleted in a dialog."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.dashboard import (
+    ADMIN_KEY,
+    HOSTILE_NAMES,
+    accessibility_violations,
+    choose,
+    past_day,
+    wait_until_loaded,
+)
+from tests.support.servers import Process
+
+HOSTILE = HOSTILE_NAMES[0]
+
+
+@pytest.fixture(scope="module")
+def tally(tally_with_history: Process) -> Process:
+    yesterday = {"at": f"{past_day(1)}T08:00:00Z"}
+    for note in ({"text": "=v1", **yesterday}, {"text": HOSTILE}, {"text": "new form", "event": "search"}):
+        tally_with_history.post("/notes", json.dumps(note).encode())
+    return tally_with_history
+
+
+def open_notes(page: Page, chart: str) -> None:
+    page.locator(chart).get_by_role("button", name="Notes").click()
+
+
+@pytest.mark.fails_on_mutant(
+    "the notes of another event",
+    "static/js/components/chart-notes.js",
+    "if (name !== event) set([]);",
+    "if (name !== event) return;",
+)
+@pytest.mark.fails_on_mutant("no marks", "static/js/components/bar-chart.js", "{ d: marks.join(", "{ d: [].join(")
+def test_notes_are_read_with_their_bars(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = wait_until_loaded(open_page(f"{tally.url}/#/event/signup?range=day"))
+    chart = page.locator("#event-chart")
+    expect(chart.locator(".note-marks path")).to_have_attribute("d", re.compile("M"))
+    expect(chart.locator(".plot")).to_have_attribute("aria-label", re.compile("1 note"))
+    chart.locator(".plot").focus()
+    page.keyboard.press("End")
+    expect(chart.locator(".tooltip")).to_contain_text(HOSTILE)
+    chart.get_by_role("button", name="View as table").click()
+    expect(chart.locator("th").filter(has_text="Notes")).to_be_visible()
+    expect(chart.locator("tbody tr").first).to_contain_text(HOSTILE)
+    page.goto(f"{tally.url}/#/event/search?range=week")
+    expect(chart.locator("tbody tr").first).to_contain_text("new form")
+    expect(chart.locator("tbody tr").nth(1)).to_contain_text("=v1")
+    page.goto(f"{tally.url}/#/history")
+    wait_until_loaded(page)
+    page.locator("#history-chart .plot").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#history-chart .tooltip")).to_contain_text("=v1")
+    expect(page.locator("#history-day")).to_contain_text("=v1")
+    page.goto(tally.url)
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    rows = {row[0]: row[2] for row in csv.reader(io.StringIO(Path(download.value.path()).read_text()))}
+    assert (rows["signup"], rows["search"][6:], rows[""][6:]) == ("", "new form", HOSTILE)
+    assert page.locator("[onerror]").count() == 0
+    assert console_messages == []
+
+
+def test_a_note_is_added_and_deleted(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = wait_until_loaded(
+        open_page(f"{tally.url}/#/event/page.view?range=day", viewport={"width": 320, "height": 700})
+    )
+    open_notes(page, "#event-chart")
+    dialog = page.locator("#notes")
+    dialog.get_by_label("Text").fill("v2 deployed")
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("listitem").filter(has_text="page.view: v2 deployed")).to_be_visible()
+    expect(dialog.get_by_label("Text")).to_have_value("")
+    expect(dialog.get_by_role("button", name="Delete: v2 deployed")).to_have_count(0)
+    expect(dialog).to_contain_text("To delete notes, enter an admin key in Settings.")
+    dialog.get_by_label("Text").fill("too early")
+    dialog.get_by_label("Time", exact=True).fill("2001-01-01T00:00")
+    dialog.get_by_label("Charts").select_option("All events")
+    dialog.get_by_role("button", name="Add note").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("at: must be within the last 400 days")
+    page.evaluate("key => sessionStorage.setItem('tally-key', key)", ADMIN_KEY)
+    page.reload()
+    wait_until_loaded(page)
+    choose(page, "#event-chart", "Week")
+    open_notes(page, "#event-chart")
+    assert accessibility_violations(page) == []
+    dialog.get_by_role("button", name="Delete: v2 deployed").click()
+    expect(dialog).not_to_contain_text("v2 deployed")
+    dialog.get_by_role("button", name="Close").click()
+    page.goto(tally.url)
+    open_notes(page, "#hits-chart")
+    expect(dialog).to_contain_text("search: new form")
+    expect(dialog.get_by_label("Charts")).to_have_count(0)
+    assert "v2 deployed" not in {note["text"] for note in tally.get("/notes")}
+    assert all("422" in message for message in console_messages)
