@@ -5,7 +5,7 @@ import { createHero } from "./components/headline.js";
 import { createKeyPrompt } from "./components/key-form.js";
 import { createRanking } from "./components/ranking.js";
 import { sparklinePath } from "./components/sparklines.js";
-import { getSeries, throttle } from "./data/api.js";
+import { eventPath, get, getSeries, throttle } from "./data/api.js";
 import { isOutdated, LABELS } from "./data/connection-status.js";
 import { Series } from "./data/series.js";
 import { openSession } from "./data/session.js";
@@ -35,7 +35,11 @@ function createSlide(name) {
   const el = h("section", { className: name ? "slide" : "slide all", hidden: true, ...(name && { "data-event": name }) },
     h("h1", { dir: "auto", translate: false }, name || "Hits today"), h("div", { className: "number" }, value, rate), goal.el, marksHost, name ? "" : list,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
-  const load = throttle(SERIES_MS, () => getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {}));
+  const load = throttle(SERIES_MS, () => {
+    getSeries(name, "minute", 60).then(({ points }) => series.load(points), () => {});
+    if (name && !counters.countOf(name)) get(eventPath(name)).then(({ total }) => { isUnknown = !total; }, () => {});
+  });
+  let isUnknown = false; // An event that was never counted may be a mistake in the address.
   let received = 0;
   let drawn = false;
 
@@ -53,7 +57,7 @@ function createSlide(name) {
     series.advance(session.now());
     sparkline.setAttribute("d", sparklinePath(series));
     const perMinute = series.perMinute(session.now());
-    rate.textContent = perMinute === null ? "" : `${number(perMinute)} a minute`;
+    rate.textContent = isUnknown && !counters.countOf(name) ? "Not counted yet" : perMinute === null ? "" : `${number(perMinute)} a minute`;
   }
 
   /** Shows the slide. The hits that arrived while it was hidden come from the server. */

@@ -85,6 +85,10 @@ def test_an_event_page_shows_new_hits(tally: Process, open_page, console_message
     expect(never.get_by_text("has not been counted yet")).to_be_visible()
     tally.post("/event/moving", b'{"by": 3}')
     expect(never.get_by_text("has not been counted yet")).to_be_hidden()
+    never.goto(f"{tally.url}/kiosk?event=moved")
+    expect(never.get_by_text("Not counted yet")).to_be_visible()
+    never.goto(f"{tally.url}/kiosk?event=moving")
+    expect(never.locator(".rate:visible")).to_contain_text("a minute")
     pages = [open_page(f"{tally.url}/#/event/moving") for _ in range(2)]
     for page in pages:
         expect(page.locator("#event-today .hero .value")).to_have_text("3")

@@ -1,0 +1,94 @@
+"""The questions that people ask every day are answered after at most two clicks."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from app.settings import Settings
+from tests.browser.dashboard import ADMIN_KEY, enter_admin_key, wait_until_loaded
+from tests.support.servers import Process, SettableClock, serving
+
+CLICKS_MAX = 2
+Click = Callable[[Locator], None]
+# A zone in which it is noon, so that today has full hours to compare.
+NOON = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
+
+
+async def count_two_weeks(store: str) -> None:
+    """Count at the same hour of each day: signup grows, page.view has one large day, and search stays as it is."""
+    clock = SettableClock(-13 * 86_400 - 3600)
+    async with serving(Settings(TALLY_STORE=store, timezone=NOON), clock) as tally, tally.client() as client:
+        for days_ago in range(13, -1, -1):
+            clock.shift = -86_400 * days_ago - 3600
+            counts = {"signup": 30 if days_ago < 7 else 10, "page.view": 900 if days_ago == 3 else 100, "search": 50}
+            await client.post("/events", json=counts)
+
+
+@pytest.fixture(scope="module")
+def tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    directory = tmp_path_factory.mktemp("questions")
+    store = f"sqlite:///{directory}/tally.db"
+    with ThreadPoolExecutor() as pool:
+        pool.submit(asyncio.run, count_two_weeks(store)).result()
+    process = Process(directory, TALLY_STORE=store, TALLY_ADMIN_KEYS=ADMIN_KEY, TALLY_TIMEZONE=NOON)
+    process.start()
+    process.post("/event/signup", b'{"user": "ada"}')
+    yield process
+    process.kill()
+
+
+def open_card(page: Page, click: Click) -> None:
+    click(page.locator('[data-event="signup"] a'))
+
+
+def today_against_yesterday(page: Page, _: Click) -> None:
+    expect(page.locator("#today .compared")).to_contain_text("as many as yesterday (180)")
+
+
+def top_users(page: Page, click: Click) -> None:
+    open_card(page, click)
+    click(page.get_by_role("link", name="Top users"))
+    expect(page.locator("#leaderboard-list li").first).to_contain_text("ada")
+
+
+def three_days_ago(page: Page, click: Click) -> None:
+    click(page.get_by_role("link", name="History", exact=True))
+    bars = page.locator("#history-chart rect.bar")
+    expect(bars).to_have_count(13)
+    click(bars.nth(10))
+    expect(page.locator("#history-day .lead")).to_contain_text("980 hits")
+
+
+def the_number_on_my_page(page: Page, click: Click) -> None:
+    open_card(page, click)
+    click(page.get_by_role("button", name="Embed & share"))
+    expect(page.locator("#share code").first).to_contain_text("/signup")
+
+
+def a_message_at_1000(page: Page, click: Click) -> None:
+    open_card(page, click)
+    click(page.get_by_role("link", name="Alert me"))
+    expect(page.locator("#alert-form input").first).to_have_value("signup")
+
+
+QUESTIONS = [today_against_yesterday, top_users, three_days_ago, the_number_on_my_page, a_message_at_1000]
+
+
+def test_everyday_questions_take_at_most_two_clicks(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = open_page(tally.url)
+    enter_admin_key(page)
+    for question in QUESTIONS:
+        clicked: list[Locator] = []
+
+        def click(locator: Locator, clicked: list[Locator] = clicked) -> None:
+            clicked.append(locator)
+            locator.click()
+
+        page.goto(f"{tally.url}/?{question.__name__}")
+        question(wait_until_loaded(page), click)
+        assert len(clicked) <= CLICKS_MAX, question.__name__
+    assert console_messages == []
