@@ -37,6 +37,7 @@ from app.http.routes import (
     export_import,
     goals,
     history,
+    movers,
     notes,
     operations,
     pages,
@@ -167,9 +168,7 @@ def include_routes(
     if not buffer:
         app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response, app.prefix)
     counts.add_routes(router, reads, queries, read_limit, app.prefix)
-    series.add_routes(reads, queries)
-    visitors.add_routes(reads, queries)
-    history.add_routes(reads, queries, Notes(store.records), settings.days_kept)
+    _include_past(reads, queries, store, settings)
     badges.add_routes(reads, store, clock)
     stream.add_routes(reads, broadcaster)
     admin.add_routes(writes, committer, store, clock, settings.events_max)
@@ -184,6 +183,14 @@ def include_routes(
     operations.add_metrics(router, reads, metrics, queries, rate_limits)
     operations.add_permissions(reads, app.permissions)
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
+
+
+def _include_past(reads: APIRouter, queries: CountQueries, store: CounterStore, settings: Settings) -> None:
+    """Add the routes that read counts of earlier times."""
+    series.add_routes(reads, queries)
+    movers.add_routes(reads, queries, settings.hours_kept_days, settings.days_kept)
+    visitors.add_routes(reads, queries)
+    history.add_routes(reads, queries, Notes(store.records), settings.days_kept)
 
 
 def include_notes(

@@ -27,6 +27,7 @@ ROUTE_PERMISSIONS: dict[str, Permission] = {
     "GET /event/{name}": "read",
     "GET /events": "read",
     "GET /leaderboard": "read",
+    "GET /movers": "read",
     "GET /event/{name}/series": "read",
     "GET /series": "read",
     "GET /event/{name}/audience": "read",

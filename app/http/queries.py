@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from app.domain.buckets import Bucket, Step
 from app.domain.calendar import Calendar, Clock
@@ -51,15 +51,20 @@ class CountQueries:
             return first
         sums = dict(first)
         for counts in others:
-            async for part in slices(counts.items()):
-                for member, count in part:
-                    sums[member] = sums.get(member, 0) + count
+            await add_counts(sums, counts)
         return sums
 
     async def rank(self, counts: Mapping[str, int], limit: int) -> list[tuple[int, str, int]]:
         """Return rank, name and count of the members with the largest counts."""
         top = await first_sorted(((-count, name) for name, count in counts.items() if count and name), limit)
         return [(rank, name, counts[name]) for rank, (_, name) in enumerate(top, 1)]
+
+
+async def add_counts(sums: dict[str, int], counts: Mapping[str, int], sign: Literal[1, -1] = 1) -> None:
+    """Add counts to sums by member, or subtract them."""
+    async for part in slices(counts.items()):
+        for member, count in part:
+            sums[member] = sums.get(member, 0) + sign * count
 
 
 async def slices(items: Iterable[T], size: int = SLICE) -> AsyncIterator[list[T]]:

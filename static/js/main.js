@@ -50,7 +50,7 @@ const session = openSession({
 const overview = createOverview(session);
 const eventPage = createEventPage(session, session.reconnect);
 /** @type {Record<string, Page>} */ const pages = {
-  overview, event: eventPage, leaderboard: createLeaderboard(), history: createHistory(), alerts: createAlerts(session), settings: createSettings(session),
+  overview, event: eventPage, leaderboard: createLeaderboard(session.now), history: createHistory(), alerts: createAlerts(session), settings: createSettings(session),
 };
 const showStatus = createStatusBanner(session.retry);
 const showKeyPrompt = createKeyPrompt(byId("key-prompt"), session.reconnect);

@@ -20,6 +20,7 @@ from tests.support.servers import ROOT, Process
 
 SCREENS = ["/", "/#/event/signup", "/#/event/signup?range=week", "/#/leaderboard", "/#/leaderboard?window=total"]
 SCREENS += [
+    "/#/leaderboard?order=change",
     "/#/history",
     "/#/history/{yesterday}?with={before}",
     "/#/alerts",

@@ -76,7 +76,7 @@ def test_cards_follow_the_chosen_order(tally: Process, open_page) -> None:
     tally.post("/events", b'{"order.c": 7, "order.a": 5, "order.b": 9}')
     page = open_page(f"{tally.url}/#/?filter=order.")
     names = page.locator(".card .name")
-    for order, expected in {"first": "cab", "name": "abc", "count": "bca", "rate": "bca"}.items():
+    for order, expected in {"first": "cab", "name": "abc", "count": "bca", "rate": "bca", "change": "bca"}.items():
         page.locator("#sort").select_option(order)
         expect(names).to_have_text([f"order.{name}" for name in expected])
 

@@ -258,3 +258,51 @@ def test_events_stay_in_sight_after_midnight(quiet_tally: Process, open_page, co
     expect(page.locator(".card")).to_have_count(1)
     expect(page.locator("#match-count")).to_have_text("1 of 4 events")
     assert console_messages == []
+
+
+MOVERS = {
+    "until": "2026-11-29T14:00:00+00:00",
+    "events": [
+        {"eventName": "page.view", "count": 200, "previous": 300, "weekAgo": 250},
+        {"eventName": "search", "count": 112, "previous": 100, "weekAgo": None},
+    ],
+}
+
+
+@pytest.mark.fails_on_mutant(
+    "the largest count comes first",
+    "static/js/components/card-grid.js",
+    "movers.changeOf(nameOf(b)) - movers.changeOf(nameOf(a))",
+    "0",
+)
+@pytest.mark.fails_on_mutant(
+    "no movers are loaded", "static/js/components/card-grid.js", "await movers.load(now())", "false"
+)
+def test_cards_and_the_leaderboard_show_changes(tally: Process, open_page, console_messages: list[str]) -> None:
+    tally.post("/events", b'{"no.past": 400}')
+    page = open_page("about:blank", timezone_id="UTC", locale="en-US")
+    page.route("**/movers?window=today&limit=10000", lambda route: route.fulfill(json=MOVERS))
+    page.goto(f"{tally.url}/#/?sort=change")
+    view, search = (page.locator(f'[data-event="{name}"] .delta') for name in ("page.view", "search"))
+    expect(view).to_have_text("▼ 100")
+    expect(view).to_have_accessible_name(
+        re.compile(r"By 2:00\sPM: 33.3% fewer than yesterday \(300\), 20% fewer than a week ago \(250\)$")
+    )
+    for i, name in enumerate(["page.view", "search"]):
+        expect(page.locator(".card .name").nth(i)).to_have_text(name)
+    expect(page.locator('[data-event="no.past"] .delta')).to_be_empty()
+    page.locator("#sort").select_option("name")
+    expect(search).to_have_text("▲ 12%")
+    expect(search).to_have_accessible_name(re.compile(r"12% more than yesterday \(100\)$"))
+    page.goto(f"{tally.url}/#/leaderboard")
+    first, row = page.locator("#leaderboard-list li").first, page.locator("#leaderboard-list li:has-text('page.view')")
+    expect(row).to_contain_text("▼ 33%")
+    choose(page, "#leaderboard-order", "Movers")
+    expect(first).to_contain_text("▼ 100")
+    page.goto(f"{tally.url}/#/")
+    page.get_by_role("link", name="Movers").click()  # those of 7 days: this server has counted for two
+    expect(page.locator("#leaderboard-note")).to_have_text("Nothing to compare with yet.")
+    choose(page, "#leaderboard-window", "All time")
+    expect(page.locator("#leaderboard-order")).to_be_hidden()
+    expect(row.locator(".delta")).to_be_empty()
+    assert console_messages == []

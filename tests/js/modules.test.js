@@ -11,7 +11,7 @@ import { goalParts, Goals } from "../../static/js/data/goals.js";
 import { notesOfBars } from "../../static/js/data/notes.js";
 import { axisTicks, Series } from "../../static/js/data/series.js";
 import { csv } from "../../static/js/lib/csv.js";
-import { byteSize, comparison, countdown, dayEnd, longDate, plural } from "../../static/js/lib/format.js";
+import { byteSize, comparison, countdown, dayEnd, longDate, plural, ratio } from "../../static/js/lib/format.js";
 import { link, parseHash } from "../../static/js/lib/router.js";
 
 const HOSTILE_NAMES = ["a/b?c=d#e", "50% off", "<img src=x>", "ورود", "👩‍💻", "..%2f", "a&b=c", "+", "'"];
@@ -112,6 +112,8 @@ test("two numbers are compared in words", () => {
   assert.equal(comparison(112, 100), "12% more than");
   assert.equal(comparison(50, 100), "50% fewer than");
   assert.equal(comparison(500, 100), "5 times as many as");
+  assert.deepEqual([ratio(112, 100), ratio(0, 9), ratio(4, 4), ratio(3, 0), ratio(0, 0)], ["12%", "100%", "0%", "from 0", "0%"]);
+  assert.deepEqual([ratio(1200, 100), ratio(998, 1000)], ["12×", "0.2%"]);
 });
 
 test("days are those of the server in every time zone", () => {

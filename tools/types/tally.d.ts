@@ -3,6 +3,9 @@
 type Point = { start: string; count: number };
 type Audience = { users: number; sessions: number; activeSessions: number; exact: boolean; error: number | null };
 type Ranked = { rank: number; eventName?: string; user?: string; count: number };
+/** `weekAgo` is null if it is unknown, and missing if the window is a week. */
+type Mover = { eventName: string; count: number; previous: number; weekAgo?: number | null };
+type Movers = (typeof import("../../static/js/data/movers.js").MOVERS)[string];
 type Value = { count: number; total: number };
 type SharedCounts = { title: string; day: string; events: (Value & { eventName: string })[] };
 type Correction = { at: string; action: string; eventName: string | null; before: Value | null; after: Value | null };

@@ -1,12 +1,14 @@
 // The grid of event cards. Only the cards near the screen are in the document.
 
 import { getLeaderboard, throttle } from "../data/api.js";
+import { MOVERS } from "../data/movers.js";
 import { onPrefChange, pinnedNames, setPref } from "../data/prefs.js";
 import { Series } from "../data/series.js";
 import { byId, h, nameParts, s, setText } from "../lib/dom.js";
 import { number, plural, shortDate } from "../lib/format.js";
 import { link } from "../lib/router.js";
 import { createSearch } from "../lib/search.js";
+import { showDelta } from "./delta.js";
 import { createGoalBar } from "./goal-bar.js";
 import { createSparklines } from "./sparklines.js";
 import { createTallyMarks } from "./tally-marks.js";
@@ -27,19 +29,21 @@ function createCard(name, pinned) {
   const marks = createTallyMarks(name);
   const goal = createGoalBar();
   const count = document.createTextNode("");
+  const delta = h("p", { className: "delta" });
   const rate = h("p", { className: "rate value" });
   const sparkline = s("path", {});
   const anchor = h("a", { className: "name", dir: "auto", title: name, ariaLabel: name, href: link("event", name), tabIndex: -1 }, ...nameParts(name));
   const pin = h("button", { className: "pin", type: "button", tabIndex: -1, ariaLabel: `Pin ${name}`, ariaPressed: String(pinned) },
     s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: "M8 1.6l2 4.1 4.5.6-3.3 3.1.8 4.5L8 11.8l-4 2.1.8-4.5L1.5 6.3 6 5.7z" })));
-  const el = h("li", { className: "card", "data-event": name }, anchor, pin, h("p", { className: "count value", "data-count": "" }, count), goal.el, marks.el, rate,
+  const el = h("li", { className: "card", "data-event": name }, anchor, pin, h("p", { className: "count value", "data-count": "" }, count), delta, goal.el, marks.el, rate,
     s("svg", { class: "sparkline", viewBox: "0 0 240 24", preserveAspectRatio: "none", "aria-hidden": "true" }, sparkline));
-  return { el, anchor, pin, marks, goal, count, rate, sparkline, name, index: -1, shownCount: -1, note: "", series: new Series(), seriesRequestedAt: -Infinity, received: 0 };
+  return { el, anchor, pin, marks, goal, count, delta, rate, sparkline, name, index: -1, shownCount: -1, note: "", series: new Series(), seriesRequestedAt: -Infinity, received: 0 };
 }
 
 /** @param {HTMLElement} list @param {Session} session @param {(change: Record<string, string>) => void} onChoose called with a new filter or sort */
 export function createCardGrid(list, session, onChoose) {
-  const { counters } = session;
+  const { counters, now } = session;
+  const movers = MOVERS.today;
   const filter = byId("filter");
   const sort = byId("sort");
   const noMatch = byId("no-match");
@@ -66,6 +70,7 @@ export function createCardGrid(list, session, onChoose) {
     first: (a, b) => firstSeen(a) - firstSeen(b),
     name: (a, b) => compare(nameOf(a), nameOf(b)),
     count: (a, b) => countOf(b) - countOf(a) || firstSeen(a) - firstSeen(b),
+    change: (a, b) => movers.changeOf(nameOf(b)) - movers.changeOf(nameOf(a)) || comparators.count(a, b),
     rate: (a, b) => (rates.get(nameOf(b)) ?? 0) - (rates.get(nameOf(a)) ?? 0) || comparators.count(a, b),
   };
 
@@ -74,6 +79,10 @@ export function createCardGrid(list, session, onChoose) {
     rates = new Map(rows.map(({ eventName = "", count }) => [eventName, count]));
     reorder();
   });
+
+  async function loadMovers() {
+    if (await movers.load(now()) && sort.value === "change") reorder();
+  }
 
   /** Returns the indices of all events: those with a hit today, then the other known ones. */
   function allIndices() {
@@ -148,6 +157,7 @@ export function createCardGrid(list, session, onChoose) {
     const lastCount = counters.lastDay?.counts.get(card.name);
     card.note = count || !counters.lastDay || !lastCount ? "" : `${number(lastCount)} on ${shortDate(counters.lastDay.day)}`;
     el.classList.toggle("idle", !count);
+    showDelta(card.delta, movers, card.name, sort.value === "change");
     if (card.note) setText(card.rate, card.note);
     if (card.goal.draw(session.goals.of(card.name), live)) card.marks.flourish();
     el.classList.toggle("with-goal", !card.goal.el.hidden);
@@ -245,6 +255,7 @@ export function createCardGrid(list, session, onChoose) {
     },
     tick() {
       // Never reorder under the reader's pointer or focus.
+      loadMovers();
       const mayMove = !list.matches(":hover, :focus-within");
       if (mayMove && sort.value === "rate") loadRates();
       if (mayMove && ordering.stale && performance.now() - ordering.at >= SORT_MS) reorder();

@@ -3,7 +3,7 @@
 import { eventPath, get, getFirstDay, getSeries, throttle } from "../data/api.js";
 import { compareWithEarlierDays, HOURS_OF_EIGHT_DAYS } from "../data/earlier-days.js";
 import { h, setText } from "../lib/dom.js";
-import { comparison, number, percent, time } from "../lib/format.js";
+import { comparedWithEarlierDays, number, percent } from "../lib/format.js";
 import { createGoalBar } from "./goal-bar.js";
 import { createTallyMarks } from "./tally-marks.js";
 
@@ -58,7 +58,8 @@ export function createHeadline(host, labels) {
     const requestedName = name;
     const found = await Promise.all([getSeries(name, "hour", HOURS_OF_EIGHT_DAYS), getFirstDay()]).catch(() => null);
     if (!found || requestedName !== name) return;
-    setText(compared, comparisonText(compareWithEarlierDays(found[0].points, found[1])));
+    const days = compareWithEarlierDays(found[0].points, found[1]);
+    setText(compared, days ? comparedWithEarlierDays(days.until, days.today, days.yesterday, days.weekAgo) : "");
   });
 
   function reload() {
@@ -85,16 +86,4 @@ export function createHeadline(host, labels) {
       reload();
     },
   };
-}
-
-/** @param {ReturnType<typeof compareWithEarlierDays>} compared */
-function comparisonText(compared) {
-  if (!compared) return "";
-  const { until, today, yesterday, weekAgo } = compared;
-  if (!(today || yesterday || weekAgo)) return "";
-  const parts = [
-    ...(yesterday === null ? [] : [`${comparison(today, yesterday)} yesterday (${number(yesterday)})`]),
-    ...(weekAgo === null ? [] : [`${comparison(today, weekAgo)} a week ago (${number(weekAgo)})`]),
-  ];
-  return parts.length ? `By ${time(Date.parse(until))}: ${parts.join(", ")}` : "";
 }

@@ -3,15 +3,16 @@
 import { bdi, h, reducedMotion } from "../lib/dom.js";
 import { number, percent, timeWithSeconds } from "../lib/format.js";
 import { link } from "../lib/router.js";
+import { showDelta } from "./delta.js";
 
 const MOVE_MS = 300; // Long enough to follow a row with the eye.
 const BASELINE_MS = 300_000; // Ranks are compared with those at most five minutes ago.
 
 /** @param {string} name @param {boolean} linked */
 function createRow(name, linked) {
-  const [bar, rank, change, part, count] = ["share", "rank", "change", "part value", "count value"].map((className) => h("span", { className }));
+  const [bar, rank, change, delta, part, count] = ["share", "rank", "change", "delta", "part value", "count value"].map((className) => h("span", { className }));
   const label = h(linked ? "a" : "span", { className: "name", title: name, ...(linked && { href: link("event", name), ariaLabel: name }) }, bdi(name));
-  return { el: h("li", {}, bar, rank, label, change, part, count), bar, rank, change, part, count };
+  return { el: h("li", {}, bar, rank, label, change, delta, part, count), bar, rank, change, delta, part, count };
 }
 
 /** @param {HTMLElement} list an ol @param {{parts?: boolean}} [options] parts: show each row's share of the total */
@@ -30,10 +31,15 @@ export function createRanking(list, { parts = false } = {}) {
     el.title = text && `since ${timeWithSeconds(baseline.at)}`;
   }
 
-  /** @param {Row[]} best @param {{total: number, linked?: boolean, animate?: boolean}} options linked: each name is a link to its event */
-  function draw(best, { total, linked = true, animate = true }) {
+  /**
+   * @param {Row[]} best in their order @param {object} options
+   * @param {number} options.total @param {boolean} [options.linked] whether each name is a link to its event @param {boolean} [options.animate]
+   * @param {Movers|null} [options.movers] whose changes the rows show @param {boolean} [options.byChange] whether the rows are in the order of their changes
+   */
+  function draw(best, { total, linked = true, animate = true, movers = null, byChange = false }) {
     if (Date.now() - baseline.at > BASELINE_MS) baseline = { ranks, at: Date.now() };
-    const max = Math.max(1, best[0]?.count ?? 0);
+    const sizeOf = (/** @type {Row} */ { name, count }) => (byChange ? movers?.changeOf(name) ?? 0 : count);
+    const max = Math.max(1, best.length && sizeOf(best[0]));
     const reordered = best.map(({ name }) => name).join("\n") !== [...rows.keys()].join("\n");
     if (reordered && rows.size && list.matches(":hover, :focus-within")) {
       // Nothing may move under the reader's pointer, so update the numbers only.
@@ -44,13 +50,15 @@ export function createRanking(list, { parts = false } = {}) {
     const before = reordered && animate && !reducedMotion() ? [...rows.values()].map(({ el }) => /** @type {const} */ ([el, el.offsetTop])) : [];
     rows = new Map(best.map(({ name }) => [name, rows.get(name) ?? createRow(name, linked)]));
     ranks = new Map(best.map(({ name }, i) => [name, i + 1]));
-    best.forEach(({ name, count }, i) => {
+    best.forEach((entry, i) => {
+      const { name, count } = entry;
       const row = /** @type {ReturnType<typeof createRow>} */ (rows.get(name));
       if (list.children[i] !== row.el) list.insertBefore(row.el, list.children[i] ?? null);
       row.rank.textContent = number(i + 1);
       row.count.textContent = number(count);
       row.part.textContent = parts && total ? percent(count / total) : "";
-      row.bar.style.transform = `scaleX(${(count / max).toFixed(4)})`;
+      row.bar.style.transform = `scaleX(${(sizeOf(entry) / max).toFixed(4)})`;
+      showDelta(row.delta, movers, name, byChange);
       showChange(row.change, baseline.ranks.get(name), i + 1);
     });
     while (list.children.length > rows.size) list.lastElementChild?.remove();

@@ -10,6 +10,7 @@ const formatShortDate = dateFormat({ day: "numeric", month: "short", timeZone: "
 export const number = numberFormat(); // A shortened count would hide that it moves.
 export const compact = numberFormat({ notation: "compact", maximumFractionDigits: 1 }); // For axes only.
 export const percent = numberFormat({ style: "percent", maximumFractionDigits: 1 });
+const wholePercent = numberFormat({ style: "percent", maximumFractionDigits: 0 });
 export const signed = numberFormat({ signDisplay: "exceptZero" });
 export const byteSize = numberFormat({ style: "unit", unit: "byte", notation: "compact", unitDisplay: "narrow" });
 export const time = dateFormat({ hour: "numeric", minute: "2-digit" });
@@ -34,6 +35,26 @@ export function comparison(current, previous) {
   if (!previous) return `${number(current)} more than`;
   return current > 2 * previous ? `${number(Math.round((10 * current) / previous) / 10)} times as many as`
     : `${percent(Math.abs(current / previous - 1))} ${current > previous ? "more" : "fewer"} than`;
+}
+
+/** Formats how much a number has changed, without its direction, in few characters. @param {number} current @param {number} previous */
+export function ratio(current, previous) {
+  if (!previous) return current ? "from 0" : wholePercent(0);
+  const part = Math.abs(current / previous - 1);
+  return current < 10 * previous ? (part < 0.01 ? percent : wholePercent)(part) : `${compact(current / previous)}×`;
+}
+
+/**
+ * Compares the hits of today in words with those of earlier days, which are null if they are unknown. Returns "" if there is nothing to say.
+ * @param {string} until the end of the compared hours (ISO 8601) @param {number} today @param {number|null} yesterday @param {number|null} weekAgo
+ */
+export function comparedWithEarlierDays(until, today, yesterday, weekAgo) {
+  if (!(today || yesterday || weekAgo)) return "";
+  const parts = [
+    ...(yesterday === null ? [] : [`${comparison(today, yesterday)} yesterday (${number(yesterday)})`]),
+    ...(weekAgo === null ? [] : [`${comparison(today, weekAgo)} a week ago (${number(weekAgo)})`]),
+  ];
+  return parts.length ? `By ${time(Date.parse(until))}: ${parts.join(", ")}` : "";
 }
 
 /** Formats the end of the server's day, on both clocks if they differ. @param {string} iso with the server's UTC offset */
