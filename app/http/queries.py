@@ -36,9 +36,10 @@ class CountQueries:
         """The calendar of the clock."""
         return self.clock.calendar
 
-    def buckets(self, step: Step, points: int) -> list[Bucket]:
-        """Return the last `points` buckets of events, oldest first; the last one is still running."""
-        return [Bucket(step, start) for start in self.calendar.starts(step, self.clock.at(), points)]
+    def buckets(self, step: Step, points: int, until: float | None = None) -> list[Bucket]:
+        """Return the last `points` buckets of events, oldest first; the last one contains `until`, or now."""
+        at = self.clock.at() if until is None else min(until, self.clock.at())
+        return [Bucket(step, start) for start in self.calendar.starts(step, at, points)]
 
     async def counts_today(self) -> Mapping[str, int]:
         """Return the current day's count of every event, and their sum under ALL_EVENTS."""

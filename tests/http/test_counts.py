@@ -8,6 +8,8 @@ from app.stores import sqlite
 from tests.http.problems import assert_problem
 from tests.support.servers import SettableClock
 
+BAD_TIMES = ["", "x", "0001-01-01", "9999-12-31", "2026-13-01", "20261119", "2026-11-19T14", "2026-11-19T14:00:00"]
+
 
 async def test_events_are_filtered_sorted_and_paged(client: httpx.AsyncClient) -> None:
     await client.post("/events", json={"page.a": 5, "page.b": 9, "page.c": 5, "other": 7})
@@ -60,6 +62,7 @@ async def test_leaderboards_of_today_and_of_all_time(client: httpx.AsyncClient, 
         ("/series?points=0", 422),
         ("/series?step=week", 422),
         ("/series?points=1441", 422),
+        *((f"/series?until={until}", 422) for until in BAD_TIMES),
         ("/events?after=x", 422),
         ("/events?after=WzFd", 422),
         ("/events?sort=x", 422),

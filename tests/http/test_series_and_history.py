@@ -26,6 +26,28 @@ async def test_series_are_filled_with_zeros_and_end_with_the_running_bucket(
 
 
 @pytest.mark.fails_on_mutant(
+    "a day ends when it begins", "app/http/routes/series.py", "at.date() + timedelta(days=1)) - 1", "at.date()))"
+)
+@pytest.mark.fails_on_mutant(
+    "a future without hits is shown", "app/http/queries.py", "min(until, self.clock.at())", "until"
+)
+@pytest.mark.parametrize("client", [{"timezone": ZoneInfo("Europe/Berlin")}], indirect=True)
+async def test_series_may_end_earlier(client: httpx.AsyncClient, clock: SettableClock) -> None:
+    await client.post("/event/a", json={"by": 2})  # 23:30 on 28 March in Berlin
+    clock.go_to("2026-03-30T10:00:00+00:00")
+    await client.post("/event/a")
+
+    async def starts(query: str) -> list[tuple[str, int]]:
+        series = (await client.get(f"/event/a/series?{query}")).json()
+        return [(point["start"][:16], point["count"]) for point in series["points"]]
+
+    assert await starts("step=hour&points=2&until=2026-03-28") == [("2026-03-28T22:00", 0), ("2026-03-28T23:00", 2)]
+    assert await starts("step=minute&points=1&until=2026-03-28T22:30:59Z") == [("2026-03-28T23:30", 2)]
+    assert await starts("step=day&points=2&until=2999-12-31") == [("2026-03-29T00:00", 0), ("2026-03-30T00:00", 1)]
+    assert (await client.get("/series?step=day&points=1440&until=1971-01-01")).status_code == 200
+
+
+@pytest.mark.fails_on_mutant(
     "any number of counts", "app/http/routes/series.py", "if len(events) * points > COUNTS_MAX:", "if False:"
 )
 async def test_a_response_has_a_limited_number_of_counts(client: httpx.AsyncClient) -> None:
