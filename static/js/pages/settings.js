@@ -36,9 +36,9 @@ export function createSettings(session) {
     return { name, select: createSegmentedControl(group, name, labels, (value) => setPref(name, value)) };
   });
 
-  const notifyButton = h("button", { className: "button", type: "button" });
+  const notifyButton = h("button", { className: "button", type: "button", "aria-describedby": "set-notify" });
   const notifyNote = h("p", { className: "note", role: "status" });
-  byId("choices").append(h("div", { className: "setting" }, h("span", {}, "Notify me when a goal is reached"), notifyButton), notifyNote);
+  byId("choices").append(h("div", { className: "setting" }, h("span", { id: "set-notify" }, "Notify me when a goal is reached"), notifyButton), notifyNote);
   notifyButton.addEventListener("click", async () => {
     await setNotifications(!areNotificationsOn());
     draw();
