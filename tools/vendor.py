@@ -11,8 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 VENDOR = ROOT / "static/vendor"
-OWN_FILES = {"MANIFEST.json", "LICENSES.txt", "socket.io.esm.min.d.ts"}  # tsc finds types only next to their module
-FILES = {"socket.io.esm.min.js": ("socket.io-client", "dist/socket.io.esm.min.js")}
+# tsc finds types only next to their module.
+OWN_FILES = {"MANIFEST.json", "LICENSES.txt", "socket.io.esm.min.d.ts", "uqr.d.ts"}
+FILES = {"socket.io.esm.min.js": ("socket.io-client", "dist/socket.io.esm.min.js"), "uqr.js": ("uqr", "dist/index.mjs")}
 
 
 def manifest_entry(file: str, content: bytes) -> dict[str, object]:
@@ -32,7 +33,7 @@ def update() -> None:
         (VENDOR / file).write_bytes(content)
         manifest.append(manifest_entry(file, content))
         licences.append(f"{file}: {name} {manifest[-1]['version']}, {manifest[-1]['licence']}\n\n")
-        licences.append((package / "LICENSE").read_text())
+        licences.append(f"{(package / 'LICENSE').read_text().strip()}\n\n")
     (VENDOR / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n")
     (VENDOR / "LICENSES.txt").write_text("".join(licences))
 

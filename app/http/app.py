@@ -182,7 +182,7 @@ def include_routes(
         operations.add_abacus_status(router, reads, store, status_monitor)
     operations.add_metrics(router, reads, metrics, queries, rate_limits)
     operations.add_permissions(reads, app.permissions)
-    operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor)
+    operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor, app.permissions)
 
 
 def _include_past(reads: APIRouter, queries: CountQueries, store: CounterStore, settings: Settings) -> None:

@@ -18,6 +18,9 @@ from app.settings import Settings
 
 Permission = Literal["anyone", "read", "write", "hit", "admin", "badge", "embed", "live"]
 
+# What the dashboard tells people who embed a counter elsewhere: see Permissions.open_access.
+Open = Literal["count", "read", "badges", "frames", "scripts"]
+
 # The permission that each route needs; a route that is missing here is rejected. `*` is a mount. "badge" and "embed"
 # are reads that settings may open to everyone. For "live" only the origin is checked at the mount: Socket.IO clients
 # send their API key when they join a namespace, see authorize_socketio.
@@ -133,6 +136,17 @@ class Permissions:
         read = {name for name in GRANTS["read"] if settings.read_keys and not opened.get(name)}
         self.key_required = {"admin", *read, *(GRANTS["write"] if settings.write_keys else ())}
         self._key_checked = GRANTS["admin"] if self._grants else self.key_required
+
+    def open_access(self) -> list[Open]:
+        """Return what needs no API key, and what pages of any other origin may use."""
+        is_open: dict[Open, object] = {
+            "count": "write" not in self.key_required,
+            "read": "read" not in self.key_required,
+            "badges": "badge" not in self.key_required,
+            "frames": self._settings.embed_origins,
+            "scripts": self._settings.allowed_origins,
+        }
+        return [name for name in is_open if is_open[name]]
 
     def authorize(self, scope: Scope, route: str) -> None:
         """Check that a request may use a route of ROUTE_PERMISSIONS. Raises Problem (401, 403, 429)."""

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.dashboard import expect_status
+from tests.browser.dashboard import choose, expect_status
 from tests.support.servers import Process
 
 READ_KEY, WRITE_KEY, ADMIN_KEY = "a-key-to-read-with-17", "a-key-to-count-with-5", "a-key-for-everything-4"
@@ -132,13 +132,23 @@ def test_a_key_can_be_remembered_on_a_device(tally: Process, open_page) -> None:
     assert page.evaluate("localStorage.getItem('tally-key')") is None
 
 
-def test_the_share_dialog_shows_no_badge_that_needs_a_key(tally: Process, open_page) -> None:
+def test_the_share_panel_names_what_a_key_protects(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/event/a")
     enter_key(page, READ_KEY)
     expect_status(page, "live")
     page.locator("#share-open").click()
-    expect(page.locator("#share")).to_contain_text("Badges need a key on this server")
-    expect(page.locator("#share img")).to_have_count(0)
+    share = page.locator("#share")
+    expect(share).to_contain_text("Set TALLY_PUBLIC_BADGES=true and restart Tally.")
+    expect(share.locator("img")).to_have_count(0)
+    choose(page, "#share", "Frame")
+    expect(share).to_contain_text("Set TALLY_EMBED_ORIGINS=https://your.site and restart Tally.")
+    expect(share.locator("iframe")).to_have_count(0)
+    choose(page, "#share", "Script")
+    for setting in ("TALLY_ALLOWED_ORIGINS=https://your.site", "TALLY_WRITE_KEYS", "TALLY_READ_KEYS"):
+        expect(share).to_contain_text(setting)
+    choose(page, "#share", "curl")
+    expect(share).to_contain_text("-H 'Authorization: Bearer <write key>'")
+    expect(share).to_contain_text("-H 'Authorization: Bearer <read key>'")
 
 
 def test_notes_can_be_added_only_with_a_write_key(tally: Process, open_page) -> None:

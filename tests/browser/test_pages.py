@@ -13,6 +13,7 @@ from tests.browser.dashboard import (
     ADMIN_KEY,
     HOSTILE_NAMES,
     WIDTHS,
+    accessibility_violations,
     choose,
     enter_admin_key,
     expect_status,
@@ -196,12 +197,42 @@ def test_a_correction_requires_typing_the_event_name(tally: Process, open_page, 
     assert console_messages == []
 
 
-def test_the_share_dialog_shows_the_badge(tally: Process, open_page, console_messages: list[str]) -> None:
-    page = wait_until_loaded(open_page(f"{tally.url}/#/event/signup"))
+@pytest.mark.fails_on_mutant("a frame on no page", "app/http/routes/pages.py", " frame-src 'self';", "")
+@pytest.mark.fails_on_mutant("a number that never changes", "static/js/pages/event.js", "      share.paint();\n", "")
+def test_the_share_panel_previews_each_form(tally: Process, open_page, console_messages: list[str]) -> None:
+    tally.post("/event/shown", b'{"by": 7}')
+    page = wait_until_loaded(open_page(f"{tally.url}/#/event/shown", viewport={"width": 320, "height": 700}))
+    share, code = page.locator("#share"), page.locator("#share .curl code").first
     page.locator("#share-open").click()
-    expect(page.get_by_alt_text("Badge of signup")).to_be_visible()
-    expect(page.get_by_alt_text("Badge of signup")).to_have_js_property("naturalHeight", 20)
-    expect(page.locator("#share")).to_contain_text(f"![hits]({tally.url}/badge/signup.svg)")
+    expect(page.get_by_alt_text("Badge of shown")).to_have_js_property("naturalHeight", 20)
+    share.get_by_label("Label").fill("new [users]")
+    choose(page, "#share", "Today")
+    expect(code).to_have_text(rf"![new \[users\]]({tally.url}/badge/shown.svg?label=new+%5Busers%5D&value=count)")
+    choose(page, "#share", "Frame")
+    choose(page, "#share", "Dark")
+    number = page.frame_locator("#share iframe").locator("#count")
+    expect(number).to_have_css("color", "rgb(134, 171, 255)")
+    expect(code).to_contain_text(f'src="{tally.url}/embed/shown?theme=dark"')
+    expect(share).to_contain_text("TALLY_EMBED_ORIGINS=https://your.site")
+    tally.post("/event/shown")
+    expect(number).to_have_text("8")
+    choose(page, "#share", "Script")
+    tally.post("/event/shown")
+    expect(share.locator(".live")).to_have_text("9")
+    assert page.evaluate("document.getElementById('share').scrollWidth <= 320")
+    assert accessibility_violations(page) == []
+    choose(page, "#share", "Kiosk")
+    share.get_by_label("page.view").check()
+    share.get_by_label("Seconds for each").fill("60")
+    choose(page, "#share", "Dark")
+    expect(code).to_have_text(f"{tally.url}/kiosk?event=shown&event=page.view&rotate=60&theme=dark")
+    expect(page.get_by_role("img", name="QR code of the address")).to_be_visible()
+    assert page.evaluate("document.getElementById('share').scrollWidth <= 320")
+    assert accessibility_violations(page) == []
+    page.goto(code.text_content() or "")
+    expect(page.locator("h1:visible")).to_have_text("shown")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("h1:visible")).to_have_text("page.view")
     assert console_messages == []
 
 

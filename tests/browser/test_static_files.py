@@ -13,15 +13,15 @@ STATIC = ROOT / "static"
 LAYERS = ["vendor", "lib", "data", "components", "pages", "js"]
 
 
-def test_static_files_have_at_most_4000_lines() -> None:
+def test_static_files_have_at_most_5000_lines() -> None:
     files = [path for path in STATIC.rglob("*") if path.suffix in {".js", ".css", ".html"}]
     lines = [line for path in files if "vendor" not in path.parts for line in path.read_text().splitlines()]
-    assert sum(bool(line.strip()) for line in lines) <= 4000
+    assert sum(bool(line.strip()) for line in lines) <= 5000
 
 
 def test_static_files_are_small_when_compressed() -> None:
     files = sorted(path for path in STATIC.rglob("*") if path.is_file())
-    assert len(gzip.compress(b"".join(path.read_bytes() for path in files))) < 90_000
+    assert len(gzip.compress(b"".join(path.read_bytes() for path in files))) < 98_000
 
 
 def test_no_number_depends_on_a_container_in_its_font_size() -> None:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from tests.browser.dashboard import ADMIN_KEY, count_of, expect_status
+from tests.browser.dashboard import ADMIN_KEY, choose, count_of, expect_status
 from tests.support.nginx import HTTP, Nginx
 from tests.support.servers import ROOT, Process
 
@@ -102,19 +102,19 @@ def test_the_dashboard_is_live(tally: Process, base: str, page: Page) -> None:
 
 
 @pytest.mark.fails_on_mutant(
-    "a snippet has no path", "static/js/pages/event.js", "`curl -N '${SERVER_URL}/", "`curl -N '/"
-)
-@pytest.mark.fails_on_mutant(
-    "the badge leaves the path", "static/js/pages/event.js", "src: `${SERVER_URL}/badge", "src: `/badge"
+    "URLs have no path", "static/js/data/snippets.js", "return SERVER_URL + path", "return path"
 )
 def test_the_share_dialog_has_urls_under_the_path(tally: Process, base: str, page: Page) -> None:
     tally.post("/event/shared")
     page.goto(f"{base}/#/event/shared")
     page.locator("#share-open").click()
-    texts = page.locator("#share-body code").all_text_contents()
-    assert len(texts) == 5
-    assert all(f"{base}/" in text for text in texts)
-    page.wait_for_function("document.querySelector('#share-body img').naturalHeight === 20")
+    expect(page.locator("#share-body img")).to_have_js_property("naturalHeight", 20)
+    for form in ("Badge", "Frame", "Script", "Kiosk", "curl"):
+        choose(page, "#share-body", form)
+        texts = page.locator("#share-body .curl code").all_text_contents()
+        assert all(f"{base}/" in text for text in texts), form
+        if form == "Frame":
+            expect(page.frame_locator("#share-body iframe").locator("#count")).to_have_text("1")
 
 
 @pytest.mark.fails_on_mutant(

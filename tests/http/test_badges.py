@@ -162,7 +162,7 @@ def test_an_abbreviated_number_is_short_and_close(number: int) -> None:
 
 async def test_only_configured_origins_may_embed(tmp_path: Path, redis_server: RedisServer) -> None:
     origins = "https://shop.example,https://blog.example"
-    for chosen, ancestors in (("", "'none'"), (origins, origins.replace(",", " "))):
+    for chosen, ancestors in (("", "'self'"), (origins, "'self' " + origins.replace(",", " "))):
         app = create_app(settings_for("memory", tmp_path, redis_server, embed_origins=chosen))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
             page = await client.get("/embed/signup")
@@ -172,6 +172,7 @@ async def test_only_configured_origins_may_embed(tmp_path: Path, redis_server: R
             # It cannot have a list of origins, and would forbid all of them.
             assert "x-frame-options" not in page.headers
             assert "frame-ancestors 'none';" in (await client.get("/")).headers["content-security-policy"]
+            assert ("frames" in (await client.get("/health")).json()["open"]) == bool(chosen)
 
 
 async def test_openapi_describes_badges_streams_and_countapi(client: httpx.AsyncClient) -> None:

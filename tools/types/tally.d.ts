@@ -40,6 +40,7 @@ type Health = {
   lostBatches: number;
   nodes: number;
   resetsAt: string;
+  open: string[];
   version: string;
 };
 

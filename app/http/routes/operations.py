@@ -12,7 +12,7 @@ from app import __version__
 from app.domain.buckets import TOTAL
 from app.domain.calendar import Clock
 from app.http.parsing import QUERY_EVENTS_MAX, event_in_query
-from app.http.permissions import Permissions
+from app.http.permissions import Open, Permissions
 from app.http.queries import CountQueries
 from app.http.rate_limits import RateLimits
 from app.kafka.buffer import DURABILITY
@@ -39,6 +39,7 @@ Health = TypedDict(
         "nodes": int,
         "liveTickSeconds": float,
         "resetsAt": str,
+        "open": list[Open],
         "version": str,
     },
 )
@@ -106,6 +107,7 @@ def add_health(
     broadcaster: Broadcaster,
     kafka: KafkaService | None,
     status_monitor: StatusMonitor,
+    permissions: Permissions,
 ) -> None:
     """Add the routes of the health check and of the probes."""
     _add_probes(router, status_monitor)
@@ -129,6 +131,7 @@ def add_health(
             nodes=peers.live_node_count(),
             liveTickSeconds=round(broadcaster.seconds_since_broadcast(), 1),
             resetsAt=clock.calendar.local(clock.calendar.next_day(clock.at())).isoformat(),
+            open=permissions.open_access(),
             version=__version__,
         )
 

@@ -23,7 +23,7 @@ SWAGGER = StaticFiles(Path(str(files("fastapi_swagger") / "resources")))
 # The Content-Security-Policy of pages. All other responses have the policy in middleware.py.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-    " base-uri 'none'; form-action 'self'"
+    " frame-src 'self'; base-uri 'none'; form-action 'self'"
 )
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
 
@@ -36,7 +36,7 @@ def add_routes(router: APIRouter, embed_origins: Sequence[str]) -> None:
     _add_page(router, "/docs", STATIC.page("docs.html"), trusted_types="")
     _add_page(router, "/docs/errors", _errors_page())
     check_name = [Depends(event_name_in_path(b"embed"))]
-    frame_ancestors = " ".join(embed_origins) or "'none'"
+    frame_ancestors = " ".join(["'self'", *embed_origins])
     _add_page(router, "/embed/{name}", STATIC.page("embed.html"), frame_ancestors, dependencies=check_name)
 
 

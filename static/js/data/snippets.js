@@ -1,0 +1,37 @@
+// Code that uses an event from elsewhere. An event's name is percent-encoded in URLs, and escaped in HTML.
+
+import { SERVER_URL } from "./api.js";
+
+const WRITE_KEY = "Authorization: Bearer <write key>";
+const READ_KEY = "Authorization: Bearer <read key>";
+
+/** Shells, Markdown and Python leave such a name as it is. @param {string} name */
+export const encodeName = (name) => encodeURIComponent(name).replace(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16)}`);
+
+/** @param {string} path @param {Record<string, string|string[]>} [query] empty values are left out */
+export function urlOf(path, query = {}) {
+  const pairs = Object.entries(query).flatMap(([key, value]) => [value].flat().filter(Boolean).map((one) => [key, one]));
+  const search = new URLSearchParams(pairs).toString();
+  return SERVER_URL + path + (search && `?${search}`);
+}
+
+const attribute = (/** @type {string} */ text) => text.replaceAll("&", "&amp;").replaceAll('"', "&quot;");
+const hitUrl = (/** @type {string} */ name) => urlOf(`/event/${encodeName(name)}`);
+
+/** @param {string} name @param {boolean} keyed whether the server requires a key */
+export const curlHit = (name, keyed) => [
+  "curl -m 5 --retry 5 --retry-all-errors", '-H "Idempotency-Key: $(openssl rand -hex 16)"', ...(keyed ? [`-H '${WRITE_KEY}'`] : []), `-X POST '${hitUrl(name)}'`,
+].join(" \\\n  ");
+
+/** @param {string} name @param {boolean} keyed whether the server requires a key */
+export const curlStream = (name, keyed) => `curl -N ${keyed ? `-H '${READ_KEY}' ` : ""}'${urlOf(`/stream?event=${encodeName(name)}`)}'`;
+
+export const script = (/** @type {string} */ name) => `<script src="${urlOf("/static/tally-1.js")}" defer></script>
+<span data-tally-count="${attribute(name)}"></span>
+<button data-tally-hit="${attribute(name)}">Click</button>`;
+
+/** @param {string} url of a badge @param {string} label */
+export const badgeMarkdown = (url, label) => `![${label.replace(/[[\]\\`<&!*_]/g, "\\$&")}](${url})`;
+
+export const frame = (/** @type {string} */ url) =>
+  `<iframe src="${attribute(url)}" width="200" height="100" style="border:0;color-scheme:light" title="hits"></iframe>`;
