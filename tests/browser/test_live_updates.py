@@ -2,15 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.dashboard import count_of, expect_status
+from tests.browser.dashboard import accessibility_violations, choose, count_of, expect_status, fits_width
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import Process
+
+WRITE_KEY = "a-key-to-count-with-5"
+AWKWARD_NAME = """it's "50%" off: $(id) `x` \\n <b>&amp; ${{ y }} (é)"""
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +25,6 @@ def restartable_tally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proc
     process = Process(directory, TALLY_STORE=f"sqlite:///{directory}/tally.db")
     yield process.start()
     process.kill()
-
-
-@pytest.fixture
-def empty_tally(process, tmp_path: Path) -> Process:
-    return process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
 
 
 def test_two_open_pages_show_new_hits_without_reloading(tally: Process, open_page, console_messages: list[str]) -> None:
@@ -46,18 +46,55 @@ def test_two_open_pages_show_new_hits_without_reloading(tally: Process, open_pag
     assert console_messages == []
 
 
-def test_an_empty_dashboard_shows_a_command_and_then_the_first_hits(
-    empty_tally: Process, open_page, console_messages: list[str]
+@pytest.mark.fails_on_mutant(
+    "the key is missing", "static/js/components/empty-state.js", '!open.includes("count")));', "false));"
+)
+@pytest.mark.fails_on_mutant(
+    "a quote ends the command", "static/js/data/snippets.js", "replace(/[!'()*]/g,", "replace(/[!()*]/g,"
+)
+@pytest.mark.fails_on_mutant(
+    "a quote ends the attribute", "static/js/data/snippets.js", """.replaceAll('"', "&quot;")""", ""
+)
+@pytest.mark.fails_on_mutant("any name", "static/index.html", r' pattern="[^\/]+"', "")
+def test_the_first_hit_of_a_copied_snippet_opens_the_overview(
+    process, tmp_path: Path, open_page, console_messages: list[str]
 ) -> None:
-    page = open_page(empty_tally.url)
-    command = page.locator("#empty code")
-    expect(command).to_have_text(f"curl -X POST {empty_tally.url}/event/hello")
-    page.locator("#test-hit").click()
-    expect(count_of(page, "hello")).to_have_text("1")
-    expect(page.locator("#empty")).to_be_hidden()
-    os.system(f"{command.text_content()} -sS >/dev/null")  # noqa: S605 - a reader pastes it into a shell
-    expect(count_of(page, "hello")).to_have_text("2")
+    """Each snippet counts the name that the reader typed, with the key that the server needs."""
+    tally = process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db", TALLY_WRITE_KEYS=WRITE_KEY)
+    page = open_page(tally.url, viewport={"width": 320, "height": 800})
+    code = page.locator("#first-form code")
+    expect(code).to_contain_text("Bearer <write key>")
+    assert fits_width(page)
+    assert accessibility_violations(page) == []
+    page.locator("#first-name").fill("a/b")
+    expect(page.locator("#test-hit")).to_be_disabled()
+    expect(page.locator("#way-note")).to_contain_text("no /")
+    page.locator("#first-name").fill(f" {AWKWARD_NAME} ")
+    snippets = {}
+    for way in ("curl", "Web page", "Python", "CI"):
+        choose(page, "#ways", way)
+        snippets[way] = code.inner_text().replace("<write key>", WRITE_KEY)
+        if way == "Web page":
+            expect(page.locator("#way-note")).to_contain_text("TALLY_WRITE_KEYS")
+    run_in_shell(snippets["curl"])
+    expect(page.locator("#overview-body")).to_be_visible()
+    expect(page.locator(".card .count")).to_have_text("1")
+    run_in_shell(snippets["curl"])
+    subprocess.run([sys.executable, "-c", snippets["Python"]], check=True, capture_output=True)
+    for _ in range(2):
+        run_in_shell(snippets["CI"].partition("run: |\n")[2])
+    expect(page.locator(".card .count")).to_have_text("4")
+    assert tally.get("/events") == {AWKWARD_NAME: 4}
     assert console_messages == []
+    page = open_page("about:blank")
+    page.route("**/tally-1.js", lambda route: route.abort())
+    page.set_content(snippets["Web page"])
+    assert page.locator("button").get_attribute("data-tally-hit") == AWKWARD_NAME
+
+
+def run_in_shell(command: str) -> None:
+    run = {"GITHUB_RUN_ID": "17", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_JOB": "build", "TALLY_KEY": WRITE_KEY}
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True, env=os.environ | run)
 
 
 def test_a_page_keeps_its_numbers_while_disconnected_and_catches_up(restartable_tally: Process, open_page) -> None:

@@ -30,6 +30,32 @@ export const script = (/** @type {string} */ name) => `<script src="${urlOf("/st
 <span data-tally-count="${attribute(name)}"></span>
 <button data-tally-hit="${attribute(name)}">Click</button>`;
 
+/** @param {string} name @param {boolean} keyed whether the server requires a key */
+export const python = (name, keyed) => `import time, urllib.request, uuid
+
+URL = "${hitUrl(name)}"
+
+def count(tries=6):
+    hit = urllib.request.Request(URL, method="POST")
+    hit.add_header("Idempotency-Key", uuid.uuid4().hex)${keyed ? `\n    hit.add_header("Authorization", "Bearer <write key>")` : ""}
+    for retry in range(tries):
+        try:
+            return urllib.request.urlopen(hit, timeout=5).read()
+        except OSError:
+            if retry == tries - 1:
+                raise
+            time.sleep(0.1 * 2**retry)
+
+print(count())`;
+
+/** A step of GitHub Actions. @param {string} name @param {boolean} keyed whether the server requires a key */
+export const ciStep = (name, keyed) => `- name: Count this run
+  continue-on-error: true${keyed ? "\n  env:\n    TALLY_KEY: ${{ secrets.TALLY_KEY }}" : ""}
+  run: |
+    curl -m 5 --retry 5 --retry-all-errors \\
+      -H "Idempotency-Key: $GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT-$GITHUB_JOB" \\
+      ${keyed ? '-H "Authorization: Bearer $TALLY_KEY" ' : ""}-X POST '${hitUrl(name)}'`;
+
 /** @param {string} url of a badge @param {string} label */
 export const badgeMarkdown = (url, label) => `![${label.replace(/[[\]\\`<&!*_]/g, "\\$&")}](${url})`;
 

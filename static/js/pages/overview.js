@@ -26,8 +26,9 @@ export function createOverview(session) {
     rate: "Hits per minute", events: "Events", users: "Unique users", sessions: "Active sessions", reset: "Resets in",
   });
   const ranking = createRanking(byId("top-events"));
-  const showEmptyState = createEmptyState(session.load);
+  const showEmptyState = createEmptyState(session);
   let cardsDrawn = false;
+  let empty = false;
   const hasOrder = () => counters.day !== "" || performance.now() > SNAPSHOT_MS;
 
   /** Navigates to a changed view. Letters after the first one of a filter add no step to the browser's history. @param {Record<string, string>} change */
@@ -74,7 +75,7 @@ export function createOverview(session) {
     },
     paint(dirty, full, animate) {
       // An instance that has counted before is not new, even if today has no hits yet.
-      const empty = !counters.names.length && counters.lastDay?.day === "";
+      empty = !counters.names.length && counters.lastDay?.day === "";
       byId("overview-body").hidden = empty;
       showEmptyState(empty);
       if (hasOrder()) {
@@ -88,6 +89,7 @@ export function createOverview(session) {
     },
     tick(synced) {
       const { resetsAt } = counters;
+      if (empty) showEmptyState(true); // The server’s health may have arrived.
       const end = health()?.resetsAt;
       headline.set("reset", resetsAt === null ? "–" : countdown(resetsAt - now()), end ? `Today’s counts reset ${dayEnd(end)}` : "");
       chart.tick(synced);
