@@ -6,7 +6,14 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.dashboard import ADMIN_KEY, WIDTHS, accessibility_violations, expect_status, fits_width
+from tests.browser.dashboard import (
+    ADMIN_KEY,
+    WIDTHS,
+    accessibility_violations,
+    expect_status,
+    fits_width,
+    wait_until_loaded,
+)
 from tests.support.servers import Process
 
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -78,3 +85,46 @@ def test_a_link_without_a_stream_shows_the_counts_that_it_reads(tally: Process, 
     page.goto(tally.url + add_share(tally, "polled")["path"])
     shown(page, "polled", "1", "1")
     expect(page.locator("#status")).to_contain_text("Reconnecting")
+
+
+@pytest.mark.fails_on_mutant(
+    "a reader's key lists links",
+    "static/js/components/share-links.js",
+    "(await getPermissions(apiKey())).admin ? get",
+    "true ? get",
+)
+def test_an_administrator_creates_and_revokes_links_in_the_dashboard(
+    tally: Process, open_page, console_messages: list[str]
+) -> None:
+    tally.post("/event/order")
+    page = wait_until_loaded(open_page(f"{tally.url}/#/event/order"))
+    page.locator("#share-open").click()
+    create = page.get_by_role("button", name="Create a read-only link")
+    create.click()
+    expect(page.locator("#share-link .problem")).to_contain_text("Only an admin key")
+    page.goto(f"{tally.url}/#/settings")
+    expect(page.locator("#shares form")).to_be_hidden()
+    page.locator("#key input[type=password]").fill(ADMIN_KEY)
+    page.locator("#key").get_by_role("button", name="Save").click()
+    page.locator("#share-name").fill("Launch <i>day</i>")
+    page.locator("#share-events").fill("order\n sign up \n\na\nb")
+    page.get_by_role("button", name="Create a link").click()
+    row = page.locator("#shares li", has_text="Launch <i>day</i>")
+    expect(row).to_contain_text("order, sign up, a and 1 more event")
+    link = page.locator("#shares code").text_content()
+    assert accessibility_violations(page) == []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert fits_width(page), width
+    shown(open_share(open_page("about:blank"), link), "order", "1", "1")
+    row.get_by_role("button", name="Revoke").click()
+    page.locator("#confirm-word").fill("revoke")
+    page.keyboard.press("Enter")
+    expect(row).to_have_count(0)
+    assert httpx.get(f"{link}/counts").status_code == 404
+    page.goto(f"{tally.url}/#/event/order")
+    page.locator("#share-open").click()
+    create.click()
+    expect(page.locator("#share-link code")).to_contain_text(f"{tally.url}/share/")
+    assert accessibility_violations(page) == []
+    assert [text for text in console_messages if "404" not in text] == []

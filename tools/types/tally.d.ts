@@ -7,6 +7,7 @@ type Ranked = { rank: number; eventName?: string; user?: string; count: number }
 type Mover = { eventName: string; count: number; previous: number; weekAgo?: number | null };
 type Movers = (typeof import("../../static/js/data/movers.js").MOVERS)[string];
 type Value = { count: number; total: number };
+type Share = { id: string; title: string; events: string[]; createdAt: string };
 type SharedCounts = { title: string; day: string; events: (Value & { eventName: string })[] };
 type Correction = { at: string; action: string; eventName: string | null; before: Value | null; after: Value | null };
 type ClosedDay = { day: string; parts: { until: string; counts: Record<string, number> }[]; corrections?: Correction[] };

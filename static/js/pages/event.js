@@ -4,6 +4,7 @@ import { confirmTyped } from "../components/confirm-dialog.js";
 import { openGoalForm } from "../components/goal-form.js";
 import { createHeadline } from "../components/headline.js";
 import { createHitsChart } from "../components/hits-chart.js";
+import { createLinkSnippet } from "../components/share-links.js";
 import { createSharePanel } from "../components/share-panel.js";
 import { eventPath, get, send, throttle } from "../data/api.js";
 import { byId, setText } from "../lib/dom.js";
@@ -89,6 +90,7 @@ export function createEventPage(session, onCorrected) {
         byId("event-name").textContent = name;
         byId("event-users").href = link("leaderboard", "", { event: name });
         byId("event-alert").href = link("alerts", "", { event: name });
+        byId("share-link").replaceChildren(createLinkSnippet(name));
         headline.show(name);
         loadTotal.now();
       }

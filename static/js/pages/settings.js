@@ -2,6 +2,7 @@
 
 import { confirmTyped } from "../components/confirm-dialog.js";
 import { createKeyForm } from "../components/key-form.js";
+import { createShareList } from "../components/share-links.js";
 import { send } from "../data/api.js";
 import { areNotificationsOn, canNotify, notificationText, setNotifications } from "../data/notifications.js";
 import { getPref, setPref } from "../data/prefs.js";
@@ -30,6 +31,7 @@ function healthFacts({ status, reasons, store, durability, nodes, spoolBytes, st
 export function createSettings(session) {
   const healthList = byId("health");
   const drawKeyForm = createKeyForm(byId("key"), session.reconnect);
+  const shares = createShareList(byId("shares"));
   const controls = Object.entries(CHOICES).map(([name, [title, labels]]) => {
     const group = h("fieldset", { className: "segments", ariaLabel: title, id: `set-${name}` });
     byId("choices").append(h("div", { className: "setting" }, h("span", {}, title), group));
@@ -54,6 +56,7 @@ export function createSettings(session) {
     drawNotifications();
     for (const { name, select } of controls) select(getPref(name));
     drawKeyForm();
+    shares.draw();
     const health = session.health();
     const rows = health ? Object.entries(healthFacts(health)) : [["Status", "The server is not responding."]];
     const text = rows.flat().join("\n");
@@ -67,5 +70,13 @@ export function createSettings(session) {
     text: "Counts go to 0 for everyone. The counts so far stay in History; totals and charts are unchanged.",
     run: () => send("POST", "/reset"), onDone: session.reconnect,
   }));
-  return { title: () => "Settings", show: draw, reload: draw, tick: draw };
+  return {
+    title: () => "Settings",
+    show() {
+      shares.load();
+      draw();
+    },
+    reload: draw,
+    tick: draw,
+  };
 }
