@@ -1,6 +1,7 @@
 """The questions that people ask every day are answered after at most two clicks."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -47,6 +48,14 @@ def open_card(page: Page, click: Click) -> None:
 
 def today_against_yesterday(page: Page, _: Click) -> None:
     expect(page.locator("#today .compared")).to_contain_text("as many as yesterday (180)")
+    change = page.locator('[data-event="signup"] .delta')
+    expect(change).to_have_accessible_name(re.compile("as many as yesterday .30., 3 times as many as a week ago .10."))
+
+
+def the_largest_change_of_the_week(page: Page, click: Click) -> None:
+    click(page.get_by_role("link", name="Movers"))
+    expect(page.locator("#leaderboard-list li").first).to_contain_text("page.view")
+    expect(page.locator("#leaderboard-list li").first).to_contain_text("800")
 
 
 def top_users(page: Page, click: Click) -> None:
@@ -75,11 +84,18 @@ def a_message_at_1000(page: Page, click: Click) -> None:
     expect(page.locator("#alert-form input").first).to_have_value("signup")
 
 
-QUESTIONS = [today_against_yesterday, top_users, three_days_ago, the_number_on_my_page, a_message_at_1000]
+QUESTIONS = [
+    today_against_yesterday,
+    the_largest_change_of_the_week,
+    top_users,
+    three_days_ago,
+    the_number_on_my_page,
+    a_message_at_1000,
+]
 
 
 def test_everyday_questions_take_at_most_two_clicks(tally: Process, open_page, console_messages: list[str]) -> None:
-    page = open_page(tally.url)
+    page = open_page(tally.url, timezone_id=NOON, locale="en-US")
     enter_admin_key(page)
     for question in QUESTIONS:
         clicked: list[Locator] = []
