@@ -1,11 +1,8 @@
 """Other people's pages, on another origin: the API, badges, a CountAPI page, the script, and the frame."""
 
-import http.server
 import io
 import re
-import threading
 from collections.abc import Iterator
-from typing import Self
 
 import httpx
 import pytest
@@ -14,6 +11,7 @@ from playwright.sync_api import Error, Page, Route, expect
 
 from tests.support.redis_servers import wait_until
 from tests.support.servers import ROOT, Process
+from tests.support.site import Site
 
 SCRIPT = "static/tally-1.js"
 COUNTAPI_PAGE = """<!doctype html><meta charset="utf-8">
@@ -61,39 +59,6 @@ SUBSCRIBE = """async ([tally, key]) => {
         socket.on("connect_error", (error) => resolve(error.data?.status ?? "refused"));
     });
 }"""
-
-
-class Site:
-    """A web site on its own origin, with one page."""
-
-    def __init__(self) -> None:
-        self.html, self.headers = "", {}
-        site = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                for header in {"Content-Type": "text/html", **site.headers}.items():
-                    self.send_header(*header)
-                self.end_headers()
-                self.wfile.write(site.html.encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self.url = f"http://localhost:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
