@@ -50,6 +50,19 @@ def test_a_page_asks_for_an_api_key_and_uses_it(tally: Process, open_page, path:
     expect_status(page, "live")
 
 
+@pytest.mark.fails_on_mutant(
+    "a locked page seems offline",
+    "static/js/data/socket.js",
+    "if (error.data) flags.online = true;\n    else",
+    "if (!error.data)",
+)
+def test_a_browser_that_reports_no_network_still_asks_for_an_api_key(tally: Process, open_page) -> None:
+    page = open_page("about:blank")
+    page.add_init_script("Object.defineProperty(navigator, 'onLine', { value: false })")
+    page.goto(tally.url)
+    expect_status(page, "locked")
+
+
 def test_an_api_key_can_be_forgotten(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/settings")
     expect(page.locator("#health")).to_contain_text("sqlite")

@@ -133,8 +133,9 @@ export function openSocket(/** @type {SocketCallbacks} */ { apiKey, onSnapshot, 
   socket.on("connect_error", (/** @type {Error & {data?: {status?: number}}} */ error) => {
     failures += 1;
     // Some proxies block WebSockets, and others send long polls to different nodes, so the next attempt begins with the other
-    // transport. An error with data comes from Tally itself.
-    if (!error.data) socket.io.opts.transports.reverse();
+    // transport. An error with data comes from Tally itself, so the network works.
+    if (error.data) flags.online = true;
+    else socket.io.opts.transports.reverse();
     flags.locked = [401, 403].includes(error.data?.status ?? 0); // A retry with the same API key would fail again.
     report();
     if (!socket.active && !flags.locked) setTimeout(() => socket.connect(), RECONNECT_DELAY_MS);
