@@ -10,7 +10,7 @@ import { createKeyForm } from "./key-form.js";
 export async function openGoalForm(event, goal, callbacks) {
   const dialog = byId("confirm");
   const cancel = h("button", { className: "button", type: "button" }, "Cancel");
-  const title = h("h2", { id: "confirm-title" }, "Goal of ", h("bdi", { dir: "auto" }, event));
+  const title = h("h2", { id: "confirm-title" }, "Goal of ", h("bdi", { dir: "auto", translate: false }, event));
   cancel.addEventListener("click", () => dialog.close());
   const permissions = await getPermissions(apiKey()).catch(() => null);
   if (!dialog.open) dialog.showModal();

@@ -86,7 +86,7 @@ export function createAlerts({ reconnect }) {
     };
     return h("li", { className: "alert" },
       h("div", {},
-        h("p", {}, h("a", { href: link("event", alert.event) }, bdi(alert.event)), ` ${conditionText(alert.when)}`),
+        h("p", {}, h("a", { href: link("event", alert.event), translate: false }, bdi(alert.event)), ` ${conditionText(alert.when)}`),
         h("p", { className: "note" }, `${FORMATS[alert.format]} to ${hostOf(alert.url)}`), h("p", { className: "problem" }, deliveryText(alert))),
       h("p", { className: "actions" }, button("Edit", () => openForm({ alert })), button("Delete", () => confirmDelete(alert))));
   }
