@@ -15,7 +15,7 @@ test: $(TOOLS) $(NODE)
 	@tools/setup redis-server nginx caddy prometheus openssl curl chromium golang-go systemd
 	@tools/setup maven || true # without it and the Java that it installs, the tests of Kafka and of Java's client are skipped
 	@tools/setup firefox-esr webkit2gtk-driver xvfb || true # without them, the tests in these browsers are skipped
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(if $(PACKAGE),tests/$(PACKAGE))
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(PACKAGE),tests/$(PACKAGE))
 
 # The tests of Kafka faults in full size: 500,000 records, and a burst of 20 s. They take some minutes.
 kafka: $(TOOLS)

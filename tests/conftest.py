@@ -15,11 +15,15 @@ from tests.support.redis_servers import Cluster, GuardedRedis, RedisServer, Sent
 from tests.support.servers import Fleet, Process, SettableClock, compose_fleet
 
 pytest_plugins = ["tests.support.browser"]
+TESTS = Path(__file__).parent
+# Directories of files that take long. At the end of a run, only short ones are left, which all processes share.
+SLOW = {"browser", "fuzz", "kafka", "system"}
 Servers = TypeVar("Servers", Cluster, Sentinels, GuardedRedis)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Reject tests with the same id, because pytest-xdist would silently run only one of them."""
+    """Begin with the slow files. Reject tests with the same id, because pytest-xdist would run only one of them."""
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in SLOW)
     if repeated := {name for name, times in Counter(item.nodeid for item in items).items() if times > 1}:
         raise pytest.UsageError(f"more than one test has the id {', '.join(sorted(repeated))}")
 
