@@ -56,7 +56,7 @@ def test_notes_are_read_with_their_bars(tally: Process, open_page, console_messa
     expect(chart.locator("tbody tr").first).to_contain_text("new form")
     expect(chart.locator("tbody tr").nth(1)).to_contain_text("=v1")
     page.goto(f"{tally.url}/#/history")
-    wait_until_loaded(page)
+    expect(page.locator("#history-chart .note-marks path")).to_have_attribute("d", re.compile("M"))
     page.locator("#history-chart .plot").focus()
     page.keyboard.press("End")
     expect(page.locator("#history-chart .tooltip")).to_contain_text("=v1")
