@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import RedirectResponse
-from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
@@ -19,7 +18,7 @@ from app.http import openapi
 from app.http.dependencies import ReadLimit, limit_writes
 from app.http.errors import add_error_handlers
 from app.http.fast_path import FastPath
-from app.http.middleware import HeadMiddleware, SecurityMiddleware
+from app.http.middleware import CompressionMiddleware, HeadMiddleware, SecurityMiddleware
 from app.http.origins import Origins
 from app.http.permissions import ROUTE_PERMISSIONS, Permissions
 from app.http.queries import CountQueries
@@ -56,10 +55,6 @@ from app.settings import Settings
 from app.shares import Shares
 from app.status import StatusMonitor
 from app.stores.base import CounterStore
-
-_COMPRESSION = 2000, 5  # bytes from which a response is compressed, and the level: 250 kB of counts take 6 ms
-# Exports and backups are streamed in small parts, which would be compressed one by one in the event loop.
-_UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/x-ndjson", "application/vnd.sqlite3")
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -135,9 +130,7 @@ class TallyApp(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the security middleware around the handlers of all errors, so that every response gets its headers."""
-        compressed = GZipMiddleware(
-            super().build_middleware_stack(), *_COMPRESSION, exclude_content_types=_UNCOMPRESSED
-        )
+        compressed = CompressionMiddleware(super().build_middleware_stack())
         return SecurityMiddleware(HeadMiddleware(compressed), self.origins, self.error_response)
 
     def openapi(self) -> dict[str, Any]:

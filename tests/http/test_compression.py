@@ -8,7 +8,7 @@ import pytest
 from tests.support.servers import ADMIN_KEY
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
-APP = "app/http/app.py"
+APP = "app/http/middleware.py"
 
 
 async def body(client: httpx.AsyncClient, url: str, **headers: str) -> tuple[str, bytes]:
