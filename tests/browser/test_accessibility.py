@@ -18,9 +18,14 @@ from tests.browser.dashboard import (
 )
 from tests.support.servers import ROOT, Process
 
-SCREENS = ["/", "/#/event/signup", "/#/event/signup?range=week", "/#/leaderboard", "/#/leaderboard?window=total"]
-SCREENS += [
+SCREENS = [
+    "/",
+    "/#/event/signup",
+    "/#/event/signup?range={before}..{yesterday}&with=search",
     "/#/leaderboard?order=change",
+    "/#/leaderboard?window=total",
+]
+SCREENS += [
     "/#/history",
     "/#/history/{yesterday}?with={before}",
     "/#/alerts",
@@ -93,7 +98,7 @@ def test_every_screen_fits_every_size_and_keeps_its_names(
 @pytest.mark.fails_on_mutant(
     "the bars of one event under the name of another",
     "static/js/components/bar-chart.js",
-    'svg.style.visibility = points.length ? "" : "hidden";',
+    'svg.style.visibility = data.points.length ? "" : "hidden";',
     "",
 )
 def test_a_loading_chart_is_busy_and_never_shows_another_event(tally: Process, open_page) -> None:

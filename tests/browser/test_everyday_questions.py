@@ -84,9 +84,19 @@ def a_message_at_1000(page: Page, click: Click) -> None:
     expect(page.locator("#alert-form input").first).to_have_value("signup")
 
 
+def when_did_it_spike(page: Page, click: Click) -> None:
+    click(page.locator("#hits-chart").get_by_role("radio", name="Month"))
+    bars = page.locator("#hits-chart rect.bar")
+    expect(bars).to_have_count(30)
+    click(bars.nth(26))
+    expect(page.locator("#hits-chart .note")).to_contain_text("980 hits")
+    expect(page.locator("#chart-title")).to_have_text("Hits per hour")
+
+
 QUESTIONS = [
     today_against_yesterday,
     the_largest_change_of_the_week,
+    when_did_it_spike,
     top_users,
     three_days_ago,
     the_number_on_my_page,

@@ -123,9 +123,7 @@ def test_a_correction_of_a_moved_number_is_explained_and_can_be_repeated(tally: 
     expect(page.locator("#event-today .figures")).to_contain_text("Total100")
 
 
-@pytest.mark.fails_on_mutant(
-    "a tap finds no bar", "static/js/components/bar-chart.js", '  svg.addEventListener("pointerdown", pointAt);\n', ""
-)
+@pytest.mark.fails_on_mutant("a tap finds no bar", "static/js/components/bar-chart.js", "    pointAt(event);\n", "")
 @pytest.mark.fails_on_mutant(
     "the tooltip leaves with the finger", "static/js/components/bar-chart.js", 'pointerType === "mouse"', "pointerType"
 )
@@ -142,6 +140,79 @@ def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
     assert box
     page.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
     expect(page.locator("#event-chart .tooltip")).to_contain_text("120 hits")
+    expect(page).to_have_url(re.compile("range=week$"))
+    page.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
+    expect(page).to_have_url(re.compile(f"range={past_day(0)}$"))
+
+
+@pytest.mark.fails_on_mutant(
+    "a bar opens nothing", "static/js/components/hits-chart.js", "onRange(iso.slice(0, 10))", "undefined"
+)
+@pytest.mark.fails_on_mutant(
+    "a day has the hours of its neighbours", "static/js/data/ranges.js", "start.slice(0, 10) >= from &&", ""
+)
+def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
+    tally: Process, open_page, console_messages: list[str]
+) -> None:
+    page = open_page(f"{tally.url}/#/event/search?range=month")
+    svg, note = page.locator("#event-chart svg"), page.locator("#event-chart .note")
+    bars, title = page.locator("#event-chart rect.bar"), page.locator("#event-chart-title")
+    expect(note).to_contain_text("480 hits")
+    box = svg.bounding_box()
+    assert box
+    svg.click(position={"x": 40 + (box["width"] - 40) * 28.5 / 30, "y": 60})
+    expect(page).to_have_url(re.compile(f"range={past_day(1)}$"))
+    expect(title).to_have_text("Hits per hour")
+    expect(note).to_contain_text("240 hits. 100% more than the day before. All events")
+    expect(bars).to_have_count(24)
+    first, last = page.get_by_label("From", exact=True).last, page.get_by_label("To", exact=True).last
+    expect(first).to_have_value(past_day(1))
+    first.fill(past_day(2))
+    expect(note).to_contain_text("360 hits.")
+    expect(last).to_have_value(past_day(1))
+    page.go_back()
+    note.get_by_role("link").click()
+    page.locator("#history-day").get_by_role("link", name="search").click()
+    expect(page).to_have_url(re.compile(f"event/search.range={past_day(1)}$"))
+    choose(page, "#event-chart", "90 days")
+    expect(bars).to_have_count(90)
+    choose(page, "#event-chart", "Year")
+    expect(bars).to_have_count(12)
+    expect(title).to_have_text("Hits per month")
+
+    def open_last_bar(expected: str) -> None:
+        expect(page.locator("#event-chart[aria-busy=false]")).to_be_visible()
+        svg.focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        expect(title).to_have_text(expected)
+
+    open_last_bar("Hits per day")
+    choose(page, "#event-chart", "Day")
+    expect(title).to_have_text("Hits per hour")
+    open_last_bar("Hits per minute")
+    expect(page).to_have_url(re.compile(f"range={past_day(0)}T"))
+    assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "another range forgets the second event", "static/js/pages/event.js", "{ ...view, ...change }", "change"
+)
+def test_two_events_are_compared_in_one_chart(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = open_page(f"{tally.url}/#/event/search?range=week")
+    expect(page.locator("#event-chart .note")).to_contain_text("480 hits")
+    page.locator("#event-with").fill("signup")
+    page.locator("#event-with").press("Enter")
+    expect(page).to_have_url(re.compile("range=week&with=signup$"))
+    expect(page.locator("#event-chart .note")).to_contain_text("160 hits of")
+    choose(page, "#event-chart", "Month")
+    expect(page).to_have_url(re.compile("range=month&with=signup$"))
+    page.locator("#event-chart svg").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#event-chart .tooltip")).to_contain_text(re.compile("120 hits · 40 of .signup"))
+    page.locator("#event-chart").get_by_role("button", name="View as table").click()
+    expect(page.locator("#event-chart thead")).to_contain_text("signup")
+    assert console_messages == []
 
 
 @pytest.mark.fails_on_mutant("the newest day has no label", "static/js/components/bar-chart.js", "&& !isNewestDay", "")

@@ -9,6 +9,7 @@ import { Counters } from "../../static/js/data/counters.js";
 import { compareWithEarlierDays } from "../../static/js/data/earlier-days.js";
 import { goalParts, Goals } from "../../static/js/data/goals.js";
 import { notesOfBars } from "../../static/js/data/notes.js";
+import { endOfMonth, parseRange, pointsOf } from "../../static/js/data/ranges.js";
 import { axisTicks, Series } from "../../static/js/data/series.js";
 import { csv } from "../../static/js/lib/csv.js";
 import { byteSize, comparison, countdown, dayEnd, longDate, plural, ratio } from "../../static/js/lib/format.js";
@@ -211,4 +212,22 @@ test("a note belongs to the bar of its time, and a day to the calendar of the se
   const days = ["2026-11-22", "2026-11-23"].map((iso) => ({ start: Date.parse(iso), iso, count: 0, known: true }));
   assert.deepEqual(found(days, "day", notesAt("2026-11-22T00:30+05:30", "2026-11-23T00:30+05:30", "2026-11-24T00:30+05:30")),
     [["11-22T00:30"], ["11-23T00:30"]]);
+});
+
+test("a range of an address is some days, an hour, or a time until now", () => {
+  const steps = ["week", "2026-11-19", "2026-11-01..2026-11-15", "2026-01-01..2026-11-30", "2026-11-29T14:00:00+01:00"].map((value) => parseRange(value).step);
+  assert.deepEqual(steps, ["day", "hour", "day", "month", "minute"]);
+  for (const value of ["", "x", "toString", "2026-11-20..2026-11-01", "0001-01-01..2026-01-01", "2026-13-40", "2026-11-29Tx"]) assert.equal(parseRange(value), parseRange("hour"));
+  assert.deepEqual([endOfMonth("2026-02-01"), endOfMonth("2026-12-01")], ["2026-02-28", "2026-12-31"]);
+});
+
+test("the points of a range come after as many of the period before, or alone", () => {
+  const hours = Array.from({ length: 50 }, (_, i) => ({ start: new Date(Date.UTC(2026, 10, 17, 22 + i)).toISOString(), count: i }));
+  const day = pointsOf(hours, parseRange("2026-11-19"));
+  assert.deepEqual([day.size, day.points.length, day.points[24].start.slice(0, 13)], [24, 48, "2026-11-19T00"]);
+  assert.equal(pointsOf(hours.slice(0, 30), parseRange("2026-11-19")).points.length, 8);
+  assert.equal(pointsOf(hours, parseRange("2026-11-18")).points.length, 24);
+  const days = Array.from({ length: 366 }, (_, i) => ({ start: new Date(Date.UTC(2025, 10, 29 + i)).toISOString(), count: 1 }));
+  const { points } = pointsOf(days, parseRange("year"));
+  assert.deepEqual([points.length, points[0].start.slice(0, 10), points[0].count, points[11].count], [12, "2025-12-01", 31, 29]);
 });

@@ -63,10 +63,23 @@ type Snapshot = {
 type IncomingSnapshot = { awaiting: boolean; partial: Snapshot | null; buffered: Changes[] };
 
 type Row = { name: string; count: number };
-type Step = "minute" | "hour" | "day";
+type Step = "minute" | "hour" | "day" | "month";
+/** `points` is what to request; `until` their end. `size` is the buckets of the range, those of the period before are of the same number. */
+type ChartRange = {
+  label?: string;
+  words: string;
+  step: Step;
+  size: number;
+  points: number;
+  until?: string;
+  from?: string;
+  to?: string;
+  hour?: number;
+};
 /** `known` is false for a time before the first count of this server, of which a count of 0 would be wrong. */
 type Bucket = { start: number; count: number; iso: string; known: boolean };
-type ChartData = { points: Bucket[]; previous: Bucket[]; step: Step; running: boolean };
+/** `line` is drawn over the bars: the previous period, or another event, whose name is `event`. */
+type ChartData = { points: Bucket[]; line: Bucket[]; event: string; step: Step; running: boolean; pickable: boolean };
 type Route = { view: string; name: string; query: URLSearchParams };
 
 type ConnectionName = "loading" | "live" | "reconnecting" | "offline" | "degraded" | "stale" | "locked";

@@ -1,45 +1,49 @@
-// An SVG bar chart of counts: the previous period as a line, keyboard reading, and a table of the same numbers.
+// An SVG bar chart of counts: the previous period or another event as a line, keyboard reading, and a table of the same numbers.
 
 import { notesOfBars } from "../data/notes.js";
 import { axisTicks } from "../data/series.js";
-import { h, s, table } from "../lib/dom.js";
-import { compact, dateTime, longDate, number, plural, shortDate, time } from "../lib/format.js";
+import { h, isolate, s, table } from "../lib/dom.js";
+import { compact, dateTime, longDate, month, number, plural, shortDate, shortMonth, time } from "../lib/format.js";
 import { noteOfBar } from "./chart-notes.js";
 
 const MARGIN = { left: 40, bottom: 22, top: 10 }; // Pixels for the axis labels.
 const LABEL_WIDTH = 64;
 const NOTES_MAX = 5; // In a tooltip. The table has all.
 const BAR_WIDTH_MAX = 40;
-const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90] };
-/** @type {Record<Step, (start: number, iso: string) => string>} */ const FULL_NAMES = { minute: time, hour: dateTime, day: (_, iso) => longDate(iso) };
-/** @type {Record<Step, (start: number, iso: string) => string>} */ const AXIS_NAMES = { minute: time, hour: time, day: (_, iso) => shortDate(iso) };
+const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90], month: [1, 2, 3, 6, 12] };
+/** @type {Record<Step, (start: number, iso: string) => string>} */ const FULL_NAMES = { minute: time, hour: dateTime, day: (_, iso) => longDate(iso), month: (_, iso) => month(iso) };
+/** @type {Record<Step, (start: number, iso: string) => string>} */ const AXIS_NAMES = { minute: time, hour: time, day: (_, iso) => shortDate(iso), month: (_, iso) => shortMonth(iso) };
 
-/** @param {HTMLElement} host a section with its heading in .head @param {(bucket: Bucket) => void} [onPick] called with the bar that was chosen */
-export function createBarChart(host, onPick) {
+/**
+ * @param {HTMLElement} host a section with its heading in .head @param {(bucket: Bucket) => void} onPick called with the bar that was chosen
+ * @param {{tapTwice?: boolean}} [options] tapTwice: the first tap on a bar only shows its tooltip
+ */
+export function createBarChart(host, onPick, { tapTwice = false } = {}) {
   const title = /** @type {HTMLElement} */ (host.querySelector("h2"));
   const readout = h("p", { className: "readout" });
   const tooltip = h("p", { className: "tooltip" });
   const note = h("p", { className: "note" });
   const toggle = h("button", { className: "button quiet toggle", type: "button" }, "View as table");
-  const svg = /** @type {SVGSVGElement} */ (s("svg", { class: onPick ? "plot clickable" : "plot", role: "img", tabindex: 0, "aria-label": title.textContent ?? "" }));
+  const svg = /** @type {SVGSVGElement} */ (s("svg", { class: "plot", role: "img", tabindex: 0, "aria-label": title.textContent ?? "" }));
   const tableView = h("div", { className: "table-view", tabIndex: 0, role: "region", hidden: true });
   const axis = s("g", { class: "axis" });
   const barGroup = s("g", {});
   const noteMarks = s("g", { class: "note-marks" });
-  const previousLine = s("path", { class: "previous" });
+  const line = s("path", {});
   /** @type {SVGRectElement[]} */ const bars = [];
-  /** @type {ChartData} */ let data = { points: [], previous: [], step: "minute", running: true };
+  /** @type {ChartData} */ let data = { points: [], line: [], event: "", step: "minute", running: true, pickable: false };
   /** @type {TimelineNote[]} */ let notes = [];
   /** The notes of each bar. @type {TimelineNote[][]} */ let barNotes = [];
   let barStep = 1;
   let highlightedIndex = -1;
+  let mayPick = true;
   let caption = "";
   const fullName = (/** @type {Bucket} */ { start, iso }) => FULL_NAMES[data.step](start, iso);
   title.after(readout);
   title.parentElement?.append(toggle);
   const plotArea = h("div", { className: "plot-area" }, svg, tooltip);
   host.append(plotArea, tableView, h("div", { className: "foot" }, note));
-  svg.append(axis, barGroup, noteMarks, previousLine);
+  svg.append(axis, barGroup, noteMarks, line);
 
   function drawAxis(/** @type {number[]} */ ticks, /** @type {number} */ width, /** @type {number} */ height) {
     const lines = ticks.flatMap((tick) => {
@@ -52,7 +56,7 @@ export function createBarChart(host, onPick) {
       data.step === "minute" ? start / 60_000 : data.step === "hour" ? new Date(start).getHours() : data.points.length - 1 - i;
     const times = data.points.flatMap((point, i) => {
       const x = MARGIN.left + (i + 0.5) * barStep;
-      const isNewestDay = data.step === "day" && i === data.points.length - 1; // It always has a label.
+      const isNewestDay = ["day", "month"].includes(data.step) && i === data.points.length - 1; // It always has a label.
       if (position(point, i) % interval || x < MARGIN.left + 16 || (x > width - LABEL_WIDTH / 2 && !isNewestDay)) return [];
       const anchor = x > width - LABEL_WIDTH / 2 ? { x: width, "text-anchor": "end" } : { x, "text-anchor": "middle" };
       return [s("text", { ...anchor, y: MARGIN.top + height + 17 }, AXIS_NAMES[data.step](point.start, point.iso))];
@@ -62,11 +66,11 @@ export function createBarChart(host, onPick) {
 
   function draw() {
     const box = svg.getBoundingClientRect();
-    const { points, previous } = data;
+    const { points } = data;
     if (!box.width || !points.length) return;
     const height = box.height - MARGIN.top - MARGIN.bottom;
     barStep = (box.width - MARGIN.left) / points.length;
-    const ticks = axisTicks(Math.max(...points.map(({ count }) => count), ...previous.map(({ count }) => count)));
+    const ticks = axisTicks(Math.max(...points.map(({ count }) => count), ...data.line.map(({ count }) => count)));
     const max = ticks[ticks.length - 1];
     svg.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
     drawAxis(ticks, box.width, height);
@@ -81,13 +85,14 @@ export function createBarChart(host, onPick) {
     });
     const marks = barNotes.flatMap((found, i) => (found.length ? [`M${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${MARGIN.top + height + 1}l4 5h-8z`] : []));
     noteMarks.replaceChildren(s("path", { d: marks.join("") }));
-    const line = previous.map(({ count }, i) => `${i ? "L" : "M"}${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${(MARGIN.top + height * (1 - count / max)).toFixed(1)}`);
-    previousLine.setAttribute("d", line.join(""));
+    const path = data.line.map(({ count }, i) => `${i ? "L" : "M"}${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${(MARGIN.top + height * (1 - count / max)).toFixed(1)}`);
+    line.setAttribute("d", path.join(""));
+    line.setAttribute("class", data.event ? "other" : "previous");
   }
 
   /** Updates the chart's accessible name, and its table if that is open. */
   function describe() {
-    const { points, previous, running } = data;
+    const { points, running } = data;
     if (!points.length) return tableView.replaceChildren();
     const counts = points.map((point) => point.count);
     const sum = counts.reduce((a, b) => a + b);
@@ -95,13 +100,13 @@ export function createBarChart(host, onPick) {
     const noted = barNotes.flat().length ? `, ${plural(barNotes.flat().length, "note")}` : "";
     const last = running ? `, ${number(counts[counts.length - 1])} so far this ${data.step}` : "";
     svg.setAttribute("aria-label", `${title.textContent}, ${caption.toLowerCase()}: ${plural(sum, "hit")} in total, most at ` +
-      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}${noted}. Use the arrow keys to read each bar.`);
+      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}${noted}. Use the arrow keys to read each bar${data.pickable ? ", and Enter to open it" : ""}.`);
     tableView.setAttribute("aria-label", `${title.textContent}, as a table`);
     if (tableView.hidden) return;
-    const rows = points.map((point, i) => [fullName(point), point.known ? number(point.count) : "–", ...(previous[i] ? [number(previous[i].count)] : []),
+    const rows = points.map((point, i) => [fullName(point), point.known ? number(point.count) : "–", ...(data.line[i] ? [number(data.line[i].count)] : []),
       ...(noted ? [h("span", { className: "notes" }, ...noteLines(i))] : [])]);
     const unit = data.step[0].toUpperCase() + data.step.slice(1);
-    tableView.replaceChildren(table([unit, "Hits", ...(previous.length ? ["Previous period"] : []), ...(noted ? [h("span", { className: "notes" }, "Notes")] : [])], rows.reverse()));
+    tableView.replaceChildren(table([unit, "Hits", ...(data.line.length ? [data.event || "Previous period"] : []), ...(noted ? [h("span", { className: "notes" }, "Notes")] : [])], rows.reverse()));
   }
 
   const noteLines = (/** @type {number} */ i) => (barNotes[i] ?? []).map((note) => h("span", { className: "noted" }, ...noteOfBar(note, data.step)));
@@ -111,9 +116,10 @@ export function createBarChart(host, onPick) {
     const point = data.points[i];
     highlightedIndex = point ? i : -1;
     bars.forEach((bar, k) => bar.classList.toggle("highlighted", k === highlightedIndex));
-    const before = data.previous[i];
-    const previous = before ? ` · ${number(before.count)} in the previous period` : "";
-    tooltip.textContent = point ? `${fullName(point)} · ${point.known ? plural(point.count, "hit") : "before the first count"}${previous}` : "";
+    const other = data.line[i];
+    const compared = other ? ` · ${number(other.count)} ${data.event ? `of ${isolate(data.event)}` : "in the previous period"}` : "";
+    const hint = mayPick || !data.pickable ? "" : " · tap again to open";
+    tooltip.textContent = point ? `${fullName(point)} · ${point.known ? plural(point.count, "hit") : "before the first count"}${compared}${hint}` : "";
     const lines = noteLines(i);
     tooltip.append(...lines.slice(0, NOTES_MAX), ...(lines.length > NOTES_MAX ? [h("span", { className: "noted" }, `and ${number(lines.length - NOTES_MAX)} more: see the table`)] : []));
     // Next to the bar, on the side that has room.
@@ -124,19 +130,25 @@ export function createBarChart(host, onPick) {
     tooltip.style.right = isLeft ? `${svg.clientWidth - middle + offset}px` : "";
   }
 
-  const pointAt = (/** @type {MouseEvent} */ event) => highlight(Math.floor((event.offsetX - MARGIN.left) / barStep));
-  svg.addEventListener("pointerdown", pointAt);
+  const indexAt = (/** @type {MouseEvent} */ event) => Math.floor((event.offsetX - MARGIN.left) / barStep);
+  const pointAt = (/** @type {MouseEvent} */ event) => highlight(indexAt(event));
+  const pick = () => { if (mayPick && data.pickable && data.points[highlightedIndex]) onPick(data.points[highlightedIndex]); };
+  svg.addEventListener("pointerdown", (event) => {
+    mayPick = !tapTwice || event.pointerType !== "touch" || indexAt(event) === highlightedIndex;
+    pointAt(event);
+  });
   svg.addEventListener("pointermove", pointAt);
   // A finger that was lifted leaves the tooltip, because it covers the bar while it points.
   svg.addEventListener("pointerleave", ({ pointerType }) => { if (pointerType === "mouse") highlight(-1); });
   // Live updates would be announced all the time, so the tooltip is a live region only while the chart has focus.
   svg.addEventListener("focus", () => tooltip.setAttribute("aria-live", "polite"));
   svg.addEventListener("blur", () => { tooltip.removeAttribute("aria-live"); highlight(-1); });
-  svg.addEventListener("click", () => data.points[highlightedIndex] && onPick?.(data.points[highlightedIndex]));
+  svg.addEventListener("click", pick);
   svg.addEventListener("keydown", (event) => {
     const last = data.points.length - 1;
     const target = { ArrowLeft: highlightedIndex < 0 ? last : highlightedIndex - 1, ArrowRight: highlightedIndex + 1, Home: 0, End: last }[event.key];
-    if (event.key === "Enter" && data.points[highlightedIndex]) onPick?.(data.points[highlightedIndex]);
+    mayPick = true;
+    if (event.key === "Enter") pick();
     if (target === undefined) return;
     event.preventDefault();
     highlight(Math.min(last, Math.max(0, target)));
@@ -160,12 +172,13 @@ export function createBarChart(host, onPick) {
   return {
     draw,
     describe,
-    /** @param {{points: Bucket[], previous?: Bucket[], step: Step}} series @param {string} text the period in words @param {boolean} [running] whether the last bucket is */
-    set({ points, previous = [], step }, text, running = true) {
-      data = { points, previous, step, running };
+    /** @param {ChartData} next @param {string} text the period in words */
+    set(next, text) {
+      data = next;
       caption = text;
+      svg.classList.toggle("clickable", data.pickable);
       // Hide the bars of the event that was shown before.
-      svg.style.visibility = points.length ? "" : "hidden";
+      svg.style.visibility = data.points.length ? "" : "hidden";
       readout.textContent = caption;
       drawAll();
     },
@@ -174,6 +187,6 @@ export function createBarChart(host, onPick) {
       drawAll();
       describe();
     },
-    setNote: (/** @type {string} */ text) => { note.textContent = text; },
+    setNote: (/** @type {(Node|string)[]} */ ...content) => note.replaceChildren(...content),
   };
 }

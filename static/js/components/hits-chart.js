@@ -1,38 +1,84 @@
 // The chart of hits over the chosen range, compared with the previous period, and the hits per minute.
 
 import { getFirstDay, getSeries, throttle } from "../data/api.js";
+import { dayOf, daysRange, endOfMonth, parseRange, pointsOf, RANGE_LABELS } from "../data/ranges.js";
 import { Series } from "../data/series.js";
-import { createSegmentedControl } from "../lib/dom.js";
-import { comparison, number, plural } from "../lib/format.js";
+import { createSegmentedControl, h, isolate } from "../lib/dom.js";
+import { comparison, dateTime, longDate, number, plural } from "../lib/format.js";
+import { link } from "../lib/router.js";
 import { createBarChart } from "./bar-chart.js";
 import { createChartNotes } from "./chart-notes.js";
 
 const RELOAD_MS = 10_000; // Live hits extend the bars; a reload corrects any drift.
-/** @type {Record<string, {step: Step, size: number, label: string, words: string}>} */ const RANGES = {
-  hour: { step: "minute", size: 60, label: "Hour", words: "60 minutes" },
-  day: { step: "hour", size: 24, label: "Day", words: "24 hours" },
-  week: { step: "day", size: 7, label: "Week", words: "7 days" },
-  month: { step: "day", size: 30, label: "Month", words: "30 days" },
-};
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+const LENGTHS = { minute: 60_000, hour: HOUR_MS, day: DAY_MS, month: DAY_MS }; // Months are loaded as days.
+const MINUTES_KEPT_MS = 23 * HOUR_MS; // The server keeps the minutes of a day or longer.
+const DEFAULT_DAYS = 7;
+
+/** Returns a range in words: its title, how a sentence names it, and the period before. @param {ChartRange} range */
+function describeRange({ words, from, to = "", hour, size }) {
+  if (hour) return { title: dateTime(hour), period: "", preposition: "", before: "" };
+  if (!from) return { title: `Last ${words}`, period: ` in the last ${words}`, preposition: "in ", before: `the previous ${words}` };
+  return from === to ? { title: longDate(from), period: "", preposition: "", before: "the day before" }
+    : { title: `${longDate(from)} – ${longDate(to)}`, period: "", preposition: "in ", before: `the ${size} days before` };
+}
 
 /** @param {HTMLElement} host a section for a chart @param {() => number} now @param {(range: string) => void} onRange called with "" for an hour */
 export function createHitsChart(host, now, onRange) {
-  const chart = createBarChart(host);
+  const chart = createBarChart(host, open, { tapTwice: true });
   const loadNotes = createChartNotes(host, chart.showNotes);
-  const labels = Object.fromEntries(Object.entries(RANGES).map(([value, { label }]) => [value, label]));
   const fieldset = /** @type {HTMLElement} */ (host.querySelector("fieldset"));
-  const selectRange = createSegmentedControl(fieldset, host.id, labels, (value) => onRange(value === "hour" ? "" : value));
+  const selectRange = createSegmentedControl(fieldset, host.id, RANGE_LABELS, (value) => onRange(value === "hour" ? "" : value === "custom" ? lastDays() : value));
+  const [from, to] = ["From", "To"].map((ariaLabel) => /** @type {HTMLInputElement} */ (h("input", { type: "date", ariaLabel, required: true })));
+  const dates = h("p", { className: "dates" }, from, " to ", to);
   let name = "";
-  let range = "";
+  /** @type {string|null} */ let value = null;
+  let range = parseRange("");
+  /** An event to compare with, or "". */ let other = "";
+  let otherSeries = new Series();
   let minutes = new Series();
   let series = minutes;
+  let running = true;
   let counted = false;
-  const bothSeries = () => [...new Set([minutes, series])];
+  const runningSeries = () => new Set(running ? [minutes, series] : [minutes]);
+  fieldset.after(dates);
+
+  const lastDays = () => daysRange(dayOf(now() - (DEFAULT_DAYS - 1) * DAY_MS), dayOf(now()));
+
+  /** Shows a bar as a range of its own: a month by days, a day by hours, an hour by minutes. @param {Bucket} bucket */
+  function open({ start, iso }) {
+    if (range.step === "month") onRange(daysRange(iso.slice(0, 10), endOfMonth(iso)));
+    else if (range.step === "day") onRange(iso.slice(0, 10));
+    else if (hasMinutes(start)) onRange(iso);
+  }
+
+  const hasMinutes = (/** @type {number} */ start) => now() - start < MINUTES_KEPT_MS;
+
+  /** @param {Series} one @param {Point[]} points @param {string} firstDay */
+  function loadSeries(one, points, firstDay) {
+    const selected = pointsOf(points, range);
+    one.size = selected.size;
+    one.load(selected.points, firstDay);
+  }
+
+  const loadMinutes = async () => minutes.load((await getSeries(name, "minute", 120)).points, await getFirstDay());
+
+  async function loadRange() {
+    const { step, points, until } = range;
+    const loaded = series;
+    const loadedOther = otherSeries;
+    const request = (/** @type {string} */ event) => getSeries(event, step === "month" ? "day" : step, points, until);
+    const [found, otherFound, firstDay] = await Promise.all([request(name), other ? request(other) : null, getFirstDay()]);
+    if (loaded !== series || loadedOther !== otherSeries) return;
+    loadSeries(series, found.points, firstDay);
+    if (otherFound) loadSeries(otherSeries, otherFound.points, firstDay);
+    running = Date.parse(found.points.at(-1)?.start ?? "") + LENGTHS[step] > now();
+  }
 
   const load = throttle(RELOAD_MS, async () => {
     const requestedSeries = series;
-    const requests = bothSeries().map((one) => Promise.all([getSeries(name, one.step, 2 * one.size), getFirstDay()])
-      .then(([{ points }, firstDay]) => one.load(points, firstDay), (error) => error));
+    const requests = [loadRange(), ...(series === minutes ? [] : [loadMinutes()])].map((request) => request.then(() => null, (error) => error));
     const error = (await Promise.all(requests)).find(Boolean);
     if (requestedSeries !== series) return;
     host.ariaBusy = "false";
@@ -43,36 +89,56 @@ export function createHitsChart(host, now, onRange) {
   });
 
   function draw() {
-    const { words, step } = RANGES[range];
-    const { all, completed, previous } = series.totals();
-    const isComparable = series.previous.length > 0;
-    chart.set(series, `Last ${words}${isComparable ? ` (dotted: previous ${words})` : ""}`);
-    const compared = isComparable ? ` Without the current ${step}: ${number(completed)}, ${comparison(completed, previous)} in the previous ${words}.` : "";
-    chart.setNote(all || previous ? `${plural(all, "hit")} in the last ${words}.${compared}` : "");
+    const { step } = range;
+    const { title, period, preposition, before } = describeRange(range);
+    const { all, completed, previous } = series.totals(running);
+    const isComparable = series.previous.length > 0 && before && !other;
+    const suffix = other ? ` (line: ${isolate(other)})` : isComparable ? ` (dotted: ${before})` : "";
+    const line = other ? otherSeries.points : isComparable ? series.previous : [];
+    const pickable = step !== "minute" && (step !== "hour" || hasMinutes(series.points.at(-1)?.start ?? 0));
+    chart.set({ points: series.points, line, event: other, step, running, pickable }, title + suffix);
+    const compared = other ? ` ${plural(otherSeries.totals().all, "hit")} of ${isolate(other)}.` : isComparable ? ` ${running ? `Without the current ${step}: ${number(completed)}, ` : ""}${comparison(completed, previous)} ${preposition}${before}.` : "";
+    const day = range.from === range.to && !running && range.from;
+    chart.setNote(all || previous || other ? `${plural(all, "hit")}${period}.${compared} ` : "", ...(day ? [h("a", { href: link("history", day) }, "All events of this day")] : []));
   }
 
+  function showDates() {
+    dates.hidden = !range.from;
+    from.value = range.from ?? "";
+    to.value = range.to ?? "";
+    from.max = to.value;
+    to.min = from.value;
+  }
+
+  dates.addEventListener("change", () => { if (from.value && to.value && from.value <= to.value) onRange(daysRange(from.value, to.value)); });
+
   return {
-    /** @param {string} event an event name, or "" for all events @param {string} wanted a range; an unknown one shows an hour */
-    show(event, wanted) {
-      const next = Object.hasOwn(RANGES, wanted) ? wanted : "hour";
-      if (event === name && next === range) return load();
+    /** @param {string} event an event name, or "" for all events @param {string} [wanted] a range of an address @param {string} [compareWith] an event */
+    show(event, wanted = "", compareWith = "") {
+      if (event === name && wanted === value && compareWith === other) return load();
       if (event !== name) minutes = new Series();
       name = event;
-      range = next;
-      const { step, size } = RANGES[range];
-      series = step === "minute" ? minutes : new Series(step, size);
+      value = wanted;
+      other = compareWith;
+      range = parseRange(wanted);
+      const { step, size } = range;
+      series = range === parseRange("") ? minutes : new Series(step, size);
+      otherSeries = new Series(step, size);
+      running = true;
       /** @type {HTMLElement} */ (host.querySelector("h2")).textContent = `Hits per ${step}`;
-      selectRange(range);
+      selectRange(Object.keys(RANGE_LABELS).find((choice) => parseRange(choice) === range) ?? "custom");
+      showDates();
       host.ariaBusy = "true";
       load.now();
     },
     count(/** @type {number} */ hits) {
-      for (const one of bothSeries()) one.add(hits, now());
+      for (const one of runningSeries()) one.add(hits, now());
       counted = true;
     },
     /** @param {boolean} synced Without a connection, an empty minute would be a guess. */
     tick(synced) {
-      const opened = synced && bothSeries().filter((one) => one.advance(now())).includes(series);
+      if (synced && running) otherSeries.advance(now());
+      const opened = synced && [...runningSeries()].filter((one) => one.advance(now())).includes(series);
       if (opened || counted) draw();
       counted = false;
       load();

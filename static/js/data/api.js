@@ -43,8 +43,8 @@ export const send = async (method, path, body) =>
   (await request(path, { method, ...(body && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } }) })).json().catch(() => ({}));
 /** @param {string} name an event name, or "" for all events */
 export const eventPath = (name) => name && `/event/${encodeURIComponent(name)}`;
-/** @param {string} name an event name, or "" for all events @param {string} step @param {number} points @returns {Promise<{points: Point[]}>} */
-export const getSeries = (name, step, points) => get(`${eventPath(name)}/series?step=${step}&points=${points}`);
+/** @param {string} name an event name, or "" for all events @param {string} step @param {number} points @param {string} [until] @returns {Promise<{points: Point[]}>} */
+export const getSeries = (name, step, points, until = "") => get(`${eventPath(name)}/series?step=${step}&points=${points}${until && `&until=${until}`}`);
 /** Returns what an API key may do. @param {string} key "" for none @returns {Promise<KeyPermissions>} */
 export async function getPermissions(key) {
   // Another text cannot be sent in a header.

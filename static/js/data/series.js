@@ -1,4 +1,4 @@
-// Counts by minute, hour or day: loaded from the server, then continued with live hits.
+// Counts by minute, hour, day or month: loaded from the server, then continued with live hits.
 
 const MINUTE_MS = 60_000;
 
@@ -15,7 +15,8 @@ export class Series {
   /** @param {{start: string, count: number}[]} points may begin with the previous period @param {string} [firstDay] of the server's counts, or "" for today */
   load(points, firstDay = "") {
     const first = firstDay || points.at(-1)?.start.slice(0, 10) || "";
-    const all = points.map(({ start, count }) => ({ start: Date.parse(start), count, iso: start, known: start >= first }));
+    const precision = this.step === "month" ? 7 : first.length; // A month that has begun before the first count is known in part.
+    const all = points.map(({ start, count }) => ({ start: Date.parse(start), count, iso: start, known: start.slice(0, precision) >= first.slice(0, precision) }));
     const previous = all.slice(0, -this.size);
     this.points = all.slice(-this.size);
     this.previous = previous.every(({ known }) => known) ? previous : [];
@@ -49,10 +50,11 @@ export class Series {
     return Math.round(running.count + last.count * share);
   }
 
-  /** Adds up all buckets, and those of both periods without the running one, which would distort a comparison. */
-  totals() {
+  /** Adds up all buckets, and those of both periods without a running one, which would distort a comparison. @param {boolean} [running] */
+  totals(running = true) {
+    const end = running ? -1 : undefined;
     const sum = (/** @type {Bucket[]} */ points) => points.reduce((total, { count }) => total + count, 0);
-    return { all: sum(this.points), completed: sum(this.points.slice(0, -1)), previous: sum(this.previous.slice(0, -1)) };
+    return { all: sum(this.points), completed: sum(this.points.slice(0, end)), previous: sum(this.previous.slice(0, end)) };
   }
 }
 

@@ -60,6 +60,9 @@ export function table(head, rows) {
   return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => th("col", text)))), h("tbody", {}, ...body));
 }
 
+/** Isolates the text direction of a name in a longer text. @param {string} text */
+export const isolate = (text) => `\u2068${text}\u2069`;
+
 /** Shows a name that a client chose: it has its own text direction, is not translated, and keeps its end where it is too long. @param {string} text */
 export const bdi = (text) => h("bdi", { dir: "auto", translate: false }, ...nameParts(text));
 

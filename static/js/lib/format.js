@@ -5,6 +5,8 @@ const dateFormat = (/** @type {Intl.DateTimeFormatOptions} */ options) => new In
 // The server names its days. Parsing and formatting them in UTC keeps the name in every time zone of a reader.
 const utcMidnight = (/** @type {string} */ iso) => Date.parse(`${iso.slice(0, 10)}T00:00Z`);
 const formatLongDate = dateFormat({ weekday: "short", day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
+const formatMonth = dateFormat({ month: "long", year: "numeric", timeZone: "UTC" });
+const formatShortMonth = dateFormat({ month: "short", timeZone: "UTC" });
 const formatShortDate = dateFormat({ day: "numeric", month: "short", timeZone: "UTC" });
 
 export const number = numberFormat(); // A shortened count would hide that it moves.
@@ -20,6 +22,10 @@ export const dateTime = dateFormat({ dateStyle: "medium", timeStyle: "short" });
 export const longDate = (iso) => formatLongDate(utcMidnight(iso));
 /** @param {string} iso a day of the server */
 export const shortDate = (iso) => formatShortDate(utcMidnight(iso));
+/** @param {string} iso a day of the server */
+export const month = (iso) => formatMonth(utcMidnight(iso));
+/** @param {string} iso a day of the server */
+export const shortMonth = (iso) => formatShortMonth(utcMidnight(iso));
 /** @param {number} n @param {string} noun */
 export const plural = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 

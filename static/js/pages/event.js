@@ -7,24 +7,32 @@ import { createHitsChart } from "../components/hits-chart.js";
 import { createLinkSnippet } from "../components/share-links.js";
 import { createSharePanel } from "../components/share-panel.js";
 import { eventPath, get, send, throttle } from "../data/api.js";
-import { byId, setText } from "../lib/dom.js";
+import { byId, h, setText } from "../lib/dom.js";
 import { number, percent } from "../lib/format.js";
 import { link, navigate } from "../lib/router.js";
 
 const TOTAL_MS = 30_000; // The total moves with the live count; a reload corrects it after a reset.
 
+const OPTIONS = 100; // Events that the field offers to compare with; another name can be typed.
+
 /** @param {Session} session @param {() => void} onCorrected @returns {Page & {countHits: () => void}} */
 export function createEventPage(session, onCorrected) {
   const { counters, goals, now, isLoaded, loadGoals } = session;
+  const other = byId("event-with");
   let name = "";
+  /** The query of the address. @type {Record<string, string>} */ let view = {};
   let received = 0;
   /** The total of the days before today. @type {number|null} */ let totalBeforeToday = null;
-  const chart = createHitsChart(byId("event-chart"), now, (range) => navigate(link("event", name, { range })));
+  const chart = createHitsChart(byId("event-chart"), now, (range) => changeView({ range }));
   const headline = createHeadline(byId("event-today"), {
     total: "Total", rate: "Hits per minute", part: "Share of today’s hits", users: "Unique users today", sessions: "Active sessions",
   });
   const share = createSharePanel(session);
   const count = () => counters.countOf(name);
+
+  function changeView(/** @type {Record<string, string>} */ change) {
+    navigate(link("event", name, { ...view, ...change }));
+  }
 
   const loadTotal = throttle(TOTAL_MS, async () => {
     const requestedName = name;
@@ -60,6 +68,11 @@ export function createEventPage(session, onCorrected) {
   const confirmAndReload = (/** @type {Omit<Confirmation, "word"|"onDone">} */ confirmation) =>
     confirmTyped({ ...confirmation, word: name, onDone: () => { onCorrected(); reload(); } });
   byId("event-goal").addEventListener("click", () => openGoalForm(name, goals.of(name), { onKey: onCorrected, onSaved: loadGoals }));
+  other.addEventListener("focus", () => {
+    const options = counters.top(OPTIONS).filter((row) => row.name !== name).map((row) => h("option", { value: row.name }));
+    byId("event-names").replaceChildren(...options);
+  });
+  other.addEventListener("change", () => changeView({ with: other.value.trim().normalize() }));
   byId("share-open").addEventListener("click", () => share.open(name));
   byId("event-reset").addEventListener("click", () => confirmAndReload({
     title: "Reset today’s count to 0?", action: "Reset",
@@ -94,7 +107,9 @@ export function createEventPage(session, onCorrected) {
         headline.show(name);
         loadTotal.now();
       }
-      chart.show(name, query.get("range") ?? "");
+      view = Object.fromEntries(query);
+      other.value = view.with ?? "";
+      chart.show(name, view.range, view.with);
     },
     hide: () => byId("share").close(),
     reload,

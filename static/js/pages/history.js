@@ -42,7 +42,7 @@ export function createHistory() {
     body.hidden = !days.length;
     if (!days.length) return;
     const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits, known: true }));
-    chart.set({ points: bars, step: "day" }, `${plural(days.length, "day")}. Select one.`, false);
+    chart.set({ points: bars, line: [], event: "", step: "day", running: false, pickable: true }, `${plural(days.length, "day")}. Select one.`);
     chart.describe();
     loadNotes("", bars[0].start - DAY_MS); // A day of the server can begin earlier than the same day in UTC.
     await showDay(loadNumber, selection.day || days[0].day);
@@ -71,13 +71,13 @@ export function createHistory() {
     const total = (/** @type {Iterable<number>} */ values) => [...values].reduce((sum, n) => sum + n, 0);
     const compared = otherCounts ? `, ${comparison(total(counts.values()), total(otherCounts.values()))} on ${longDate(other?.day ?? "")}` : "";
     const cells = rows.slice(0, ROWS_MAX).map(({ name, count, otherCount }) =>
-      [h("a", { href: link("event", name), dir: "auto", translate: false }, name), number(count), ...(other ? [number(otherCount), signed(count - otherCount)] : [])]);
+      [h("a", { href: link("event", name, { range: day.day }), dir: "auto", translate: false }, name), number(count), ...(other ? [number(otherCount), signed(count - otherCount)] : [])]);
     const parts = day.parts.length > 1 ? [h("p", { className: "note" }, `Reset at ${day.parts.slice(0, -1).map(({ until }) => dateTime(Date.parse(until))).join(" and ")}. ` +
       `Hits in each part of the day: ${day.parts.map((part) => number(total(Object.values(part.counts)))).join(", ")}.`)] : [];
     const corrections = day.corrections?.length ? [h("h3", {}, "Corrections"), h("ul", { className: "corrections" }, ...day.corrections.map(correctionRow))] : [];
     const noted = notes.length ? [h("h3", {}, "Notes"), h("ul", { className: "corrections" }, ...notes.map((note) => h("li", {}, ...noteOfBar(note, "day"))))] : [];
     const rest = rows.length > ROWS_MAX ? [h("p", { className: "note" }, `Top ${number(ROWS_MAX)} of ${number(rows.length)}. Export the CSV for all.`)] : [];
-    return [h("p", { className: "lead" }, `${plural(total(counts.values()), "hit")} across ${plural(counts.size, "event")}${compared}.`), ...parts, ...noted, ...corrections,
+    return [h("p", { className: "lead" }, `${plural(total(counts.values()), "hit")} across ${plural(counts.size, "event")}${compared}. `, h("a", { href: link("overview", "", { range: day.day }) }, "By hour")), ...parts, ...noted, ...corrections,
       table(["Event", ...(other ? [shortDate(day.day), shortDate(other.day), "Difference"] : ["Hits"])], cells), ...rest];
   }
 
