@@ -19,9 +19,22 @@ def test_static_files_have_at_most_5000_lines() -> None:
     assert sum(bool(line.strip()) for line in lines) <= 5000
 
 
-def test_static_files_are_small_when_compressed() -> None:
-    files = sorted(path for path in STATIC.rglob("*") if path.is_file())
-    assert len(gzip.compress(b"".join(path.read_bytes() for path in files))) < 98_000
+def loaded(*modules: Path) -> set[Path]:
+    """Return these modules, and all that are loaded with them."""
+    found, new = set[Path](), set(modules)
+    while new:
+        found |= new
+        imports = {
+            (m, path) for m in new for path in re.findall(r'^import [^"]*"([^"]+)"', m.read_text(), re.MULTILINE)
+        }
+        new = {(module.parent / path).resolve() for module, path in imports} - found
+    return found
+
+
+def test_opening_the_dashboard_transfers_less_than_100_kb() -> None:
+    files = {STATIC / "index.html", STATIC / "app.css", *loaded(STATIC / "js/theme.js", STATIC / "js/main.js")}
+    assert len(files) > 40
+    assert sum(len(gzip.compress(path.read_bytes(), 6)) for path in files) < 100_000
 
 
 def test_no_number_depends_on_a_container_in_its_font_size() -> None:

@@ -4,6 +4,7 @@ import { badgeMarkdown, curlHit, curlStream, encodeName, frame, script, urlOf } 
 import { byId, createSegmentedControl, h, s, setText } from "../lib/dom.js";
 import { number } from "../lib/format.js";
 import { createCodeBlock } from "./code-block.js";
+import { createLinkSnippet } from "./share-links.js";
 
 const DRAW_DELAY_MS = 250; // A badge is requested for a label, not for each of its letters.
 const KIOSK_EVENTS = 50; // A kiosk shows at most these.
@@ -146,6 +147,7 @@ export function createSharePanel({ counters, health }) {
 
   return {
     open(event) {
+      if (name !== event) byId("share-link").replaceChildren(createLinkSnippet(event));
       name = event;
       selectForm(form);
       chooseForm(form);

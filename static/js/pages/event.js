@@ -4,8 +4,6 @@ import { confirmTyped } from "../components/confirm-dialog.js";
 import { openGoalForm } from "../components/goal-form.js";
 import { createHeadline } from "../components/headline.js";
 import { createHitsChart } from "../components/hits-chart.js";
-import { createLinkSnippet } from "../components/share-links.js";
-import { createSharePanel } from "../components/share-panel.js";
 import { eventPath, get, send, throttle } from "../data/api.js";
 import { byId, h, setText } from "../lib/dom.js";
 import { number, percent } from "../lib/format.js";
@@ -27,7 +25,7 @@ export function createEventPage(session, onCorrected) {
   const headline = createHeadline(byId("event-today"), {
     total: "Total", rate: "Hits per minute", part: "Share of today’s hits", users: "Unique users today", sessions: "Active sessions",
   });
-  const share = createSharePanel(session);
+  /** @type {ReturnType<typeof import("../components/share-panel.js").createSharePanel>|undefined} */ let share;
   const count = () => counters.countOf(name);
 
   function changeView(/** @type {Record<string, string>} */ change) {
@@ -52,6 +50,15 @@ export function createEventPage(session, onCorrected) {
     headline.set("part", counters.total ? percent(value / counters.total) : "–");
   }
 
+  /** Opens the panel, which few readers need, so its module is loaded the first time. */
+  async function openSharePanel() {
+    const event = name;
+    const module = await import("../components/share-panel.js").catch(() => null);
+    if (!module || event !== name) return;
+    share ??= module.createSharePanel(session);
+    share.open(event);
+  }
+
   function drawGoal(/** @type {boolean} */ live) {
     const goal = goals.of(name);
     headline.goal(goal, live);
@@ -73,7 +80,7 @@ export function createEventPage(session, onCorrected) {
     byId("event-names").replaceChildren(...options);
   });
   other.addEventListener("change", () => changeView({ with: other.value.trim().normalize() }));
-  byId("share-open").addEventListener("click", () => share.open(name));
+  byId("share-open").addEventListener("click", openSharePanel);
   byId("event-reset").addEventListener("click", () => confirmAndReload({
     title: "Reset today’s count to 0?", action: "Reset",
     text: "The total and charts keep everything, and History records the reset.",
@@ -103,7 +110,6 @@ export function createEventPage(session, onCorrected) {
         byId("event-name").textContent = name;
         byId("event-users").href = link("leaderboard", "", { event: name });
         byId("event-alert").href = link("alerts", "", { event: name });
-        byId("share-link").replaceChildren(createLinkSnippet(name));
         headline.show(name);
         loadTotal.now();
       }
@@ -121,7 +127,7 @@ export function createEventPage(session, onCorrected) {
     },
     paint(_, full) {
       draw(!full);
-      share.paint();
+      share?.paint();
     },
     tick(synced) {
       chart.tick(synced);
