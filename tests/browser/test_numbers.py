@@ -48,7 +48,7 @@ def test_an_event_page_shows_nothing_until_the_counts_are_loaded(tally: Process,
     for route in held:
         route.continue_()
     expect(page.locator("#event-today .hero .value")).to_have_text("40,000")
-    page.locator("#event-chart .toggle").click()
+    page.locator("#event-chart").get_by_role("button", name="View as table").click()
     rows = page.locator("#event-chart tbody td:nth-child(2)").all_text_contents()
     assert sum(int(text.replace(",", "")) for text in rows if text != DASH) == 40_000
 

@@ -101,7 +101,7 @@ def test_an_event_page_shows_new_hits(tally: Process, open_page, console_message
         assert page.title() == "moving · Tally"
     choose(page, "#event-chart", "Week")
     expect(page.locator("#event-chart h2")).to_have_text("Hits per day")
-    page.locator("#event-chart .toggle").click()
+    page.locator("#event-chart").get_by_role("button", name="View as table").click()
     expect(page.locator("#event-chart tbody tr")).to_have_count(7)
     expect(page.locator("#event-chart tbody tr").first).to_contain_text("4")
     assert console_messages == []
