@@ -30,6 +30,7 @@ from app.stores.base import (
     StoreUnavailable,
 )
 from app.stores.last_known import CachedRead, LastKnownCounts
+from app.stores.offline_records import OfflineRecords
 from app.stores.replay import LIMITS, Replay
 from app.stores.results import ApplyResult
 from app.stores.rules import PERMANENT_SOURCE_PREFIX
@@ -64,20 +65,19 @@ class OfflineStore(CounterStore):
         old_identities: Sequence[str] = (),
     ) -> None:
         self.kind, self.ack, self.shared = store.kind, store.ack, store.shared
-        self._store, self.records = store, store.records  # records are not available offline
+        self._store, self._closing, self._is_replaying = store, False, False
+        self.records = OfflineRecords(
+            store.records, self._is_reachable, lambda: self._is_offline and not self._is_replaying
+        )
         self._spool = Spool(directory, identity, bytes_max, old_identities)
-        self._last_known = LastKnownCounts(limits)
-        self._replay = Replay(store, self.record_data_loss)
-        self._closing = False
-        self._lost_commits = self._outages = 0
-        self._epoch = ""
+        self._last_known, self._replay = LastKnownCounts(limits), Replay(store, self.record_data_loss)
+        self._lost_commits, self._outages, self._epoch = 0, 0, ""
         self._open_error: StoreOpenError | None = None
         # Held during each commit and each slice of the replay: going back online must not overtake a spooled commit.
         self._commit_lock = asyncio.Lock()
         self._offline_since: float | None = time.monotonic()
         self._reconnecting: asyncio.Task[None] | None = None
         self._ping: asyncio.Task[None] | None = None
-        self._is_replaying = False
 
     @property
     def durability(self) -> str:  # type: ignore[override] # the wrapped store may read it later

@@ -13,6 +13,7 @@ from app.stores import redis_url
 from app.stores.base import OutcomeUnknown, StoreLimits, StoreUnavailable
 from app.stores.memory import MemoryStore
 from app.stores.offline import OfflineStore
+from app.stores.records import RecordChange
 from app.stores.redis import RedisStore
 from app.stores.redis_url import RedisTarget
 from app.stores.results import ApplyResult, GroupResult, Value
@@ -347,6 +348,29 @@ async def test_a_store_that_is_closed_during_a_ping_keeps_no_connection(tmp_path
     await asyncio.wait([ping])
     with own_redis.client() as client:
         assert len(client.client_list(_type="normal")) == 1
+
+
+@pytest.mark.fails_on_mutant(
+    "records wait for a time-out", "app/stores/offline_records.py", "if self._is_offline():", "if False:"
+)
+@pytest.mark.fails_on_mutant(
+    "no ping after an error", "app/stores/offline_records.py", "            await self._is_reachable()\n", ""
+)
+async def test_records_fail_at_once_during_an_outage(tmp_path: Path, own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(offline_store(own_redis, tmp_path)) as store:
+        await wait_online(store)
+        change = [RecordChange("notes", "a", None, "text")]
+        assert await store.records.change(change)
+        own_redis.stop()
+        with pytest.raises(StoreUnavailable, match="Redis did not reply"):
+            await store.records.read("notes")
+        for operation in (store.records.read("notes"), store.records.size("notes"), store.records.change(change)):
+            with pytest.raises(StoreUnavailable, match="Redis is unreachable"):
+                await operation
+        own_redis.start()
+        await wait_online(store)
+        assert await store.records.read("notes") == {}
 
 
 async def test_a_read_that_fails_in_an_outage_returns_the_last_known_counts(
