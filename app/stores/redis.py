@@ -66,7 +66,7 @@ class RedisStore(RedisReads):
         self._prefix = redis_keys.key_prefix(shard)
         self._limits = limits
         self._zone = zone
-        self.records = RedisRecords(self._client, self._prefix, self._execute)
+        self.records = RedisRecords(self._client, self._prefix, self._execute, self._read)
         self._health = RedisHealth()
         self._persistence = "the end of this process: it is in Redis, or in the spool while Redis is unreachable"
 

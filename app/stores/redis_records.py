@@ -6,15 +6,20 @@ from typing import Any
 from app.stores import redis_scripts
 from app.stores.records import RecordChange, RecordStore
 
+Execute = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
+
 
 class RedisRecords(RecordStore):
-    """The records of one shard. `execute` waits for the reply to a command, or raises StoreUnavailable."""
+    """The records of one shard.
 
-    def __init__(self, client: Any, prefix: str, execute: Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]) -> None:
-        self._client, self._prefix, self._execute = client, prefix, execute
+    `execute` waits for the reply to a command, and `execute_read` for a large one. Both may raise StoreUnavailable.
+    """
+
+    def __init__(self, client: Any, prefix: str, execute: Execute, execute_read: Execute) -> None:
+        self._client, self._prefix, self._execute, self._execute_read = client, prefix, execute, execute_read
 
     async def read(self, collection: str) -> dict[str, str]:
-        found: dict[str, str] = await self._execute(self._client.hgetall(self._key(collection)))
+        found: dict[str, str] = await self._execute_read(self._client.hgetall(self._key(collection)))
         return found
 
     async def size(self, collection: str) -> int:

@@ -304,6 +304,12 @@ async def test_a_commit_during_a_refresh_is_known_in_the_next_outage(
     "await self._execute(command, self._target.command_slots)",
 )
 @pytest.mark.fails_on_mutant(
+    "records use the slots of commits",
+    "app/stores/redis.py",
+    "self._execute, self._read)",
+    "self._execute, self._execute)",
+)
+@pytest.mark.fails_on_mutant(
     "each read sends a ping", "app/stores/offline.py", "if self._ping is None or self._ping.done():", "if True:"
 )
 async def test_commits_go_on_while_reads_fail(
@@ -323,7 +329,7 @@ async def test_commits_go_on_while_reads_fail(
         errors = await asyncio.gather(*(store.read([TOTAL]) for _ in range(10)), return_exceptions=True)
         assert [type(error) for error in errors] == [StoreUnavailable] * 10
         assert pings() == before + 1
-        for query in (store.sizes([TOTAL]), store.list_buckets()):
+        for query in (store.sizes([TOTAL]), store.list_buckets(), store.records.read("notes")):
             with pytest.raises(StoreUnavailable):
                 await query
         assert store.status().stale_seconds is None
