@@ -24,8 +24,8 @@ export async function openGoalForm(event, goal, callbacks) {
     const number = createNumberField("goal-number", "Number to reach", goal?.target ?? "");
     const period = createField("goal-period", "Counted", "select", {}, ...options({ count: "Each day", total: "In total" }));
     const problem = h("p", { className: "problem", role: "alert" });
-    const remove = h("button", { className: "button danger", type: "button", hidden: !goal }, "Remove goal");
-    const form = h("form", { method: "dialog" }, title, number.el, period.el, problem, h("p", { className: "buttons" }, cancel, remove, h("button", { className: "button primary" }, "Save")));
+    const remove = h("button", { className: "button danger toggle", type: "button", hidden: !goal }, "Remove goal");
+    const form = h("form", { method: "dialog" }, title, number.el, period.el, problem, h("p", { className: "buttons" }, cancel, h("button", { className: "button primary" }, "Save"), remove));
     const path = `/goals/${encodeURIComponent(event)}`;
     const run = async (/** @type {Promise<unknown>} */ request) => {
       const message = await request.then(() => "", (error) => error.message);
