@@ -123,6 +123,12 @@ def test_the_leaderboard_ranks_by_the_chosen_window(tally: Process, open_page, c
     assert console_messages == []
 
 
+@pytest.mark.fails_on_mutant(
+    "an address leads to any path",
+    "static/js/pages/history.js",
+    'dayOrNone(query.get("with") ?? "")',
+    'query.get("with") ?? ""',
+)
 def test_two_closed_days_are_compared(tally: Process, open_page, console_messages: list[str]) -> None:
     page = open_page(f"{tally.url}/#/history")
     expect(page.locator("#history-day")).to_contain_text("920 hits across 3 events")
@@ -140,6 +146,11 @@ def test_two_closed_days_are_compared(tally: Process, open_page, console_message
     assert f"/{past_day(2)}?with={past_day(2)}" in page.url
     expect(page.locator("#history-day")).to_contain_text("467 hits across 4 events")
     expect(page.locator(".corrections")).to_contain_text("Corrected gone count 9 7")
+    paths: list[str] = []
+    page.on("request", lambda request: paths.append(request.url.removeprefix(tally.url)))
+    with page.expect_response(f"**/history/{past_day(2)}"):
+        page.evaluate(f"location.hash = '#/history/{past_day(2)}?with=../set/a%3Fvalue=1'")
+    assert not [path for path in paths if path.startswith("/set")]
     assert console_messages == []
 
 

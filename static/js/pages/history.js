@@ -13,6 +13,9 @@ const ROWS_MAX = 200; // The CSV file has all rows of a day.
 const DAYS_MAX = 90; // More bars would be too narrow to distinguish.
 const DAY_MS = 86_400_000;
 
+/** Another text in the address must not lead a request, which has the API key, to another path. @param {string} text */
+const dayOrNone = (text) => (/^\d{4}-\d\d-\d\d$/.test(text) ? text : "");
+
 function correctionRow(/** @type {Correction} */ { at, action, eventName, before, after }) {
   const verb = { reset: "Day reset", correct: "Corrected", delete: "Deleted" }[action] ?? action;
   const change = (/** @type {"count"|"total"} */ key) => (before && after && before[key] === after[key]) || !before ? []
@@ -91,7 +94,7 @@ export function createHistory() {
   return {
     title: () => (selection.day ? longDate(selection.day) : "History"),
     show({ name, query }) {
-      selection = { day: /^\d{4}-\d\d-\d\d$/.test(name) ? name : "", other: query.get("with") ?? "" };
+      selection = { day: dayOrNone(name), other: dayOrNone(query.get("with") ?? "") };
       load();
     },
     reload: load,
