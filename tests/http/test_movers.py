@@ -68,7 +68,7 @@ async def test_a_time_before_the_first_hit_is_not_compared(client: httpx.AsyncCl
 @pytest.mark.fails_on_mutant(
     "hours that were deleted are 0",
     "app/http/routes/movers.py",
-    "or last.start < clock.at() - self._hours_kept_seconds",
+    "or (hours and last.start < clock.at() - self._hours_kept_seconds)",
     "",
 )
 @pytest.mark.parametrize("client", [{"hours_kept_days": 7}], indirect=True)
@@ -80,6 +80,9 @@ async def test_hours_that_are_not_kept_are_not_compared(client: httpx.AsyncClien
     assert (await movers(client, "window=7d"))["events"] == []
 
 
+@pytest.mark.fails_on_mutant(
+    "no week is compared at midnight", "app/http/routes/movers.py", "if not buckets or", "if not hours or"
+)
 @pytest.mark.parametrize("client", [{"timezone": ZoneInfo("Europe/Berlin")}], indirect=True)
 async def test_a_week_is_compared_with_the_week_before(client: httpx.AsyncClient, clock: SettableClock) -> None:
     """The clock is put back on 25 October."""
@@ -97,6 +100,9 @@ async def test_a_week_is_compared_with_the_week_before(client: httpx.AsyncClient
         await count_at(client, clock, instant, {"a": hits})
     found = await movers(client, "window=7d")
     assert found == {"until": "2026-10-28T10:00:00+01:00", "events": [{"eventName": "a", "count": 112, "previous": 7}]}
+    clock.go_to("2026-10-29T00:10:00+01:00")  # both periods are six days while no hour of this day is over
+    found = await movers(client, "window=7d")
+    assert found["events"] == [{"eventName": "a", "count": 224, "previous": 14}]
 
 
 @pytest.mark.fails_on_mutant(

@@ -96,9 +96,9 @@ class _MoverReader:
         hour = calendar.local(clock.slot().hour).hour
         all_hours = calendar.starts("hour", calendar.next_day(last.start) - 1, _HOURS_MAX)
         hours = [at for at in all_hours if at >= last.start and calendar.local(at).hour < hour]
-        if not hours or last.start < clock.at() - self._hours_kept_seconds:
-            return None
         buckets = [*full_days, *(Bucket("hour", at) for at in hours)]
+        if not buckets or (hours and last.start < clock.at() - self._hours_kept_seconds):
+            return None
         return await self._sum(buckets) if buckets[0].start >= await self._first_day() else None
 
     async def _sum(self, buckets: Sequence[Bucket]) -> dict[str, int]:
