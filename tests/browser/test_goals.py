@@ -4,7 +4,7 @@ import re
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, fits_width, wait_until_loaded
 from tests.support.servers import Process
@@ -91,6 +91,15 @@ def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, c
 
 
 @pytest.mark.fails_on_mutant(
+    "the form opens on another page", "static/js/components/goal-form.js", "  if (location.hash !== hash) return;", ""
+)
+@pytest.mark.fails_on_mutant(
+    "notes open on another page",
+    "static/js/components/chart-notes.js",
+    "  if (location.hash !== hash) return () => {};",
+    "",
+)
+@pytest.mark.fails_on_mutant(
     "notifies readers who did not ask", "static/js/data/notifications.js", ' && getPref("notify") === "on"', ""
 )
 def test_a_reader_is_notified_of_a_goal_after_turning_it_on(
@@ -119,4 +128,16 @@ def test_a_reader_is_notified_of_a_goal_after_turning_it_on(
     tally.post("/event/visit", b'{"by": 3}')
     expect(page.locator("#announce")).to_have_text("visit: goal reached, 3 of 2 today")
     assert page.evaluate("shown") == ["visit: goal reached: 3 of 2 today"]
+    page.goto(f"{tally.url}/#/event/visit")
+    delayed: list[Route] = []
+    page.route("**/permissions", lambda route: delayed.append(route))  # noqa: PLW0108 - Playwright cannot mark a builtin
+    for button in ("Edit goal", "Notes"):
+        with page.expect_request("**/permissions"):
+            page.get_by_role("button", name=button, exact=True).click()
+    page.goto(f"{tally.url}/#/leaderboard")
+    for route in delayed:
+        with page.expect_response("**/permissions"):
+            route.continue_()
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.locator("dialog[open]")).to_have_count(0)
     assert console_messages == []

@@ -53,7 +53,9 @@ export function createChartNotes(host, onLoad) {
 
 /** Returns a function that draws the list again. @param {string} event or "" @param {() => TimelineNote[]} read returns the present notes of the chart */
 async function openDialog(event, read) {
+  const { hash } = location;
   const { write, admin } = await getPermissions(apiKey()).catch(() => ({ write: true, admin: true })); // The server decides.
+  if (location.hash !== hash) return () => {}; // The reader has gone to another page.
   const problem = h("p", { className: "problem", role: "alert" });
   const list = h("ul", { className: "notes" });
   const hint = h("p", { className: "note" });

@@ -12,7 +12,9 @@ export async function openGoalForm(event, goal, callbacks) {
   const cancel = h("button", { className: "button", type: "button" }, "Cancel");
   const title = h("h2", { id: "confirm-title" }, "Goal of ", h("bdi", { dir: "auto", translate: false }, event));
   cancel.addEventListener("click", () => dialog.close());
+  const { hash } = location;
   const permissions = await getPermissions(apiKey()).catch(() => null);
+  if (location.hash !== hash) return; // The reader has gone to another page.
   if (!dialog.open) dialog.showModal();
   if (permissions?.admin) return drawForm();
   const keyHost = h("div", {});
