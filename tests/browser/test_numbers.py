@@ -279,7 +279,7 @@ def test_a_headline_compares_today_with_earlier_days(tally: Process, open_page) 
     for path, headline in (("/#/", "#today"), ("/#/event/search", "#event-today")):
         page.goto(tally.url + path)
         expect(page.locator(f"{headline} .compared")).to_have_text(
-            re.compile(r"By 2:00\sPM: 50% more than yesterday \(14\)$")
+            re.compile(r"By 2:00\sPM: 21, 50% more than yesterday \(14\)$")
         )
 
 
@@ -357,7 +357,7 @@ def test_cards_and_the_leaderboard_show_changes(tally: Process, open_page, conso
     view, search = (page.locator(f'[data-event="{name}"] .delta') for name in ("page.view", "search"))
     expect(view).to_have_text("▼ 100")
     expect(view).to_have_accessible_name(
-        re.compile(r"By 2:00\sPM: 33.3% fewer than yesterday \(300\), 20% fewer than a week ago \(250\)$")
+        re.compile(r"By 2:00\sPM: 200, 33.3% fewer than yesterday \(300\), 20% fewer than a week ago \(250\)$")
     )
     for i, name in enumerate(["page.view", "search"]):
         expect(page.locator(".card .name").nth(i)).to_have_text(name)

@@ -70,7 +70,7 @@ export function createCommandPalette(counters, actions) {
 /** Returns the choices of the visible page, such as the ranges of a chart. */
 function choices() {
   const inputs = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("[data-page]:not([hidden]) .segments input:not(:checked)"));
-  return [...inputs].map((input) => {
+  return [...inputs].filter((input) => input.offsetParent).map((input) => {
     const group = input.closest("fieldset");
     const title = group?.ariaLabel ?? group?.querySelector("legend")?.textContent;
     return { label: `${title}: ${input.parentElement?.textContent}`, hint: "", run: () => input.click() };

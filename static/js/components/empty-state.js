@@ -1,14 +1,14 @@
 // The first five minutes: what Tally is, code to count the reader's own event, and a button that sends a hit.
 
 import { eventPath, send } from "../data/api.js";
-import { ciStep, curlHit, python, script } from "../data/snippets.js";
+import { ciStep, curlHit, python, webPage } from "../data/snippets.js";
 import { byId, createSegmentedControl } from "../lib/dom.js";
 import { createCodeBlock } from "./code-block.js";
 import { createTallyMarks } from "./tally-marks.js";
 
 const STROKES = 8; // One whole gate and the beginning of the next.
 /** @type {Record<string, [string, (name: string, keyed: boolean) => string]>} */ const WAYS = {
-  curl: ["curl", curlHit], page: ["Web page", script], python: ["Python", python], ci: ["CI", ciStep],
+  curl: ["curl", curlHit], page: ["Web page", webPage], python: ["Python", python], ci: ["CI", ciStep],
 };
 
 /** @param {Session} session @returns {(visible: boolean) => void} shows or hides it */

@@ -1,6 +1,6 @@
 // The drawer that shows an event elsewhere: a preview, the code to copy, and the setting that the server is missing.
 
-import { badgeMarkdown, curlHit, curlStream, encodeName, frame, script, urlOf } from "../data/snippets.js";
+import { badgeMarkdown, countClick, curlHit, curlStream, encodeName, frame, showNumber, urlOf } from "../data/snippets.js";
 import { byId, createSegmentedControl, h, s, setText } from "../lib/dom.js";
 import { number } from "../lib/format.js";
 import { createCodeBlock } from "./code-block.js";
@@ -82,7 +82,7 @@ export function createSharePanel({ counters, health }) {
       title: "Script",
       fields: () => [],
       draw: () => ({
-        preview: h("p", { className: "lead" }, h("span", { className: "live value" }, number(counters.countOf(name))), h("button", { disabled: true }, "Click")), code: { HTML: script(name) },
+        preview: h("p", { className: "lead" }, h("span", { className: "live value" }, number(counters.countOf(name))), h("button", { disabled: true }, "Click")), code: { "Show today’s count": showNumber(name), "Count a click": countClick(name) },
         notes: [
           isOpen("scripts") ? ["Pages of the origins in ", code("TALLY_ALLOWED_ORIGINS"), " can use this."]
             : restart("No other site can use this yet.", "TALLY_ALLOWED_ORIGINS=https://your.site"),

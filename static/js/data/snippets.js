@@ -26,9 +26,11 @@ export const curlHit = (name, keyed) => [
 /** @param {string} name @param {boolean} keyed whether the server requires a key */
 export const curlStream = (name, keyed) => `curl -N ${keyed ? `-H '${READ_KEY}' ` : ""}'${urlOf(`/stream?event=${encodeName(name)}`)}'`;
 
-export const script = (/** @type {string} */ name) => `<script src="${urlOf("/static/tally-1.js")}" defer></script>
-<span data-tally-count="${attribute(name)}"></span>
-<button data-tally-hit="${attribute(name)}">Click</button>`;
+const loadScript = () => `<script src="${urlOf("/static/tally-1.js")}" defer></script>`;
+const button = (/** @type {string} */ name) => `<button data-tally-hit="${attribute(name)}">Click</button>`;
+export const showNumber = (/** @type {string} */ name) => `${loadScript()}\n<span data-tally-count="${attribute(name)}"></span>`;
+export const countClick = (/** @type {string} */ name) => `${loadScript()}\n${button(name)}`;
+export const webPage = (/** @type {string} */ name) => `${showNumber(name)}\n${button(name)}`;
 
 /** @param {string} name @param {boolean} keyed whether the server requires a key */
 export const python = (name, keyed) => `import time, urllib.request, uuid

@@ -60,7 +60,7 @@ export function comparedWithEarlierDays(until, today, yesterday, weekAgo) {
     ...(yesterday === null ? [] : [`${comparison(today, yesterday)} yesterday (${number(yesterday)})`]),
     ...(weekAgo === null ? [] : [`${comparison(today, weekAgo)} a week ago (${number(weekAgo)})`]),
   ];
-  return parts.length ? `By ${time(Date.parse(until))}: ${parts.join(", ")}` : "";
+  return parts.length ? `By ${time(Date.parse(until))}: ${number(today)}, ${parts.join(", ")}` : "";
 }
 
 /** Formats the end of the server's day, on both clocks if they differ. @param {string} iso with the server's UTC offset */
