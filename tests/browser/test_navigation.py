@@ -70,7 +70,10 @@ def test_a_decomposed_name_is_found_and_the_file_has_what_the_filter_shows(tally
     with page.expect_download() as download:
         page.locator("#export").click()
     assert download.value.suggested_filename == f"tally-{past_day(0)}.csv"
-    assert list(csv.reader(io.StringIO(Path(download.value.path()).read_text()))) == [["event", "count"], [CAFE, "1"]]
+    assert list(csv.reader(io.StringIO(Path(download.value.path()).read_text()))) == [
+        ["event", "count", "notes"],
+        [CAFE, "1", ""],
+    ]
 
 
 @pytest.mark.fails_on_mutant(
