@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("event")
     add.add_argument("when", type=_condition, help="such as total=1000, every=100, count=50 or below=1/1h")
     add.add_argument("url")
-    add.add_argument("--format", choices=("json", "slack", "discord", "ntfy"), default="json")
+    add.add_argument("--format", choices=("json", "slack", "discord", "ntfy"), help="by default that of the URL's host")
     actions.add_parser("delete", help="delete an alert, and its messages that were not sent").add_argument("id")
 
 
@@ -44,9 +44,10 @@ def run(arguments: argparse.Namespace, url: str, key: str | None) -> str:
 
 def _run(arguments: argparse.Namespace, client: httpx.Client) -> str:
     if arguments.action == "add":
-        body = {name: getattr(arguments, name) for name in ("event", "when", "url", "format")}
+        fields = {name: getattr(arguments, name) for name in ("event", "when", "url", "format")}
+        body = {name: value for name, value in fields.items() if value is not None}
         alert = _json(client.post("/alerts", json=body))
-        secret = f" JSON is signed with {alert['secret']}" if arguments.format == "json" else ""
+        secret = f" JSON is signed with {alert['secret']}" if alert["format"] == "json" else ""
         return f"Added {alert['id']}.{secret}"
     if arguments.action == "delete":
         return f"Deleted {_json(client.delete(f'/alerts/{arguments.id}'))['id']}."

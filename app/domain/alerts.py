@@ -7,6 +7,7 @@ node noticed when it was counted fires at the next check.
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +19,7 @@ DAYS_CHECKED = 8  # today and the days before, because hits that were spooled ar
 Threshold = Annotated[int, msgspec.Meta(ge=1, le=COUNT_MAX)]
 Window = Literal["5m", "1h", "1d"]
 Format = Literal["json", "slack", "discord", "ntfy"]
+_FORMATS: Mapping[str, Format] = {"hooks.slack.com": "slack", "discord.com": "discord", "ntfy.sh": "ntfy"}  # by host
 ALL_TIME = 0  # the key of the track of a condition that does not start again each day
 
 
@@ -60,12 +62,15 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 class AlertFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an administrator sets. Without a secret, the present one is kept, or a new one is made."""
+    """What an administrator sets. Without a secret, the present one is kept, or a new one is made.
+
+    `format` is None if the URL chooses it.
+    """
 
     event: str
     when: Condition
     url: str
-    format: Format = "json"
+    format: Format | None = None
     secret: str | None = None
 
 
@@ -147,6 +152,11 @@ class Delivery(msgspec.Struct, frozen=True):
     attempts: int = 0
     error: str = ""
     failed: bool = False
+
+
+def format_of(url: str) -> Format:
+    """Return the format that the host of a URL understands."""
+    return _FORMATS.get(urlsplit(url).hostname or "", "json")
 
 
 def arm(alert: Alert, observed: Observation, today: int) -> Alert:
