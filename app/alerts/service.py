@@ -12,7 +12,7 @@ from app.alerts.messages import SECRET_PREFIX
 from app.alerts.sender import AlertSender
 from app.alerts.storage import AlertStorage, Saved
 from app.alerts.watcher import AlertWatcher
-from app.domain.alerts import ALERTS_MAX, Alert, AlertFields, Delivery
+from app.domain.alerts import ALERTS_MAX, Alert, AlertFields, Delivery, format_of
 from app.domain.calendar import Clock
 from app.metrics import Metrics
 from app.stores.base import CounterStore, StoreUnavailable
@@ -79,7 +79,8 @@ class AlertService:
         event, when, url, format_, secret = msgspec.structs.astuple(fields)
         secret = secret or SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
         now = int(self._clock.at())
-        alert = await self.watcher.armed(Alert(uuid.uuid4().hex, event, when, url, format_, secret, now, 0))
+        new = Alert(uuid.uuid4().hex, event, when, url, format_ or format_of(url), secret, now, 0)
+        alert = await self.watcher.armed(new)
         await self._storage.add(alert)
         self.watcher.watch(alert)
         return alert
@@ -91,7 +92,7 @@ class AlertService:
                 return None
             old = saved.value
             changes = {name: value for name, value in msgspec.structs.asdict(fields).items() if value is not None}
-            alert = msgspec.structs.replace(old, **changes)
+            alert = msgspec.structs.replace(old, **{"format": format_of(fields.url), **changes})
             if (alert.event, alert.when) != (old.event, old.when):
                 alert = await self.watcher.armed(msgspec.structs.replace(alert, revision=old.revision + 1))
             if await self._storage.replace(saved, alert):

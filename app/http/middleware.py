@@ -25,8 +25,10 @@ _GET_WITH_EFFECT = (*CHANGING_PATHS, "/socket.io/", "/backup")
 _ANY_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"cross-origin-resource-policy", b"cross-origin")]
 
 _COMPRESSION = 2000, 5  # bytes from which a response is compressed, and the level: 250 kB of counts take 6 ms
-# Exports and backups are streamed in small parts, which would be compressed one by one in the event loop.
-_UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/x-ndjson", "application/vnd.sqlite3")
+# Exports and backups are streamed in small parts, which would be compressed one by one in the event loop. Pages and
+# their files are compressed once: see static_files.
+_STREAMED, _STATIC = ("application/x-ndjson", "application/vnd.sqlite3"), ("text/html", "text/css", "text/javascript")
+_UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, *_STREAMED, *_STATIC)
 
 
 def browser_headers(scope: Scope, origins: Origins) -> Headers:

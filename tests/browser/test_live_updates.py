@@ -127,17 +127,17 @@ def test_a_page_loads_its_data_again_after_the_server_returns(restartable_tally:
 @pytest.mark.fails_on_mutant(
     "sees no new version", "static/js/data/session.js", "health.version !== version", "health.version === 'another'"
 )
-def test_a_new_server_version_is_offered_to_a_page_and_reloads_a_kiosk(empty_tally: Process, open_page) -> None:
+def test_a_new_server_version_is_offered_to_a_page_and_reloads_a_kiosk(restartable_tally: Process, open_page) -> None:
     page, kiosk = (open_page("about:blank", clock=True) for _ in range(2))
     for one, path in ((page, "/"), (kiosk, "/kiosk")):
         # The page reads the version from /health.
         with one.expect_response("**/health"):
-            one.goto(empty_tally.url + path)
+            one.goto(restartable_tally.url + path)
         expect_status(one, "live")
         one.evaluate("document.documentElement.dataset.same = ''")
-    empty_tally.kill()
-    empty_tally._command = ("-c", "import app; app.__version__ = '99.0'; from app.cli import main; main()")
-    empty_tally.start()
+    restartable_tally.kill()
+    restartable_tally._command = ("-c", "import app; app.__version__ = '99.0'; from app.cli import main; main()")
+    restartable_tally.start()
     for one in (page, kiosk):
         with one.expect_response("**/health"):
             one.clock.fast_forward(10_000)

@@ -96,7 +96,7 @@ async def test_openapi_lists_all_routes_and_the_docs_work_offline(client: httpx.
         "POST /event/{name}", "GET /event/{name}", "POST /events", "GET /events", "GET /leaderboard",
         "GET /event/{name}/audience", "GET /audience", "GET /user/{id}", "GET /session/{id}", "PUT /event/{name}",
         "DELETE /event/{name}", "POST /reset", "DELETE /user/{id}", "GET /export", "POST /import",
-        "GET /event/{name}/series", "GET /series", "GET /history", "GET /history/{day}", "GET /health",
+        "GET /event/{name}/series", "GET /series", "GET /movers", "GET /history", "GET /history/{day}", "GET /health",
         "GET /health/live", "GET /health/ready", "GET /metrics", "GET /badge/{name}.svg",
         "GET /event/{name}/shield.json", "GET /stream",
         "GET /metrics/events", "GET /backup", "GET /permissions",

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from app.alerts.messages import SECRET_PREFIX
 from app.alerts.service import AlertService, TooManyAlerts
 from app.alerts.transport import URL_LENGTH_MAX, url_error
-from app.domain.alerts import ALERTS_MAX, Alert, AlertFields, Delivery, Format, format_of
+from app.domain.alerts import ALERTS_MAX, Alert, AlertFields, Delivery, Format
 from app.domain.calendar import Calendar, Clock
 from app.domain.counting import COUNT_MAX
 from app.domain.names import event_name
@@ -122,8 +122,7 @@ async def _parse(request: Request, *, allow_private: bool) -> AlertFields:
     for field, error in errors.items():
         if error:
             raise Problem(INVALID_REQUEST, f"{field}: {error}")
-    event = valid_name(event_name, fields.event, "event")
-    return msgspec.structs.replace(fields, event=event, format=fields.format or format_of(fields.url))
+    return msgspec.structs.replace(fields, event=valid_name(event_name, fields.event, "event"))
 
 
 def _too_many() -> Problem:
