@@ -207,6 +207,7 @@ def test_two_events_are_compared_in_one_chart(tally: Process, open_page, console
     expect(page.locator("#event-chart .note")).to_contain_text("160 hits of")
     choose(page, "#event-chart", "Month")
     expect(page).to_have_url(re.compile("range=month&with=signup$"))
+    expect(page.locator("#event-chart rect.bar")).to_have_count(30)
     page.locator("#event-chart svg").focus()
     page.keyboard.press("End")
     expect(page.locator("#event-chart .tooltip")).to_contain_text(re.compile("120 hits · 40 of .signup"))
