@@ -326,7 +326,7 @@ async def test_a_node_that_does_not_respond_in_time_is_a_504(proxy) -> None:
 )
 async def test_the_tls_setup_of_the_documentation_works(proxy, node: Process, tmp_path: Path) -> None:
     section = (ROOT / "docs/how-to/reverse-proxy.md").read_text().partition("## TLS\n")[2].partition("\n## ")[0]
-    nginx, _, shell = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+    nginx, shell, _ = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
     subprocess.run(["sh", "-euc", shell], cwd=tmp_path, check=True, capture_output=True)
     port = free_port()
     lines = nginx.replace("8443", f"127.0.0.1:{port}").replace(
