@@ -1,11 +1,9 @@
 """The dashboard as a reader uses it: waits, locators, accessibility checks, and event names that try to attack it."""
 
-import contextlib
 import unicodedata
 from datetime import UTC, datetime, timedelta
 
 from playwright.sync_api import Locator, Page, expect
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.support.servers import ROOT
 
@@ -78,11 +76,12 @@ def choose(page: Page, group: str, label: str) -> None:
 
 
 def fits_width(page: Page) -> bool:
-    """Return whether nothing is wider than the screen. A kiosk adapts to a new size in the next frame."""
-    fits = "document.documentElement.scrollWidth <= innerWidth"
-    with contextlib.suppress(PlaywrightTimeout):
-        page.wait_for_function(fits, timeout=2000)
-    return page.evaluate(fits)
+    """Return whether nothing is wider than the screen. A kiosk adapts to a new size within some frames."""
+    return page.evaluate("""async () => {
+      const fits = () => document.documentElement.scrollWidth <= innerWidth;
+      for (let frames = 0; frames < 120 && !fits(); frames += 1) await new Promise(requestAnimationFrame);
+      return fits();
+    }""")
 
 
 def accessibility_violations(page: Page) -> list[str]:
