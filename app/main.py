@@ -11,7 +11,7 @@ from app.alerts.service import AlertService
 from app.backups import Backups
 from app.domain.calendar import Calendar, Clock, TimeSlot
 from app.group_commit import GroupCommitter
-from app.http.app import TallyApp, include_notes, include_pages, include_routes, include_shares
+from app.http.app import TallyApp, include_pages, include_records, include_routes
 from app.http.origins import Origins
 from app.http.permissions import Permissions
 from app.http.rate_limits import RateLimits
@@ -22,6 +22,7 @@ from app.live.peers import PeerSync
 from app.live.socketio import SocketIoServer
 from app.metrics import Metrics
 from app.nightly_check import NightlyCheck
+from app.notes import Notes
 from app.scheduler import Jobs
 from app.settings import Settings
 from app.shares import Shares
@@ -63,6 +64,7 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
     app.state.socketio = services.socketio_server
     app.state.broadcaster, app.state.store, app.state.kafka = services.broadcaster, services.store, services.kafka
     app.state.jobs = services.jobs.scheduler
+    notes = Notes(services.store.records)
     include_routes(
         app,
         settings=settings,
@@ -76,16 +78,18 @@ def create_app(settings: Settings, now: Callable[[], float] = time.time) -> Tall
         metrics=services.metrics,
         status_monitor=services.status_monitor,
         backups=services.backups,
-        alert_service=services.alerts,
+        note_service=notes,
     )
-    include_notes(app, settings=settings, rate_limits=services.rate_limits, store=services.store, clock=services.clock)
-    include_shares(
+    include_records(
         app,
-        services.shares,
+        settings=settings,
         rate_limits=services.rate_limits,
         store=services.store,
         clock=services.clock,
         broadcaster=services.broadcaster,
+        alert_service=services.alerts,
+        note_service=notes,
+        share_service=services.shares,
     )
     include_pages(app, services.socketio_server, settings.embed_origins)
     return app

@@ -152,21 +152,20 @@ def include_routes(
     metrics: Metrics,
     status_monitor: StatusMonitor,
     backups: Backups,
-    alert_service: AlertService,
+    note_service: Notes,
 ) -> None:
-    """Add the routes of the API. Hits go to Kafka if the settings name one as a buffer."""
+    """Add the routes that count, read and change counts. Hits go to Kafka if the settings name one as a buffer."""
     queries, read_limit = CountQueries(store, clock), ReadLimit(rate_limits, store)
     router, reads, writes = _routers(app, rate_limits, read_limit)
-    count.add_routes(router, (buffer := kafka and kafka.buffer) or committer, rate_limits, app.permissions)
+    buffer = kafka and kafka.buffer
+    count.add_routes(router, buffer or committer, rate_limits, app.permissions)
     if not buffer:
         app.fast_path = FastPath(committer, app.permissions, app.origins, rate_limits, app.error_response, app.prefix)
     counts.add_routes(router, reads, queries, read_limit, app.prefix)
-    _include_past(reads, queries, store, settings)
+    _include_past(reads, queries, note_service, settings)
     badges.add_routes(reads, store, clock)
     stream.add_routes(reads, broadcaster)
     admin.add_routes(writes, committer, store, clock, settings.events_max)
-    alerts.add_routes(writes, alert_service, clock)
-    goals.add_routes(reads, writes, Goals(store.records), queries)
     export_import.add_routes(writes, store, clock, backups)
     if settings.countapi:
         countapi.add_routes(router, store, committer, rate_limits, read_limit)
@@ -178,33 +177,31 @@ def include_routes(
     operations.add_health(router, store, clock, peers, broadcaster, kafka, status_monitor, app.permissions)
 
 
-def _include_past(reads: APIRouter, queries: CountQueries, store: CounterStore, settings: Settings) -> None:
+def _include_past(reads: APIRouter, queries: CountQueries, note_service: Notes, settings: Settings) -> None:
     """Add the routes that read counts of earlier times."""
     series.add_routes(reads, queries)
     movers.add_routes(reads, queries, settings.hours_kept_days, settings.days_kept)
     visitors.add_routes(reads, queries)
-    history.add_routes(reads, queries, Notes(store.records), settings.days_kept)
+    history.add_routes(reads, queries, note_service, settings.days_kept)
 
 
-def include_notes(
-    app: TallyApp, *, settings: Settings, rate_limits: RateLimits, store: CounterStore, clock: Clock
-) -> None:
-    """Add the routes of notes."""
-    _, reads, writes = _routers(app, rate_limits, ReadLimit(rate_limits, store))
-    notes.add_routes(reads, writes, Notes(store.records), clock, app.permissions, rate_limits, settings.days_kept)
-
-
-def include_shares(
+def include_records(
     app: TallyApp,
-    share_service: Shares,
     *,
+    settings: Settings,
     rate_limits: RateLimits,
     store: CounterStore,
     clock: Clock,
     broadcaster: Broadcaster,
+    alert_service: AlertService,
+    note_service: Notes,
+    share_service: Shares,
 ) -> None:
-    """Add the routes of shares."""
+    """Add the routes of what is stored in addition to counts: alerts, goals, notes and shares."""
     _, reads, writes = _routers(app, rate_limits, ReadLimit(rate_limits, store))
+    alerts.add_routes(writes, alert_service, clock)
+    goals.add_routes(reads, writes, Goals(store.records), store, clock)
+    notes.add_routes(reads, writes, note_service, clock, app.permissions, rate_limits, settings.days_kept)
     shares.add_admin_routes(writes, share_service, clock, app.prefix)
     shares.add_public_routes(reads, share_service, store, clock, broadcaster)
 

@@ -28,6 +28,7 @@ _COMPRESSION = 2000, 5  # bytes from which a response is compressed, and the lev
 # Exports and backups are streamed in small parts, which would be compressed one by one in the event loop. Pages and
 # their files are compressed once: see static_files.
 _STREAMED, _STATIC = ("application/x-ndjson", "application/vnd.sqlite3"), ("text/html", "text/css", "text/javascript")
+_SEND = "tally.send"  # in the scope: sends a message as it is
 _UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, *_STREAMED, *_STATIC)
 
 
@@ -88,15 +89,16 @@ class CompressionMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._gzip = GZipMiddleware(self._run, *_COMPRESSION, exclude_content_types=_UNCOMPRESSED)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def run(scope: Scope, receive: Receive, send_compressed: Send) -> None:
-            async def send_message(message: Message) -> None:
-                await (send_compressed if message["type"].startswith("http.") else send)(message)
+        await self._gzip({**scope, _SEND: send}, receive, send)
 
-            await self._app(scope, receive, send_message)
+    async def _run(self, scope: Scope, receive: Receive, send_compressed: Send) -> None:
+        async def send_message(message: Message) -> None:
+            await (send_compressed if message["type"].startswith("http.") else scope[_SEND])(message)
 
-        await GZipMiddleware(run, *_COMPRESSION, exclude_content_types=_UNCOMPRESSED)(scope, receive, send)
+        await self._app(scope, receive, send_message)
 
 
 class HeadMiddleware:

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Request
 from typing_extensions import TypedDict
 
 from app.domain.buckets import TOTAL
+from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import COUNT_MAX
 from app.goals import GOALS_MAX, Goal, Goals, TooManyGoals
 from app.http.errors import Problem
 from app.http.parsing import HIT_BYTES_MAX, decode, event_name_in_path, read_body
 from app.http.problem_kinds import GOAL_LIMIT, INVALID_REQUEST, NOT_FOUND
-from app.http.queries import CountQueries
+from app.stores.base import CounterStore
 
 GoalEvent = Annotated[str, Depends(event_name_in_path(b"goals"))]
 GoalRow = TypedDict("GoalRow", {"eventName": str, "goal": dict[str, int], "count": int, "total": int, "day": str})
@@ -29,13 +30,13 @@ _SCHEMA = {
 _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
-def add_routes(reads: APIRouter, writes: APIRouter, goals: Goals, queries: CountQueries) -> None:
+def add_routes(reads: APIRouter, writes: APIRouter, goals: Goals, store: CounterStore, clock: Clock) -> None:
     """Add the routes of goals."""
 
     @reads.get("/goals")
     async def list_goals() -> list[GoalRow]:
         """Return all goals by event, with the present numbers."""
-        return await _rows(queries, await goals.read())
+        return await _rows(store, clock.slot(), await goals.read())
 
     @writes.put("/goals/{name}", openapi_extra=_BODY)
     async def set_goal(request: Request, event: GoalEvent) -> GoalRow:
@@ -48,7 +49,7 @@ def add_routes(reads: APIRouter, writes: APIRouter, goals: Goals, queries: Count
         except TooManyGoals:
             detail = f"there are {GOALS_MAX} goals, the most allowed; delete one"
             raise Problem(GOAL_LIMIT, detail, {"Retry-After": "3600"}) from None
-        return (await _rows(queries, {event: goal}))[0]
+        return (await _rows(store, clock.slot(), {event: goal}))[0]
 
     @writes.delete("/goals/{name}")
     async def delete_goal(event: GoalEvent) -> GoalRow:
@@ -56,15 +57,14 @@ def add_routes(reads: APIRouter, writes: APIRouter, goals: Goals, queries: Count
         goal = await goals.delete(event)
         if goal is None:
             raise Problem(NOT_FOUND, "this event has no goal; GET /goals lists them")
-        return (await _rows(queries, {event: goal}))[0]
+        return (await _rows(store, clock.slot(), {event: goal}))[0]
 
 
-async def _rows(queries: CountQueries, goals: Mapping[str, Goal]) -> list[GoalRow]:
+async def _rows(store: CounterStore, slot: TimeSlot, goals: Mapping[str, Goal]) -> list[GoalRow]:
     """Return goals with the present count and total of their events."""
     if not goals:
         return []
-    slot = queries.clock.slot()
-    hits, corrections, totals = await queries.store.read([*slot.day_buckets, TOTAL], list(goals))
+    hits, corrections, totals = await store.read([*slot.day_buckets, TOTAL], list(goals))
     return [
         GoalRow(
             eventName=event,

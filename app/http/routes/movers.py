@@ -60,10 +60,11 @@ class _MoverReader:
         self._lock = asyncio.Lock()
 
     async def read(self, window: Window) -> _Found:
-        async with self._lock, self._queries.large_reads:
+        async with self._lock:
             found = self._found.get(window)
             if found is None or found.minute != self._queries.clock.slot().minute:
-                found = self._found[window] = await self._find(window)
+                async with self._queries.large_reads:
+                    found = self._found[window] = await self._find(window)
             return found
 
     async def _find(self, window: Window) -> _Found:
