@@ -1,4 +1,4 @@
-"""Shares: read-only links to the counts of chosen events, as records of the store, until an administrator revokes them.
+"""Shares: links to the counts of chosen events that need no API key, as records of the store.
 
 Each node keeps all shares in memory, so that anonymous requests with invented tokens never reach the store.
 """

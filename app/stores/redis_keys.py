@@ -40,7 +40,7 @@ alerts                          hash     never                        records   
 deliveries:<id>                 hash     never                        records           deliveries of an alert
 goals                           hash     never                        records           goals by event
 notes                           hash     never                        records           notes on the timeline
-shares                          hash     never                        records           read-only links
+shares                          hash     never                        records           shared links
 sketch                          string   never                        sketch, write     used only inside a script
 """
 

@@ -99,7 +99,7 @@ def test_an_administrator_creates_and_revokes_links_in_the_dashboard(
     tally.post("/event/order")
     page = wait_until_loaded(open_page(f"{tally.url}/#/event/order"))
     page.locator("#share-open").click()
-    create = page.get_by_role("button", name="Create a read-only link")
+    create = page.get_by_role("button", name="Create a shared link")
     create.click()
     expect(page.locator("#share-link .problem")).to_contain_text("Only an admin key")
     page.goto(f"{tally.url}/#/settings")

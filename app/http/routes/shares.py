@@ -1,4 +1,4 @@
-"""GET, POST and DELETE /shares, for administrators, and /share/{token}, for anyone who has the link."""
+"""Shared links: GET, POST and DELETE /shares for administrators, and the public /share/{token}."""
 
 from typing import Annotated, Any
 

@@ -19,7 +19,7 @@ export async function openGoalForm(event, goal, callbacks) {
   if (permissions?.admin) return drawForm();
   const keyHost = h("div", {});
   createKeyForm(keyHost, () => { callbacks.onKey(); openGoalForm(event, goal, callbacks); });
-  dialog.replaceChildren(title, h("p", {}, "Everyone who may read sees a goal. To set one, enter an admin key."), keyHost, h("p", { className: "buttons" }, cancel));
+  dialog.replaceChildren(title, h("p", {}, "All readers see goals. To set one, enter an admin key."), keyHost, h("p", { className: "buttons" }, cancel));
   /** @type {HTMLInputElement} */ (keyHost.querySelector("input[type=password]")).focus();
 
   function drawForm() {

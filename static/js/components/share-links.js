@@ -15,7 +15,7 @@ async function createLink(title, events) {
   try {
     if (!(await getPermissions(apiKey())).admin) throw new Error("Only an admin key may create links. Enter it in Settings.");
     const { token } = await send("POST", "/shares", { title, events });
-    const code = createCodeBlock("read-only link");
+    const code = createCodeBlock("shared link");
     code.show(`${SERVER_URL}/share/${token}`);
     return [code.el, h("p", { className: "note" }, "Copy this link now: it is not shown again. You can revoke it in Settings.")];
   } catch (error) {
@@ -25,7 +25,7 @@ async function createLink(title, events) {
 
 /** Returns a part of the share dialog. @param {string} name an event name */
 export function createLinkSnippet(name) {
-  const button = /** @type {HTMLButtonElement} */ (h("button", { className: "button", type: "button" }, "Create a read-only link"));
+  const button = /** @type {HTMLButtonElement} */ (h("button", { className: "button", type: "button" }, "Create a shared link"));
   const result = h("div", { role: "status" });
   button.addEventListener("click", async () => {
     button.disabled = true;
@@ -33,7 +33,7 @@ export function createLinkSnippet(name) {
     button.disabled = false;
     button.hidden = !result.querySelector(".problem");
   });
-  return h("div", { className: "snippet" }, h("h3", {}, "Read-only link"),
+  return h("div", { className: "snippet" }, h("h3", {}, "Shared link"),
     h("p", { className: "note" }, "A page with the live count of this event only. It needs no key."), button, result);
 }
 
@@ -70,7 +70,7 @@ export function createShareList(host) {
     const more = share.events.length > NAMES_SHOWN ? ` and ${plural(share.events.length - NAMES_SHOWN, "more event")}` : "";
     const revoke = h("button", { className: "button", type: "button", ariaLabel: `Revoke the link ${share.title}` }, "Revoke");
     revoke.addEventListener("click", () => confirmTyped({
-      title: "Revoke this link?", text: `${share.title} stops for everyone who has it open. You can’t undo this.`, word: "revoke", action: "Revoke",
+      title: "Revoke this link?", text: `${share.title} stops working, also on pages that are open. You can’t undo this.`, word: "revoke", action: "Revoke",
       run: () => send("DELETE", `/shares/${share.id}`), onDone: load,
     }));
     return h("li", {}, h("div", {}, h("b", {}, bdi(share.title)), h("p", { className: "note" }, bdi(names), `${more} · ${dateTime(Date.parse(share.createdAt))}`)), revoke);
