@@ -34,7 +34,7 @@ def open_files() -> int:
 
 @pytest.fixture(autouse=True)
 def leaks() -> Iterator[None]:
-    """Collect garbage after a test that leaves files open, so that it fails, and not a later test."""
+    """Collect garbage after a test that leaves files or sockets open, so that it fails, and not a later test."""
     before = open_files()
     yield
     if open_files() > before:

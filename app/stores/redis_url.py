@@ -10,6 +10,7 @@ from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -90,6 +91,8 @@ class RedisTarget(NamedTuple):
             # After a connection has failed, aclose() closes nothing: redis-py regards the client as not initialized.
             for nodes in ("nodes_cache", "startup_nodes"):
                 await self.client.nodes_manager.aclose(nodes)
+        elif isinstance(pool := self.client.connection_pool, SentinelConnectionPool):
+            await pool.sentinel_manager.aclose()  # its connections are not those of the client
 
 
 def _split(url: str) -> SplitResult:
