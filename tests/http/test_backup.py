@@ -10,7 +10,7 @@ from app.stores import sqlite_backup
 from tests.http.clients import asgi_client
 from tests.support.redis_servers import RedisServer
 from tests.support.scenarios.backups import restored_totals
-from tests.support.servers import AS_ADMIN, SettableClock, serving, settings_for
+from tests.support.servers import AS_ADMIN, SettableClock, eventually, serving, settings_for
 
 
 async def test_a_backup_is_a_file_of_sqlite_with_all_counts(client: httpx.AsyncClient, tmp_path: Path) -> None:
@@ -72,4 +72,8 @@ async def test_one_backup_is_downloaded_at_a_time(
             assert (second.status_code, second.json()["code"]) == (409, "backup-running")
             assert (await client.post("/event/a")).status_code == 200
             await response.aread()
-        assert (await client.get("/backup", headers=AS_ADMIN)).status_code == 200
+
+        async def can_download() -> bool:  # as soon as the server has closed its file
+            return (await client.get("/backup", headers=AS_ADMIN)).status_code == 200
+
+        await eventually(can_download)

@@ -34,7 +34,8 @@ async def record_responses(
             response = await client.request(method, url, **request)
             # The value of Retry-After depends on the time.
             headers = {**response.headers, "retry-after": "retry-after" in response.headers}
-            recorded.append((segment, request, response.status_code, headers, response.content))
+            content = re.sub(rb"retry after \d+ s", b"retry after N s", response.content)
+            recorded.append((segment, request, response.status_code, headers, content))
 
         for segment in SEGMENTS:
             await send(segment)
