@@ -35,7 +35,7 @@ async def test_a_stream_of_some_events_begins_with_their_counts_and_has_no_other
 @pytest.mark.fails_on_mutant(
     "a chunk is framed for each client",
     "app/http/middleware.py",
-    '(send_compressed if message["type"].startswith("http.") else send)',
+    '(send_compressed if message["type"].startswith("http.") else scope[_SEND])',
     "send_compressed",
 )
 async def test_a_stream_of_all_events_has_each_change(own_protocol: bool) -> None:

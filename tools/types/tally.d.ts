@@ -60,6 +60,7 @@ type Snapshot = {
 };
 
 /** `buffered` holds the changes that arrive before the snapshot is complete. */
+type Held = { snapshot: Snapshot | null; names: string[]; changes: Map<number, number> };
 type IncomingSnapshot = { awaiting: boolean; partial: Snapshot | null; buffered: Changes[] };
 
 type Row = { name: string; count: number };

@@ -14,6 +14,9 @@ const HEALTH_MS = 30_000;
 const GOALS_MS = 30_000;
 const HEALTH_TROUBLE_MS = 5000; // While something is wrong, its end should show soon.
 
+/** What has arrived while the page was paused: the last snapshot, and the changes after it. @returns {Held} */
+const nothing = () => ({ snapshot: null, names: [], changes: new Map() });
+
 export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHits = () => {}, onSnapshot = () => {}, onGoal = () => {}, onStatus }) {
   const counters = new Counters();
   const goals = new Goals(counters, onGoal);
@@ -23,6 +26,7 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
   let paintQueued = false;
   let loaded = false;
   let paused = false;
+  let held = nothing();
   let wasLimited = false;
   let paintedAt = -PAINT_MS;
   let healthRequestedAt = -HEALTH_MS;
@@ -34,15 +38,11 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
   function schedulePaint() {
     if (paintQueued || !loaded || document.hidden) return;
     paintQueued = true;
-    setTimeout(() => requestAnimationFrame(onFrame), Math.max(0, paintedAt + PAINT_MS - performance.now()));
-  }
-
-  function onFrame() {
-    paintQueued = false;
-    if (!paused) paintNow(); // The reader may have paused since the paint was queued.
+    setTimeout(() => requestAnimationFrame(paintNow), Math.max(0, paintedAt + PAINT_MS - performance.now()));
   }
 
   function paintNow() {
+    paintQueued = false;
     paintedAt = performance.now();
     const { dirty, full } = counters.drain();
     paint(dirty, full, !full && dirty.size <= ANIMATE_MAX);
@@ -64,7 +64,7 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
       if (paintQueued) paintNow(); // A snapshot may have renumbered the events, which `tick` reads by index.
       tick(synced());
     }
-    if (connection.name === "live") loadGoals();
+    if (connection.name === "live" && !paused) loadGoals();
     if (performance.now() - healthRequestedAt > (connection.name === "live" ? HEALTH_MS : HEALTH_TROUBLE_MS)) loadHealth();
   }
 
@@ -81,7 +81,7 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
   /** Loads the counts over HTTP, which is faster than the socket's handshake and works where sockets are blocked. */
   async function load() {
     /** @type {Record<string, number>|null} */ const counts = await get("/events").catch(() => null);
-    if (counts && !synced()) replaceCounts(Object.keys(counts), Object.values(counts));
+    if (counts && !synced() && !paused) replaceCounts(Object.keys(counts), Object.values(counts));
   }
 
   /** @param {string[]} names @param {number[]} counts */
@@ -90,6 +90,44 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     loaded = true;
     goals.updateAll();
     schedulePaint();
+  }
+
+  /** @param {Snapshot} snapshot */
+  function takeSnapshot({ names, counts, resetsAt, day }) {
+    counters.day = day;
+    counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
+    replaceCounts(names, counts);
+    loadGoals.now();
+    onSnapshot();
+  }
+
+  /** @param {[number, number][]} changes @param {string[]} names */
+  function takeChanges(changes, names) {
+    onHits(counters.apply(changes, names));
+    for (const [index, count] of changes) goals.update(counters.names[index], count);
+    schedulePaint();
+  }
+
+  /** @param {[number, number][]} changes @param {string[]} names */
+  function holdChanges(changes, names) {
+    waiting += changes.length;
+    held.names.push(...names);
+    for (const [index, count] of changes) held.changes.set(index, count);
+  }
+
+  function takeHeld() {
+    const { snapshot, names, changes } = held;
+    held = nothing();
+    if (snapshot) takeSnapshot(snapshot);
+    takeChanges([...changes], names);
+    if (changes.size) onSnapshot(); // The charts add hits to the current minute, but these may be older.
+  }
+
+  function setPaused(/** @type {boolean} */ pause) {
+    if (paused && !pause) takeHeld();
+    paused = pause;
+    waiting = 0;
+    report();
   }
 
   return {
@@ -101,19 +139,11 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     start() {
       socket = openSocket({
         apiKey,
-        onSnapshot({ names, counts, resetsAt, day }) {
-          counters.day = day;
-          counters.resetsAt = resetsAt ? Date.parse(resetsAt) : null;
-          replaceCounts(names, counts);
-          loadGoals.now();
-          onSnapshot();
+        onSnapshot(snapshot) {
+          if (paused) held = { ...nothing(), snapshot };
+          else takeSnapshot(snapshot);
         },
-        onChanges({ changes, names }) {
-          waiting += paused ? changes.length : 0;
-          onHits(counters.apply(changes, names));
-          for (const [index, count] of changes) goals.update(counters.names[index], count);
-          schedulePaint();
-        },
+        onChanges: ({ changes, names }) => (paused ? holdChanges : takeChanges)(changes, names),
         onStatus(next) {
           const changed = connection.name !== next.name;
           connection = next;
@@ -136,19 +166,16 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     /** Whether the counts are those of the server. Before that, all of them are 0. */
     isLoaded: () => loaded,
     isPaused: () => paused,
-    /** Paints everything at once, even while paused, because a page has just opened. */
+    /** Paints everything at once, because a page has just opened. */
     repaint() {
       counters.markAllDirty();
       if (loaded) paintNow();
     },
-    setPaused(/** @type {boolean} */ pause) {
-      paused = pause;
-      waiting = 0;
-      report();
-      schedulePaint();
-    },
-    /** Reconnects with the current API key and loads the counts again. */
+    /** While paused, nothing changes the counts. */
+    setPaused,
+    /** Reconnects with the current API key and loads the counts again, even while paused, because the reader has just changed something. */
     reconnect() {
+      setPaused(false);
       socket.reconnect();
       load();
     },
