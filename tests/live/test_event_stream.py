@@ -31,13 +31,15 @@ async def test_a_stream_of_some_events_begins_with_their_counts_and_has_no_other
             assert reader.received[2:] == [update("new", 1), update("a b", 4)]
 
 
-@pytest.mark.parametrize("own_protocol", [True, False])
-@pytest.mark.fails_on_mutant(
+shares_frames = pytest.mark.fails_on_mutant(
     "a chunk is framed for each client",
     "app/http/middleware.py",
     '(send_compressed if message["type"].startswith("http.") else scope[_SEND])',
     "send_compressed",
 )
+
+
+@pytest.mark.parametrize("own_protocol", [pytest.param(True, marks=shares_frames), False])
 async def test_a_stream_of_all_events_has_each_change(own_protocol: bool) -> None:
     async with serving(memory_settings(), own_protocol=own_protocol) as tally, tally.client() as client:
         await client.post("/event/before")
