@@ -34,7 +34,10 @@ def expect_flourish(page: Page, part: str) -> None:
     "flourishing",
 )
 @pytest.mark.fails_on_mutant(
-    "other pages keep the old goals", "static/js/data/session.js", 'if (connection.name === "live") loadGoals();', ""
+    "other pages keep the old goals",
+    "static/js/data/session.js",
+    'if (connection.name === "live" && !paused) loadGoals();',
+    "",
 )
 def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, console_messages: list[str]) -> None:
     tally.post("/event/sale", b'{"by": 37}')

@@ -69,6 +69,9 @@ class Prometheus:
         found = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=20).json()
         return [(series["metric"], series["value"][1]) for series in found["data"]["result"]]
 
+    def events(self, query: str) -> set[str]:
+        return {labels["event"] for labels, _ in self.values(query)}
+
     def firing(self) -> set[str]:
         alerts = httpx.get(f"{self.url}/api/v1/alerts", timeout=20).json()["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
@@ -102,8 +105,7 @@ def test_prometheus_scrapes_a_node_and_a_rule_fires(node: Process, prometheus: P
         "signup": "0",
     }
     wait_until(lambda: bool(prometheus.values("tally:hits:rate1m")), seconds=60)
-    recorded = prometheus.values("tally:event_hits:rate5m")
-    assert {labels["event"] for labels, _ in recorded} == {EVENT, "signup"}
+    wait_until(lambda: prometheus.events("tally:event_hits:rate5m") == {EVENT, "signup"}, seconds=60)
     assert "TallyNodeDown" not in prometheus.firing()
     node.kill()
     wait_until(lambda: "TallyNodeDown" in prometheus.firing(), seconds=60)
