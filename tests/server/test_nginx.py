@@ -86,6 +86,24 @@ def test_the_rules_hold_under_a_path_with_the_line_of_the_guide(tmp_path: Path, 
         node.kill()
 
 
+@pytest.mark.fails_on_mutant(
+    "the other proxy counts as the client",
+    "docs/how-to/reverse-proxy.md",
+    "real_ip_header X-Forwarded-For",
+    "real_ip_header X",
+)
+def test_another_proxy_in_front_passes_on_address_and_scheme(proxy: Callable[..., Proxy], node: Process) -> None:
+    section = (ROOT / "docs/how-to/reverse-proxy.md").read_text().partition("## Behind another proxy\n")[2]
+    (lines,) = re.findall(r"```nginx\n(.*?)```", section, re.DOTALL)
+    old, new = re.findall(r"`(X-Forwarded-Proto \$\w+)`", section)
+    lines = lines.replace("172.16.0.0/12", "127.0.0.1")
+    url = proxy([node.port], {"listen 8080;": f"listen 8080;\n{lines}", old: new}).url
+    headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Origin": url.replace("http", "https")}
+    response = httpx.get(url + POLL, headers=headers)
+    assert response.status_code == 200
+    assert "tally_node=203.0.113.9;" in response.headers["Set-Cookie"]
+
+
 def test_no_hash_is_a_consistent_hash() -> None:
     """A consistent hash uses the name of a server, and behind Docker's DNS all nodes have the same name."""
     hashes = re.findall(r"^\s*hash (.*);", (ROOT / CONF).read_text(), re.MULTILINE)

@@ -164,12 +164,9 @@ ITEMS = {  # by row: what is filled, and the number of items; the first figure i
     "an event name in each minute, hour and day, and its total": (count_names, 4 * 3000),
     "an `Idempotency-Key`": (use_keys(1000, 1), 1000),
     "an `Idempotency-Key` of a batch": (use_keys(200, RESULT_EVENTS_MAX), 200),
-    "the users of an event on a day, also in the minute, in the total and with those of all events": (
-        count_visitors,
-        1,
-    ),
+    "the users of an event on a day": (count_visitors, 1),
     "a correction, deletion or reset": (correct, 300),
-    "a source, which is a process that counts": (use_sources, 500),
+    "a source, such as a process": (use_sources, 500),
 }
 
 
@@ -421,7 +418,7 @@ limits = RateLimits(Settings())
         "for i in range(20_000): limits.consume_for(f'2001:db8:{i:x}:{i:x}::/64', 'write')",
         1 / 5,
     ),
-    "last known counts, which a node on Redis returns in an outage": (
+    "last known counts of Redis": (
         f"{STORE}\nlast_known.ENTRIES_MAX = 50_000; known = last_known.LastKnownCounts(LIMITS)",
         """
 for i in range(1000):
