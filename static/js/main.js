@@ -10,15 +10,12 @@ import { openSession } from "./data/session.js";
 import { byId, h } from "./lib/dom.js";
 import { dateTime, number, plural } from "./lib/format.js";
 import { link, navigate, parseHash } from "./lib/router.js";
-import { createAlerts } from "./pages/alerts.js";
 import { createEventPage } from "./pages/event.js";
-import { createHistory } from "./pages/history.js";
-import { createLeaderboard } from "./pages/leaderboard.js";
 import { createOverview } from "./pages/overview.js";
-import { createSettings } from "./pages/settings.js";
 
 const session = openSession({
   paint(dirty, full, animate) {
+    if (byId("main").ariaBusy) whenIdle(() => Object.values(loaders).forEach((load) => load().catch(() => {}))); // During an outage it would be too late.
     byId("main").removeAttribute("aria-busy");
     currentPage().paint?.(dirty, full, animate);
   },
@@ -49,14 +46,21 @@ const session = openSession({
 });
 const overview = createOverview(session);
 const eventPage = createEventPage(session, session.reconnect);
-/** @type {Record<string, Page>} */ const pages = {
-  overview, event: eventPage, leaderboard: createLeaderboard(session.now), history: createHistory(), alerts: createAlerts(session), settings: createSettings(session),
+/** The pages that few readers open first, so their modules are loaded later. @type {Record<string, () => Promise<{createPage: (session: Session) => Page}>>} */ const loaders = {
+  leaderboard: () => import("./pages/leaderboard.js"),
+  history: () => import("./pages/history.js"),
+  alerts: () => import("./pages/alerts.js"),
+  settings: () => import("./pages/settings.js"),
 };
+/** Those that have been loaded, and the one in place of a page that could not be. @type {Record<string, Page>} */ const pages = {
+  overview, event: eventPage, failed: { title: () => "Page not loaded", show() {}, reload() {} },
+};
+const whenIdle = globalThis.requestIdleCallback ?? setTimeout; // Safari has no idle callbacks.
 const showStatus = createStatusBanner(session.retry);
 const showKeyPrompt = createKeyPrompt(byId("key-prompt"), session.reconnect);
 const filter = byId("filter");
-let view = "";
-let heading = "";
+let view = "overview";
+let heading = ""; // of the page that is shown, or "" until the first one is
 let locked = false;
 /** @type {Promise<() => void>|undefined} */ let palette;
 /** Where the reader was on each entry of the browser's history. @type {Map<string, number>} */ const scrollPositions = new Map();
@@ -66,19 +70,29 @@ const currentPage = () => pages[view];
 const pageElement = () => byId(`page-${view}`);
 const updateKeyPrompt = () => showKeyPrompt(locked && view !== "settings"); // The settings page has a key form.
 
-function showRoute() {
-  const route = parseHash(location.hash);
-  const nextView = Object.hasOwn(pages, route.view) && (route.view !== "event" || route.name) ? route.view : "overview";
-  const nextHeading = nextView === "event" ? link(nextView, route.name) : nextView;
-  const moved = view && nextHeading !== heading;
+/** Loads the page of a view. Returns false if that failed. @param {string} name */
+async function loadPage(name) {
+  const module = await loaders[name]().catch(() => null);
+  if (module) pages[name] ??= module.createPage(session);
+  return module !== null;
+}
+
+async function showRoute() {
+  const { hash } = location;
+  const route = parseHash(hash);
+  const wanted = Object.hasOwn(loaders, route.view) || (route.view === "event" && route.name) ? route.view : "overview";
+  const nextView = pages[wanted] || await loadPage(wanted) ? wanted : "failed";
+  if (location.hash !== hash) return; // The reader has gone to another page.
+  const nextHeading = wanted === "event" ? link(wanted, route.name) : wanted;
+  const moved = heading && nextHeading !== heading;
   const previousEvent = parseHash(heading).name;
-  if (view && view !== nextView) currentPage().hide?.();
+  if (view !== nextView) currentPage().hide?.();
   view = nextView;
   heading = nextHeading;
   for (const section of document.querySelectorAll("[data-page]")) /** @type {HTMLElement} */ (section).hidden = section.getAttribute("data-page") !== view;
   for (const anchor of document.querySelectorAll("[data-to]")) {
     const to = anchor.getAttribute("data-to");
-    if (to === view) anchor.setAttribute("aria-current", "page");
+    if (to === wanted) anchor.setAttribute("aria-current", "page");
     else if (to === "overview" && view === "event") anchor.setAttribute("aria-current", "true"); // The page of an event is below it.
     else anchor.removeAttribute("aria-current");
   }
@@ -191,6 +205,7 @@ addEventListener("keydown", (event) => {
 });
 byId("pause").addEventListener("click", togglePause);
 byId("palette-open").addEventListener("click", togglePalette);
+byId("load-again").addEventListener("click", () => location.reload()); // A browser may keep the failure of a module until then.
 byId("help-open").addEventListener("click", showHelp);
 document.querySelector(".skip")?.addEventListener("click", (event) => {
   // Following the link would change the hash, which belongs to the router.
@@ -201,5 +216,4 @@ history.scrollRestoration = "manual"; // The browser would scroll before the pag
 addEventListener("scroll", () => scrollPositions.set(entry, scrollY), { passive: true });
 addEventListener("beforeprint", preparePrint);
 addEventListener("hashchange", showRoute);
-showRoute();
-session.start();
+showRoute().then(session.start);

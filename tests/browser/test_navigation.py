@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.dashboard import accessibility_violations, past_day, wait_until_loaded
 from tests.support.servers import ROOT, Process
@@ -52,6 +52,46 @@ def test_back_leads_to_the_card_that_was_left(tally: Process, open_page, console
     page.locator(".crumb a").click()
     expect(page).to_have_url(f"{tally.url}/#/?sort=name&range=day")
     assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "a late page replaces a later one", "static/js/main.js", "  if (location.hash !== hash) return;", ""
+)
+@pytest.mark.fails_on_mutant("no page is loaded early", "static/js/main.js", "(load) => load()", "async () => {}")
+def test_a_page_is_loaded_when_it_is_opened(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = open_page("about:blank")
+    delayed: list[Route] = []
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.route("**/pages/settings.js", lambda route: delayed.append(route))  # noqa: PLW0108 - as in test_alerts.py
+    page.route("**/pages/history.js", lambda route: route.abort())
+    with page.expect_request("**/pages/leaderboard.js"):  # after the first number, so that it opens during an outage
+        page.goto(tally.url)
+    expect(page.locator("#today .hero .value").first).to_have_text(re.compile(r"\d"))
+    page.keyboard.press("s")
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.locator("#page-overview")).to_be_visible()
+    page.keyboard.press("l")
+    expect(page.locator("h1:visible")).to_have_text("Leaderboard")
+    with page.expect_response("**/components/share-links.js"):
+        delayed[0].continue_()
+    page.evaluate(
+        "import(document.querySelector('script[type=module]').src.replace('main', 'pages/settings')).then(() => {})"
+    )
+    expect(page).to_have_title("Leaderboard \N{MIDDLE DOT} Tally")
+    page.go_back()
+    expect(page.locator("h1:visible")).to_have_text("Settings")
+    expect(page.locator("h1:visible")).to_be_focused()
+    expect(page).to_have_title("Settings \N{MIDDLE DOT} Tally")
+    page.keyboard.press("h")
+    expect(page.locator("h1:visible")).to_have_text("This page could not be loaded")
+    expect(page.locator("h1:visible")).to_be_focused()
+    assert accessibility_violations(page) == []
+    page.unroute("**/pages/history.js")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("h1:visible")).to_have_text("History")
+    assert [url for url in requests if url.endswith("/alerts")] == []
+    assert [text for text in console_messages if "ERR_FAILED" not in text] == []
 
 
 @pytest.mark.fails_on_mutant(
@@ -242,6 +282,7 @@ def test_keys_choose_a_range_and_the_help_lists_them(tally: Process, open_page) 
     page.keyboard.press("2")
     expect(page.locator("#hits-chart :checked")).to_have_value("day")
     page.keyboard.press("l")
+    expect(page.locator("h1:visible")).to_have_text("Leaderboard")
     page.keyboard.press("4")
     expect(page.locator("#leaderboard-window :checked")).to_have_value("total")
     page.keyboard.press("/")

@@ -29,7 +29,7 @@ function deliveryText({ pending = 0, error = "", failed = [] }) {
 }
 
 /** @param {Session} session @returns {Page} */
-export function createAlerts({ reconnect }) {
+export function createPage({ reconnect }) {
   const dialog = byId("alert-form");
   const list = byId("alerts-list");
   const note = byId("alerts-note");

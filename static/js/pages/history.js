@@ -24,7 +24,7 @@ function correctionRow(/** @type {Correction} */ { at, action, eventName, before
 }
 
 /** @returns {Page} */
-export function createHistory() {
+export function createPage() {
   const body = byId("history-body");
   const note = byId("history-note");
   const daySelect = byId("history-choice");

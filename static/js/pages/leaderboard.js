@@ -13,8 +13,8 @@ const RELOAD_MS = 5000;
 /** @type {Record<string, string>} */ const ORDERS = { count: "Top", change: "Movers" };
 /** @type {Record<string, string>} */ const EARLIER = { today: "yesterday", "7d": "the 7 days before" };
 
-/** @param {() => number} now @returns {Page} */
-export function createLeaderboard(now) {
+/** @param {Session} session @returns {Page} */
+export function createPage({ now }) {
   const note = byId("leaderboard-note");
   const ranking = createRanking(byId("leaderboard-list"), { parts: true });
   const selectWindow = createSegmentedControl(byId("leaderboard-window"), "window", WINDOWS, (value) => navigate(address({ window: value })));

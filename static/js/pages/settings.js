@@ -28,7 +28,7 @@ function healthFacts({ status, reasons, store, durability, nodes, spoolBytes, st
 }
 
 /** @param {Session} session @returns {Page} */
-export function createSettings(session) {
+export function createPage(session) {
   const healthList = byId("health");
   const drawKeyForm = createKeyForm(byId("key"), session.reconnect);
   const shares = createShareList(byId("shares"));
