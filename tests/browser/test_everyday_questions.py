@@ -55,7 +55,9 @@ def today_against_yesterday(page: Page, _: Click) -> None:
 def the_largest_change_of_the_week(page: Page, click: Click) -> None:
     click(page.get_by_role("link", name="Movers"))
     expect(page.locator("#leaderboard-list li").first).to_contain_text("page.view")
-    expect(page.locator("#leaderboard-list li").first).to_contain_text("800")
+    expect(page.locator("#leaderboard-list li").first).to_contain_text("+800 (114%)")
+    weeks = r"^Changes: \w+ \d+ . \w+ \d+ until 12:00\sPM, compared with \w+ \d+ . \w+ \d+ until 12:00\sPM\.$"
+    expect(page.locator("#leaderboard-note")).to_have_text(re.compile(weeks))
 
 
 def top_users(page: Page, click: Click) -> None:

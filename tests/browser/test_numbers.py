@@ -336,7 +336,10 @@ MOVERS = {
     "until": "2026-11-29T14:00:00+00:00",
     "events": [
         {"eventName": "page.view", "count": 200, "previous": 300, "weekAgo": 250},
+        {"eventName": "doubled", "count": 40, "previous": 20, "weekAgo": 20},
         {"eventName": "search", "count": 112, "previous": 100, "weekAgo": None},
+        {"eventName": "fresh", "count": 11, "previous": 0, "weekAgo": 0},
+        {"eventName": "tiny", "count": 9, "previous": 1, "weekAgo": 0},
     ],
 }
 
@@ -350,13 +353,14 @@ MOVERS = {
 @pytest.mark.fails_on_mutant(
     "no movers are loaded", "static/js/components/card-grid.js", "await movers.load(now())", "false"
 )
+@pytest.mark.fails_on_mutant("few hits come first", "static/js/data/movers.js", "HITS_MIN = 10", "HITS_MIN = 0")
 def test_cards_and_the_leaderboard_show_changes(tally: Process, open_page, console_messages: list[str]) -> None:
     tally.post("/events", b'{"no.past": 400}')
     page = open_page("about:blank", timezone_id="UTC", locale="en-US")
     page.route("**/movers?window=today&limit=10000", lambda route: route.fulfill(json=MOVERS))
     page.goto(f"{tally.url}/#/?sort=change")
     view, search = (page.locator(f'[data-event="{name}"] .delta') for name in ("page.view", "search"))
-    expect(view).to_have_text("▼ 100")
+    expect(view).to_have_text("-100 (33%)")
     expect(view).to_have_accessible_name(
         re.compile(r"By 2:00\sPM: 200, 33.3% fewer than yesterday \(300\), 20% fewer than a week ago \(250\)$")
     )
@@ -367,10 +371,20 @@ def test_cards_and_the_leaderboard_show_changes(tally: Process, open_page, conso
     expect(search).to_have_text("▲ 12%")
     expect(search).to_have_accessible_name(re.compile(r"12% more than yesterday \(100\)$"))
     page.goto(f"{tally.url}/#/leaderboard")
-    first, row = page.locator("#leaderboard-list li").first, page.locator("#leaderboard-list li:has-text('page.view')")
-    expect(row).to_contain_text("▼ 33%")
+    row, names = page.locator("#leaderboard-list li:has-text('page.view')"), page.locator("#leaderboard-list .name")
+    expect(row).to_contain_text("-100 (33%)")
+    expect(page.locator("#leaderboard-note")).to_contain_text("compared with yesterday")
     choose(page, "#leaderboard-order", "Movers")
-    expect(first).to_contain_text("▼ 100")
+    expect(names).to_have_text(["page.view", "doubled", "search", "fresh", "tiny"])
+    expect(page.locator("#leaderboard-list li", has_text="fresh")).to_contain_text("+11 (new)")
+    periods = r"^Changes: today until 2:00\sPM, compared with yesterday until 2:00\sPM\."
+    expect(page.locator("#leaderboard-note")).to_have_text(re.compile(f"{periods}$"))
+    choose(page, "#leaderboard-order", "Movers by %")
+    expect(names).to_have_text(["doubled", "page.view", "search", "fresh"])
+    expect(page.locator("#leaderboard-note")).to_have_text(
+        re.compile(f"{periods} Only events with at least 10 hits in one")
+    )
+    assert page.url.endswith("order=percent")
     page.goto(f"{tally.url}/#/")
     page.get_by_role("link", name="Movers").click()  # those of 7 days: this server has counted for two
     expect(page.locator("#leaderboard-note")).to_have_text("Nothing to compare with yet.")

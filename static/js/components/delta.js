@@ -1,6 +1,6 @@
 // A change against an earlier day or week in few characters, with the whole comparison as its accessible name.
 
-import { comparedWithEarlierDays, comparison, number, ratio, time } from "../lib/format.js";
+import { comparedWithEarlierDays, comparison, number, ratio, signed, time } from "../lib/format.js";
 
 /** @param {Mover} mover @param {Movers} movers */
 function sentence({ count, previous, weekAgo = null }, { window, until }) {
@@ -8,12 +8,12 @@ function sentence({ count, previous, weekAgo = null }, { window, until }) {
   return `7 days until ${time(Date.parse(until))}: ${number(count)}, ${comparison(count, previous)} in the 7 days before (${number(previous)})`;
 }
 
-/** Shows nothing if there is nothing to compare with. @param {HTMLElement} el @param {Movers|null} movers @param {string} name @param {boolean} [inHits] */
-export function showDelta(el, movers, name, inHits = false) {
+/** Shows nothing if there is nothing to compare with. @param {HTMLElement} el @param {Movers|null} movers @param {string} name @param {boolean} [withHits] shows also by how many hits */
+export function showDelta(el, movers, name, withHits = false) {
   const mover = movers?.byName.get(name);
   const change = mover ? mover.count - mover.previous : 0;
-  const size = mover && (inHits ? number(Math.abs(change)) : ratio(mover.count, mover.previous));
-  const text = mover ? `${change > 0 ? "▲ " : change < 0 ? "▼ " : ""}${size}` : "";
+  const part = !mover ? "" : mover.previous || mover.weekAgo ? ratio(mover.count, mover.previous) : "new";
+  const text = !change ? part : withHits ? `${signed(change)} (${part})` : `${change > 0 ? "▲" : "▼"} ${part}`;
   const title = movers && mover ? sentence(mover, movers) : "";
   if (el.textContent === text && el.title === title) return;
   el.textContent = text;

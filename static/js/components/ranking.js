@@ -15,7 +15,7 @@ function createRow(name, linked) {
   return { el: h("li", {}, bar, rank, label, change, delta, part, count), bar, rank, change, delta, part, count };
 }
 
-/** @param {HTMLElement} list an ol @param {{parts?: boolean}} [options] parts: show each row's share of the total */
+/** @param {HTMLElement} list an ol @param {{parts?: boolean}} [options] parts: show each row's share of the total, and by how many hits it has changed */
 export function createRanking(list, { parts = false } = {}) {
   /** @type {Map<string, ReturnType<typeof createRow>>} */ let rows = new Map();
   /** @type {Map<string, number>} */ let ranks = new Map();
@@ -34,12 +34,11 @@ export function createRanking(list, { parts = false } = {}) {
   /**
    * @param {Row[]} best in their order @param {object} options
    * @param {number} options.total @param {boolean} [options.linked] whether each name is a link to its event @param {boolean} [options.animate]
-   * @param {Movers|null} [options.movers] whose changes the rows show @param {boolean} [options.byChange] whether the rows are in the order of their changes
+   * @param {Movers|null} [options.movers] whose changes the rows show @param {(row: Row) => number} [options.sizeOf] the number by which the rows are ordered
    */
-  function draw(best, { total, linked = true, animate = true, movers = null, byChange = false }) {
+  function draw(best, { total, linked = true, animate = true, movers = null, sizeOf = ({ count }) => count }) {
     if (Date.now() - baseline.at > BASELINE_MS) baseline = { ranks, at: Date.now() };
-    const sizeOf = (/** @type {Row} */ { name, count }) => (byChange ? movers?.changeOf(name) ?? 0 : count);
-    const max = Math.max(1, best.length && sizeOf(best[0]));
+    const max = (best.length && sizeOf(best[0])) || 1;
     const reordered = best.map(({ name }) => name).join("\n") !== [...rows.keys()].join("\n");
     if (reordered && rows.size && list.matches(":hover, :focus-within")) {
       // Nothing may move under the reader's pointer, so update the numbers only.
@@ -58,7 +57,7 @@ export function createRanking(list, { parts = false } = {}) {
       row.count.textContent = number(count);
       row.part.textContent = parts && total ? percent(count / total) : "";
       row.bar.style.transform = `scaleX(${(sizeOf(entry) / max).toFixed(4)})`;
-      showDelta(row.delta, movers, name, byChange);
+      showDelta(row.delta, movers, name, parts);
       showChange(row.change, baseline.ranks.get(name), i + 1);
     });
     while (list.children.length > rows.size) list.lastElementChild?.remove();

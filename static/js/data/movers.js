@@ -4,6 +4,7 @@ import { get } from "./api.js";
 
 const HOUR_MS = 3_600_000;
 const RETRY_MS = 60_000;
+export const HITS_MIN = 10; // From 1 hit to 5 is 400%, but says little.
 const EVENTS_MAX = 10_000; // The server sends no more: those that changed most.
 
 class Movers {
@@ -37,6 +38,18 @@ class Movers {
   changeOf(name) {
     const { count = 0, previous = 0 } = this.byName.get(name) ?? {};
     return Math.abs(count - previous);
+  }
+
+  /** Returns the same as a part of the earlier hits, or 0 if there were none. @param {string} name */
+  partOf(name) {
+    const { previous = 0 } = this.byName.get(name) ?? {};
+    return previous && this.changeOf(name) / previous;
+  }
+
+  /** Returns the events with enough hits in either period to compare them by percent, the largest part first. */
+  byPart() {
+    const found = [...this.byName.values()].filter(({ count, previous }) => Math.max(count, previous) >= HITS_MIN);
+    return found.sort((a, b) => this.partOf(b.eventName) - this.partOf(a.eventName));
   }
 }
 

@@ -2,16 +2,26 @@
 
 import { createRanking } from "../components/ranking.js";
 import { getLeaderboard, throttle } from "../data/api.js";
-import { MOVERS } from "../data/movers.js";
+import { HITS_MIN, MOVERS } from "../data/movers.js";
+import { dayOf } from "../data/ranges.js";
 import { bdi, byId, createSegmentedControl, setText } from "../lib/dom.js";
-import { number, time } from "../lib/format.js";
+import { number, shortDate, time } from "../lib/format.js";
 import { link, navigate } from "../lib/router.js";
 
 const SIZE = 100;
 const RELOAD_MS = 5000;
+const DAY_MS = 86_400_000;
 /** @type {Record<string, string>} */ const WINDOWS = { today: "Today", "1h": "Last hour", "7d": "7 days", total: "All time" };
-/** @type {Record<string, string>} */ const ORDERS = { count: "Top", change: "Movers" };
-/** @type {Record<string, string>} */ const EARLIER = { today: "yesterday", "7d": "the 7 days before" };
+/** @type {Record<string, string>} */ const ORDERS = { count: "Top", change: "Movers", percent: "Movers by %" };
+
+/** Names the two periods that are compared. @param {Movers} movers */
+function periodsText({ window, until, byName }) {
+  if (!byName.size) return "";
+  const hour = `until ${time(Date.parse(until))}`;
+  const day = (/** @type {number} */ daysAgo) => shortDate(dayOf(Date.parse(until.slice(0, 10)) - daysAgo * DAY_MS));
+  const [now, before] = window === "today" ? ["today", "yesterday"] : [`${day(6)} – ${day(0)}`, `${day(13)} – ${day(7)}`];
+  return `Changes: ${now} ${hour}, compared with ${before} ${hour}.`;
+}
 
 /** @param {Session} session @returns {Page} */
 export function createPage({ now }) {
@@ -33,7 +43,7 @@ export function createPage({ now }) {
   const load = throttle(RELOAD_MS, async () => {
     const requestedView = view();
     const loading = movers?.load(now());
-    if (order === "change") {
+    if (order !== "count") {
       await loading;
       if (requestedView === view()) drawMovers();
       return;
@@ -44,15 +54,17 @@ export function createPage({ now }) {
     if (result instanceof Error) return setText(note, result.message);
     const rows = result.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
     ranking.draw(rows, { total: rows.reduce((sum, { count }) => sum + count, 0), linked: !event, movers });
-    setText(note, result.partial ? "Only the first 10,000 users are ranked." : rows.length === SIZE ? `Top ${number(SIZE)}. Percentages are shares of these ${number(SIZE)}.` : rows.length ? "" : "No hits in this period.");
+    const hint = result.partial ? "Only the first 10,000 users are ranked." : rows.length === SIZE ? `Top ${number(SIZE)}. Percentages are shares of these ${number(SIZE)}.` : rows.length ? "" : "No hits in this period.";
+    setText(note, [hint, movers ? periodsText(movers) : ""].join(" ").trim());
   });
 
   function drawMovers() {
-    const { byName, until } = /** @type {Movers} */ (movers);
-    const rows = [...byName.values()].slice(0, SIZE).map(({ eventName, count }) => ({ name: eventName, count }));
-    ranking.draw(rows, { total: 0, movers, byChange: true });
-    setText(note, rows.length ? `The largest changes until ${time(Date.parse(until))}, compared with ${EARLIER[timeWindow]} until the same time.`
-      : until ? "Nothing to compare with yet." : "Could not load the changes.");
+    const shown = /** @type {Movers} */ (movers);
+    const byPercent = order === "percent";
+    const rows = (byPercent ? shown.byPart() : [...shown.byName.values()]).slice(0, SIZE).map(({ eventName, count }) => ({ name: eventName, count }));
+    ranking.draw(rows, { total: 0, movers, sizeOf: ({ name }) => (byPercent ? shown.partOf(name) : shown.changeOf(name)) });
+    const hint = byPercent ? ` Only events with at least ${HITS_MIN} hits in one of them.` : "";
+    setText(note, shown.byName.size ? `${periodsText(shown)}${hint}` : shown.until ? "Nothing to compare with yet." : "Could not load the changes.");
   }
 
   return {
@@ -62,7 +74,8 @@ export function createPage({ now }) {
       timeWindow = Object.hasOwn(WINDOWS, wanted) ? wanted : "today";
       event = query.get("event") ?? "";
       movers = event ? null : MOVERS[timeWindow] ?? null;
-      order = movers && query.get("order") === "change" ? "change" : "count";
+      const wantedOrder = query.get("order") ?? "";
+      order = movers && Object.hasOwn(ORDERS, wantedOrder) ? wantedOrder : "count";
       selectWindow(timeWindow);
       selectOrder(order);
       byId("leaderboard-order").hidden = !movers;
