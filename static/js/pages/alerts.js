@@ -35,7 +35,9 @@ export function createPage({ reconnect }) {
   const note = byId("alerts-note");
   /** The rows by alert, each with the text that it was made of. @type {Map<string, {el: HTMLElement, text: string}>} */ let rows = new Map();
   let latestLoad = 0;
+  const back = byId("alerts-back");
   /** The event of the address, until its form was opened. */ let wantedEvent = "";
+  /** The event that the reader has come from, or "". */ let fromEvent = "";
 
   byId("alerts-locked").append(h("div", { id: "alerts-key" }));
   const drawKeyForm = createKeyForm(byId("alerts-key"), reconnect);
@@ -100,12 +102,15 @@ export function createPage({ reconnect }) {
 
   byId("alert-add").addEventListener("click", () => openForm({}));
   // The form may be closed because the reader has gone to another page.
-  dialog.addEventListener("close", () => { if (parseHash(location.hash).view === "alerts") navigate(link("alerts"), { replace: true }); });
+  dialog.addEventListener("close", () => { if (parseHash(location.hash).view === "alerts") navigate(link("alerts", "", { from: fromEvent }), { replace: true }); });
 
   return {
     title: () => "Alerts",
     show({ query }) {
       wantedEvent = query.get("event") ?? "";
+      fromEvent = wantedEvent || (query.get("from") ?? "");
+      back.hidden = !fromEvent;
+      back.replaceChildren(h("a", { href: link("event", fromEvent) }, "Back to ", bdi(fromEvent)));
       wantedEvent ? load.now() : load();
     },
     hide() {
