@@ -42,6 +42,9 @@ def open_notes(page: Page, chart: str) -> None:
     "if (name !== event) set([]);",
     "if (name !== event) return;",
 )
+@pytest.mark.fails_on_mutant(
+    "a table stays", "static/js/components/hits-chart.js", "chart.show(as);", "if (as) chart.show(as);"
+)
 @pytest.mark.fails_on_mutant("no marks", "static/js/components/bar-chart.js", "{ d: marks.join(", "{ d: [].join(")
 def test_notes_are_read_with_their_bars(tally: Process, open_page, console_messages: list[str]) -> None:
     page = wait_until_loaded(open_page(f"{tally.url}/#/event/signup?range=day"))
@@ -55,8 +58,17 @@ def test_notes_are_read_with_their_bars(tally: Process, open_page, console_messa
     expect(chart.locator("th").filter(has_text="Notes")).to_be_visible()
     expect(chart.locator("tbody tr").first).to_contain_text(HOSTILE)
     page.goto(f"{tally.url}/#/event/search?range=week")
+    expect(chart.locator(".plot")).to_be_visible()
+    page.go_back()
+    page.reload()
+    expect(chart.locator("tbody tr").first).to_contain_text(HOSTILE)
+    page.goto(f"{tally.url}/#/event/search?range=week&as=table")
     expect(chart.locator("tbody tr").first).to_contain_text("new form")
     expect(chart.locator("tbody tr").nth(1)).to_contain_text("=v1")
+    page.goto(f"{tally.url}/#/history/{past_day(2)}")
+    page.locator("#history-chart .head .toggle").click()
+    expect(page.locator("#history-chart tbody tr")).to_have_count(2)
+    expect(page).to_have_url(f"{tally.url}/#/history/{past_day(2)}?as=table")
     page.goto(f"{tally.url}/#/history")
     expect(page.locator("#history-chart .note-marks path")).to_have_attribute("d", re.compile("M"))
     page.locator("#history-chart .plot").focus()

@@ -16,9 +16,10 @@ const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], d
 
 /**
  * @param {HTMLElement} host a section with its heading in .head @param {(bucket: Bucket) => void} onPick called with the bar that was chosen
+ * @param {(as: string) => void} onToggle called with "table" or "", which the address keeps
  * @param {{tapTwice?: boolean}} [options] tapTwice: the first tap on a bar only shows its tooltip
  */
-export function createBarChart(host, onPick, { tapTwice = false } = {}) {
+export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}) {
   const title = /** @type {HTMLElement} */ (host.querySelector("h2"));
   const readout = h("p", { className: "readout" });
   const tooltip = h("p", { className: "tooltip" });
@@ -153,14 +154,7 @@ export function createBarChart(host, onPick, { tapTwice = false } = {}) {
     event.preventDefault();
     highlight(Math.min(last, Math.max(0, target)));
   });
-  toggle.addEventListener("click", () => {
-    tableView.hidden = !tableView.hidden;
-    highlight(-1);
-    plotArea.hidden = !tableView.hidden;
-    toggle.textContent = tableView.hidden ? "View as table" : "View as chart";
-    draw();
-    describe();
-  });
+  toggle.addEventListener("click", () => onToggle(tableView.hidden ? "table" : ""));
   new ResizeObserver(draw).observe(svg);
 
   function drawAll() {
@@ -171,6 +165,16 @@ export function createBarChart(host, onPick, { tapTwice = false } = {}) {
 
   return {
     draw,
+    /** @param {string|null} [as] "table", or the bars */
+    show(as) {
+      if (tableView.hidden !== (as === "table")) return;
+      tableView.hidden = !tableView.hidden;
+      highlight(-1);
+      plotArea.hidden = !tableView.hidden;
+      toggle.textContent = tableView.hidden ? "View as table" : "View as chart";
+      draw();
+      describe();
+    },
     describe,
     /** @param {ChartData} next @param {string} text the period in words */
     set(next, text) {

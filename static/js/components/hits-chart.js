@@ -24,9 +24,10 @@ function describeRange({ words, from, to = "", hour, size }) {
     : { title: `${longDate(from)} – ${longDate(to)}`, period: "", preposition: "in ", before: `the ${size} days before` };
 }
 
-/** @param {HTMLElement} host a section for a chart @param {() => number} now @param {(range: string) => void} onRange called with "" for an hour */
-export function createHitsChart(host, now, onRange) {
-  const chart = createBarChart(host, open, { tapTwice: true });
+/** @param {HTMLElement} host a section for a chart @param {() => number} now @param {(change: Record<string, string>) => void} onView called with a change of the address */
+export function createHitsChart(host, now, onView) {
+  const onRange = (/** @type {string} */ range) => onView({ range });
+  const chart = createBarChart(host, open, (as) => onView({ as }), { tapTwice: true });
   const loadNotes = createChartNotes(host, chart.showNotes);
   const fieldset = /** @type {HTMLElement} */ (host.querySelector("fieldset"));
   const selectRange = createSegmentedControl(fieldset, host.id, RANGE_LABELS, (value) => onRange(value === "hour" ? "" : value === "custom" ? lastDays() : value));
@@ -113,8 +114,9 @@ export function createHitsChart(host, now, onRange) {
   dates.addEventListener("change", () => { if (from.value && to.value && from.value <= to.value) onRange(daysRange(from.value, to.value)); });
 
   return {
-    /** @param {string} event an event name, or "" for all events @param {string} [wanted] a range of an address @param {string} [compareWith] an event */
-    show(event, wanted = "", compareWith = "") {
+    /** @param {string} event an event name, or "" for all events @param {Record<string, string>} query of the address: its range, the event to compare with, and whether it is a table */
+    show(event, { range: wanted = "", with: compareWith = "", as }) {
+      chart.show(as);
       if (event === name && wanted === value && compareWith === other) return load();
       if (event !== name) minutes = new Series();
       name = event;

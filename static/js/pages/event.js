@@ -21,7 +21,7 @@ export function createEventPage(session, onCorrected) {
   /** The query of the address. @type {Record<string, string>} */ let view = {};
   let received = 0;
   /** The total of the days before today. @type {number|null} */ let totalBeforeToday = null;
-  const chart = createHitsChart(byId("event-chart"), now, (range) => changeView({ range }));
+  const chart = createHitsChart(byId("event-chart"), now, changeView);
   const headline = createHeadline(byId("event-today"), {
     total: "Total", rate: "Hits per minute", part: "Share of today’s hits", users: "Unique users today", sessions: "Active sessions",
   });
@@ -115,7 +115,7 @@ export function createEventPage(session, onCorrected) {
       }
       view = Object.fromEntries(query);
       other.value = view.with ?? "";
-      chart.show(name, view.range, view.with);
+      chart.show(name, view);
     },
     hide: () => byId("share").close(),
     reload,

@@ -29,12 +29,16 @@ export function createPage() {
   const note = byId("history-note");
   const daySelect = byId("history-choice");
   const otherSelect = byId("history-with");
-  const chart = createBarChart(byId("history-chart"), ({ iso }) => goTo(iso, selection.other));
+  const chart = createBarChart(byId("history-chart"), ({ iso }) => goTo({ day: iso }), (as) => goTo({ as }));
   const loadNotes = createChartNotes(byId("history-chart"), chart.showNotes);
   /** @type {DayRow[]} */ let days = [];
-  let selection = { day: "", other: "" };
+  let selection = { day: "", other: "", as: "" };
   let latestLoad = 0;
-  const goTo = (/** @type {string} */ day, /** @type {string} */ other) => { location.hash = link("history", day, { with: other }); };
+  /** Navigates to a changed view. @param {Partial<typeof selection>} change */
+  function goTo(change) {
+    const { day, other, as } = { ...selection, ...change };
+    location.hash = link("history", day, { with: other, as });
+  }
 
   async function load() {
     const loadNumber = ++latestLoad;
@@ -88,13 +92,14 @@ export function createPage() {
     const text = await getText(`/history/${daySelect.value}?format=csv`).catch((error) => { note.textContent = error.message; });
     if (text) download(`tally-${daySelect.value}.csv`, text);
   });
-  daySelect.addEventListener("change", () => goTo(daySelect.value, selection.other));
-  otherSelect.addEventListener("change", () => goTo(daySelect.value, otherSelect.value));
+  daySelect.addEventListener("change", () => goTo({ day: daySelect.value }));
+  otherSelect.addEventListener("change", () => goTo({ day: daySelect.value, other: otherSelect.value }));
 
   return {
     title: () => (selection.day ? longDate(selection.day) : "History"),
     show({ name, query }) {
-      selection = { day: dayOrNone(name), other: dayOrNone(query.get("with") ?? "") };
+      selection = { day: dayOrNone(name), other: dayOrNone(query.get("with") ?? ""), as: query.get("as") ?? "" };
+      chart.show(selection.as);
       load();
     },
     reload: load,

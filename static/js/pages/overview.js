@@ -20,7 +20,7 @@ const SNAPSHOT_MS = 2000; // The first counts have another order than the snapsh
 export function createOverview(session) {
   const { counters, now, health } = session;
   /** The query of the address. @type {Record<string, string>} */ let view = {};
-  const chart = createHitsChart(byId("hits-chart"), now, (range) => changeView({ range }));
+  const chart = createHitsChart(byId("hits-chart"), now, changeView);
   const cards = createCardGrid(byId("cards"), session, changeView);
   const headline = createHeadline(byId("today"), {
     rate: "Hits per minute", events: "Events", users: "Unique users", sessions: "Active sessions", reset: "Resets in",
@@ -60,7 +60,7 @@ export function createOverview(session) {
     title: () => "",
     show({ query }) {
       view = Object.fromEntries(query);
-      chart.show("", view.range);
+      chart.show("", { range: view.range, as: view.as });
       cards.show(view.filter ?? "", view.sort ?? "");
       loadLastDay();
     },
