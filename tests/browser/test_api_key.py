@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.dashboard import choose, expect_status
+from tests.browser.dashboard import accessibility_violations, choose, expect_status
 from tests.support.servers import Process
 
 READ_KEY, WRITE_KEY, ADMIN_KEY = "a-key-to-read-with-17", "a-key-to-count-with-5", "a-key-for-everything-4"
@@ -39,7 +39,12 @@ def test_a_page_asks_for_an_api_key_and_uses_it(tally: Process, open_page, path:
     expect(page.get_by_text("This dashboard is protected")).to_be_visible()
     expect(page.locator("#key-prompt input[type=password]")).to_be_focused()
     enter_key(page, "not the key that it is")
-    expect(page.locator("#key-prompt")).to_contain_text("was not accepted")
+    problem = page.locator("#key-prompt .key + [role=alert]")
+    expect(problem).to_have_text("Wrong key: the server does not know it.")
+    expect(page.locator("#key-prompt input[type=password]")).to_have_attribute("aria-invalid", "true")
+    colour = problem.evaluate("el => getComputedStyle(el).color")
+    assert colour == page.locator("#status").evaluate("el => getComputedStyle(el).color"), "that of a problem"
+    assert accessibility_violations(page) == []
     enter_key(page, READ_KEY)
     expect_status(page, "live")
     expect(page.locator("#key-prompt")).to_be_hidden()
@@ -87,14 +92,15 @@ def test_a_key_that_cannot_read_does_not_lock_the_page(tally: Process, open_page
     expect_status(page, "live")
     expect(page.locator("#key .note")).to_contain_text("This key can read, count, and administer.")
     problems = {
-        "mistyped-key-0000000": "Unknown API key",
-        "schlüssel 0": "Unknown API key",
-        WRITE_KEY: "can count, but not read",
+        "mistyped-key-0000000": "the server does not know it",
+        "schlüssel 0": "the server does not know it",
+        WRITE_KEY: "this one can count, but not read",
     }
     for key, problem in problems.items():
         page.locator("#key input[type=password]").fill(key)
         page.get_by_role("button", name="Save", exact=True).click()
-        expect(page.locator("#key .note")).to_contain_text(problem)
+        expect(page.locator("#key").get_by_role("alert")).to_have_text(f"Wrong key: {problem}.")
+        expect(page.locator("#key .note")).to_contain_text("This key can read, count, and administer.")
         expect_status(page, "live")
     assert page.evaluate("sessionStorage.getItem('tally-key')") == ADMIN_KEY
 

@@ -269,7 +269,7 @@ def test_a_wrong_key_does_not_lock_a_page(engine: Engine, serve: Callable[..., R
     engine.expect_status("locked")
     engine.click("#key-prompt input")
     engine.press(*"not the key", "Enter")
-    engine.expect("#key-prompt", "was not accepted")
+    engine.expect("#key-prompt", "Wrong key")
     engine.evaluate("document.activeElement.select()")
     engine.press(*READ_KEY, "Enter")
     engine.expect_status("live")
@@ -277,7 +277,7 @@ def test_a_wrong_key_does_not_lock_a_page(engine: Engine, serve: Callable[..., R
     engine.press("s")
     engine.click("#key input")
     engine.press(*"mistyped", "Enter")
-    engine.expect("#key .note", "Unknown API key")
+    engine.expect("#key .problem", "Wrong key")
     engine.expect_status("live")
     assert engine.evaluate("sessionStorage.getItem('tally-key')") == READ_KEY
 

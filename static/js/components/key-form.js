@@ -6,12 +6,11 @@ import { h, setText } from "../lib/dom.js";
 
 const listFormat = new Intl.ListFormat("en");
 
-/** Says what a key may do. @param {KeyPermissions} permissions */
-function describePermissions({ read, write, admin }) {
-  if (write && !read) return "This key can count, but not read.";
-  const verbs = [...(read ? ["read"] : []), ...(write ? ["count"] : []), ...(admin ? ["administer"] : [])];
-  return verbs.length ? `This key can ${listFormat.format(verbs)}.` : "Unknown API key.";
-}
+/** Says what a key that can read may do. @param {KeyPermissions} permissions */
+const describePermissions = ({ write, admin }) => `This key can ${listFormat.format(["read", ...(write ? ["count"] : []), ...(admin ? ["administer"] : [])])}.`;
+
+/** Says why a key is of no use here, or "". @param {KeyPermissions} permissions */
+const problemOf = ({ read, write }) => (read ? "" : write ? "Wrong key: this one can count, but not read." : "Wrong key: the server does not know it.");
 
 /** @param {HTMLElement} host @param {() => void} onChange @returns {() => void} redraws the form for the current key */
 export function createKeyForm(host, onChange) {
@@ -23,9 +22,17 @@ export function createKeyForm(host, onChange) {
   const form = h("form", { className: "key" }, user, h("label", {}, "API key ", field), h("button", { className: "button primary" }, "Save"), forget,
     h("label", { className: "check" }, remember, " Remember on this device"));
   const note = h("p", { className: "note", role: "status" });
+  const problem = h("p", { className: "problem", role: "alert" });
   let describedKey = "";
   let description = "";
-  host.append(form, note);
+  let keyProblem = "";
+  host.append(form, problem, note);
+
+  /** @param {string} text or "" */
+  function showProblem(text) {
+    setText(problem, text);
+    field.ariaInvalid = String(Boolean(text));
+  }
 
   /** @param {string} value a key that was accepted, or "" to forget it */
   function save(value) {
@@ -38,16 +45,18 @@ export function createKeyForm(host, onChange) {
   function draw() {
     forget.hidden = !apiKey();
     const stored = isKeyRemembered() ? "Stored in this browser." : "Stored in this tab only, until you close it.";
-    if (!field.value) setText(note, apiKey() && `${description} ${stored}`.trim()); // A problem stays next to its key.
+    setText(note, apiKey() && `${description} ${stored}`.trim());
+    if (!field.value) showProblem(keyProblem); // A problem stays next to its key.
     if (apiKey() !== describedKey) describeKey();
   }
 
   async function describeKey() {
     const key = describedKey = apiKey();
-    description = "";
+    description = keyProblem = "";
     const permissions = key ? await getPermissions(key).catch(() => null) : null;
     if (key !== describedKey || !permissions) return;
-    description = describePermissions(permissions);
+    keyProblem = problemOf(permissions);
+    if (!keyProblem) description = describePermissions(permissions);
     draw();
   }
 
@@ -56,9 +65,9 @@ export function createKeyForm(host, onChange) {
     const key = field.value.trim();
     /** @type {KeyPermissions|Error} */ const permissions = await getPermissions(key).catch((error) => error);
     // The present key stays if this one cannot read.
-    if (permissions instanceof Error) setText(note, permissions.message);
+    if (permissions instanceof Error) showProblem(permissions.message);
     else if (permissions.read) save(key);
-    else setText(note, `This key was not accepted. ${describePermissions(permissions)}`);
+    else showProblem(problemOf(permissions));
   });
   forget.addEventListener("click", () => save(""));
   draw();
@@ -68,7 +77,7 @@ export function createKeyForm(host, onChange) {
 /** Fills the panel that replaces a page while the server requires a key. @param {HTMLElement} host @param {() => void} onKey @returns {(locked: boolean) => void} shows or hides it */
 export function createKeyPrompt(host, onKey) {
   const text = h("p", { role: "alert" });
-  host.append(h("h2", {}, "This dashboard is protected"), text);
+  host.append(h("h1", {}, "This dashboard is protected"), text);
   const drawForm = createKeyForm(host, onKey);
   return (locked) => {
     const opens = locked && host.hidden;
