@@ -88,6 +88,9 @@ def test_a_link_without_a_stream_shows_the_counts_that_it_reads(tally: Process, 
 
 
 @pytest.mark.fails_on_mutant(
+    "a link is never offered", "static/js/components/share-panel.js", 'updateAdminPanels(byId("share-link"));', ""
+)
+@pytest.mark.fails_on_mutant(
     "a reader's key lists links",
     "static/js/components/share-links.js",
     "(await getPermissions(apiKey())).admin ? get",
@@ -100,9 +103,12 @@ def test_an_administrator_creates_and_revokes_links_in_the_dashboard(
     page = wait_until_loaded(open_page(f"{tally.url}/#/event/order"))
     page.locator("#share-open").click()
     create = page.get_by_role("button", name="Create a shared link")
-    create.click()
-    expect(page.locator("#share-link .problem")).to_contain_text("Only an admin key")
-    page.goto(f"{tally.url}/#/settings")
+    expect(create).to_be_disabled()
+    assert accessibility_violations(page) == []
+    reason = page.locator("#share-link .needs-admin")
+    expect(reason).to_have_text("Enter an admin key in Settings to create one.")
+    reason.get_by_role("link").click()
+    expect(page.locator("#share")).to_be_hidden()
     expect(page.locator("#shares form")).to_be_hidden()
     page.locator("#key input[type=password]").fill(ADMIN_KEY)
     page.locator("#key").get_by_role("button", name="Save").click()
@@ -124,6 +130,7 @@ def test_an_administrator_creates_and_revokes_links_in_the_dashboard(
     assert httpx.get(f"{link}/counts").status_code == 404
     page.goto(f"{tally.url}/#/event/order")
     page.locator("#share-open").click()
+    expect(reason).to_be_hidden()
     create.click()
     expect(page.locator("#share-link code")).to_contain_text(f"{tally.url}/share/")
     assert accessibility_violations(page) == []

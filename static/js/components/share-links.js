@@ -13,7 +13,6 @@ const NAMES_SHOWN = 3;
 /** Creates a link, and returns the elements that show it or the problem. @param {string} title @param {string[]} events */
 async function createLink(title, events) {
   try {
-    if (!(await getPermissions(apiKey())).admin) throw new Error("Only an admin key may create links. Enter it in Settings.");
     const { token } = await send("POST", "/shares", { title, events });
     const code = createCodeBlock("shared link");
     code.show(`${SERVER_URL}/share/${token}`);
@@ -34,7 +33,9 @@ export function createLinkSnippet(name) {
     button.hidden = !result.querySelector(".problem");
   });
   return h("div", { className: "snippet" }, h("h3", {}, "Shared link"),
-    h("p", { className: "note" }, "A page with the live count of this event only. It needs no key."), button, result);
+    h("p", { className: "note" }, "A page with the live count of this event only. It needs no key."),
+    h("p", { className: "needs-admin note" }, "Enter an admin key in ", h("a", { href: "#/settings" }, "Settings"), " to create one."),
+    h("fieldset", { className: "actions", disabled: true }, button), result);
 }
 
 /** @param {HTMLElement} host @returns {{draw: () => void, load: () => void}} draw loads the list if the key has changed */

@@ -3,6 +3,7 @@
 import { badgeMarkdown, countClick, curlHit, curlStream, encodeName, frame, showNumber, urlOf } from "../data/snippets.js";
 import { byId, createSegmentedControl, h, s, setText } from "../lib/dom.js";
 import { number } from "../lib/format.js";
+import { updateAdminPanels } from "./admin-panels.js";
 import { createCodeBlock } from "./code-block.js";
 import { createLinkSnippet } from "./share-links.js";
 
@@ -152,6 +153,7 @@ export function createSharePanel({ counters, health }) {
       selectForm(form);
       chooseForm(form);
       dialog.showModal();
+      updateAdminPanels(byId("share-link"));
     },
     /** Shows the present count in the preview of the script. */
     paint() {
