@@ -1,6 +1,7 @@
 """The page of a share: live numbers for anyone with the link, on a phone and on a wall, until it is revoked."""
 
 import json
+import re
 
 import httpx
 import pytest
@@ -88,6 +89,9 @@ def test_a_link_without_a_stream_shows_the_counts_that_it_reads(tally: Process, 
 
 
 @pytest.mark.fails_on_mutant(
+    "a misspelled name is not noticed", "static/js/components/share-links.js", "total === 0", "total === -1"
+)
+@pytest.mark.fails_on_mutant(
     "a link is never offered", "static/js/components/share-panel.js", 'updateAdminPanels(byId("share-link"));', ""
 )
 @pytest.mark.fails_on_mutant(
@@ -114,6 +118,9 @@ def test_an_administrator_creates_and_revokes_links_in_the_dashboard(
     page.locator("#key").get_by_role("button", name="Save").click()
     page.locator("#share-name").fill("Launch <i>day</i>")
     page.locator("#share-events").fill("order\n sign up \n\na\nb")
+    page.keyboard.press("Tab")
+    warning = page.locator("#shares .warning")
+    expect(warning).to_contain_text(re.compile("Not counted yet: .sign up., .a., .b.. Check the spelling"))
     page.get_by_role("button", name="Create a link").click()
     row = page.locator("#shares li", has_text="Launch <i>day</i>")
     expect(row).to_contain_text("order, sign up, a and 1 more event")
@@ -122,7 +129,12 @@ def test_an_administrator_creates_and_revokes_links_in_the_dashboard(
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert fits_width(page), width
-    shown(open_share(open_page("about:blank"), link), "order", "1", "1")
+    share = open_share(open_page("about:blank"), link)
+    shown(share, "order", "1", "1")
+    shown(share, "sign up", "0", "0")
+    page.locator("#share-events").fill("order")
+    page.keyboard.press("Tab")
+    expect(warning).to_be_empty()
     row.get_by_role("button", name="Revoke").click()
     page.locator("#confirm-word").fill("revoke")
     page.keyboard.press("Enter")

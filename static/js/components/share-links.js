@@ -1,14 +1,15 @@
 // Links to the counts of chosen events, for administrators: a new one, which is shown once, and the list of all.
 
-import { get, getPermissions, send, SERVER_URL } from "../data/api.js";
+import { eventPath, get, getPermissions, send, SERVER_URL } from "../data/api.js";
 import { apiKey } from "../data/prefs.js";
-import { bdi, h, setText } from "../lib/dom.js";
+import { bdi, h, isolate, setText } from "../lib/dom.js";
 import { dateTime, plural } from "../lib/format.js";
 import { createCodeBlock } from "./code-block.js";
 import { confirmTyped } from "./confirm-dialog.js";
 
 const TITLE_LENGTH_MAX = 100;
 const NAMES_SHOWN = 3;
+const EVENTS_MAX = 50; // The server accepts no more.
 
 /** Creates a link, and returns the elements that show it or the problem. @param {string} title @param {string[]} events */
 async function createLink(title, events) {
@@ -38,16 +39,26 @@ export function createLinkSnippet(name) {
     h("fieldset", { className: "actions", disabled: true }, button), result);
 }
 
-/** @param {HTMLElement} host @returns {{draw: () => void, load: () => void}} draw loads the list if the key has changed */
-export function createShareList(host) {
+const namesIn = (/** @type {string} */ text) => text.split("\n").map((name) => name.trim()).filter(Boolean);
+
+/** Returns those names that were never counted, which may be misspelled. @param {string[]} names @param {Counters} counters */
+async function findUncounted(names, counters) {
+  const quiet = names.slice(0, EVENTS_MAX).filter((name) => !counters.countOf(name));
+  const values = await Promise.all(quiet.map((name) => get(eventPath(name)).catch(() => null)));
+  return quiet.filter((_, i) => values[i]?.total === 0);
+}
+
+/** @param {HTMLElement} host @param {Counters} counters @returns {{draw: () => void, load: () => void}} draw loads the list if the key has changed */
+export function createShareList(host, counters) {
   const list = h("ul", { className: "rows", role: "list", hidden: true });
   const note = h("p", { className: "note", role: "status" });
   const title = /** @type {HTMLInputElement} */ (h("input", { id: "share-name", required: true, maxLength: TITLE_LENGTH_MAX, autocomplete: "off" }));
   const events = /** @type {HTMLTextAreaElement} */ (h("textarea", { id: "share-events", required: true, rows: 3, placeholder: "One name per line", spellcheck: false }));
+  const warning = h("p", { className: "note warning", role: "status" });
   const result = h("div", { role: "status" });
   const form = h("form", { hidden: true }, h("h3", {}, "New link"),
     h("p", { className: "field" }, h("label", { htmlFor: title.id }, "Title"), title),
-    h("p", { className: "field" }, h("label", { htmlFor: events.id }, "Events"), events),
+    h("p", { className: "field" }, h("label", { htmlFor: events.id }, "Events"), events), warning,
     h("p", { className: "actions" }, h("button", { className: "button primary" }, "Create a link")), result);
   /** @type {string|null} */ let loadedKey = null;
   host.append(note, list, form);
@@ -79,11 +90,14 @@ export function createShareList(host) {
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const names = events.value.split("\n").map((name) => name.trim()).filter(Boolean);
-    result.replaceChildren(...await createLink(title.value.trim(), names));
+    result.replaceChildren(...await createLink(title.value.trim(), namesIn(events.value)));
     if (result.querySelector(".problem")) return;
     title.value = events.value = "";
     load();
+  });
+  events.addEventListener("change", async () => {
+    const uncounted = await findUncounted(namesIn(events.value), counters);
+    setText(warning, uncounted.length ? `Not counted yet: ${uncounted.map(isolate).join(", ")}. Check the spelling.` : "");
   });
   return { draw: () => { if (apiKey() !== loadedKey) load(); }, load };
 }

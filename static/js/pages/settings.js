@@ -31,7 +31,7 @@ function healthFacts({ status, reasons, store, durability, nodes, spoolBytes, st
 export function createPage(session) {
   const healthList = byId("health");
   const drawKeyForm = createKeyForm(byId("key"), session.reconnect);
-  const shares = createShareList(byId("shares"));
+  const shares = createShareList(byId("shares"), session.counters);
   const controls = Object.entries(CHOICES).map(([name, [title, labels]]) => {
     const group = h("fieldset", { className: "segments", ariaLabel: title, id: `set-${name}` });
     byId("choices").append(h("div", { className: "setting" }, h("span", {}, title), group));
