@@ -86,6 +86,16 @@ def test_every_kind_of_error_is_documented() -> None:
     assert [ProblemKind(code, int(status), title, text) for code, status, title, text in rows] == list(PROBLEM_KINDS)
 
 
+@pytest.mark.fails_on_mutant(
+    "a new alert", "deploy/prometheus/rules.yml", "      - alert: TallySlowCommits", "      - alert: TallySlowWrites"
+)
+def test_the_guide_explains_every_alert_of_prometheus() -> None:
+    rules = re.findall(r"- alert: (\w+)", (ROOT / "deploy/prometheus/rules.yml").read_text())
+    assert rules
+    page = (ROOT / "docs/how-to/prometheus.md").read_text()
+    assert re.findall(r"^\| `(Tally\w+)` \|", page, re.MULTILINE) == rules
+
+
 @pytest.mark.parametrize("column", ["code", "title"])
 def test_the_proxy_names_errors_as_the_nodes_do(column: str) -> None:
     text = (ROOT / "deploy/nginx.conf").read_text()

@@ -15,7 +15,10 @@ README = (ROOT / "README.md").read_text()
 # Routes that another row of the table includes.
 INCLUDED = {"GET /embed/{name}/stream", *(route for route in ROUTE_PERMISSIONS if route.endswith("/{key}"))}
 INCLUDED |= {"GET /get/{ns}/{key}/shield", "GET /stats", "GET /healthcheck"}
-INCLUDED -= {"GET /hit/{ns}/{key}", "GET /get/{ns}/{key}"}
+INCLUDED |= {
+    route for route in ROUTE_PERMISSIONS if route.split(" ")[1].startswith(("/notes", "/goals", "/alert", "/share"))
+}
+INCLUDED -= {"GET /hit/{ns}/{key}", "GET /get/{ns}/{key}", "GET /notes", "GET /goals", "GET /alerts", "GET /shares"}
 
 
 @pytest.fixture
