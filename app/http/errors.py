@@ -1,5 +1,6 @@
 """Error responses as RFC 9457 problem details: the status, detail and headers for each exception."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from app.group_commit import Overloaded
 from app.http import problem_kinds as kinds
 from app.http.countapi_paths import COUNTAPI_PATHS, COUNTING_PATHS
 from app.http.problem_kinds import ProblemKind
+from app.http.problem_page import problem_page
 from app.kafka.producer import RequestTooLarge
 from app.live.broadcaster import TooManyConnections
 from app.metrics import Metrics
@@ -75,13 +77,8 @@ _HTTP_EXCEPTIONS = {
 }
 _BUG = ErrorResponse(kinds.INTERNAL_ERROR, None, "unknown"), "internal error; details are in the server log"
 
-# For a person who follows a wrong link. The security policy of responses allows no style sheet.
-_NOT_FOUND_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>Not found · Tally</title>
-<h1>There is no such page</h1>
-<p><a href="{root}/">Open the dashboard</a>, or read the <a href="{root}/docs">API reference</a>.</p>
-"""
+# Routes that people open in a browser. Their errors are pages, as are those of addresses that no route has.
+_PAGES = re.compile("/(kiosk|docs|docs/errors|(embed|share)/[^/]+)?")
 
 # What a parameter with a pattern expects; the pattern itself is hard to read.
 _PATTERNS = {
@@ -138,8 +135,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics, root_path: str) -> ErrorH
 
     def error_response(request: HTTPConnection, error: Exception) -> Response:
         (kind, headers, counted), detail = _response_to(error)
-        if kind is kinds.NOT_FOUND and _wants_page(request, error):
-            return Response(_NOT_FOUND_PAGE.format(root=root_path), 404, {"Vary": "Accept"}, media_type="text/html")
+        if _wants_page(request, error, kind):
+            return problem_page(request, kind, detail, headers)
         if kind is kinds.METHOD_NOT_ALLOWED:
             headers = {"Allow": _allowed_methods(app, request) or "GET, HEAD"}  # no route of its own: a file
             detail = f"this route does not allow {request.scope['method']}; it allows {headers['Allow']}"
@@ -162,10 +159,12 @@ def add_error_handlers(app: FastAPI, metrics: Metrics, root_path: str) -> ErrorH
     return error_response
 
 
-def _wants_page(request: HTTPConnection, error: Exception) -> bool:
-    """Return whether a browser has opened an address that no route has."""
+def _wants_page(request: HTTPConnection, error: Exception, kind: ProblemKind) -> bool:
+    """Return whether a browser has opened a page, or an address that no route has."""
     is_get = request.scope.get("method") in {"GET", "HEAD"}
-    return is_get and not isinstance(error, Problem) and "text/html" in request.headers.get("accept", "")
+    has_route = isinstance(error, Problem) or kind is not kinds.NOT_FOUND
+    is_page = not has_route or _PAGES.fullmatch(request.scope["path"]) is not None
+    return is_get and is_page and "text/html" in request.headers.get("accept", "")
 
 
 def _response_to(error: Exception) -> tuple[ErrorResponse, str]:

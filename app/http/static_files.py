@@ -79,20 +79,20 @@ class Page:
     def __init__(self, text: str) -> None:
         self._content = _Content(text.encode(), _MEDIA_TYPES[".html"])
 
-    def respond(self, request: Request, headers: Mapping[str, str], status: int = 200) -> Response:
+    def respond(self, request: Request, headers: Mapping[str, str]) -> Response:
         """Return the response to a request."""
-        return _respond(request, self._content, headers, status)
+        return _respond(request, self._content, headers)
 
 
 def _read(path: Path) -> _Content:
     return _Content(path.read_bytes(), _MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
 
 
-def _respond(request: Request, content: _Content, headers: Mapping[str, str], status: int = 200) -> Response:
+def _respond(request: Request, content: _Content, headers: Mapping[str, str]) -> Response:
     all_headers = {**headers, "ETag": content.etag} | ({"Vary": "Accept-Encoding"} if content.compressed else {})
-    if status == 200 and content.etag in request.headers.get("if-none-match", ""):
+    if content.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=all_headers)
     body = content.body
     if content.compressed and "gzip" in request.headers.get("accept-encoding", ""):
         body, all_headers["Content-Encoding"] = content.compressed, "gzip"
-    return Response(body, status, all_headers, content.media_type)
+    return Response(body, headers=all_headers, media_type=content.media_type)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from tests.browser.dashboard import ADMIN_KEY, choose, count_of, expect_status
+from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, choose, count_of, expect_status
 from tests.support.nginx import HTTP, Nginx
 from tests.support.servers import ROOT, Process
 
@@ -162,6 +162,22 @@ def test_the_errors_page_has_its_style_and_links(base: str, page: Page) -> None:
     page.goto(f"{base}/docs/errors#event-limit")
     expect(page.locator("#event-limit")).to_be_in_viewport()
     page.locator("a.brand").click()
+    expect(page).to_have_url(f"{base}/")
+
+
+@pytest.mark.fails_on_mutant(
+    "the style is not allowed", "app/http/problem_page.py", "_STYLE.encode()", "_STYLE.strip().encode()"
+)
+@pytest.mark.fails_on_mutant("links leave the path", "app/http/problem_page.py", '"../" * (request', '"/" or (request')
+def test_the_page_of_an_error_has_its_style_and_links(base: str, open_page) -> None:
+    page = open_page("about:blank", viewport={"width": 200, "height": 100})
+    page.goto(f"{base}/share/unknown")
+    expect(page.get_by_role("heading")).to_have_css("font-size", "15px")
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    expect(page.locator("img")).not_to_have_js_property("naturalWidth", 0)
+    assert accessibility_violations(page) == []
+    page.get_by_role("link", name="Open the dashboard").click()
     expect(page).to_have_url(f"{base}/")
 
 

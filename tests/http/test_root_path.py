@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from html import unescape
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from app.settings import Settings
 from tests.http.problems import detail_of
 from tests.support.servers import RunningApp
 
-APP, FAST_PATH = "app/http/app.py", "app/http/fast_path.py"
+APP, ERRORS, FAST_PATH = "app/http/app.py", "app/http/errors.py", "app/http/fast_path.py"
 PREFIXES = ["", "/tally"]
 ROUTES = ["/", "/kiosk", "/docs", "/docs/errors", "/embed/a", "/static/app.css", "/docs/assets/swagger-ui.css"]
 ROUTES += [
@@ -84,17 +85,38 @@ async def test_hits_take_the_fast_path_with_and_without_the_root_path(
     assert (await tally.get("/tally/events")).json() == {"a": 2, "event": 2, "tally": 2}
 
 
-@pytest.mark.fails_on_mutant("a person reads JSON", "app/http/errors.py", "return is_get and", "return False and")
-async def test_a_wrong_address_in_a_browser_is_a_page_that_leads_to_the_dashboard(tally: httpx.AsyncClient) -> None:
+ERROR_PAGES = [
+    (401, "/embed/a", "127.0.0.1", "send the header Authorization: Bearer <key>"),
+    (404, "/nothing/at/all", "127.0.0.1", "there is no such route or file"),
+    (404, "/share/unknown", "127.0.0.1", "ask for a new one"),
+    (421, "/", "<script>.example", 'the host "<script>.example" is not allowed'),
+]
+
+
+@pytest.mark.fails_on_mutant("a person reads JSON", ERRORS, "return is_get and", "return False and")
+@pytest.mark.fails_on_mutant("only wrong addresses have pages", ERRORS, "or _PAGES.fullmatch(", "or not _PAGES.search(")
+@pytest.mark.fails_on_mutant("a program reads HTML", ERRORS, 'and "text/html" in', 'and "" in')
+@pytest.mark.fails_on_mutant("markup in a detail", "app/http/problem_page.py", "escape(detail)", "detail")
+async def test_errors_of_pages_are_pages_that_lead_to_the_dashboard(serve) -> None:
+    keys = {"read_keys": "r" * 16, "admin_keys": "a" * 16}
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    page = await tally.get("/tally/nothing", headers=browser)
-    assert (page.status_code, page.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
-    (dashboard,) = re.findall('<a href="(.*?)">Open the dashboard', page.text)
-    assert "<main" in (await tally.get(dashboard, headers=browser)).text
-    detail_of(await tally.post("/tally/nothing", headers=browser), 404)
+    async with serve(root_path="/tally", allowed_hosts="127.0.0.1", **keys) as app, app.client() as client:
+        for status, path, host, detail in ERROR_PAGES:
+            for prefix in PREFIXES:
+                problem = await client.get(prefix + path, headers={"Host": host})
+                assert detail in detail_of(problem, status)
+                page = await client.get(prefix + path, headers={"Host": host, **browser})
+                assert (page.status_code, page.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
+                assert problem.headers.keys() <= page.headers.keys()
+                assert detail in unescape(page.text)
+                assert "<script" not in page.text
+                (dashboard,) = re.findall('<a href="(.*?)">Open the dashboard', page.text)
+                assert client.base_url.join(prefix + path).join(dashboard).path == f"{prefix}/"
+        detail_of(await client.post("/nothing", headers=browser), 404)
+        detail_of(await client.get("/events", headers=browser), 401)
 
 
-@pytest.mark.fails_on_mutant("a problem has no prefix", "app/http/errors.py", "root_path + kind.type", "kind.type")
+@pytest.mark.fails_on_mutant("a problem has no prefix", ERRORS, "root_path + kind.type", "kind.type")
 async def test_the_type_of_a_problem_is_a_page_under_the_root_path(tally: httpx.AsyncClient) -> None:
     requests = [("POST", "/event/%00"), ("POST", "/nothing"), ("GET", "/event/%00"), ("GET", "/nothing"), ("PUT", "/")]
     for prefix in PREFIXES:

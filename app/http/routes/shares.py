@@ -105,10 +105,9 @@ def add_public_routes(
 
     page, headers = STATIC.page("share.html"), page_headers()
 
-    @reads.get("/share/{token}", include_in_schema=False)
-    async def send_page(request: Request, token: str) -> Response:
-        # The page itself says that a link does not work.
-        return page.respond(request, headers, 200 if shares.find(token) else 404)
+    @reads.get("/share/{token}", include_in_schema=False, dependencies=[Depends(share_in_path)])
+    async def send_page(request: Request) -> Response:
+        return page.respond(request, headers)
 
     @reads.get("/share/{token}/counts", **_PUBLIC)
     async def read_shared_counts(share: shared) -> SharedCounts:
