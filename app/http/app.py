@@ -135,7 +135,10 @@ class TallyApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, which is made once."""
-        return self.openapi_schema or openapi.complete(super().openapi(), self.permissions)
+        if not self.openapi_schema:
+            openapi.group_routes(self.routes)
+            openapi.complete(super().openapi(), self.permissions)
+        return super().openapi()
 
 
 def include_routes(

@@ -285,6 +285,9 @@ def test_a_kiosk_rotates_and_fits_its_screen(tally: Process, open_page, console_
 def test_the_api_docs_list_the_routes(tally: Process, open_page, console_messages: list[str]) -> None:
     page = open_page(f"{tally.url}/docs")
     expect(page.get_by_text("/event/{name}").first).to_be_visible()
-    page.get_by_text("Count Events").click()
+    expect(page.locator("h3.opblock-tag").first).to_have_attribute("data-tag", "Count")
+    page.get_by_text("Count batch").click()
     expect(page.get_by_text("all are counted or none").first).to_be_visible()
+    page.get_by_text("Count hit").click()
+    expect(page.locator(".opblock.is-open textarea").first).to_have_value('{\n  "by": 1\n}')
     assert console_messages == []

@@ -1,6 +1,7 @@
 """What all routes have in common: methods, headers, metrics, pages and the OpenAPI document."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -111,6 +112,25 @@ async def test_openapi_lists_all_routes_and_the_docs_work_offline(client: httpx.
     assert "http://" not in page
     assert "https://" not in page
     assert (await client.get("/docs/assets/swagger-ui-bundle.js")).status_code == 200
+
+
+async def test_each_route_has_a_group_and_each_example_is_accepted(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    operations = [
+        (method, path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    groups = [tag["name"] for tag in document["tags"]]
+    assert {*groups} == {group for *_, operation in operations for group in operation["tags"]}
+    assert groups[:2] == ["Count", "Read"]
+    for method, path, operation in operations:
+        for media_type, body in operation.get("requestBody", {"content": {}})["content"].items():
+            if "schema" in body:
+                example = body["example"] if isinstance(body["example"], str) else json.dumps(body["example"])
+                headers = {**AS_ADMIN, "Content-Type": media_type}
+                response = await client.request(method, re.sub("{.*}", "a", path), content=example, headers=headers)
+                assert response.is_success or "no alert" in response.json()["detail"], (method, path, response.text)
 
 
 async def test_metrics_count_hits_and_do_not_name_events(client: httpx.AsyncClient) -> None:

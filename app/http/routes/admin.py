@@ -12,7 +12,7 @@ from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import COUNT_MAX, DayChange
 from app.group_commit import GroupCommitter
 from app.http.errors import Problem, rejection
-from app.http.openapi import error_responses
+from app.http.openapi import error_responses, json_body
 from app.http.parsing import HIT_BYTES_MAX, EventInPath, VisitorInPath, decode, read_body
 from app.http.problem_kinds import COUNT_MOVED, INVALID_REQUEST
 from app.http.responses import CorrectedRow, correction_row
@@ -30,7 +30,7 @@ _NUMBERS = {
     "properties": dict.fromkeys(("count", "total", "expectedCount", "expectedTotal"), _NUMBER),
     "additionalProperties": False,
 }
-_NUMBERS_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _NUMBERS}}}}
+_NUMBERS_BODY = json_body(_NUMBERS, {"count": 42})
 
 
 class NumbersBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,7 +66,7 @@ def add_routes(router: APIRouter, committer: GroupCommitter, store: CounterStore
     _add_event_routes(router, correct, store, names_max)
 
     @router.post("/reset")
-    async def reset() -> CorrectedRow:
+    async def reset_counts() -> CorrectedRow:
         """Reset all of today's counts to 0. The counts so far stay in the day's history; totals are unchanged."""
         return await correct(lambda slot, at: corrections.reset(store, slot, at))
 

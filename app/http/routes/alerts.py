@@ -3,7 +3,6 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -17,6 +16,7 @@ from app.domain.calendar import Calendar, Clock
 from app.domain.counting import COUNT_MAX
 from app.domain.names import event_name
 from app.http.errors import Problem
+from app.http.openapi import json_body
 from app.http.parsing import HIT_BYTES_MAX, decode, read_body, valid_name
 from app.http.problem_kinds import ALERT_LIMIT, INVALID_REQUEST, NOT_FOUND
 
@@ -68,7 +68,7 @@ _SCHEMA = {
         "secret": {"type": ["string", "null"]},
     },
 }
-_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+_BODY = json_body(_SCHEMA, {"event": "signup", "when": {"total": 1000}, "url": "https://example.com/hook"})
 
 
 def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:

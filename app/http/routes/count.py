@@ -69,19 +69,22 @@ def add_routes(router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits
     _add_batch_route(router, receiver, rate_limits, permissions)
 
 
-def _documentation(buffered: type, schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    body = {"content": {media: {"schema": schema} for media, schema in schemas.items()}}
+def _documentation(buffered: type, bodies: dict[str, tuple[dict[str, Any], object]]) -> dict[str, Any]:
+    """Return the options of a route with these bodies: the schema and the example of each media type."""
+    content = {media: {"schema": schema, "example": example} for media, (schema, example) in bodies.items()}
     accepted = {"model": buffered, "description": "Accepted: written to Kafka, not counted yet"}
-    errors = error_responses(415) if "text/plain" in schemas else {}
+    errors = error_responses(415) if "text/plain" in bodies else {}
     return {
         "responses": {200: response_headers("Idempotent-Replayed"), 202: accepted, **errors},
-        "openapi_extra": {"requestBody": body, "parameters": [KEY_HEADER]},
+        "openapi_extra": {"requestBody": {"content": content}, "parameters": [KEY_HEADER]},
     }
 
 
 def _add_hit_route(router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits, permissions: Permissions) -> None:
-    @router.post(EVENT_ROUTE, response_model=CountedHit, **_documentation(BufferedHit, {"application/json": _HIT}))
-    async def count_event(request: Request, event: EventInPath) -> Response:
+    media_types: dict[str, tuple[dict[str, Any], object]] = {"application/json": (_HIT, {"by": 1})}
+
+    @router.post(EVENT_ROUTE, response_model=CountedHit, **_documentation(BufferedHit, media_types))
+    async def count_hit(request: Request, event: EventInPath) -> Response:
         """Count one hit, or `by` hits, of an event."""
         rate_limits.consume(request, "write")
         hit = parse_hit(await read_body(request, HIT_BYTES_MAX), permissions.amount_max(request.scope))
@@ -100,14 +103,14 @@ def _add_batch_route(
     router: APIRouter, receiver: HitReceiver, rate_limits: RateLimits, permissions: Permissions
 ) -> None:
     bodies = BodyBudget()
-    media_types: dict[str, dict[str, Any]] = {
-        "application/json": _BATCH,
-        "application/x-ndjson": _TEXT,
-        "text/plain": _TEXT,
+    media_types: dict[str, tuple[dict[str, Any], object]] = {
+        "application/json": (_BATCH, {"signup": 1, "login": 2}),
+        "application/x-ndjson": (_TEXT, '{"event": "signup"}\n{"event": "login", "by": 2}'),
+        "text/plain": (_TEXT, "signup\nlogin"),
     }
 
     @router.post("/events", response_model=CountedBatch, **_documentation(BufferedBatch, media_types))
-    async def count_events(request: Request) -> Response:
+    async def count_batch(request: Request) -> Response:
         """Count up to 10,000 items in one request: all are counted or none.
 
         The body is a JSON array of items, a JSON object of event names and amounts, NDJSON, or plain text with one

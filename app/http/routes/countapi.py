@@ -138,7 +138,7 @@ def add_routes(
             return call.missing() if value is None else call.respond({"value": value})
 
         @router.get(f"/info/{path}", response_model=Info, responses=RESPONSES | MISSING, dependencies=limited)
-        async def read_info(call: Called) -> Response:
+        async def read_counter(call: Called) -> Response:
             """Return the total and the properties of the counter, or 404 if there is no such counter."""
             value = await read_total(store, call.event)
             if value is None:
@@ -158,7 +158,7 @@ def _add_shields(
     Drawing = Annotated[Callable[[int], Svg], Depends(_shield)]  # noqa: N806 # a type
 
     @router.get("/hit/{ns}/{key}/shield", response_class=Svg, responses=error_responses(400))
-    async def draw_hit(request: Request, call: Called, drawing: Drawing) -> Response:
+    async def count_and_draw(request: Request, call: Called, drawing: Drawing) -> Response:
         """Count one hit, and return a badge with the total: one that counts when it is shown."""
         return drawing(await hit(request, call.event))
 

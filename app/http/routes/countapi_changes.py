@@ -98,7 +98,7 @@ def _add_changes(router: APIRouter, store: CounterStore, changes: CounterChanges
     for path, parse in (("{key}", parse_default), ("{ns}/{key}", parse_counter)):
         Called = Annotated[Call, Depends(parse)]  # noqa: N806 # a type
 
-        async def create(request: Request, call: Called, value: Number = 0, initializer: Number = 0) -> Response:
+        async def make_counter(request: Request, call: Called, value: Number = 0, initializer: Number = 0) -> Response:
             """Make a counter with a total: `value` as in CountAPI, `initializer` as in Abacus."""
             if bounds := [name for name in _BOUNDS if name in request.query_params]:
                 raise Problem(INVALID_REQUEST, f"{bounds[0]}: counters of Tally have no bounds; leave it out")
@@ -112,11 +112,11 @@ def _add_changes(router: APIRouter, store: CounterStore, changes: CounterChanges
                 return call.missing(old_value=None)
             return call.respond({"old_value": await changes.set_total(call.event, value), "value": value})
 
-        router.get(f"/create/{path}", **creating)(create)
+        router.get(f"/create/{path}", **creating)(make_counter)
         router.get(f"/set/{path}", response_model=Changed, **options)(set_value)
 
     # Abacus has the functions with a namespace, which are those of the last path.
-    router.post("/create/{ns}/{key}", status_code=201, **creating)(create)
+    router.post("/create/{ns}/{key}", status_code=201, **creating)(make_counter)
     router.post("/set/{ns}/{key}", response_model=Changed, **options)(set_value)
 
     @router.post("/reset/{ns}/{key}", response_model=Changed, **options)
@@ -140,7 +140,7 @@ def _add_update(
     for path, parse in (("{key}", parse_default), ("{ns}/{key}", parse_counter)):
         Called = Annotated[Call, Depends(parse)]  # noqa: N806 # a type
 
-        async def update(request: Request, call: Called, amount: Amount = None, value: Amount = None) -> Response:
+        async def add_to_value(request: Request, call: Called, amount: Amount = None, value: Amount = None) -> Response:
             """Add to the total: `amount` as in CountAPI, `value` as in Abacus. All but 1 needs an admin key."""
             added = amount or value
             if not added:
@@ -156,5 +156,5 @@ def _add_update(
                 total = accepted_or_raise(await committer.submit({call.event: added}))[call.event].total
             return call.respond({"value": total})
 
-        router.get(f"/update/{path}", **options)(update)
-    router.post("/update/{ns}/{key}", **options)(update)
+        router.get(f"/update/{path}", **options)(add_to_value)
+    router.post("/update/{ns}/{key}", **options)(add_to_value)

@@ -63,7 +63,7 @@ def add_routes(router: APIRouter, store: CounterStore, clock: Clock, backups: Ba
         response_class=StreamingResponse,
         responses={200: {"content": {"application/vnd.sqlite3": {}}}, **error_responses(409)},
     )
-    async def read_backup() -> FileDownload:
+    async def download_backup() -> FileDownload:
         """Return a copy of the SQLite file, as of one moment during the request. One backup is made at a time."""
         return FileDownload(await backups.open_copy(), "application/vnd.sqlite3", "tally.db")
 

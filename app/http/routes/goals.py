@@ -1,7 +1,7 @@
 """GET /goals, and PUT and DELETE /goals/{name}: the number that an event should reach, and how far it is."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
@@ -12,6 +12,7 @@ from app.domain.calendar import Clock, TimeSlot
 from app.domain.counting import COUNT_MAX
 from app.goals import GOALS_MAX, Goal, Goals, TooManyGoals
 from app.http.errors import Problem
+from app.http.openapi import json_body
 from app.http.parsing import HIT_BYTES_MAX, decode, event_name_in_path, read_body
 from app.http.problem_kinds import GOAL_LIMIT, INVALID_REQUEST, NOT_FOUND
 from app.stores.base import CounterStore
@@ -27,7 +28,7 @@ _SCHEMA = {
     "minProperties": 1,
     "maxProperties": 1,
 }
-_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+_BODY = json_body(_SCHEMA, {"count": 100})
 
 
 def add_routes(reads: APIRouter, writes: APIRouter, goals: Goals, store: CounterStore, clock: Clock) -> None:

@@ -32,7 +32,7 @@ def add_routes(router: APIRouter, queries: CountQueries, notes: Notes, days_kept
     """Add the routes that read past days, of which the store keeps `days_kept`."""
 
     @router.get("/history", response_model=list[DaySummary], responses=_CSV)
-    async def read_days(response: Response, format: Format = "json") -> Any:  # noqa: A002 # the API's word
+    async def list_days(response: Response, format: Format = "json") -> Any:  # noqa: A002 # the API's word
         """Return the past days that have hits, newest first. A day that was reset has more than one part."""
         rows = await _summarize_days(queries, days_kept)
         if format == "csv":

@@ -3,7 +3,7 @@
 import math
 import uuid
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from app.domain.calendar import Calendar, Clock
 from app.domain.names import NOTE_LENGTH_MAX, event_name, note_text
 from app.http.errors import Problem, rejection
-from app.http.openapi import KEY_HEADER, response_headers
+from app.http.openapi import KEY_HEADER, json_body, response_headers
 from app.http.parsing import HIT_BYTES_MAX, decode, event_in_query, idempotency_key_id, read_body, valid_name
 from app.http.permissions import Permissions
 from app.http.problem_kinds import INVALID_REQUEST, NOT_FOUND
@@ -36,7 +36,7 @@ _SCHEMA = {
         "event": {"type": ["string", "null"]},
     },
 }
-_BODY: dict[str, Any] = {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}
+_BODY = json_body(_SCHEMA, {"text": "v2.1 deployed"})
 
 
 class NoteBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,7 +75,7 @@ def add_routes(
         "/notes",
         status_code=201,
         responses={201: response_headers("Idempotent-Replayed")},
-        openapi_extra={"requestBody": _BODY, "parameters": [KEY_HEADER]},
+        openapi_extra={**_BODY, "parameters": [KEY_HEADER]},
     )
     async def add_note(request: Request, response: Response) -> NoteRow:
         """Add a note now, or at another time, to one event or to all."""

@@ -11,7 +11,7 @@ from app.domain.buckets import TOTAL
 from app.domain.calendar import Calendar, Clock
 from app.domain.names import stored_event_name, visitor_id
 from app.http.errors import Problem
-from app.http.openapi import error_responses
+from app.http.openapi import error_responses, json_body
 from app.http.parsing import decode, read_body, valid_name
 from app.http.problem_kinds import NOT_FOUND, SHARE_LIMIT
 from app.http.routes.pages import STATIC, page_headers
@@ -44,7 +44,7 @@ class ShareFields(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _SCHEMA = msgspec.json.schema(ShareFields)["$defs"]["ShareFields"]
-_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+_BODY = json_body(_SCHEMA, {"title": "Launch", "events": ["signup", "order"]})
 _PUBLIC: dict[str, Any] = {"responses": error_responses(429, 503)}
 
 
