@@ -1,16 +1,19 @@
 """Tally under /tally/: all pages work behind the nginx of the guide, which keeps or strips the path, and without it."""
 
+import io
 import re
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, Request, expect
 
 from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, choose, count_of, expect_status
 from tests.support.nginx import HTTP, Nginx
 from tests.support.servers import ROOT, Process
 
+PAGES = "app/http/routes/pages.py"
 GUIDE = "docs/how-to/reverse-proxy.md"
 SCRIPT_PAGE = """<script src="{base}/static/tally-1.js"></script>
 <b data-tally-count="script"></b><button data-tally-hit="script">Click</button>"""
@@ -99,6 +102,23 @@ def test_the_dashboard_is_live(tally: Process, base: str, page: Page) -> None:
         expect(page.locator(f"#page-{hash_}")).to_be_visible()
     page.locator("#set-look ~ p a").click()
     expect(page).to_have_url(f"{base}/kiosk")
+
+
+@pytest.mark.fails_on_mutant("the manifest is not allowed", PAGES, " manifest-src 'self';", "")
+@pytest.mark.fails_on_mutant("the app opens another page", "static/manifest.json", '"../../"', '"/"')
+def test_the_dashboard_can_be_added_to_a_home_screen(base: str, page: Page) -> None:
+    page.goto(f"{base}/")
+    found = page.context.new_cdp_session(page).send("Page.getAppManifest")
+    assert (found["errors"], found["manifest"]["startUrl"]) == ([], f"{base}/")
+    touch_icon = page.locator("link[rel=apple-touch-icon]").evaluate("link => link.href")
+    assert touch_icon in [icon["url"] for icon in found["manifest"]["icons"]]
+    for icon in found["manifest"]["icons"]:
+        response = httpx.get(icon["url"]).raise_for_status()
+        assert response.headers["Content-Type"] == icon["type"]
+        assert len(response.content) < 6000
+        if icon["type"] == "image/png":
+            width, height = Image.open(io.BytesIO(response.content)).size
+            assert f"{width}x{height}" == icon["sizes"]
 
 
 @pytest.mark.fails_on_mutant(

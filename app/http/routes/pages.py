@@ -23,7 +23,7 @@ SWAGGER = StaticFiles(Path(str(files("fastapi_swagger") / "resources")))
 # The Content-Security-Policy of pages. All other responses have the policy in middleware.py.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-    " frame-src 'self'; base-uri 'none'; form-action 'self'"
+    " manifest-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'self'"
 )
 _TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
 
