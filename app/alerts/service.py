@@ -1,10 +1,8 @@
 """Alerts as administrators manage them, and the parts that watch and send them."""
 
-import asyncio
 import base64
 import secrets
 import uuid
-from collections.abc import Sequence
 
 import msgspec
 
@@ -67,10 +65,6 @@ class AlertService:
     async def deliveries(self, alert_id: str) -> list[Delivery]:
         """Return the deliveries of an alert that were not accepted so far."""
         return [delivery for delivery, _ in await self._storage.deliveries(alert_id)]
-
-    async def count_deliveries(self, alerts: Sequence[Alert]) -> list[int]:
-        """Return the number of deliveries of each alert that were not accepted so far."""
-        return await asyncio.gather(*(self._storage.count_deliveries(alert.id) for alert in alerts))
 
     async def add(self, fields: AlertFields) -> Alert:
         """Add an alert, which fires for crossings from now on. Raises TooManyAlerts."""

@@ -71,8 +71,11 @@ def test_an_alert_is_added_from_an_event_changed_and_deleted(
     page.go_back()
     expect(page.locator("#alert-form")).to_be_hidden()
     tally.post("/event/order")
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.reload()
     expect(row).to_contain_text("1 message waiting: ")
+    assert [url for url in requests if "/alerts/" in url] == []
     row.get_by_role("button", name="Edit").click()
     page.locator("#alert-kind").select_option("below")
     page.locator("#alert-when").fill("1")

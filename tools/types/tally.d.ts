@@ -18,10 +18,9 @@ type Alert = {
   when: { count?: number; total?: number; every?: number; above?: number; below?: number; window?: string };
   url: string;
   format: string;
-  undelivered?: number;
-  pending?: number;
-  error?: string;
-  failed?: { error: string }[];
+  undelivered: number;
+  pending: number;
+  error: string;
 };
 type GoalRow = { eventName: string; goal: { count?: number; total?: number }; count: number; total: number; day: string };
 /** `earlier` is the total of the days before `day`. `isReached` is null until it is known. `times` counts how often live hits reached it. */

@@ -1,5 +1,6 @@
 """GET and POST /alerts, and GET, PUT and DELETE /alerts/{id}: alerts, for administrators."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
@@ -37,16 +38,16 @@ class NewAlert(AlertRow):
 
 
 class ListedAlert(AlertRow):
-    """An alert with the number of its deliveries that were not accepted so far."""
+    """An alert with the number of its deliveries not accepted so far, that of those that wait, and the last error."""
 
     undelivered: int
-
-
-class AlertDetail(AlertRow):
-    """An alert with the number of its waiting deliveries, the last error of one, and those that failed permanently."""
-
     pending: int
     error: str
+
+
+class AlertDetail(ListedAlert):
+    """An alert with its deliveries that failed permanently."""
+
     failed: list[FailedRow]
 
 
@@ -79,8 +80,8 @@ def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:
     async def list_alerts() -> list[ListedAlert]:
         """Return all alerts, oldest first."""
         listed = await alerts.list_all()
-        counts = zip(listed, await alerts.count_deliveries(listed), strict=True)
-        return [ListedAlert(**_row(calendar, alert), undelivered=count) for alert, count in counts]
+        deliveries = await asyncio.gather(*(alerts.deliveries(alert.id) for alert in listed))
+        return [_listed(calendar, *pair) for pair in zip(listed, deliveries, strict=True)]
 
     @router.post("/alerts", status_code=201, openapi_extra=_BODY)
     async def add_alert(request: Request, response: Response) -> NewAlert:
@@ -96,7 +97,9 @@ def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:
     @router.get("/alerts/{id}")
     async def read_alert(id: str) -> AlertDetail:  # noqa: A002 # the API's word
         """Return an alert, and its deliveries that were not accepted."""
-        return _detail(calendar, _found(await alerts.get(id)), await alerts.deliveries(id))
+        alert, deliveries = _found(await alerts.get(id)), await alerts.deliveries(id)
+        failed = [_failed_row(calendar, delivery) for delivery in deliveries if delivery.failed]
+        return AlertDetail(**_listed(calendar, alert, deliveries), failed=failed)
 
     @router.put("/alerts/{id}", openapi_extra=_BODY)
     async def replace_alert(request: Request, id: str) -> AlertRow:  # noqa: A002 # the API's word
@@ -141,13 +144,12 @@ def _row(calendar: Calendar, alert: Alert) -> AlertRow:
     )
 
 
-def _detail(calendar: Calendar, alert: Alert, deliveries: Sequence[Delivery]) -> AlertDetail:
-    pending = [delivery for delivery in deliveries if not delivery.failed]
-    return AlertDetail(
+def _listed(calendar: Calendar, alert: Alert, deliveries: Sequence[Delivery]) -> ListedAlert:
+    return ListedAlert(
         **_row(calendar, alert),
-        pending=len(pending),
-        error=next((delivery.error for delivery in pending[::-1] if delivery.error), ""),
-        failed=[_failed_row(calendar, delivery) for delivery in deliveries if delivery.failed],
+        undelivered=len(deliveries),
+        pending=sum(not delivery.failed for delivery in deliveries),
+        error=next((delivery.error for delivery in deliveries[::-1] if delivery.error), ""),
     )
 
 

@@ -21,11 +21,9 @@ function conditionText({ count, total, every, above, below, window = "" }) {
 }
 
 /** Returns what was not delivered, in words. @param {Alert} alert */
-function deliveryText({ pending = 0, error = "", failed = [] }) {
-  return [
-    ...(pending ? [`${plural(pending, "message")} waiting${error && `: ${error}`}`] : []),
-    ...(failed.length ? [`${plural(failed.length, "message")} failed: ${failed[failed.length - 1].error}`] : []),
-  ].join(" · ");
+function deliveryText({ undelivered, pending, error }) {
+  const states = Object.entries({ waiting: pending, failed: undelivered - pending }).filter(([, count]) => count);
+  return states.map(([state, count]) => `${plural(count, "message")} ${state}`).join(", ") + (error && `: ${error}`);
 }
 
 /** @param {Session} session @returns {Page} */
@@ -57,9 +55,7 @@ export function createPage({ reconnect }) {
 
   /** Returns null without an admin key. @returns {Promise<Alert[]|null>} */
   async function loadAlerts() {
-    if (!(await getPermissions(apiKey())).admin) return null;
-    /** @type {Alert[]} */ const alerts = await get("/alerts");
-    return Promise.all(alerts.map((alert) => (alert.undelivered ? get(`/alerts/${alert.id}`).catch(() => alert) : alert)));
+    return (await getPermissions(apiKey())).admin ? get("/alerts") : null;
   }
 
   function showLocked() {
