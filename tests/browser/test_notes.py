@@ -85,6 +85,23 @@ def test_notes_are_read_with_their_bars(tally: Process, open_page, console_messa
 
 
 @pytest.mark.fails_on_mutant(
+    "a mark is hard to hit", "static/js/components/bar-chart.js", "NOTE_TARGET = 24", "NOTE_TARGET = 8"
+)
+def test_a_note_is_shown_by_a_tap_near_its_mark(tally: Process, open_page) -> None:
+    page = open_page(
+        f"{tally.url}/#/event/signup", has_touch=True, viewport={"width": 390, "height": 1200}, forced_colors="active"
+    )
+    mark = wait_until_loaded(page).locator("#event-chart .note-marks path")
+    expect(mark).to_have_attribute("d", re.compile("M"))
+    box = mark.bounding_box()
+    assert box
+    assert box["width"] >= 12
+    page.touchscreen.tap(box["x"] + box["width"] / 2 - 11, box["y"] + 20)
+    expect(page.locator("#event-chart .tooltip")).to_contain_text(HOSTILE)
+    assert mark.evaluate("el => getComputedStyle(el).fill === getComputedStyle(document.body).color")
+
+
+@pytest.mark.fails_on_mutant(
     "a long text is cut", "static/app.css", ":is(.name, .name bdi, .palette bdi):has(", ":has("
 )
 def test_a_note_is_added_and_deleted(tally: Process, open_page, console_messages: list[str]) -> None:

@@ -6,8 +6,9 @@ import { h, isolate, s, table } from "../lib/dom.js";
 import { compact, dateTime, longDate, month, number, plural, shortDate, shortMonth, time } from "../lib/format.js";
 import { noteOfBar } from "./chart-notes.js";
 
-const MARGIN = { left: 40, bottom: 22, top: 10 }; // Pixels for the axis labels.
+const MARGIN = { left: 40, bottom: 26, top: 10 }; // Pixels for the axis labels.
 const LABEL_WIDTH = 64;
+const NOTE_TARGET = 24; // Pixels, because the mark of a note is narrower than a finger.
 const NOTES_MAX = 5; // In a tooltip. The table has all.
 const BAR_WIDTH_MAX = 40;
 const LABEL_INTERVALS = { minute: [5, 10, 15, 20, 30], hour: [1, 2, 3, 6, 12], day: [1, 2, 3, 5, 7, 14, 30, 90], month: [1, 2, 3, 6, 12] };
@@ -60,7 +61,7 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
       const isNewestDay = ["day", "month"].includes(data.step) && i === data.points.length - 1; // It always has a label.
       if (position(point, i) % interval || x < MARGIN.left + 16 || (x > width - LABEL_WIDTH / 2 && !isNewestDay)) return [];
       const anchor = x > width - LABEL_WIDTH / 2 ? { x: width, "text-anchor": "end" } : { x, "text-anchor": "middle" };
-      return [s("text", { ...anchor, y: MARGIN.top + height + 17 }, AXIS_NAMES[data.step](point.start, point.iso))];
+      return [s("text", { ...anchor, y: MARGIN.top + height + 21 }, AXIS_NAMES[data.step](point.start, point.iso))];
     });
     axis.replaceChildren(...lines, ...times);
   }
@@ -84,7 +85,7 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
       for (const [key, value] of Object.entries(rect)) bars[i].setAttribute(key, value.toFixed(2));
       bars[i].classList.toggle("partial", data.running && i === points.length - 1);
     });
-    const marks = barNotes.flatMap((found, i) => (found.length ? [`M${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${MARGIN.top + height + 1}l4 5h-8z`] : []));
+    const marks = barNotes.flatMap((found, i) => (found.length ? [`M${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${MARGIN.top + height + 1}l6 8h-12z`] : []));
     noteMarks.replaceChildren(s("path", { d: marks.join("") }));
     const path = data.line.map(({ count }, i) => `${i ? "L" : "M"}${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${(MARGIN.top + height * (1 - count / max)).toFixed(1)}`);
     line.setAttribute("d", path.join(""));
@@ -131,7 +132,14 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
     tooltip.style.right = isLeft ? `${svg.clientWidth - middle + offset}px` : "";
   }
 
-  const indexAt = (/** @type {MouseEvent} */ event) => Math.floor((event.offsetX - MARGIN.left) / barStep);
+  /** Returns the bar at a pointer. Below the bars, it is the nearest one with a note, if there is one near. @param {MouseEvent} event */
+  function indexAt({ offsetX, offsetY }) {
+    const position = (offsetX - MARGIN.left) / barStep;
+    const distance = (/** @type {number} */ i) => Math.abs(position - i - 0.5) * barStep;
+    const near = offsetY < svg.clientHeight - NOTE_TARGET ? [] : [...barNotes.keys()].filter((i) => barNotes[i].length && distance(i) <= NOTE_TARGET / 2);
+    return near.sort((a, b) => distance(a) - distance(b))[0] ?? Math.floor(position);
+  }
+
   const pointAt = (/** @type {MouseEvent} */ event) => highlight(indexAt(event));
   const pick = () => { if (mayPick && data.pickable && data.points[highlightedIndex]) onPick(data.points[highlightedIndex]); };
   svg.addEventListener("pointerdown", (event) => {
