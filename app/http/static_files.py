@@ -7,6 +7,7 @@ gets the present files, and a browser asks again the next time.
 
 import gzip
 import hashlib
+import posixpath
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+_MODULE_SCRIPT = re.compile(r'<script type="module" src="((?:\.\./)?static/)([^"]+)"></script>')
+_IMPORT = re.compile(r'^import [^"]*"(\.[^"]+)"', re.MULTILINE)
 _VERSION = re.compile(r"v-[0-9a-f]{8}/")
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _UNCOMPRESSED_MAX = 500  # bytes; compressing fewer saves nothing
@@ -67,10 +70,28 @@ class StaticFiles:
 
     def page(self, name: str, **texts: str) -> "Page":
         """Return an HTML file whose links to `static/` have the version, and whose `{names}` are replaced by texts."""
-        html = re.sub(r'(?<=")((?:\.\./)?static/)', rf"\1{self.version}/", self._contents[name].body.decode())
+        html = _MODULE_SCRIPT.sub(self._preload_imports, self._contents[name].body.decode())
+        html = re.sub(r'(?<=")((?:\.\./)?static/)', rf"\1{self.version}/", html)
         for placeholder, text in texts.items():
             html = html.replace(f"{{{placeholder}}}", text)
         return Page(html)
+
+    def _preload_imports(self, script: re.Match[str]) -> str:
+        """Return links to all modules that a script imports, so that browsers request them at once, and the script."""
+        directory, module = script.groups()
+        links = (
+            f'<link rel="modulepreload" fetchpriority="low" href="{directory}{name}">' for name in self._imports(module)
+        )
+        return "\n  ".join([*links, script[0]])
+
+    def _imports(self, module: str) -> list[str]:
+        """Return the modules that a module imports, and those that they import."""
+        found = [module]
+        for importer in found:  # The loop appends to it.
+            targets = _IMPORT.findall(self._contents[importer].body.decode())
+            paths = (posixpath.normpath(f"{posixpath.dirname(importer)}/{target}") for target in targets)
+            found += [path for path in dict.fromkeys(paths) if path not in found]
+        return found[1:]
 
 
 class Page:

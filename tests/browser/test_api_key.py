@@ -151,6 +151,20 @@ def test_a_key_can_be_remembered_on_a_device(tally: Process, open_page) -> None:
     assert page.evaluate("localStorage.getItem('tally-key')") is None
 
 
+@pytest.mark.fails_on_mutant("no count", "static/js/first-count.js", "element.textContent = text;", "")
+@pytest.mark.fails_on_mutant("no key", "static/js/first-count.js", "key ? {", "false ? {")
+@pytest.mark.fails_on_mutant("it is hidden", "static/app.css", ":not(#first-count:not(:empty))", "")
+def test_the_first_count_is_shown_before_the_modules_arrive(tally: Process, open_page) -> None:
+    page = open_page(tally.url)
+    enter_key(page, READ_KEY)
+    expect_status(page, "live")
+    page.route("**/js/main.js", lambda route: None)  # It never arrives.
+    page.reload(wait_until="commit")
+    expect(page.locator("#first-count")).to_have_text("7")
+    expect(page.locator("main")).to_have_attribute("aria-busy", "true")
+    assert page.evaluate("getComputedStyle(document.querySelector('#first-count')).color") != "rgba(0, 0, 0, 0)"
+
+
 def test_the_share_panel_names_what_a_key_protects(tally: Process, open_page) -> None:
     page = open_page(f"{tally.url}/#/event/a")
     enter_key(page, READ_KEY)

@@ -1,6 +1,7 @@
 """The files of the dashboard are compressed once, and kept by browsers for as long as they do not change."""
 
 import gzip
+import posixpath
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -35,6 +36,18 @@ async def test_pages_and_files_are_compressed_for_clients_that_accept_it(tally: 
         assert "Content-Encoding" not in plain.headers
         assert plain.headers["Vary"] == response.headers["Vary"] == "Accept-Encoding"
         assert plain.headers["Content-Length"] == str(len(plain.content))
+
+
+@pytest.mark.fails_on_mutant("imports of imports", FILES, "in found: ", "in [module]: ")
+async def test_a_page_preloads_each_module_that_its_script_imports(tally: httpx.AsyncClient) -> None:
+    for path, script, other in (("/", "main.js", "data/series.js"), ("/kiosk", "kiosk.js", "data/series.js")):
+        html = (await tally.get(path)).text
+        preloaded = re.findall(r'<link rel="modulepreload" fetchpriority="low" href="(static/[^"]+)">', html)
+        assert any(name.endswith(other) for name in preloaded)
+        assert len(set(preloaded)) == len(preloaded)
+        for name in [*preloaded, *re.findall(r'src="(static/[^"]+/' + script + ')"', html)]:
+            imports = re.findall(r'^import [^"]*"([^"]+)"', (await tally.get(f"/{name}")).text, re.MULTILINE)
+            assert {posixpath.normpath(f"{posixpath.dirname(name)}/{target}") for target in imports} <= set(preloaded)
 
 
 @pytest.mark.fails_on_mutant("files are requested again", FILES, "_IMMUTABLE} if", "'no-cache'} if")

@@ -1,5 +1,8 @@
 // Types that the dashboard's modules share: the server's JSON, and the interfaces between modules.
 
+/** Today's counts by event, requested by first-count.js; null if the request failed. */
+interface Window { firstCounts?: Promise<Record<string, number> | null> }
+
 type Point = { start: string; count: number };
 type Audience = { users: number; sessions: number; activeSessions: number; exact: boolean; error: number | null };
 type Ranked = { rank: number; eventName?: string; user?: string; count: number };

@@ -25,7 +25,7 @@ export function createHero(value, marksHost, name) {
 
 /** @param {HTMLElement} host @param {Record<string, string>} labels of the smaller numbers, by key */
 export function createHeadline(host, labels) {
-  const value = h("p", { className: "value", translate: false });
+  /** @type {HTMLElement} */ const value = host.querySelector(".value") ?? h("p", { className: "value", translate: false });
   const marksHost = h("div", { className: "strokes" });
   const compared = h("p", { className: "compared" });
   const goal = createGoalBar();
@@ -33,7 +33,7 @@ export function createHeadline(host, labels) {
   /** @type {Record<string, HTMLElement>} */ const values = {};
   let name = "";
   let hero = createHero(value, marksHost, name);
-  host.append(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost, compared, goal.el), figures);
+  host.replaceChildren(h("div", { className: "hero" }, h("p", { className: "label" }, "Hits today ", h("span", { className: "as-of" })), value, marksHost, compared, goal.el), figures);
   for (const [key, label] of Object.entries(labels)) {
     values[key] = h("dd", { className: "value", translate: false }, "–");
     figures.append(h("div", {}, h("dt", {}, label), values[key]));

@@ -80,7 +80,8 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
 
   /** Loads the counts over HTTP, which is faster than the socket's handshake and works where sockets are blocked. */
   async function load() {
-    /** @type {Record<string, number>|null} */ const counts = await get("/events").catch(() => null);
+    /** @type {Record<string, number>|null} */ const counts = await (window.firstCounts ?? get("/events").catch(() => null));
+    window.firstCounts = undefined;
     if (counts && !synced() && !paused) replaceCounts(Object.keys(counts), Object.values(counts));
   }
 
