@@ -32,9 +32,9 @@ const session = openSession({
     updateAdminPanels(pageElement()); // A server that was restarted may have other keys.
   },
   onGoal(event, goal) {
-    const text = goalParts(goal).join(" ");
-    byId("announce").textContent = `${event}: goal reached, ${text}`;
-    notify(`${event}: goal reached`, text, goTo(link("event", event)));
+    const text = goalParts({ ...goal, value: goal.target }).join(" ");
+    byId("announce").textContent = `${event}. ${text}`;
+    notify(event, text, goTo(link("event", event)));
   },
   onStatus(status) {
     locked = status.name === "locked";

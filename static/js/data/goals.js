@@ -49,4 +49,5 @@ export class Goals {
 }
 
 /** Returns how far a goal is, and the time in words. @param {Goal} goal */
-export const goalParts = ({ value, target, isDaily }) => [`${number(value)} of ${number(target)}`, isDaily ? "today" : "in total"];
+export const goalParts = ({ value, target, isDaily }) =>
+  [value === target ? `Goal reached: ${number(target)}` : `${number(value)} of ${number(target)}`, isDaily ? "today" : "in total"];
