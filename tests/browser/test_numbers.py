@@ -361,6 +361,9 @@ def test_cards_and_the_leaderboard_show_changes(tally: Process, open_page, conso
     page.goto(f"{tally.url}/#/?sort=change")
     view, search = (page.locator(f'[data-event="{name}"] .delta') for name in ("page.view", "search"))
     expect(view).to_have_text("-100 (33%)")
+    page.set_viewport_size({"width": 320, "height": 800})
+    expect(page.locator('[data-event="search"] .rate')).to_have_css("display", "none")
+    page.set_viewport_size({"width": 1280, "height": 720})
     expect(view).to_have_accessible_name(
         re.compile(r"By 2:00\sPM: 200, 33.3% fewer than yesterday \(300\), 20% fewer than a week ago \(250\)$")
     )

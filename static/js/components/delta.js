@@ -17,7 +17,7 @@ export function showDelta(el, movers, name, withHits = false) {
   const title = movers && mover ? sentence(mover, movers) : "";
   if (el.textContent === text && el.title === title) return;
   el.textContent = text;
-  el.className = `delta ${change > 0 ? "up" : change < 0 ? "down" : ""}`;
+  el.className = `delta ${withHits ? "with-hits " : ""}${change > 0 ? "up" : change < 0 ? "down" : ""}`;
   el.title = el.ariaLabel = title;
   el.role = "img"; // Without a role, an element has no name for screen readers.
 }
