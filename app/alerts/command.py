@@ -1,4 +1,4 @@
-"""`tally alerts`: list, add and delete the alerts of a running Tally, over HTTP."""
+"""`tally alerts`: list, add, test and delete the alerts of a running Tally, over HTTP."""
 
 import argparse
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 ALERTS_COMMAND = "alerts"
-HELP = "list, add or delete alerts of the Tally that runs with the same settings"
+HELP = "list, add, test or delete alerts of the Tally that runs with the same settings"
 _CONDITION = re.compile(r"(count|total|every|above|below)=(\d{1,16})(?:/(5m|1h|1d))?")
 _TIMEOUT_SECONDS = 10.0
 
@@ -20,12 +20,13 @@ class CommandFailed(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    actions = parser.add_subparsers(dest="action", metavar="add | delete")
+    actions = parser.add_subparsers(dest="action", metavar="add | test | delete")
     add = actions.add_parser("add", help="add an alert")
     add.add_argument("event")
     add.add_argument("when", type=_condition, help="such as total=1000, every=100, count=50 or below=1/1h")
     add.add_argument("url")
     add.add_argument("--format", choices=("json", "slack", "discord", "ntfy"), help="by default that of the URL's host")
+    actions.add_parser("test", help="send an example of an alert's message once").add_argument("id")
     actions.add_parser("delete", help="delete an alert, and its messages that were not sent").add_argument("id")
 
 
@@ -51,6 +52,11 @@ def _run(arguments: argparse.Namespace, client: httpx.Client) -> str:
         return f"Added {alert['id']}.{secret}"
     if arguments.action == "delete":
         return f"Deleted {_json(client.delete(f'/alerts/{arguments.id}'))['id']}."
+    if arguments.action == "test":
+        error = _json(client.post(f"/alerts/{arguments.id}/test"))["error"]
+        if error:
+            raise CommandFailed(f"the message was not accepted: {error}")
+        return "The message was accepted."
     alerts = _json(client.get("/alerts"))
     return "\n".join(map(_line, alerts)) or "There are no alerts."
 

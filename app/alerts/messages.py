@@ -24,13 +24,14 @@ class Message(NamedTuple):
     headers: dict[str, str]
 
 
-def compose(alert: Alert, delivery: Delivery, now: float) -> Message:
-    """Return the message about a crossing in the format of the alert. `now` is a UTC second."""
+def compose(alert: Alert, delivery: Delivery, now: float, *, is_test: bool = False) -> Message:
+    """Return the message about a crossing in the format of the alert, or that of a test. `now` is a UTC second."""
     if alert.format == "json":
-        return _signed_json(alert, delivery, int(now))
+        return _signed_json(alert, delivery, int(now), "alert.test" if is_test else "alert.fired")
+    text = f"Test: {describe(delivery)}" if is_test else describe(delivery)
     if alert.format == "ntfy":
-        return Message(describe(delivery).encode(), {"Content-Type": "text/plain; charset=utf-8", "Title": "Tally"})
-    return Message(msgspec.json.encode(_chat_message(alert, delivery)), {"Content-Type": "application/json"})
+        return Message(text.encode(), {"Content-Type": "text/plain; charset=utf-8", "Title": "Tally"})
+    return Message(msgspec.json.encode(_chat_message(alert, text)), {"Content-Type": "application/json"})
 
 
 def describe(delivery: Delivery) -> str:
@@ -44,12 +45,12 @@ def describe(delivery: Delivery) -> str:
     return f"{event}: the total has reached {delivery.threshold}"
 
 
-def _signed_json(alert: Alert, delivery: Delivery, now: int) -> Message:
+def _signed_json(alert: Alert, delivery: Delivery, now: int, type_: str) -> Message:
     """Return JSON signed as in the Standard Webhooks specification."""
     data = {"alert": alert.id, "event": delivery.event, "when": delivery.when, "threshold": delivery.threshold}
     data |= {"value": delivery.value, **({"day": delivery.date} if delivery.date else {})}
     fired_at = datetime.fromtimestamp(delivery.fired_at, UTC).isoformat()
-    body = msgspec.json.encode({"type": "alert.fired", "timestamp": fired_at, "data": data})
+    body = msgspec.json.encode({"type": type_, "timestamp": fired_at, "data": data})
     headers = {"webhook-id": delivery.id, "webhook-timestamp": str(now)}
     headers["webhook-signature"] = sign(alert.secret, delivery.id, now, body)
     return Message(body, {"Content-Type": "application/json", **headers})
@@ -62,9 +63,8 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-def _chat_message(alert: Alert, delivery: Delivery) -> dict[str, object]:
+def _chat_message(alert: Alert, text: str) -> dict[str, object]:
     """Return the JSON of Slack or Discord. The name of an event cannot mention anyone, or become markup."""
-    text = describe(delivery)
     if alert.format == "slack":
         return {"text": text.translate(_SLACK_ESCAPES), "mrkdwn": False}
     return {"content": _DISCORD_MARKUP.sub(r"\\\1", text), "allowed_mentions": {"parse": []}}

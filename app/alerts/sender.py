@@ -16,7 +16,8 @@ from app.stores.base import StoreError
 RETRY_SECONDS = 86_400  # after which a delivery has failed permanently
 FIRST_PAUSE_SECONDS, PAUSE_FACTOR, PAUSE_SECONDS_MAX = 5, 3, 3 * 3600
 LEASE_SECONDS = 2 * TIMEOUT_SECONDS  # after which another node sends a delivery, because this one may have died
-CONCURRENT_MAX = 4  # requests of one alert at once
+CONCURRENT_MAX = 4  # requests of one alert at once, and tests of all alerts
+TEST_SECONDS = 4.0  # deploy/nginx.conf allows a response 5
 FAILED_MAX = 100  # deliveries of one alert that are listed after they have failed
 
 log = logging.getLogger("tally.alerts")
@@ -30,6 +31,7 @@ class AlertSender:
         self._client = create_client(allow_private=allow_private)
         self._alerts: dict[str, Alert] = {}  # those with a task, as they are now
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tests = asyncio.Semaphore(CONCURRENT_MAX)
 
     def send_due(self, alert: Alert) -> None:
         """Begin to send the deliveries of an alert that are due, unless they are being sent."""
@@ -37,6 +39,15 @@ class AlertSender:
         if alert.id not in self._tasks:
             task = self._tasks[alert.id] = asyncio.create_task(self._send_safely(alert.id))
             task.add_done_callback(lambda _: (self._tasks.pop(alert.id), self._alerts.pop(alert.id)))
+
+    async def send_test(self, alert: Alert, sample: Delivery) -> str:
+        """Send a delivery once, as a test. Return "" if the URL has accepted it, else what is wrong."""
+        message = compose(alert, sample, self._clock.at(), is_test=True)
+        try:
+            async with asyncio.timeout(TEST_SECONDS), self._tests:
+                return await post(self._client, alert.url, message.body, message.headers)
+        except TimeoutError:
+            return f"no response within {TEST_SECONDS:g} s"
 
     async def close(self) -> None:
         """Stop. What was not accepted is sent again after LEASE_SECONDS, or after the next start."""

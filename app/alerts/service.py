@@ -103,5 +103,19 @@ class AlertService:
                 return saved.value
         raise StoreUnavailable("the alert has fired at the same time, so it was not deleted; try again")
 
+    async def send_test(self, alert_id: str) -> str | None:
+        """Send an example of an alert's message once. Return "" if its URL has accepted it, else what is wrong.
+
+        It returns None if there is no such alert.
+        """
+        if not (alert := await self.get(alert_id)):
+            return None
+        when, now = alert.when, self._clock.at()
+        threshold = when.threshold(1)
+        value = threshold + bool(when.above) - bool(when.below)
+        date = self._clock.slot().date if when.count else ""
+        sample = Delivery(f"msg_{uuid.uuid4().hex}", alert.event, when, threshold, value, int(now), now, date)
+        return await self._sender.send_test(alert, sample)
+
     async def _find(self, alert_id: str) -> Saved[Alert] | None:
         return next((saved for saved in await self._storage.alerts() if saved.value.id == alert_id), None)

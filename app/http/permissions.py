@@ -55,6 +55,7 @@ ROUTE_PERMISSIONS: dict[str, Permission] = {
     "GET /alerts/{id}": "admin",
     "PUT /alerts/{id}": "admin",
     "DELETE /alerts/{id}": "admin",
+    "POST /alerts/{id}/test": "admin",
     "GET /goals": "read",
     "PUT /goals/{name}": "admin",
     "DELETE /goals/{name}": "admin",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
+from tests.support.receiver import receiving
 from tests.support.redis_servers import RedisServer
 from tests.support.servers import ADMIN_KEY, RunningApp, serving, settings_for
 
@@ -16,7 +17,7 @@ Run = Callable[..., Awaitable[str]]
 
 @pytest.fixture
 async def tally(tmp_path: Path, redis_server: RedisServer) -> AsyncIterator[RunningApp]:
-    async with serving(settings_for("memory", tmp_path, redis_server)) as app:
+    async with serving(settings_for("memory", tmp_path, redis_server, alerts_allow_private=True)) as app:
         yield app
 
 
@@ -44,6 +45,16 @@ async def test_alerts_are_added_listed_and_deleted(run: Run) -> None:
     assert await run() == f"{id_}  order  below=1/1h  slack  {URL}\n"
     assert await run("delete", id_) == f"Deleted {id_}.\n"
     assert "JSON is signed with whsec_" in await run("add", "order", "total=1000", URL)
+
+
+async def test_a_test_message_is_sent(run: Run) -> None:
+    async with receiving() as receiver:
+        added = await run("add", "order", "total=1000", receiver.url, "--format", "ntfy")
+        id_ = added.removeprefix("Added ").removesuffix(".\n")
+        assert await run("test", id_) == "The message was accepted.\n"
+        assert [request.body for request in receiver.requests] == [b"Test: order: the total has reached 1000"]
+        receiver.status = 404
+        assert await run("test", id_) == "tally: the message was not accepted: the response was 404 "
 
 
 async def test_an_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,17 @@ import pytest
 from app.alerts.messages import Message, compose, sign
 from app.domain.alerts import Alert, Condition, Delivery, Format
 
+MESSAGES = "app/alerts/messages.py"
 NOW = 1_795_435_200
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 # an example of the specification
 
 
-def composed(format_: Format, event: str = "order", **when: object) -> Message:
+def composed(format_: Format, event: str = "order", *, is_test: bool = False, **when: object) -> Message:
     condition = msgspec.convert(when or {"total": 1000}, Condition)
     alert = Alert("one", event, condition, "https://example.com", format_, SECRET, NOW, 0)
-    return compose(alert, Delivery("msg_1", event, condition, 1000, 1003, NOW, NOW, "2026-11-23"), NOW + 1)
+    return compose(
+        alert, Delivery("msg_1", event, condition, 1000, 1003, NOW, NOW, "2026-11-23"), NOW + 1, is_test=is_test
+    )
 
 
 @pytest.mark.fails_on_mutant(
@@ -41,6 +44,16 @@ def test_json_is_signed_with_the_time_of_the_attempt() -> None:
         "timestamp": "2026-11-23T12:00:00+00:00",
         "data": {**data, "day": "2026-11-23"},
     }
+
+
+@pytest.mark.fails_on_mutant("a test looks real", MESSAGES, 'f"Test: {describe(delivery)}"', "describe(delivery)")
+@pytest.mark.fails_on_mutant("a test has the type of an alert", MESSAGES, '"alert.test" if', '"alert.fired" if')
+def test_a_test_is_marked_in_each_format() -> None:
+    assert json.loads(composed("json", is_test=True).body)["type"] == "alert.test"
+    text = "Test: order: the total has reached 1000"
+    assert composed("ntfy", is_test=True).body.decode() == text
+    assert json.loads(composed("slack", is_test=True).body)["text"] == text
+    assert json.loads(composed("discord", is_test=True).body)["content"] == text.replace(":", r"\:")
 
 
 @pytest.mark.fails_on_mutant(

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, wait_until_loaded
+from tests.browser.dashboard import ADMIN_KEY, accessibility_violations, enter_admin_key, wait_until_loaded
 from tests.support.redis_servers import free_port
 from tests.support.servers import Process
 
@@ -101,4 +101,26 @@ def test_an_alert_is_added_from_an_event_changed_and_deleted(
         delayed[0].continue_()
     page.evaluate("new Promise(requestAnimationFrame)")
     expect(page.locator("#alert-form")).to_be_hidden()
+    assert console_messages == []
+
+
+def test_a_test_message_is_sent_and_its_outcome_shown(tally: Process, open_page, console_messages: list[str]) -> None:
+    # A text to /events counts as the name of an event.
+    urls = {f"{tally.url}/events": "ntfy", f"http://127.0.0.1:{free_port()}/hook": "json"}
+    for url, format_ in urls.items():
+        alert = {"event": "order", "when": {"total": 9000}, "url": url, "format": format_}
+        httpx.post(f"{tally.url}/alerts", json=alert, headers=AS_ADMIN).raise_for_status()
+    page = open_page(f"{tally.url}/#/alerts")
+    enter_admin_key(page)
+    for format_, outcome in (
+        ("ntfy", "The test message was accepted."),
+        ("JSON", "The test message was not accepted: "),
+    ):
+        row = page.locator("#alerts-list li", has_text=f"{format_} to")
+        row.get_by_role("button", name="Test the alert of order").click()
+        expect(row.get_by_role("status")).to_contain_text(outcome)
+    assert tally.get("/events")["Test: order: the total has reached 9000"] == 1
+    assert accessibility_violations(page) == []
+    for alert in httpx.get(f"{tally.url}/alerts", headers=AS_ADMIN).json():
+        httpx.delete(f"{tally.url}/alerts/{alert['id']}", headers=AS_ADMIN).raise_for_status()
     assert console_messages == []

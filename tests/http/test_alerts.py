@@ -5,6 +5,9 @@ import json
 import httpx
 import pytest
 
+from app.alerts import sender
+from app.alerts.messages import sign
+from tests.http.problems import detail_of
 from tests.support.receiver import receiving
 from tests.support.servers import AS_ADMIN, eventually
 
@@ -76,7 +79,13 @@ async def test_the_number_of_alerts_is_limited(client: httpx.AsyncClient) -> Non
 
 
 async def test_alerts_need_an_admin_key(client: httpx.AsyncClient) -> None:
-    for method, url in (("GET", "/alerts"), ("POST", "/alerts"), ("PUT", "/alerts/a"), ("DELETE", "/alerts/a")):
+    for method, url in (
+        ("GET", "/alerts"),
+        ("POST", "/alerts"),
+        ("PUT", "/alerts/a"),
+        ("DELETE", "/alerts/a"),
+        ("POST", "/alerts/a/test"),
+    ):
         assert (await client.request(method, url)).status_code == 401
 
 
@@ -102,3 +111,35 @@ async def test_a_hit_that_reaches_the_threshold_is_sent_soon(client: httpx.Async
         listed = (await client.get("/alerts", headers=AS_ADMIN)).json()
         sent = {row["id"]: (row["undelivered"], row["pending"], row["error"]) for row in listed}
         assert sent == {alert["id"]: (0, 0, ""), failing["id"]: (1, 1, "the response was 500")}
+
+
+@pytest.mark.fails_on_mutant(
+    "a test is late", "app/alerts/sender.py", "timeout(TEST_SECONDS)", "timeout(TIMEOUT_SECONDS)"
+)
+@pytest.mark.fails_on_mutant(
+    "an example that has not crossed", "app/alerts/service.py", " + bool(when.above) - bool(when.below)", ""
+)
+@allow_private
+async def test_a_test_is_sent_once_and_its_outcome_returned(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiving() as receiver:
+        alert = await added(client, url=receiver.url, when={"below": 5, "window": "1h"}, secret=SECRET)
+        url = f"/alerts/{alert['id']}/test"
+        assert (await client.post(url, headers=AS_ADMIN)).json() == {"accepted": True, "error": ""}
+        (request,) = receiver.requests
+        message = json.loads(request.body)
+        assert (message["type"], message["data"]["value"]) == ("alert.test", 4)
+        headers = request.headers
+        signature = sign(SECRET, headers["webhook-id"], int(headers["webhook-timestamp"]), request.body)
+        assert headers["webhook-signature"] == signature
+        receiver.status = 500
+        failed = {"accepted": False, "error": "the response was 500"}
+        assert (await client.post(url, headers=AS_ADMIN)).json() == failed
+        receiver.silent = True
+        monkeypatch.setattr(sender, "TEST_SECONDS", 0.1)
+        assert (await client.post(url, headers=AS_ADMIN)).json()["error"] == "no response within 0.1 s"
+        assert len({*receiver.ids}) == 3
+        (listed,) = (await client.get("/alerts", headers=AS_ADMIN)).json()
+        assert (listed["undelivered"], listed["error"]) == (0, "")
+        assert "no alert" in detail_of(await client.post("/alerts/none/test", headers=AS_ADMIN), 404)

@@ -119,6 +119,7 @@ def test_the_admin_routes_and_the_open_routes_are_listed_here_again() -> None:
         "GET /set/{ns}/{key}", "POST /set/{ns}/{key}", "POST /reset/{ns}/{key}", "POST /delete/{ns}/{key}",
         "GET /backup",
         "GET /alerts", "POST /alerts", "GET /alerts/{id}", "PUT /alerts/{id}", "DELETE /alerts/{id}",
+        "POST /alerts/{id}/test",
         "PUT /goals/{name}", "DELETE /goals/{name}",
         "DELETE /notes/{id}",
         "GET /shares", "POST /shares", "DELETE /shares/{id}",

@@ -102,6 +102,7 @@ async def test_openapi_lists_all_routes_and_the_docs_work_offline(client: httpx.
         "GET /event/{name}/shield.json", "GET /stream",
         "GET /metrics/events", "GET /backup", "GET /permissions",
         "GET /alerts", "POST /alerts", "GET /alerts/{id}", "PUT /alerts/{id}", "DELETE /alerts/{id}",
+        "POST /alerts/{id}/test",
         "GET /goals", "PUT /goals/{name}", "DELETE /goals/{name}",
         "GET /notes", "POST /notes", "DELETE /notes/{id}",
         "GET /shares", "POST /shares", "DELETE /shares/{id}", "GET /share/{token}/counts",

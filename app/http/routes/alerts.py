@@ -1,9 +1,10 @@
-"""GET and POST /alerts, and GET, PUT and DELETE /alerts/{id}: alerts, for administrators."""
+"""GET and POST /alerts, GET, PUT and DELETE /alerts/{id}, and POST /alerts/{id}/test: alerts, for administrators."""
 
 import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -21,6 +22,8 @@ from app.http.openapi import json_body
 from app.http.parsing import HIT_BYTES_MAX, decode, read_body, valid_name
 from app.http.problem_kinds import ALERT_LIMIT, INVALID_REQUEST, NOT_FOUND
 
+T = TypeVar("T", Alert, str)
+
 SECRET_BYTES = range(24, 65)  # the lengths that Standard Webhooks allows
 
 AlertRow = TypedDict(
@@ -29,6 +32,7 @@ AlertRow = TypedDict(
 FailedRow = TypedDict(
     "FailedRow", {"id": str, "firedAt": str, "threshold": int, "value": int, "attempts": int, "error": str}
 )
+TestResult = TypedDict("TestResult", {"accepted": bool, "error": str})
 
 
 class NewAlert(AlertRow):
@@ -112,6 +116,12 @@ def add_routes(router: APIRouter, alerts: AlertService, clock: Clock) -> None:
         """Delete an alert, with its deliveries."""
         return _row(calendar, _found(await alerts.delete(id)))
 
+    @router.post("/alerts/{id}/test")
+    async def test_alert(id: str) -> TestResult:  # noqa: A002 # the API's word
+        """Send an example of an alert's message once, marked as a test, and return whether its URL has accepted it."""
+        error = _found(await alerts.send_test(id))
+        return TestResult(accepted=not error, error=error)
+
 
 async def _parse(request: Request, *, allow_private: bool) -> AlertFields:
     """Return the alert in a body. Raises Problem (413, 422)."""
@@ -164,10 +174,10 @@ def _failed_row(calendar: Calendar, delivery: Delivery) -> FailedRow:
     )
 
 
-def _found(alert: Alert | None) -> Alert:
-    if alert is None:
+def _found(found: T | None) -> T:
+    if found is None:
         raise Problem(NOT_FOUND, "there is no alert with this id; GET /alerts lists them")
-    return alert
+    return found
 
 
 def _is_valid_secret(secret: str) -> bool:

@@ -82,11 +82,20 @@ export function createPage({ reconnect }) {
       el.addEventListener("click", run);
       return el;
     };
+    const outcome = h("p", { className: "note", role: "status" });
     return h("li", { className: "alert" },
       h("div", {},
         h("p", {}, h("a", { href: link("event", alert.event), translate: false }, bdi(alert.event)), ` ${conditionText(alert.when)}`),
-        h("p", { className: "note" }, `${FORMATS[alert.format]} to ${hostOf(alert.url)}`), h("p", { className: "problem" }, deliveryText(alert))),
-      h("p", { className: "actions" }, button("Edit", () => openForm({ alert })), button("Delete", () => confirmDelete(alert))));
+        h("p", { className: "note" }, `${FORMATS[alert.format]} to ${hostOf(alert.url)}`), h("p", { className: "problem" }, deliveryText(alert)), outcome),
+      h("p", { className: "actions" }, button("Test", () => sendTest(alert, outcome)), button("Edit", () => openForm({ alert })), button("Delete", () => confirmDelete(alert))));
+  }
+
+  async function sendTest(/** @type {Alert} */ { id }, /** @type {HTMLElement} */ outcome) {
+    outcome.className = "note";
+    setText(outcome, "Sending a test message…");
+    const { error } = await send("POST", `/alerts/${id}/test`).catch(({ message }) => ({ error: message }));
+    outcome.className = error ? "problem" : "note";
+    setText(outcome, error ? `The test message was not accepted: ${error}` : "The test message was accepted.");
   }
 
   const openForm = (/** @type {Parameters<typeof openAlertForm>[0]} */ initial) => openAlertForm(initial, load.now);
