@@ -109,7 +109,7 @@ def read_lines(file: BinaryIO, clock: Clock) -> Iterator[ExportLine]:
         if not is_same_zone(head.timezone, zone):
             raise ExportError(
                 f"the export has the time zone {head.timezone} and this service {zone}: set"
-                f" TALLY_TIMEZONE={head.timezone}"
+                f" TALLY_TIMEZONE={head.timezone} for a new store, or change the export with `tally rezone`"
             )
         while not ended and (text := _next_line(file)):
             number += 1

@@ -31,6 +31,8 @@ DIFFERENCES_MAX = 20  # lines that `verify` and `check` print
 
 async def run_file_command(command: str, path: Path, store: CounterStore, clock: Clock) -> str:
     """Export or verify; return a sentence to print. Raises StoreError, ExportError and OSError."""
+    if command == "export":
+        _require_new(path)
     async with _opened(store):
         if command == "export":
             with path.open("xb") as file:
@@ -70,7 +72,7 @@ async def run_backup(path: Path, settings: Settings) -> str:
 
 def _require_new(path: Path) -> None:
     if path.exists():
-        raise FileExistsError(f"{path} exists; name another file")
+        raise FileExistsError(f"{path} exists: remove it, or name another file")
 
 
 def _require_file(settings: Settings) -> None:
@@ -110,6 +112,7 @@ async def run_set_offset(arguments: argparse.Namespace, store: CounterStore) -> 
 
 def rezone_file(path: Path, new_path: Path, zone: ZoneInfo) -> str:
     """Write a rezoned export; return a sentence to print. Raises ExportError and OSError, and then leaves no file."""
+    _require_new(new_path)
     with path.open("rb") as file, new_path.open("xb") as new_file:
         try:
             new_file.writelines(rezone(file, zone))

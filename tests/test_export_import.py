@@ -219,6 +219,11 @@ def test_an_invalid_head_is_named_as_line_1(wrong: dict[str, object]) -> None:
         list(export_import.read_lines(io.BytesIO(head(**wrong) + b'\n{"end":1}\n'), CLOCK))
 
 
+def test_an_export_of_another_time_zone_can_be_changed() -> None:
+    with pytest.raises(export_import.ExportError, match=r"Paris and .* UTC: set .*=Europe/Paris .*`tally rezone`$"):
+        list(export_import.read_lines(io.BytesIO(head(timezone="Europe/Paris") + b"\n"), CLOCK))
+
+
 @pytest.mark.fails_on_mutant(
     "an event without a total is exported",
     "app/export_import.py",

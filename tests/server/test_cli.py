@@ -240,8 +240,24 @@ def test_a_backup_without_a_server_is_a_copy_of_the_file(tmp_path: Path) -> None
     store = {"TALLY_STORE": f"sqlite:///{tmp_path}/tally.db"}
     assert run_tally("backup", str(tmp_path / "copy.db"), **store).stdout == f"Wrote {tmp_path}/copy.db\n"
     assert find_damage(tmp_path / "copy.db") == []
-    done = run_tally("backup", str(tmp_path / "copy.db"), **store)
-    assert (done.returncode, done.stderr) == (1, f"tally: {tmp_path}/copy.db exists; name another file\n")
+
+
+@pytest.mark.fails_on_mutant(
+    "an export says [Errno 17]",
+    "app/store_commands.py",
+    "        _require_new(path)\n    async",
+    "        pass\n    async",
+)
+@pytest.mark.fails_on_mutant("rezone says [Errno 17]", "app/store_commands.py", "    _require_new(new_path)\n", "")
+def test_a_command_replaces_no_file(tmp_path: Path) -> None:
+    enlarge(tmp_path / "tally.db", 1)
+    file = tmp_path / "copy.db"
+    file.touch()
+    for words in (["backup"], ["export"], ["rezone", "/dev/null"]):
+        done = run_tally(*words, str(file), TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
+        expected = f"tally: {file} exists: remove it, or name another file\n"
+        assert (done.returncode, done.stderr) == (1, expected)
+    assert file.read_bytes() == b""
 
 
 @pytest.mark.fails_on_mutant(
