@@ -80,6 +80,18 @@ def test_pip_rejects_a_package_with_another_hash(tmp_path: Path) -> None:
         assert done.returncode == 1
 
 
+@pytest.mark.fails_on_mutant("no such program", "Dockerfile", "exec python -m app", "exec python -m tally")
+def test_the_image_has_the_command_tally(tmp_path: Path) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert 'CMD ["tally"]' in dockerfile
+    (write,) = re.findall(r"printf '.*' > (?=/usr/local/bin/tally)", dockerfile)
+    subprocess.run(["sh", "-c", f"{write} {tmp_path}/tally && chmod +x {tmp_path}/tally"], check=True)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [f"{tmp_path}/tally", "--version"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("tally ")
+
+
 def test_licences_are_listed_and_allowed() -> None:
     command = [sys.executable, "tools/licences.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
