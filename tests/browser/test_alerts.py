@@ -30,6 +30,12 @@ def save(page: Page) -> None:
 
 
 @pytest.mark.fails_on_mutant(
+    "each alert is requested",
+    "static/js/pages/alerts.js",
+    'get("/alerts") : null',
+    'get("/alerts").then((all) => Promise.all(all.map(({ id }) => get(`/alerts/${id}`)))) : null',
+)
+@pytest.mark.fails_on_mutant(
     "the form opens on another page", "static/js/pages/alerts.js", "latestLoad += 1; // No form", "// No form"
 )
 def test_an_alert_is_added_from_an_event_changed_and_deleted(

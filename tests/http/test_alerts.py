@@ -114,7 +114,7 @@ async def test_a_hit_that_reaches_the_threshold_is_sent_soon(client: httpx.Async
 
 
 @pytest.mark.fails_on_mutant(
-    "a test is late", "app/alerts/sender.py", "timeout(TEST_SECONDS)", "timeout(TIMEOUT_SECONDS)"
+    "a test is late", "app/alerts/sender.py", "asyncio.timeout(TEST_SECONDS), self._tests", "self._tests"
 )
 @pytest.mark.fails_on_mutant(
     "an example that has not crossed", "app/alerts/service.py", " + bool(when.above) - bool(when.below)", ""
