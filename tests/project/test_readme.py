@@ -111,7 +111,7 @@ def test_commands_of_make_and_docker_fit_their_files() -> None:
     assert set(re.findall(r"make (\w+)`", README)) <= targets
     assert "$ make run" in README
     dockerfile = (ROOT / "Dockerfile").read_text()
-    (port,) = re.findall(r"docker run -p 127\.0\.0\.1:8000:(\d+)", README)
+    (port,) = re.findall(r"docker run --rm -p 127\.0\.0\.1:8000:(\d+)", README)
     (volume,) = re.findall(r"-v tally:(\S+) tally", README)
     assert f"EXPOSE {port}" in dockerfile
     assert f"VOLUME {volume}" in dockerfile
