@@ -1,4 +1,5 @@
 // Count hits in Tally from Go, each of them once, however often it has to be sent. It needs only the standard library.
+// docs/how-to/instrument-go.md counts in the background.
 package main
 
 import (

@@ -243,6 +243,19 @@ def test_the_script_retries_after_a_lost_response_and_counts_once(tally: Process
     expect(page.locator("b")).to_have_text("1")
 
 
+@pytest.mark.fails_on_mutant(
+    "a path stays encoded", "docs/how-to/embed.md", "decodeURI(location.pathname)", "location.pathname"
+)
+def test_the_guide_counts_the_view_of_a_page(tally: Process, site: Site, open_page) -> None:
+    blocks = re.findall(r"```html\n(.*?)```", (ROOT / "docs/how-to/embed.md").read_text(), re.DOTALL)
+    (snippet,) = [block for block in blocks if "location.pathname" in block]
+    site.html = f'<!doctype html><meta charset="utf-8">{snippet.replace("https://tally.example", tally.url)}'
+    page = open_page("about:blank")
+    with page.expect_response(lambda response: response.request.method == "POST") as received:
+        page.goto(f"{site.url}/caf%C3%A9/{'x' * 200}")
+    assert received.value.json()["eventName"] == ":café:" + "x" * 122
+
+
 CLASSIC = '<script src="{tally}/static/tally-1.js"></script>'
 MODULE = '<script type="module" src="{tally}/static/tally-1.js"></script>'
 COPY = '<script src="/js/tally-1.js"{name}></script>'
