@@ -143,6 +143,8 @@ def test_a_window_fires_when_it_becomes_true_and_again_after_it_was_false(
         alert, crossings = advance(alert, seen(window=number), 9)
         ids += [crossing.id for crossing in crossings]
     assert len(ids) == len(set(ids)) == 2
+    # An alert that is added while its condition is true waits until it was false.
+    assert advance(new_alert(seen(window=holds), window="1h", **when), seen(window=holds), 9)[1] == []
 
 
 @pytest.mark.parametrize(
