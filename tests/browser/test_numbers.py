@@ -149,22 +149,27 @@ def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
     "a bar opens nothing", "static/js/components/hits-chart.js", "onRange(iso.slice(0, 10))", "undefined"
 )
 @pytest.mark.fails_on_mutant(
+    "another chart has the selected bar", "static/js/components/hits-chart.js", "      chart.clear();\n", ""
+)
+@pytest.mark.fails_on_mutant(
     "a day has the hours of its neighbours", "static/js/data/ranges.js", "start.slice(0, 10) >= from &&", ""
 )
 def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
     tally: Process, open_page, console_messages: list[str]
 ) -> None:
-    page = open_page(f"{tally.url}/#/event/search?range=month")
+    page = open_page(f"{tally.url}/#/event/search?range=week")
     svg, note = page.locator("#event-chart svg"), page.locator("#event-chart .note")
     bars, title = page.locator("#event-chart rect.bar"), page.locator("#event-chart-title")
     expect(note).to_contain_text("480 hits")
     box = svg.bounding_box()
     assert box
-    svg.click(position={"x": 40 + (box["width"] - 40) * 28.5 / 30, "y": 60})
+    svg.click(position={"x": 40 + (box["width"] - 40) * 5.5 / 7, "y": 60})
     expect(page).to_have_url(re.compile(f"range={past_day(1)}$"))
     expect(title).to_have_text("Hits per hour")
     expect(note).to_contain_text("240 hits. 100% more than the day before. All events")
     expect(bars).to_have_count(24)
+    expect(page.locator("#event-chart .highlighted")).to_have_count(0)
+    expect(page.locator("#event-chart .tooltip")).to_have_text("")
     first, last = page.get_by_label("From", exact=True).last, page.get_by_label("To", exact=True).last
     expect(first).to_have_value(past_day(1))
     first.fill(past_day(2))

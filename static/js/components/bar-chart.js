@@ -184,6 +184,11 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
       describe();
     },
     describe,
+    /** Ends reading the bars, which stay in sight until those of another event or range are set. */
+    clear() {
+      data = { ...data, points: [] };
+      highlight(-1);
+    },
     /** @param {ChartData} next @param {string} text the period in words */
     set(next, text) {
       data = next;

@@ -119,6 +119,7 @@ export function createHitsChart(host, now, onView) {
       chart.show(as);
       if (event === name && wanted === value && compareWith === other) return load();
       if (event !== name) minutes = new Series();
+      chart.clear();
       name = event;
       value = wanted;
       other = compareWith;
