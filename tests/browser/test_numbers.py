@@ -5,11 +5,11 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.browser.conftest import count_two_days
 from tests.browser.dashboard import choose, enter_admin_key, past_day, wait_until_loaded
@@ -173,6 +173,7 @@ def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
     first, last = page.get_by_label("From", exact=True).last, page.get_by_label("To", exact=True).last
     expect(first).to_have_value(past_day(1))
     first.fill(past_day(2))
+    first.press("Enter")
     expect(note).to_contain_text("360 hits.")
     expect(last).to_have_value(past_day(1))
     page.go_back()
@@ -197,6 +198,58 @@ def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
     expect(title).to_have_text("Hits per hour")
     open_last_bar("Hits per minute")
     expect(page).to_have_url(re.compile(f"range={past_day(0)}T"))
+    assert console_messages == []
+
+
+def type_date(field: Locator, month: int, day: int, year: int) -> None:
+    field.focus()
+    field.press_sequentially(f"{month:02}{day:02}{year:04}")
+
+
+@pytest.mark.fails_on_mutant(
+    "each digit is applied", "static/js/components/hits-chart.js", "{ edited = true; }", "{ applyDates(); }"
+)
+@pytest.mark.fails_on_mutant(
+    "typing is overwritten", "static/js/components/hits-chart.js", "    if (edited) return;\n", ""
+)
+@pytest.mark.fails_on_mutant(
+    "days before the first count are shown", "static/js/components/hits-chart.js", "from.value >= first && ", ""
+)
+@pytest.mark.fails_on_mutant(
+    "future days are shown", "static/js/components/hits-chart.js", " && to.value <= today()", ""
+)
+def test_a_range_is_typed(tally: Process, open_page, console_messages: list[str]) -> None:
+    page = open_page(f"{tally.url}/#/event/search?range={past_day(1)}", locale="en-US")
+    note, problem = page.locator("#event-chart .note"), page.locator("#event-chart .problem")
+    first, last = page.get_by_label("From", exact=True).last, page.get_by_label("To", exact=True).last
+    expect(note).to_contain_text("240 hits.")
+    two_days_ago = date.fromisoformat(past_day(2))
+    type_date(first, two_days_ago.month, two_days_ago.day, two_days_ago.year)
+    expect(page).to_have_url(re.compile(f"range={past_day(1)}$"))
+    page.evaluate("location.hash = location.hash.replace('search', 'signup')")
+    expect(page.locator("#event-name")).to_have_text("signup")
+    expect(first).to_have_value(past_day(2))
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(f"signup.range={past_day(2)}..{past_day(1)}$"))
+    expect(note).to_contain_text("120 hits.")
+    days = page.url
+    for field, wrong in ((first, (2, 3, 2)), (first, (1, 1, 1999)), (last, (12, 31, 2099)), (last, (1, 2, 2000))):
+        type_date(field, *wrong)
+        page.locator("#event-name").click()
+        expect(problem).to_contain_text("Enter an earlier and a later day from")
+        expect(page).to_have_url(days)
+        field.fill(past_day(2) if field is first else past_day(1))
+        field.press("Enter")
+        expect(problem).to_have_text("")
+    first.press("Backspace")
+    page.locator("#event-name").click()
+    expect(problem).to_be_visible()
+    choose(page, "#event-chart", "Week")
+    expect(problem).to_be_hidden()
+    choose(page, "#event-chart", "Dates")
+    first.fill(past_day(2))
+    page.locator("#event-name").click()
+    expect(page).to_have_url(re.compile(f"range={past_day(2)}..{past_day(0)}$"))
     assert console_messages == []
 
 

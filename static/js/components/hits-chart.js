@@ -1,7 +1,7 @@
 // The chart of hits over the chosen range, compared with the previous period, and the hits per minute.
 
 import { getFirstDay, getSeries, throttle } from "../data/api.js";
-import { dayOf, daysRange, endOfMonth, parseRange, pointsOf, RANGE_LABELS } from "../data/ranges.js";
+import { dayOf, DAYS_MAX, daysRange, endOfMonth, parseRange, pointsOf, RANGE_LABELS } from "../data/ranges.js";
 import { Series } from "../data/series.js";
 import { createSegmentedControl, h, isolate } from "../lib/dom.js";
 import { comparison, dateTime, longDate, number, plural } from "../lib/format.js";
@@ -33,6 +33,9 @@ export function createHitsChart(host, now, onView) {
   const selectRange = createSegmentedControl(fieldset, host.id, RANGE_LABELS, (value) => onRange(value === "hour" ? "" : value === "custom" ? lastDays() : value));
   const [from, to] = ["From", "To"].map((ariaLabel) => /** @type {HTMLInputElement} */ (h("input", { type: "date", ariaLabel, required: true })));
   const dates = h("p", { className: "dates" }, from, " to ", to);
+  const problem = h("p", { className: "problem", role: "alert" });
+  let edited = false; // The dates have changes that the chart does not show yet.
+  let firstDay = "";
   let name = "";
   /** @type {string|null} */ let value = null;
   let range = parseRange("");
@@ -43,9 +46,12 @@ export function createHitsChart(host, now, onView) {
   let running = true;
   let counted = false;
   const runningSeries = () => new Set(running ? [minutes, series] : [minutes]);
-  fieldset.after(dates);
+  fieldset.after(dates, problem);
 
-  const lastDays = () => daysRange(dayOf(now() - (DEFAULT_DAYS - 1) * DAY_MS), dayOf(now()));
+  /** Returns the server's day. */
+  const today = () => minutes.points.findLast(({ iso }) => iso)?.iso.slice(0, 10) ?? dayOf(now());
+  const daysAgo = (/** @type {number} */ days) => dayOf(Date.parse(today()) - days * DAY_MS);
+  const lastDays = () => daysRange(daysAgo(DEFAULT_DAYS - 1), today());
 
   /** Shows a bar as a range of its own: a month by days, a day by hours, an hour by minutes. @param {Bucket} bucket */
   function open({ start, iso }) {
@@ -70,8 +76,9 @@ export function createHitsChart(host, now, onView) {
     const loaded = series;
     const loadedOther = otherSeries;
     const request = (/** @type {string} */ event) => getSeries(event, step === "month" ? "day" : step, points, until);
-    const [found, otherFound, firstDay] = await Promise.all([request(name), other ? request(other) : null, getFirstDay()]);
+    const [found, otherFound, first] = await Promise.all([request(name), other ? request(other) : null, getFirstDay()]);
     if (loaded !== series || loadedOther !== otherSeries) return;
+    firstDay = first;
     loadSeries(series, found.points, firstDay);
     if (otherFound) loadSeries(otherSeries, otherFound.points, firstDay);
     running = Date.parse(found.points.at(-1)?.start ?? "") + LENGTHS[step] > now();
@@ -105,13 +112,28 @@ export function createHitsChart(host, now, onView) {
 
   function showDates() {
     dates.hidden = !range.from;
+    edited &&= !dates.hidden && dates.contains(document.activeElement);
+    problem.textContent = "";
+    if (edited) return;
     from.value = range.from ?? "";
     to.value = range.to ?? "";
-    from.max = to.value;
-    to.min = from.value;
+    from.max = to.max = today();
   }
 
-  dates.addEventListener("change", () => { if (from.value && to.value && from.value <= to.value) onRange(daysRange(from.value, to.value)); });
+  function applyDates() {
+    const chosen = daysRange(from.value, to.value);
+    const first = firstDay || daysAgo(DAYS_MAX - 1);
+    const valid = parseRange(chosen).from && from.value >= first && to.value <= today();
+    problem.textContent = valid ? "" : `Enter an earlier and a later day from ${longDate(first)} to ${longDate(today())}, at most ${number(DAYS_MAX)} days.`;
+    if (!valid) return;
+    edited = false;
+    if (chosen !== value) onRange(chosen);
+  }
+
+  // A date that is typed changes with each digit, so it is applied when the reader has finished.
+  dates.addEventListener("input", () => { edited = true; });
+  dates.addEventListener("keydown", ({ key }) => { if (key === "Enter") applyDates(); });
+  dates.addEventListener("focusout", ({ relatedTarget }) => { if (edited && !dates.contains(/** @type {Node|null} */ (relatedTarget))) applyDates(); });
 
   return {
     /** @param {string} event an event name, or "" for all events @param {Record<string, string>} query of the address: its range, the event to compare with, and whether it is a table */

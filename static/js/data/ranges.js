@@ -3,7 +3,7 @@
 const DAY_MS = 86_400_000;
 const DAYS_IN_HOURS = 2; // So many days are shown by hours, more by days.
 const DAYS_IN_DAYS = 100; // More bars would be too narrow to distinguish, so more days are shown by months.
-const DAYS_MAX = 1440; // The server sends no more points.
+export const DAYS_MAX = 1440; // The server sends no more points.
 const MONTHS = 12;
 const MONTHS_DAYS = 366;
 
