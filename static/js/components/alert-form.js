@@ -1,7 +1,8 @@
 // The form of an alert, in a dialog: its event, condition, URL and format. A new secret is shown once.
 
-import { send } from "../data/api.js";
-import { byId, copyOnClick, h } from "../lib/dom.js";
+import { eventPath, get, send } from "../data/api.js";
+import { byId, copyOnClick, h, setText } from "../lib/dom.js";
+import { number } from "../lib/format.js";
 import { createField, createNumberField, options, showProblem } from "./form-fields.js";
 
 /** @type {Record<string, string>} */ const CONDITIONS = {
@@ -42,7 +43,30 @@ export function openAlertForm({ alert, event = "" }, onSaved) {
   const form = h("form", { method: "dialog" }, h("h2", { id: "alert-title" }, alert ? "Edit alert" : "Add an alert"),
     ...Object.values(fields).map(({ el }) => el), problem, h("p", { className: "buttons" }, cancel, submit));
   const hasWindow = () => ["above", "below"].includes(kindInput.value);
+  const now = h("span", { className: "now value" });
+  const warning = h("p", { className: "note warning", role: "status" });
+  /** The numbers of the event, once they are loaded. @type {Record<string, number>|null} */ let numbers = null;
+  fields.when.el.querySelector("label")?.append(" ", now);
+  fields.when.el.after(warning);
   const showWindow = () => { fields.window.el.hidden = !hasWindow(); };
+
+  /** Shows the number that the condition compares, and whether it is too late for the alert to fire. */
+  function showNow() {
+    const [kind, threshold] = [kindInput.value, Number(fields.when.input.value)];
+    const present = numbers?.[kind === "every" ? "total" : kind];
+    setText(now, present === undefined ? "" : `now ${number(present)}`);
+    const isPassed = present !== undefined && kind !== "every" && threshold > 0 && threshold <= present;
+    setText(warning, !isPassed ? "" : kind === "count" ? `Today’s count is already ${number(present)}: this alert would not fire before tomorrow.`
+      : `The total is already ${number(present)}: this alert would not fire.`);
+  }
+
+  async function loadNow() {
+    const name = fields.event.input.value;
+    const found = name && await get(eventPath(name)).catch(() => null);
+    if (name !== fields.event.input.value) return;
+    numbers = found || null;
+    showNow();
+  }
 
   /** Returns the body of the request. An alert that becomes JSON needs a secret that its reader has seen. */
   const values = () => ({
@@ -77,9 +101,12 @@ export function openAlertForm({ alert, event = "" }, onSaved) {
     body.secret ? showSecret(body.secret) : dialog.close();
   });
   fields.url.input.addEventListener("input", () => { formatInput.value = HOSTS[hostOf(fields.url.input.value)] ?? formatInput.value; });
-  kindInput.addEventListener("change", showWindow);
+  kindInput.addEventListener("change", () => { showWindow(); showNow(); });
+  fields.event.input.addEventListener("change", loadNow);
+  fields.when.input.addEventListener("input", showNow);
   cancel.addEventListener("click", () => dialog.close());
   showWindow();
+  loadNow();
   dialog.replaceChildren(form);
   dialog.showModal();
   (fields.event.input.value ? fields.when : fields.event).input.focus();
