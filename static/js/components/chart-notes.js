@@ -82,6 +82,7 @@ async function openDialog(event, read) {
   drawList();
   byId("notes-body").replaceChildren(...(write ? [createForm(event, change)] : []), problem, list, hint);
   byId("notes").showModal();
+  if (write) byId("note-text").focus();
   return drawList;
 }
 
@@ -89,10 +90,10 @@ async function openDialog(event, read) {
 function createForm(event, change) {
   const text = /** @type {HTMLInputElement} */ (h("input", { id: "note-text", maxLength: 200, required: true, autocomplete: "off" }));
   const at = /** @type {HTMLInputElement} */ (h("input", { id: "note-at", type: "datetime-local", required: true, value: localMinute(serverNow()) }));
-  const scope = /** @type {HTMLSelectElement} */ (h("select", { id: "note-event" }, h("option", { value: event }, "This event"), h("option", { value: "" }, "All events")));
+  const scope = /** @type {HTMLSelectElement} */ (h("select", { id: "note-event" }, h("option", { value: event }, "This event’s charts"), h("option", { value: "" }, "All charts")));
   const submit = /** @type {HTMLButtonElement} */ (h("button", { className: "button primary" }, "Add note"));
   const field = (/** @type {string} */ label, /** @type {HTMLElement} */ input) => h("p", { className: "field" }, h("label", { htmlFor: input.id }, label), input);
-  const form = h("form", {}, field("Text", text), h("div", { className: "pair" }, field("Time", at), ...(event ? [field("Charts", scope)] : [])), submit);
+  const form = h("form", {}, field("Text", text), h("div", { className: "pair" }, field("Time", at), ...(event ? [field("Show on", scope)] : [])), ...(event ? [] : [h("p", { className: "note" }, "All charts show it.")]), submit);
   form.addEventListener("submit", async (submitted) => {
     submitted.preventDefault();
     submit.disabled = true;
