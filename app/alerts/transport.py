@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -14,6 +15,7 @@ CONNECTIONS_MAX = 100
 RESOLVERS = 4  # host names that are looked up at once
 URL_LENGTH_MAX = 2048
 _PRIVATE = "leads to a private address, which only TALLY_ALERTS_ALLOW_PRIVATE=true allows"
+_INVALID = "must be a valid URL"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # its addresses end with an IPv4 address
 
 
@@ -70,10 +72,35 @@ async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: dict[s
                 return "" if response.is_success else f"the response was {response.status_code}"
     except TimeoutError:
         return f"no response within {TIMEOUT_SECONDS:g} s"
-    except AddressNotAllowed as error:
-        return str(error)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return f"{type(error).__name__}: {error}"[:200]
+    except httpx.InvalidURL:
+        return _INVALID
+    except (httpx.HTTPError, OSError) as error:
+        return _describe(error, httpx.URL(url).netloc.decode())[:200]
+
+
+def _describe(error: Exception, host: str) -> str:
+    """Return what is wrong with a request that has no response, for a reader who knows neither Python nor TLS."""
+    match error:
+        case AddressNotAllowed():
+            return str(error)
+        case socket.gaierror():
+            return f"could not find the address of {host}"
+        case httpx.ConnectError():
+            tls = _tls_error(error)
+            return f"could not connect to {host}" + (f": {tls}" if tls else "")
+        case httpx.TimeoutException():
+            return f"no response within {TIMEOUT_SECONDS:g} s"
+        case _:
+            return f"{host} sent no valid response"
+
+
+def _tls_error(error: BaseException | None) -> str:
+    """Return why TLS has failed, or "" if that is not the cause of an error."""
+    while error and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid ({error.verify_message})"
+    return "it does not speak TLS, which https:// needs" if error else ""
 
 
 def create_client(*, allow_private: bool) -> httpx.AsyncClient:
@@ -87,7 +114,7 @@ def url_error(url: str, *, allow_private: bool) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        return "must be a valid URL"
+        return _INVALID
     is_text = url.isprintable() and " " not in url and len(url) <= URL_LENGTH_MAX
     if not is_text or parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo:
         return (

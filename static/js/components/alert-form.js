@@ -1,4 +1,4 @@
-// The form of an alert, in a dialog: its event, condition, URL and format. A new secret is shown once.
+// The form of an alert, in a dialog: its event, condition, receiver and URL. A new secret is shown once.
 
 import { eventPath, get, send } from "../data/api.js";
 import { byId, copyOnClick, h, setText } from "../lib/dom.js";
@@ -9,7 +9,10 @@ import { createField, createNumberField, options, showProblem } from "./form-fie
   count: "Today’s count reaches", total: "The total reaches", every: "The total reaches each multiple of",
   above: "Hits within a time are more than", below: "Hits within a time are fewer than",
 };
-/** @type {Record<string, string>} */ export const FORMATS = { json: "JSON", slack: "Slack", discord: "Discord", ntfy: "ntfy" };
+/** @type {Record<string, string>} */ export const FORMATS = { slack: "Slack", discord: "Discord", ntfy: "ntfy", json: "JSON" };
+/** @type {Record<string, string>} */ const EXAMPLES = {
+  slack: "https://hooks.slack.com/services/T…/B…/…", discord: "https://discord.com/api/webhooks/…/…", ntfy: "https://ntfy.sh/your-topic", json: "https://your.site/hook",
+};
 /** @type {Record<string, string>} */ const HOSTS = { "hooks.slack.com": "slack", "discord.com": "discord", "ntfy.sh": "ntfy" };
 /** @type {Record<string, string>} */ export const WINDOWS = { "5m": "5 minutes", "1h": "1 hour", "1d": "1 day" };
 
@@ -30,8 +33,8 @@ export function openAlertForm({ alert, event = "" }, onSaved) {
     kind: createField("alert-kind", "Alert me when", "select", {}, ...options(CONDITIONS)),
     when: createNumberField("alert-when", "Number", /** @type {any} */ (alert?.when)?.[kind] ?? ""),
     window: createField("alert-window", "Time", "select", {}, ...options(WINDOWS)),
-    url: createField("alert-url", "URL of the webhook or topic", "input", { type: "url", value: alert?.url ?? "", placeholder: "https://", autocomplete: "off", spellcheck: false }),
-    format: createField("alert-format", "Format", "select", {}, ...options(FORMATS)),
+    format: createField("alert-format", "Send to", "select", {}, ...options({ ...FORMATS, json: "Other web address (JSON)" })),
+    url: createField("alert-url", "URL of the webhook or topic", "input", { type: "url", value: alert?.url ?? "", autocomplete: "off", spellcheck: false }),
   };
   const { kind: { input: kindInput }, window: { input: windowInput }, format: { input: formatInput } } = fields;
   kindInput.value = kind;
@@ -49,6 +52,8 @@ export function openAlertForm({ alert, event = "" }, onSaved) {
   fields.when.el.querySelector("label")?.append(" ", now);
   fields.when.el.after(warning);
   const showWindow = () => { fields.window.el.hidden = !hasWindow(); };
+
+  const showExample = () => { fields.url.input.placeholder = EXAMPLES[formatInput.value]; };
 
   /** Shows the number that the condition compares, and whether it is too late for the alert to fire. */
   function showNow() {
@@ -101,11 +106,13 @@ export function openAlertForm({ alert, event = "" }, onSaved) {
     body.secret ? showSecret(body.secret) : dialog.close();
   });
   fields.url.input.addEventListener("input", () => { formatInput.value = HOSTS[hostOf(fields.url.input.value)] ?? formatInput.value; });
+  formatInput.addEventListener("change", showExample);
   kindInput.addEventListener("change", () => { showWindow(); showNow(); });
   fields.event.input.addEventListener("change", loadNow);
   fields.when.input.addEventListener("input", showNow);
   cancel.addEventListener("click", () => dialog.close());
   showWindow();
+  showExample();
   loadNow();
   dialog.replaceChildren(form);
   dialog.showModal();
