@@ -6,7 +6,7 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from io import SEEK_END
 from pathlib import Path
 from typing import BinaryIO
@@ -32,12 +32,11 @@ DIFFERENCES_MAX = 20  # lines that `verify` and `check` print
 async def run_file_command(command: str, path: Path, store: CounterStore, clock: Clock) -> str:
     """Export or verify; return a sentence to print. Raises StoreError, ExportError and OSError."""
     if command == "export":
-        _require_new(path)
-    async with _opened(store):
-        if command == "export":
-            with path.open("xb") as file:
+        with _new_file(path) as file:
+            async with _opened(store):
                 return await _export(file, store, clock)
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        async with _opened(store):
             await asyncio.to_thread(export_import.check_file, file, clock)
             return await _verify(file, store, clock)
 
@@ -73,6 +72,18 @@ async def run_backup(path: Path, settings: Settings) -> str:
 def _require_new(path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists: remove it, or name another file")
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file to write to. If writing fails, remove it."""
+    _require_new(path)
+    with path.open("xb") as file:
+        try:
+            yield file
+        except BaseException:  # also if the user interrupts it
+            path.unlink()
+            raise
 
 
 def _require_file(settings: Settings) -> None:
@@ -111,14 +122,9 @@ async def run_set_offset(arguments: argparse.Namespace, store: CounterStore) -> 
 
 
 def rezone_file(path: Path, new_path: Path, zone: ZoneInfo) -> str:
-    """Write a rezoned export; return a sentence to print. Raises ExportError and OSError, and then leaves no file."""
-    _require_new(new_path)
-    with path.open("rb") as file, new_path.open("xb") as new_file:
-        try:
-            new_file.writelines(rezone(file, zone))
-        except BaseException:  # also if the user interrupts it
-            new_path.unlink()
-            raise
+    """Write a rezoned export; return a sentence to print. Raises ExportError and OSError."""
+    with path.open("rb") as file, _new_file(new_path) as new_file:
+        new_file.writelines(rezone(file, zone))
     return f"Wrote {new_path} with the days of {zone.key}. Import it into a new store."
 
 

@@ -1,5 +1,6 @@
 """The command line: both ways to serve, the greeting, and one line for whatever prevents a start."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -7,15 +8,22 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 
 from app import __version__, cli
+from app.domain.buckets import Bucket
+from app.domain.calendar import Calendar, Clock
 from app.main import create_app
 from app.settings import Settings
+from app.store_commands import run_file_command
+from app.stores.base import StoreLimits, StoreUnavailable
+from app.stores.memory import MemoryStore
 from app.stores.sqlite_backup import find_damage
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.scenarios.backups import enlarge
@@ -242,13 +250,25 @@ def test_a_backup_without_a_server_is_a_copy_of_the_file(tmp_path: Path) -> None
     assert find_damage(tmp_path / "copy.db") == []
 
 
+class UnreadableStore(MemoryStore):
+    """A store that becomes unreachable while it is exported."""
+
+    async def list_buckets(self, days: Sequence[int] | None = None) -> list[Bucket]:
+        raise StoreUnavailable("gone")
+
+
+@pytest.mark.fails_on_mutant("half an export stays", "app/store_commands.py", "            path.unlink()\n", "")
+def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    store, clock = UnreadableStore(StoreLimits(10)), Clock(Calendar(ZoneInfo("UTC")), time.time)
+    export = run_file_command("export", tmp_path / "new.ndjson", store, clock)
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(export)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.fails_on_mutant(
-    "an export says [Errno 17]",
-    "app/store_commands.py",
-    "        _require_new(path)\n    async",
-    "        pass\n    async",
+    "an export says [Errno 17]", "app/store_commands.py", "    _require_new(path)\n    with", "    with"
 )
-@pytest.mark.fails_on_mutant("rezone says [Errno 17]", "app/store_commands.py", "    _require_new(new_path)\n", "")
 def test_a_command_replaces_no_file(tmp_path: Path) -> None:
     enlarge(tmp_path / "tally.db", 1)
     file = tmp_path / "copy.db"
