@@ -9,13 +9,12 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Route, expect
+from playwright.sync_api import Locator, expect
 
 from tests.browser.conftest import count_two_days
 from tests.browser.dashboard import choose, enter_admin_key, past_day, wait_until_loaded
 from tests.support.servers import Process
 
-DASH = "\u2013"
 SHIFTS = """
   window.shifts = 0;
   new PerformanceObserver(list => list.getEntries().forEach(entry => { window.shifts += entry.value; }))
@@ -26,31 +25,6 @@ SHIFTS = """
 @pytest.fixture(scope="module")
 def tally(tally_with_history: Process) -> Process:
     return tally_with_history
-
-
-@pytest.mark.fails_on_mutant(
-    "draws before the counts are loaded", "static/js/pages/event.js", "    if (!isLoaded()) return;\n", ""
-)
-def test_an_event_page_shows_nothing_until_the_counts_are_loaded(tally: Process, open_page) -> None:
-    tally.post("/event/early", b'{"by": 40000}')
-    page = open_page("about:blank")
-    held: list[Route] = []
-    page.route_web_socket("**/socket.io/**", lambda socket: socket.connect_to_server() if released else socket.close())
-    page.route("**/socket.io/**", lambda route: route.continue_() if released else route.abort())
-    page.route("**/events", lambda route: held.append(route))  # noqa: PLW0108 # Playwright cannot wrap a built-in method
-    released: list[bool] = []
-    with page.expect_response("**/event/early"), page.expect_response("**/event/early/series?**"):
-        page.goto(f"{tally.url}/#/event/early")
-    page.evaluate("new Promise(requestAnimationFrame)")
-    expect(page.locator("#event-today .hero .value")).to_have_text("")
-    expect(page.locator("#event-today dd").first).to_have_text(DASH)
-    released.append(True)
-    for route in held:
-        route.continue_()
-    expect(page.locator("#event-today .hero .value")).to_have_text("40,000")
-    page.locator("#event-chart").get_by_role("button", name="View as table").click()
-    rows = page.locator("#event-chart tbody td:nth-child(2)").all_text_contents()
-    assert sum(int(text.replace(",", "")) for text in rows if text != DASH) == 40_000
 
 
 @pytest.mark.fails_on_mutant(
@@ -309,14 +283,6 @@ def test_nothing_jumps_while_a_page_loads(tally: Process, open_page, path: str, 
     wait_until_loaded(page)
     expect(page.locator("[data-page]:visible :is(.bar, .ranking li)").first).to_be_attached()
     assert page.evaluate("window.shifts") < 0.05
-
-
-def test_no_letter_of_a_kiosk_title_is_cut_off(tally: Process, open_page) -> None:
-    page = open_page(f"{tally.url}/kiosk?event=gypsy")
-    for width, height in ((390, 800), (1440, 900), (2560, 1440)):
-        page.set_viewport_size({"width": width, "height": height})
-        title = page.locator("h1:visible")
-        assert title.evaluate("title => title.scrollHeight <= title.clientHeight")
 
 
 @pytest.mark.fails_on_mutant(

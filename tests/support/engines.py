@@ -27,6 +27,7 @@ from tests.support.redis_servers import free_port, wait_until
 
 SECONDS = 20  # for a condition; a loaded machine is slow
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "ArrowRight": "\ue014"}  # as WebDriver writes them
+LOADED = "![...document.querySelectorAll('[aria-busy=true]')].some((element) => element.checkVisibility())"
 FIND = "[...document.querySelectorAll({})].find((element) => element.checkVisibility())"
 # The middle of an element, once nothing lies over it and it does not move.
 MIDDLE = """(async () => {{
@@ -143,6 +144,14 @@ class Chromium(Engine):
     def _press(self, key: str) -> None:
         self._page.keyboard.press(key)
 
+    @contextlib.contextmanager
+    def forced_colors(self) -> Iterator[None]:
+        self._page.emulate_media(forced_colors="active")
+        try:
+            yield
+        finally:
+            self._page.emulate_media(forced_colors="null")
+
 
 class Firefox(Engine):
     """Firefox over WebDriver BiDi: https://www.w3.org/TR/webdriver-bidi/."""
@@ -187,13 +196,26 @@ class Firefox(Engine):
     def _press(self, key: str) -> None:
         self._send("input.performActions", context=self._context, actions=key_actions(key))
 
+    @contextlib.contextmanager
+    def forced_colors(self) -> Iterator[None]:
+        self._set_preference("browser.display.document_color_use", 2)
+        try:
+            yield
+        finally:
+            self._set_preference("browser.display.document_color_use", 0)
+
+    def _set_preference(self, name: str, value: int) -> None:
+        window = self._send("browsingContext.getTree", **{"moz:scope": "chrome"})["contexts"][0]["context"]
+        script = f"Services.prefs.setIntPref('{name}', {value})"
+        self._send("script.evaluate", expression=script, target={"context": window}, awaitPromise=False)
+
 
 class WebKit(Engine):
     """WebKitGTK's MiniBrowser over WebDriver: https://www.w3.org/TR/webdriver2/."""
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx.Client, zoom: int) -> None:
         super().__init__()
-        self._http = http
+        self._http, self._zoom = http, zoom
         # In a full screen, MiniBrowser has no toolbar. Without a window manager, the window can still be small.
         (binary,) = Path("/usr/lib").glob("*/webkit2gtk-4.1/MiniBrowser")
         options = {"binary": str(binary), "args": ["--automation", "--full-screen"]}
@@ -211,7 +233,7 @@ class WebKit(Engine):
         return json.loads(self._send("POST", "/execute/sync", script=script, args=[]))
 
     def resize(self, width: int, height: int) -> None:
-        self._send("POST", "/window/rect", width=width, height=height)
+        self._send("POST", "/window/rect", width=width * self._zoom, height=height * self._zoom)
         self.wait(f"innerWidth === {width}", "the window has another width")
 
     def _png(self) -> bytes:
@@ -251,6 +273,7 @@ def firefox(directory: Path) -> Iterator[Firefox]:
     binary, log = installed("firefox-esr", "firefox-esr"), directory / "firefox.log"
     (directory / "user.js").write_text('user_pref("layout.css.prefers-color-scheme.content-override", 0);')  # dark
     command = [binary, "--headless", "--no-remote", "--profile", str(directory), "--remote-debugging-port", "0"]
+    command.append("--remote-allow-system-access")  # to set preferences while it runs
     with contextlib.ExitStack() as stack:
         stack.enter_context(running(command, log, HOME=str(directory), LANG="en_US.UTF-8"))
         url = f"{printed(log, 'ws://[0-9.:]+')}/session"
@@ -258,11 +281,12 @@ def firefox(directory: Path) -> Iterator[Firefox]:
 
 
 @contextlib.contextmanager
-def webkit(directory: Path) -> Iterator[WebKit]:
+def webkit(directory: Path, zoom: int = 1) -> Iterator[WebKit]:
     driver, display = installed("WebKitWebDriver", "webkit2gtk-driver"), installed("Xvfb", "xvfb")
     port, screen = free_port(), ["-screen", "0", "2560x1440x24", "-nolisten", "tcp"]
     environment = {"HOME": str(directory), "XDG_RUNTIME_DIR": str(directory), "LANG": "en_US.UTF-8"}
     environment |= {"GTK_THEME": "Adwaita:dark", "GSETTINGS_BACKEND": "memory", "NO_AT_BRIDGE": "1"}
+    environment["GDK_DPI_SCALE"] = str(zoom)  # WebKitGTK zooms each page by it
     # Otherwise the hidden toolbar keeps the window wider than a phone.
     (directory / ".config/gtk-3.0").mkdir(parents=True)
     (directory / ".config/gtk-3.0/gtk.css").write_text("window * { min-width: 0; margin: 0; padding: 0; }")
@@ -272,7 +296,7 @@ def webkit(directory: Path) -> Iterator[WebKit]:
         environment["DISPLAY"] = f":{printed(display_log, '[0-9]+')}"
         stack.enter_context(running([driver, f"--port={port}"], log, **environment))
         wait_until(lambda: listens(port), log.read_text)
-        page = WebKit(stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)))
+        page = WebKit(stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)), zoom)
         stack.callback(page.close)
         yield page
 
