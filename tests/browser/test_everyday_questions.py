@@ -90,9 +90,14 @@ def when_did_it_spike(page: Page, click: Click) -> None:
     click(page.locator("#hits-chart").get_by_role("radio", name="Month"))
     bars = page.locator("#hits-chart rect.bar")
     expect(bars).to_have_count(30)
-    click(bars.nth(26))
-    expect(page.locator("#hits-chart .note")).to_contain_text("980 hits")
+    peak = page.locator("#hits-chart .peak")
+    expect(peak).to_have_text(re.compile(r"^Peak: \w+, \w+ \d+, 11:00\sAM\W+12:00\sPM, 980 hits$"))
+    click(peak.get_by_role("link"))
+    expect(peak).to_be_hidden()
+    expect(page.locator("#hits-chart .note")).to_contain_text("980 hits. 5.4 times as many as the day before. Peak: ")
     expect(page.locator("#chart-title")).to_have_text("Hits per hour")
+    page.goto(page.url.partition("?range")[0] + "?range=quarter")
+    expect(peak).to_have_text(re.compile(r"^Peak: \w+, \w+ \d+, \d+, 980 hits$"))
 
 
 QUESTIONS = [
@@ -106,6 +111,12 @@ QUESTIONS = [
 ]
 
 
+@pytest.mark.fails_on_mutant(
+    "a peak is a day", "static/js/data/peak.js", "points <= HOURS_MAX && sum(days)", "points < 0"
+)
+@pytest.mark.fails_on_mutant(
+    "a peak stays with another range", "static/js/components/hits-chart.js", "      peakNote.hidden = true;\n", ""
+)
 def test_everyday_questions_take_at_most_two_clicks(tally: Process, open_page, console_messages: list[str]) -> None:
     page = open_page(tally.url, timezone_id=NOON, locale="en-US")
     enter_admin_key(page)

@@ -140,7 +140,7 @@ def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
     svg.click(position={"x": 40 + (box["width"] - 40) * 5.5 / 7, "y": 60})
     expect(page).to_have_url(re.compile(f"range={past_day(1)}$"))
     expect(title).to_have_text("Hits per hour")
-    expect(note).to_contain_text("240 hits. 100% more than the day before. All events")
+    expect(note).to_contain_text(re.compile("240 hits. 100% more than the day before. Peak: .*, 240 hits. All events"))
     expect(bars).to_have_count(24)
     expect(page.locator("#event-chart .highlighted")).to_have_count(0)
     expect(page.locator("#event-chart .tooltip")).to_have_text("")

@@ -1,11 +1,12 @@
 // The chart of hits over the chosen range, compared with the previous period, and the hits per minute.
 
 import { getFirstDay, getSeries, throttle } from "../data/api.js";
+import { findPeak, peakOf } from "../data/peak.js";
 import { dayOf, DAYS_MAX, daysRange, endOfMonth, parseRange, pointsOf, RANGE_LABELS } from "../data/ranges.js";
 import { Series } from "../data/series.js";
-import { createSegmentedControl, h, isolate } from "../lib/dom.js";
-import { comparison, dateTime, longDate, number, plural } from "../lib/format.js";
-import { link } from "../lib/router.js";
+import { createSegmentedControl, h, isolate, setText } from "../lib/dom.js";
+import { comparison, dateTime, hourOfDay, longDate, number, plural } from "../lib/format.js";
+import { link, parseHash } from "../lib/router.js";
 import { createBarChart } from "./bar-chart.js";
 import { createChartNotes } from "./chart-notes.js";
 
@@ -34,6 +35,9 @@ export function createHitsChart(host, now, onView) {
   const [from, to] = ["From", "To"].map((ariaLabel) => /** @type {HTMLInputElement} */ (h("input", { type: "date", ariaLabel, required: true })));
   const dates = h("p", { className: "dates" }, from, " to ", to);
   const problem = h("p", { className: "problem", role: "alert" });
+  const peakLink = /** @type {HTMLAnchorElement} */ (h("a", {}));
+  const peakNote = h("p", { className: "peak", hidden: true }, "Peak: ", peakLink);
+  /** The series whose peak is shown or requested. @type {Series|undefined} */ let peakSeries;
   let edited = false; // The dates have changes that the chart does not show yet.
   let firstDay = "";
   let name = "";
@@ -47,6 +51,7 @@ export function createHitsChart(host, now, onView) {
   let counted = false;
   const runningSeries = () => new Set(running ? [minutes, series] : [minutes]);
   fieldset.after(dates, problem);
+  host.querySelector(".foot > .note")?.after(peakNote);
 
   /** Returns the server's day. */
   const today = () => minutes.points.findLast(({ iso }) => iso)?.iso.slice(0, 10) ?? dayOf(now());
@@ -82,6 +87,20 @@ export function createHitsChart(host, now, onView) {
     loadSeries(series, found.points, firstDay);
     if (otherFound) loadSeries(otherSeries, otherFound.points, firstDay);
     running = Date.parse(found.points.at(-1)?.start ?? "") + LENGTHS[step] > now();
+    if (step === "day" || step === "month") showPeak(found.points.filter(({ start }) => Date.parse(start) >= series.points[0].start));
+  }
+
+  /** Shows the busiest hour of the chart's days, with a link to its day. @param {Point[]} days */
+  async function showPeak(days) {
+    if (peakSeries === series) return; // One request is enough, because a peak is rarely now.
+    const shown = (peakSeries = series);
+    const { peak, step } = await findPeak(name, days).catch(() => ({ peak: undefined, step: "" }));
+    if (shown !== series) return;
+    peakNote.hidden = !peak;
+    if (!peak) return;
+    const { start, count } = peak;
+    peakLink.textContent = `${step === "hour" ? hourOfDay(Date.parse(start)) : longDate(start)}, ${plural(count, "hit")}`;
+    peakLink.href = link(name ? "event" : "overview", name, { ...Object.fromEntries(parseHash(location.hash).query), range: start.slice(0, 10) });
   }
 
   const load = throttle(RELOAD_MS, async () => {
@@ -106,8 +125,10 @@ export function createHitsChart(host, now, onView) {
     const pickable = step !== "minute" && (step !== "hour" || hasMinutes(series.points.at(-1)?.start ?? 0));
     chart.set({ points: series.points, line, event: other, step, running, pickable }, title + suffix);
     const compared = other ? ` ${plural(otherSeries.totals().all, "hit")} of ${isolate(other)}.` : isComparable ? ` ${running ? `Without the current ${step}: ${number(completed)}, ` : ""}${comparison(completed, previous)} ${preposition}${before}.` : "";
+    const busiest = step === "hour" && peakOf(series.points);
+    const peak = busiest ? `Peak: ${hourOfDay(busiest.start)}, ${plural(busiest.count, "hit")}. ` : "";
     const day = range.from === range.to && !running && range.from;
-    chart.setNote(all || previous || other ? `${plural(all, "hit")}${period}.${compared} ` : "", ...(day ? [h("a", { href: link("history", day) }, "All events of this day")] : []));
+    chart.setNote(all || previous || other ? `${plural(all, "hit")}${period}.${compared} ${peak}` : "", ...(day ? [h("a", { href: link("history", day) }, "All events of this day")] : []));
   }
 
   function showDates() {
@@ -142,6 +163,7 @@ export function createHitsChart(host, now, onView) {
       if (event === name && wanted === value && compareWith === other) return load();
       if (event !== name) minutes = new Series();
       chart.clear();
+      peakNote.hidden = true;
       name = event;
       value = wanted;
       other = compareWith;

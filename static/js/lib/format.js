@@ -7,6 +7,7 @@ const utcMidnight = (/** @type {string} */ iso) => Date.parse(`${iso.slice(0, 10
 const formatLongDate = dateFormat({ weekday: "short", day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
 const formatMonth = dateFormat({ month: "long", year: "numeric", timeZone: "UTC" });
 const formatShortMonth = dateFormat({ month: "short", timeZone: "UTC" });
+const formatHour = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "numeric", minute: "2-digit" });
 const formatShortDate = dateFormat({ day: "numeric", month: "short", timeZone: "UTC" });
 
 export const number = numberFormat(); // A shortened count would hide that it moves.
@@ -26,6 +27,8 @@ export const shortDate = (iso) => formatShortDate(utcMidnight(iso));
 export const month = (iso) => formatMonth(utcMidnight(iso));
 /** @param {string} iso a day of the server */
 export const shortMonth = (iso) => formatShortMonth(utcMidnight(iso));
+/** Formats an hour of a day in the reader's time zone. @param {number} start ms */
+export const hourOfDay = (start) => formatHour.formatRange(start, start + 3_600_000);
 /** @param {number} n @param {string} noun */
 export const plural = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 
