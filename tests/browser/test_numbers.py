@@ -99,6 +99,15 @@ def test_a_correction_of_a_moved_number_is_explained_and_can_be_repeated(tally: 
 
 @pytest.mark.fails_on_mutant("a tap finds no bar", "static/js/components/bar-chart.js", "    pointAt(event);\n", "")
 @pytest.mark.fails_on_mutant(
+    "the tooltip covers bars", "static/app.css", "bottom: calc(100% - var(--tooltip) - 6px)", "top: 90px"
+)
+@pytest.mark.fails_on_mutant(
+    "a table leaves its panel empty", "static/app.css", "flex: 1 1 0; min-height: clamp", "height: clamp"
+)
+@pytest.mark.fails_on_mutant(
+    "a shorter text moves the ranges", "static/app.css", "  .readout { min-height: 2.9em; }\n", ""
+)
+@pytest.mark.fails_on_mutant(
     "the tooltip leaves with the finger", "static/js/components/bar-chart.js", 'pointerType === "mouse"', "pointerType"
 )
 def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
@@ -113,10 +122,23 @@ def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
     box = page.locator("#event-chart svg").bounding_box()
     assert box
     page.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
-    expect(page.locator("#event-chart .tooltip")).to_contain_text("120 hits")
+    tooltip, bar = page.locator("#event-chart .tooltip"), page.locator("#event-chart rect.highlighted")
+    expect(tooltip).to_contain_text("120 hits")
     expect(page).to_have_url(re.compile("range=week$"))
+    assert tooltip.evaluate(
+        "(tooltip, bar) => tooltip.getBoundingClientRect().bottom <= bar.getBoundingClientRect().y",
+        bar.element_handle(),
+    )
     page.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
     expect(page).to_have_url(re.compile(f"range={past_day(0)}$"))
+    height = page.locator("#event-chart .readout").evaluate("readout => readout.clientHeight")
+    page.goto(f"{tally.url}/#/event/search?range=month&as=table")
+    rows = page.locator("#event-chart tbody th")
+    expect(rows).to_have_count(30)
+    expect(page.locator("#event-chart thead")).to_contain_text("30 days")
+    assert rows.first.evaluate("row => row.clientHeight < 40")
+    assert page.locator("#event-chart .table-view").evaluate("view => view.clientHeight") > 230
+    assert page.locator("#event-chart .readout").evaluate("readout => readout.clientHeight") == height
 
 
 @pytest.mark.fails_on_mutant(
@@ -125,6 +147,7 @@ def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
 @pytest.mark.fails_on_mutant(
     "another chart has the selected bar", "static/js/components/hits-chart.js", "      chart.clear();\n", ""
 )
+@pytest.mark.fails_on_mutant("a click draws a frame", "static/app.css", ", .plot:focus:not(:focus-visible)", "")
 @pytest.mark.fails_on_mutant(
     "a day has the hours of its neighbours", "static/js/data/ranges.js", "start.slice(0, 10) >= from &&", ""
 )
@@ -142,6 +165,7 @@ def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
     expect(title).to_have_text("Hits per hour")
     expect(note).to_contain_text(re.compile("240 hits. 100% more than the day before. Peak: .*, 240 hits. All events"))
     expect(bars).to_have_count(24)
+    assert svg.evaluate("svg => document.activeElement === svg && getComputedStyle(svg).outlineStyle") == "none"
     expect(page.locator("#event-chart .highlighted")).to_have_count(0)
     expect(page.locator("#event-chart .tooltip")).to_have_text("")
     first, last = page.get_by_label("From", exact=True).last, page.get_by_label("To", exact=True).last

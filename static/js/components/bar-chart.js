@@ -107,8 +107,7 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
     if (tableView.hidden) return;
     const rows = points.map((point, i) => [fullName(point), point.known ? number(point.count) : "–", ...(data.line[i] ? [number(data.line[i].count)] : []),
       ...(noted ? [h("span", { className: "notes" }, ...noteLines(i))] : [])]);
-    const unit = data.step[0].toUpperCase() + data.step.slice(1);
-    tableView.replaceChildren(table([unit, "Hits", ...(data.line.length ? [data.event || "Previous period"] : []), ...(noted ? [h("span", { className: "notes" }, "Notes")] : [])], rows.reverse()));
+    tableView.replaceChildren(table([plural(points.length, data.step), "Hits", ...(data.line.length ? [data.event || "Previous period"] : []), ...(noted ? [h("span", { className: "notes" }, "Notes")] : [])], rows.reverse()));
   }
 
   const noteLines = (/** @type {number} */ i) => (barNotes[i] ?? []).map((note) => h("span", { className: "noted" }, ...noteOfBar(note, data.step)));
@@ -124,12 +123,9 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
     tooltip.textContent = point ? `${fullName(point)} · ${point.known ? plural(point.count, "hit") : "before the first count"}${compared}${hint}` : "";
     const lines = noteLines(i);
     tooltip.append(...lines.slice(0, NOTES_MAX), ...(lines.length > NOTES_MAX ? [h("span", { className: "noted" }, `and ${number(lines.length - NOTES_MAX)} more: see the table`)] : []));
-    // Next to the bar, on the side that has room.
-    const middle = MARGIN.left + (i + 0.5) * barStep;
-    const offset = Math.min(barStep, BAR_WIDTH_MAX) / 2 + 8;
-    const isLeft = middle > svg.clientWidth / 2;
-    tooltip.style.left = isLeft ? "" : `${middle + offset}px`;
-    tooltip.style.right = isLeft ? `${svg.clientWidth - middle + offset}px` : "";
+    // Above the bars, so that it covers none of them.
+    const left = MARGIN.left + (i + 0.5) * barStep - tooltip.offsetWidth / 2;
+    tooltip.style.left = `${Math.max(0, Math.min(left, svg.clientWidth - tooltip.offsetWidth))}px`;
   }
 
   /** Returns the bar at a pointer. Below the bars, it is the nearest one with a note, if there is one near. @param {MouseEvent} event */
