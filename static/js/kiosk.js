@@ -57,7 +57,8 @@ function createSlide(name) {
     series.advance(session.now());
     sparkline.setAttribute("d", sparklinePath(series));
     const perMinute = series.perMinute(session.now());
-    rate.textContent = isUnknown && !counters.countOf(name) ? "Not counted yet" : perMinute === null ? "" : `${number(perMinute)} a minute`;
+    const texts = [...(name ? ["today"] : []), ...(perMinute === null ? [] : [`${number(perMinute)} a minute`])];
+    rate.textContent = isUnknown && !counters.countOf(name) ? "Not counted yet" : texts.join(", ");
   }
 
   /** Shows the slide. The hits that arrived while it was hidden come from the server. */

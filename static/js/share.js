@@ -17,20 +17,21 @@ let source = /** @type {EventSource|null} */ (null);
 let updates = 0; // received from the stream
 let asOf = 0;
 
-/** @param {string} name an event name */
-function createTile(name) {
-  const value = h("p", { className: "value", translate: false });
+/** @param {string} name an event name @param {boolean} isTitle whether it is the title of the page, too */
+function createTile(name, isTitle) {
+  const digits = h("span", {});
+  const value = h("p", { className: "value", translate: false }, digits, h("small", {}, " today"));
   const marks = createTallyMarks(name);
   const total = h("b", { className: "value", translate: false });
   const el = h("article", { className: "panel tile", "data-event": name },
-    h("h2", { dir: "auto", translate: false }, name), value, h("div", { className: "under" }, h("div", { className: "strokes" }, marks.el), h("p", {}, "Total ", total)));
+    h("h2", { dir: "auto", translate: false, hidden: isTitle }, name), value, h("div", { className: "under" }, h("div", { className: "strokes" }, marks.el), h("p", {}, "Total ", total)));
   let beforeToday = 0;
   let drawn = false;
 
   function draw() {
     const count = counts.get(name) ?? 0;
-    setText(value, number(count));
-    value.style.setProperty("--len", String(Math.max(6, number(count).length))); // The style sheet fits the font size to it.
+    setText(digits, number(count));
+    value.style.setProperty("--len", String(1 + Math.max(5, number(count).length))); // The style sheet fits the font size to it.
     marks.set(count, drawn);
     drawn = true;
     setText(total, number(beforeToday + count));
@@ -54,7 +55,7 @@ function createTile(name) {
 }
 
 function createTiles(/** @type {SharedCounts} */ { title, events }) {
-  tiles = new Map(events.map(({ eventName }) => [eventName, createTile(eventName)]));
+  tiles = new Map(events.map(({ eventName }) => [eventName, createTile(eventName, events.length === 1 && eventName === title)]));
   setText(byId("title"), title);
   document.title = title;
   host.dataset.size = events.length === 1 ? "one" : events.length <= FEW ? "few" : "many";

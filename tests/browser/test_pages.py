@@ -215,10 +215,14 @@ def test_the_share_panel_previews_each_form(tally: Process, open_page, console_m
     page = wait_until_loaded(open_page(f"{tally.url}/#/event/shown", viewport={"width": 320, "height": 700}))
     share, code = page.locator("#share"), page.locator("#share .curl code").first
     page.locator("#share-open").click()
+    expect(code).to_contain_text('title="shown"')
+    choose(page, "#share", "Badge")
     expect(page.get_by_alt_text("Badge of shown")).to_have_js_property("naturalHeight", 20)
     share.get_by_label("Label").fill("new [users]")
     choose(page, "#share", "Today")
     expect(code).to_have_text(rf"![new \[users\]]({tally.url}/badge/shown.svg?label=new+%5Busers%5D&value=count)")
+    html = f'<img src="{tally.url}/badge/shown.svg?label=new+%5Busers%5D&amp;value=count" alt="new [users]">'
+    expect(share.locator(".curl code").nth(1)).to_have_text(html)
     choose(page, "#share", "Frame")
     choose(page, "#share", "Dark")
     number = page.frame_locator("#share iframe").locator("#count")

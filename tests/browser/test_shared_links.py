@@ -21,8 +21,8 @@ AS_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 NAMES = ["signup", "<img src=x onerror=alert(1)>", "x" * 128]
 
 
-def add_share(tally: Process, *events: str) -> dict[str, str]:
-    body = {"title": "Launch <b>day</b>", "events": events}
+def add_share(tally: Process, *events: str, title: str = "Launch <b>day</b>") -> dict[str, str]:
+    body = {"title": title, "events": events}
     return httpx.post(f"{tally.url}/shares", json=body, headers=AS_ADMIN).raise_for_status().json()
 
 
@@ -35,7 +35,7 @@ def open_share(page: Page, url: str) -> Page:
 
 def shown(page: Page, name: str, count: str, total: str) -> None:
     tile = page.locator("article", has=page.get_by_role("heading", name=name, exact=True))
-    expect(tile.locator("> .value")).to_have_text(count)
+    expect(tile.locator("> .value")).to_have_text(f"{count} today")
     expect(tile.locator("b")).to_have_text(total)
 
 
@@ -56,7 +56,7 @@ def test_a_link_shows_live_numbers_without_a_key_until_it_is_revoked(
     shown(page, "signup", "1,234", "1,234")
     expect(page.locator("article .marks .newest").first).not_to_have_attribute("d", "")
     httpx.post(f"{tally.url}/reset", headers=AS_ADMIN).raise_for_status()
-    expect(page.locator("article > .value").first).to_have_text("0")
+    expect(page.locator("article > .value").first).to_have_text("0 today")
     assert "secret" not in page.content()
     assert accessibility_violations(page) == []
     for query in ("", "?kiosk"):
@@ -83,8 +83,9 @@ def test_a_link_without_a_stream_shows_the_counts_that_it_reads(tally: Process, 
     tally.post("/event/polled")
     page = open_page("about:blank")
     page.route("**/stream", lambda route: route.fulfill(status=503, body="{}"))
-    page.goto(tally.url + add_share(tally, "polled")["path"])
-    shown(page, "polled", "1", "1")
+    page.goto(tally.url + add_share(tally, "polled", title="polled")["path"])
+    expect(page.locator("article > .value")).to_have_text("1 today")
+    expect(page.get_by_role("heading", name="polled")).to_have_count(1)
     expect(page.locator("#status")).to_contain_text("Reconnecting")
 
 

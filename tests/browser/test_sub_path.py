@@ -128,11 +128,12 @@ def test_the_share_dialog_has_urls_under_the_path(tally: Process, base: str, pag
     tally.post("/event/shared")
     page.goto(f"{base}/#/event/shared")
     page.locator("#share-open").click()
-    expect(page.locator("#share-body img")).to_have_js_property("naturalHeight", 20)
-    for form in ("Badge", "Frame", "Script", "Kiosk", "curl"):
+    for form in ("Frame", "Script", "Badge", "Kiosk", "curl"):
         choose(page, "#share-body", form)
         texts = page.locator("#share-body .curl code").all_text_contents()
         assert all(f"{base}/" in text for text in texts), form
+        if form == "Badge":
+            expect(page.locator("#share-body img")).to_have_js_property("naturalHeight", 20)
         if form == "Frame":
             expect(page.frame_locator("#share-body iframe").locator("#count")).to_have_text("1")
 

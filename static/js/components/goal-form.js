@@ -18,7 +18,7 @@ export async function openGoalForm(event, goal, callbacks) {
   if (!dialog.open) dialog.showModal();
   if (permissions?.admin) return drawForm();
   const keyHost = h("div", {});
-  createKeyForm(keyHost, () => { callbacks.onKey(); openGoalForm(event, goal, callbacks); });
+  createKeyForm(keyHost, () => { callbacks.onKey(); openGoalForm(event, goal, callbacks); }, "Admin key");
   dialog.replaceChildren(title, h("p", {}, "All readers see goals. To set one, enter an admin key."), keyHost, h("p", { className: "buttons" }, cancel));
   /** @type {HTMLInputElement} */ (keyHost.querySelector("input[type=password]")).focus();
 

@@ -12,14 +12,14 @@ const describePermissions = ({ write, admin }) => `This key can ${listFormat.for
 /** Says why a key is of no use here, or "". @param {KeyPermissions} permissions */
 const problemOf = ({ read, write }) => (read ? "" : write ? "Wrong key: this one can count, but not read." : "Wrong key: the server does not know it.");
 
-/** @param {HTMLElement} host @param {() => void} onChange @returns {() => void} redraws the form for the current key */
-export function createKeyForm(host, onChange) {
+/** @param {HTMLElement} host @param {() => void} onChange @param {string} [label] of the field @returns {() => void} redraws the form for the current key */
+export function createKeyForm(host, onChange, label = "API key") {
   // Password managers save a password under a user name.
   const user = h("input", { type: "text", name: "username", autocomplete: "username", value: "tally", hidden: true });
   const field = /** @type {HTMLInputElement} */ (h("input", { type: "password", name: "password", autocomplete: "current-password", required: true }));
   const forget = h("button", { className: "button", type: "button" }, "Remove key");
   const remember = /** @type {HTMLInputElement} */ (h("input", { type: "checkbox" }));
-  const form = h("form", { className: "key" }, user, h("label", {}, "API key ", field), h("button", { className: "button primary" }, "Save"), forget,
+  const form = h("form", { className: "key" }, user, h("label", {}, `${label} `, field), h("button", { className: "button primary" }, "Save"), forget,
     h("label", { className: "check" }, remember, " Remember on this device"));
   const note = h("p", { className: "note", role: "status" });
   const problem = h("p", { className: "problem", role: "alert" });

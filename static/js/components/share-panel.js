@@ -1,6 +1,6 @@
 // The drawer that shows an event elsewhere: a preview, the code to copy, and the setting that the server is missing.
 
-import { badgeMarkdown, countClick, curlHit, curlStream, encodeName, frame, showNumber, urlOf } from "../data/snippets.js";
+import { badgeHtml, badgeMarkdown, countClick, curlHit, curlStream, encodeName, frame, showNumber, urlOf } from "../data/snippets.js";
 import { byId, createSegmentedControl, h, s, setText } from "../lib/dom.js";
 import { number } from "../lib/format.js";
 import { updateAdminPanels } from "./admin-panels.js";
@@ -49,23 +49,12 @@ export function createSharePanel({ counters, health }) {
   const fields = h("form", { className: "fields" });
   const output = h("div", {});
   let name = "";
-  let form = "badge";
+  let form = "frame";
   let timer = 0;
   const isOpen = (/** @type {string} */ access) => health()?.open.includes(access) ?? true;
   const needsKey = (/** @type {string} */ access) => !isOpen(access);
 
   /** @type {Record<string, {title: string, fields: () => Node[], draw: (values: Record<string, string>, events: string[]) => Shared}>} */ const forms = {
-    badge: {
-      title: "Badge",
-      fields: () => [field("Label", { name: "label", value: name, maxLength: 128 }), choice("Number", "value", { total: "Total", count: "Today" })],
-      draw({ label, "share-value": value }) {
-        const url = urlOf(`/badge/${encodeName(name)}.svg`, { ...(label === name ? {} : { label }), ...(value === "count" && { value }) });
-        return {
-          preview: isOpen("badges") ? h("img", { src: url, alt: `Badge of ${name}` }) : "", code: { Markdown: badgeMarkdown(url, label) },
-          notes: isOpen("badges") ? [] : [restart("Badges need a key on this server.", "TALLY_PUBLIC_BADGES=true")],
-        };
-      },
-    },
     frame: {
       title: "Frame",
       fields: () => [field("Label", { name: "label", value: name, maxLength: 128 }), choice("Theme", "theme", { light: "Light", dark: "Dark" })],
@@ -73,7 +62,7 @@ export function createSharePanel({ counters, health }) {
         const url = urlOf(`/embed/${encodeName(name)}`, { ...(label === name ? {} : { label }), ...(theme === "dark" && { theme }) });
         const preview = /** @type {HTMLIFrameElement} */ (h("iframe", { src: url, width: "200", height: "100", title: `Preview of ${name}` }));
         return {
-          preview: isOpen("frames") || isOpen("read") ? h("div", { className: `ground ${theme}` }, preview) : "", code: { HTML: frame(url) },
+          preview: isOpen("frames") || isOpen("read") ? h("div", { className: `ground ${theme}` }, preview) : "", code: { HTML: frame(url, name) },
           notes: isOpen("frames") ? [["Pages of the origins in ", code("TALLY_EMBED_ORIGINS"), " can show this."]]
             : [restart("No other site can show this yet.", "TALLY_EMBED_ORIGINS=https://your.site")],
         };
@@ -91,6 +80,17 @@ export function createSharePanel({ counters, health }) {
           ...(needsKey("read") ? [["Its number stays empty while ", code("TALLY_READ_KEYS"), " is set."]] : []),
         ],
       }),
+    },
+    badge: {
+      title: "Badge",
+      fields: () => [field("Label", { name: "label", value: name, maxLength: 128 }), choice("Number", "value", { total: "Total", count: "Today" })],
+      draw({ label, "share-value": value }) {
+        const url = urlOf(`/badge/${encodeName(name)}.svg`, { ...(label === name ? {} : { label }), ...(value === "count" && { value }) });
+        return {
+          preview: isOpen("badges") ? h("img", { src: url, alt: `Badge of ${name}` }) : "", code: { Markdown: badgeMarkdown(url, label), HTML: badgeHtml(url, label) },
+          notes: isOpen("badges") ? [] : [restart("Badges need a key on this server.", "TALLY_PUBLIC_BADGES=true")],
+        };
+      },
     },
     kiosk: {
       title: "Kiosk",

@@ -49,5 +49,7 @@ export class Goals {
 }
 
 /** Returns how far a goal is, and the time in words. @param {Goal} goal */
-export const goalParts = ({ value, target, isDaily }) =>
-  [value === target ? `Goal reached: ${number(target)}` : `${number(value)} of ${number(target)}`, isDaily ? "today" : "in total"];
+export function goalParts({ value, target, isDaily }) {
+  const numbers = value === target ? number(target) : `${number(value)} of ${number(target)}`;
+  return [value < target ? numbers : `Goal reached: ${numbers}`, isDaily ? "today" : "in total"];
+}

@@ -61,5 +61,9 @@ export const ciStep = (name, keyed) => `- name: Count this run
 /** @param {string} url of a badge @param {string} label */
 export const badgeMarkdown = (url, label) => `![${label.replace(/[[\]\\`<&!*_]/g, "\\$&")}](${url})`;
 
-export const frame = (/** @type {string} */ url) =>
-  `<iframe src="${attribute(url)}" width="200" height="100" style="border:0;color-scheme:light" title="hits"></iframe>`;
+/** @param {string} url of a badge @param {string} label */
+export const badgeHtml = (url, label) => `<img src="${attribute(url)}" alt="${attribute(label)}">`;
+
+/** @param {string} url of an embed @param {string} name of its event */
+export const frame = (url, name) =>
+  `<iframe src="${attribute(url)}" width="200" height="100" style="border:0;color-scheme:light" title="${attribute(name)}"></iframe>`;

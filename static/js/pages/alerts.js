@@ -33,12 +33,13 @@ export function createPage({ reconnect }) {
   const note = byId("alerts-note");
   /** The rows by alert, each with the text that it was made of. @type {Map<string, {el: HTMLElement, text: string}>} */ let rows = new Map();
   let latestLoad = 0;
+  let isNew = true; // The page was opened, and nothing has loaded since.
   const back = byId("alerts-back");
   /** The event of the address, until its form was opened. */ let wantedEvent = "";
   /** The event that the reader has come from, or "". */ let fromEvent = "";
 
   byId("alerts-locked").append(h("div", { id: "alerts-key" }));
-  const drawKeyForm = createKeyForm(byId("alerts-key"), reconnect);
+  const drawKeyForm = createKeyForm(byId("alerts-key"), reconnect, "Admin key");
 
   const load = throttle(RELOAD_MS, async () => {
     const loadNumber = ++latestLoad;
@@ -62,6 +63,8 @@ export function createPage({ reconnect }) {
     const hint = "Alerts send messages to other servers, so only an admin key may see and change them (TALLY_ADMIN_KEYS).";
     setText(byId("alerts-reason"), apiKey() ? `${hint} The present key is not one.` : hint);
     drawKeyForm();
+    if (isNew) byId("alerts-key").querySelector("input[type=password]").focus();
+    isNew = false;
   }
 
   function draw(/** @type {Alert[]} */ alerts) {
@@ -112,6 +115,7 @@ export function createPage({ reconnect }) {
   return {
     title: () => "Alerts",
     show({ query }) {
+      isNew = true;
       wantedEvent = query.get("event") ?? "";
       fromEvent = wantedEvent || (query.get("from") ?? "");
       back.hidden = !fromEvent;
