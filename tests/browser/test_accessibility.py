@@ -62,6 +62,26 @@ def test_no_screen_has_accessibility_violations(tally: Process, open_page, conso
     assert console_messages == []
 
 
+@pytest.mark.fails_on_mutant("a second main", "static/js/docs.js", 'layout: "Routes"', 'layout: "BaseLayout"')
+@pytest.mark.fails_on_mutant("links inside buttons", "static/js/docs.js", "DeepLink: (", "Unused: (")
+@pytest.mark.fails_on_mutant("no labels", "static/js/docs.js", "RequestBodyEditor: (", "Unused: (")
+@pytest.mark.fails_on_mutant("its own colours", "static/docs.html", 'href="static/docs.css"', 'href="static/app.css"')
+def test_the_api_reference_has_no_accessibility_violations(
+    tally: Process, open_page, console_messages: list[str]
+) -> None:
+    page = open_page(f"{tally.url}/docs")
+    operation = page.locator(".opblock", has=page.locator('[data-path="/event/{name}"]')).first
+    expect(operation).to_be_visible()
+    assert accessibility_violations(page) == []
+    operation.locator(".opblock-summary-control").click()
+    # The form to try it out is open at once.
+    expect(operation.get_by_role("textbox", name="Request body")).to_be_visible()
+    assert accessibility_violations(page) == []
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert fits_width(page)
+    assert console_messages == []
+
+
 @pytest.mark.fails_on_mutant("a number is translated", "static/js/lib/dom.js", "{ translate: false }, cell", "{}, cell")
 @pytest.mark.fails_on_mutant(
     "the navigation covers a low page", "static/app.css", "  nav { position: static; order: 1;", "  nav { order: 1;"
