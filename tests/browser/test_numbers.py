@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -122,23 +122,21 @@ def test_a_tap_selects_a_bar(tally: Process, open_page) -> None:
     box = page.locator("#event-chart svg").bounding_box()
     assert box
     page.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
-    tooltip, bar = page.locator("#event-chart .tooltip"), page.locator("#event-chart rect.highlighted")
+    tooltip = page.locator("#event-chart .tooltip")
     expect(tooltip).to_contain_text("120 hits")
     expect(page).to_have_url(re.compile("range=week$"))
-    assert tooltip.evaluate(
-        "(tooltip, bar) => tooltip.getBoundingClientRect().bottom <= bar.getBoundingClientRect().y",
-        bar.element_handle(),
-    )
+    assert tooltip.evaluate("""tooltip => [...document.querySelectorAll("#event-chart rect.bar")]
+      .every(bar => tooltip.getBoundingClientRect().bottom <= bar.getBoundingClientRect().y)""")
     page.touchscreen.tap(box["x"] + box["width"] - 10, box["y"] + 60)
     expect(page).to_have_url(re.compile(f"range={past_day(0)}$"))
-    height = page.locator("#event-chart .readout").evaluate("readout => readout.clientHeight")
+    # It has room for two lines, so that a longer text does not move the ranges.
+    assert page.locator("#event-chart .readout").evaluate("readout => readout.clientHeight") > 36
     page.goto(f"{tally.url}/#/event/search?range=month&as=table")
     rows = page.locator("#event-chart tbody th")
     expect(rows).to_have_count(30)
     expect(page.locator("#event-chart thead")).to_contain_text("30 days")
     assert rows.first.evaluate("row => row.clientHeight < 40")
     assert page.locator("#event-chart .table-view").evaluate("view => view.clientHeight") > 230
-    assert page.locator("#event-chart .readout").evaluate("readout => readout.clientHeight") == height
 
 
 @pytest.mark.fails_on_mutant(
@@ -199,9 +197,10 @@ def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
     assert console_messages == []
 
 
-def type_date(field: Locator, month: int, day: int, year: int) -> None:
+def type_date(field: Locator, day: str) -> None:
+    year, month, day_of_month = day.split("-")
     field.focus()
-    field.press_sequentially(f"{month:02}{day:02}{year:04}")
+    field.press_sequentially(month + day_of_month + year)
 
 
 @pytest.mark.fails_on_mutant(
@@ -221,8 +220,7 @@ def test_a_range_is_typed(tally: Process, open_page, console_messages: list[str]
     note, problem = page.locator("#event-chart .note"), page.locator("#event-chart .problem")
     first, last = page.get_by_label("From", exact=True).last, page.get_by_label("To", exact=True).last
     expect(note).to_contain_text("240 hits.")
-    two_days_ago = date.fromisoformat(past_day(2))
-    type_date(first, two_days_ago.month, two_days_ago.day, two_days_ago.year)
+    type_date(first, past_day(2))
     expect(page).to_have_url(re.compile(f"range={past_day(1)}$"))
     page.evaluate("location.hash = location.hash.replace('search', 'signup')")
     expect(page.locator("#event-name")).to_have_text("signup")
@@ -231,8 +229,8 @@ def test_a_range_is_typed(tally: Process, open_page, console_messages: list[str]
     expect(page).to_have_url(re.compile(f"signup.range={past_day(2)}..{past_day(1)}$"))
     expect(note).to_contain_text("120 hits.")
     days = page.url
-    for field, wrong in ((first, (2, 3, 2)), (first, (1, 1, 1999)), (last, (12, 31, 2099)), (last, (1, 2, 2000))):
-        type_date(field, *wrong)
+    for field, wrong in ((first, "0002-02-03"), (first, past_day(9)), (last, past_day(-1)), (last, past_day(5))):
+        type_date(field, wrong)
         page.locator("#event-name").click()
         expect(problem).to_contain_text("Enter an earlier and a later day from")
         expect(page).to_have_url(days)
