@@ -55,7 +55,7 @@ def today_against_yesterday(page: Page, _: Click) -> None:
 def the_largest_change_of_the_week(page: Page, click: Click) -> None:
     click(page.get_by_role("link", name="Movers"))
     expect(page.locator("#leaderboard-list li").first).to_contain_text("page.view")
-    expect(page.locator("#leaderboard-list li").first).to_contain_text("+800 (114%)")
+    expect(page.locator("#leaderboard-list li").first).to_contain_text("+800 +114.3%")
     weeks = r"^Changes: \w+ \d+ . \w+ \d+ until 12:00\sPM, compared with \w+ \d+ . \w+ \d+ until 12:00\sPM\.$"
     expect(page.locator("#leaderboard-note")).to_have_text(re.compile(weeks))
 
@@ -77,7 +77,7 @@ def three_days_ago(page: Page, click: Click) -> None:
 def the_number_on_my_page(page: Page, click: Click) -> None:
     open_card(page, click)
     click(page.get_by_role("button", name="Embed & share"))
-    expect(page.locator("#share code").first).to_contain_text("/signup")
+    expect(page.locator("#share .curl code").first).to_contain_text("/signup")
 
 
 def a_message_at_1000(page: Page, click: Click) -> None:

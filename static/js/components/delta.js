@@ -1,6 +1,7 @@
 // A change against an earlier day or week in few characters, with the whole comparison as its accessible name.
 
-import { comparedWithEarlierDays, comparison, number, ratio, signed, time } from "../lib/format.js";
+import { h } from "../lib/dom.js";
+import { comparedWithEarlierDays, comparison, number, ratio, signed, signedRatio, time } from "../lib/format.js";
 
 /** @param {Mover} mover @param {Movers} movers */
 function sentence({ count, previous, weekAgo = null }, { window, until }) {
@@ -12,11 +13,11 @@ function sentence({ count, previous, weekAgo = null }, { window, until }) {
 export function showDelta(el, movers, name, withHits = false) {
   const mover = movers?.byName.get(name);
   const change = mover ? mover.count - mover.previous : 0;
-  const part = !mover ? "" : mover.previous || mover.weekAgo ? ratio(mover.count, mover.previous) : "new";
-  const text = !change ? part : withHits ? `${signed(change)} (${part})` : `${change > 0 ? "▲" : "▼"} ${part}`;
+  const part = !mover ? "" : mover.previous || mover.weekAgo ? (withHits ? signedRatio : ratio)(mover.count, mover.previous) : "new";
+  const text = !change ? part : withHits ? `${signed(change)} ${part}` : `${change > 0 ? "▲" : "▼"} ${part}`;
   const title = movers && mover ? sentence(mover, movers) : "";
   if (el.textContent === text && el.title === title) return;
-  el.textContent = text;
+  el.replaceChildren(...(change && withHits ? [h("span", { className: "by-hits" }, signed(change)), h("span", { className: "by-part" }, ` ${part}`)] : [text]));
   el.className = `delta ${withHits ? "with-hits " : ""}${change > 0 ? "up" : change < 0 ? "down" : ""}`;
   el.title = el.ariaLabel = title;
   el.role = "img"; // Without a role, an element has no name for screen readers.

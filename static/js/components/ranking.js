@@ -34,11 +34,11 @@ export function createRanking(list, { parts = false } = {}) {
   /**
    * @param {Row[]} best in their order @param {object} options
    * @param {number} options.total @param {boolean} [options.linked] whether each name is a link to its event @param {boolean} [options.animate]
-   * @param {Movers|null} [options.movers] whose changes the rows show @param {(row: Row) => number} [options.sizeOf] the number by which the rows are ordered
+   * @param {Movers|null} [options.movers] whose changes the rows show @param {(row: Row) => number} [options.sizeOf] the number by which the rows are ordered, negative for a loss
    */
   function draw(best, { total, linked = true, animate = true, movers = null, sizeOf = ({ count }) => count }) {
     if (Date.now() - baseline.at > BASELINE_MS) baseline = { ranks, at: Date.now() };
-    const max = (best.length && sizeOf(best[0])) || 1;
+    const max = (best.length && Math.abs(sizeOf(best[0]))) || 1;
     const reordered = best.map(({ name }) => name).join("\n") !== [...rows.keys()].join("\n");
     if (reordered && rows.size && list.matches(":hover, :focus-within")) {
       // Nothing may move under the reader's pointer, so update the numbers only.
@@ -56,7 +56,8 @@ export function createRanking(list, { parts = false } = {}) {
       row.rank.textContent = number(i + 1);
       row.count.textContent = number(count);
       row.part.textContent = parts && total ? percent(count / total) : "";
-      row.bar.style.transform = `scaleX(${(sizeOf(entry) / max).toFixed(4)})`;
+      row.bar.style.transform = `scaleX(${(Math.abs(sizeOf(entry)) / max).toFixed(4)})`;
+      row.bar.classList.toggle("loss", sizeOf(entry) < 0);
       showDelta(row.delta, movers, name, parts);
       showChange(row.change, baseline.ranks.get(name), i + 1);
     });

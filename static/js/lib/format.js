@@ -14,6 +14,7 @@ export const number = numberFormat(); // A shortened count would hide that it mo
 export const compact = numberFormat({ notation: "compact", maximumFractionDigits: 1 }); // For axes only.
 export const percent = numberFormat({ style: "percent", maximumFractionDigits: 1 });
 const wholePercent = numberFormat({ style: "percent", maximumFractionDigits: 0 });
+const signedPercent = numberFormat({ style: "percent", maximumFractionDigits: 1, signDisplay: "exceptZero" });
 export const signed = numberFormat({ signDisplay: "exceptZero" });
 export const byteSize = numberFormat({ style: "unit", unit: "byte", notation: "compact", unitDisplay: "narrow" });
 export const time = dateFormat({ hour: "numeric", minute: "2-digit" });
@@ -37,6 +38,9 @@ export function countdown(ms) {
   const seconds = Math.max(0, Math.ceil(ms / 1000));
   return [seconds / 3600, (seconds / 60) % 60, seconds % 60].map((part) => String(Math.floor(part)).padStart(2, "0")).join(":");
 }
+
+/** Formats how much a number has changed, with its direction. @param {number} current @param {number} previous */
+export const signedRatio = (current, previous) => (previous && current < 10 * previous ? signedPercent(current / previous - 1) : ratio(current, previous));
 
 /** Compares two numbers in words, for example "12% more than". @param {number} current @param {number} previous */
 export function comparison(current, previous) {

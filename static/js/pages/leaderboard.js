@@ -4,7 +4,7 @@ import { createRanking } from "../components/ranking.js";
 import { getLeaderboard, throttle } from "../data/api.js";
 import { HITS_MIN, MOVERS } from "../data/movers.js";
 import { dayOf } from "../data/ranges.js";
-import { bdi, byId, createSegmentedControl, setText } from "../lib/dom.js";
+import { bdi, byId, createSegmentedControl, h, setText } from "../lib/dom.js";
 import { number, shortDate, time } from "../lib/format.js";
 import { link, navigate } from "../lib/router.js";
 
@@ -58,11 +58,19 @@ export function createPage({ now }) {
     setText(note, [hint, movers ? periodsText(movers) : ""].join(" ").trim());
   });
 
+  /** Names the columns. */
+  function drawHead() {
+    const labels = { name: event ? "User" : "Event", change: "", ...(movers && { delta: "Change" }), part: order === "count" ? "Share" : "", count: "Hits" };
+    byId("leaderboard-head").replaceChildren(...Object.entries(labels).map(([className, label]) => h("span", { className }, label)));
+    byId("leaderboard-list").dataset.order = order;
+  }
+
   function drawMovers() {
     const shown = /** @type {Movers} */ (movers);
     const byPercent = order === "percent";
+    const sizeOf = (/** @type {Row} */ { name, count }) => Math.sign(count - (shown.byName.get(name)?.previous ?? 0)) * (byPercent ? shown.partOf(name) : shown.changeOf(name));
     const rows = (byPercent ? shown.byPart() : [...shown.byName.values()]).slice(0, SIZE).map(({ eventName, count }) => ({ name: eventName, count }));
-    ranking.draw(rows, { total: 0, movers, sizeOf: ({ name }) => (byPercent ? shown.partOf(name) : shown.changeOf(name)) });
+    ranking.draw(rows, { total: 0, movers, sizeOf });
     const hint = byPercent ? ` Only events with at least ${HITS_MIN} hits in one of them.` : "";
     setText(note, shown.byName.size ? `${periodsText(shown)}${hint}` : shown.until ? "Nothing to compare with yet." : "Could not load the changes.");
   }
@@ -82,6 +90,7 @@ export function createPage({ now }) {
       byId("leaderboard-title").replaceChildren(...(event ? ["Top users: ", bdi(event)] : ["Events"]));
       byId("leaderboard-back").hidden = !event;
       byId("leaderboard-back").href = address({ event: "" });
+      drawHead();
       setText(note, "Loading…");
       ranking.clear();
       load.now();
