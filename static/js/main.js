@@ -173,7 +173,7 @@ function chooseRange(position) {
 /** @type {Record<string, [string, () => void]>} */ const shortcuts = {
   "/": ["Filter events (Esc clears)", focusFilter],
   p: ["Pause or resume", togglePause],
-  t: ["Switch theme", switchTheme],
+  t: ["Switch theme: light or dark", switchTheme],
   k: ["Kiosk", () => location.assign("kiosk")],
   o: ["Overview", goTo("#/")],
   l: ["Leaderboard", goTo("#/leaderboard")],

@@ -192,7 +192,7 @@ def test_a_paused_kiosk_can_be_resumed(tally: Process, open_page) -> None:
 
 
 @pytest.mark.fails_on_mutant(
-    "all results are listed", "static/js/components/command-palette.js", "found.slice(0, RESULTS_MAX)", "found"
+    "all results are listed", "static/js/components/command-palette.js", "found.slice(0, shown)", "found"
 )
 @pytest.mark.fails_on_mutant(
     "a result in the middle of a name comes first", "static/js/components/command-palette.js", "b.rank - a.rank", "0"
@@ -228,6 +228,17 @@ def test_the_command_palette_finds_events_pages_and_actions(
         expect(options.nth(selected)).to_have_attribute("aria-selected", "true")
         expect(options.nth(selected)).to_be_in_viewport()
         expect(box).to_have_attribute("aria-activedescendant", f"palette-{selected}")
+    box.fill("event 1 2")
+    expect(options).to_have_count(40)
+    expect(page.locator(".palette .note")).to_be_empty()
+    for query, result in (
+        ("goal", f"Set a goal: .{CAFE}."),
+        ("dark", "Switch theme"),
+        ("table", "View as table"),
+        ("notes", "Notes"),
+    ):
+        box.fill(query)
+        expect(options.first).to_contain_text(re.compile(f"^{result}"))
     box.fill("nothing has this name")
     expect(page.locator(".palette .note")).to_have_text("Nothing found.")
     page.keyboard.press("Enter")
@@ -237,6 +248,11 @@ def test_the_command_palette_finds_events_pages_and_actions(
     options.filter(has_text="Leaderboard").click()
     expect(page.locator("h1:visible")).to_have_text("Leaderboard")
     expect(page.locator("h1:visible")).to_be_focused()
+    page.keyboard.press("Control+k")
+    box.fill(f"all {CAFE} embed")
+    page.keyboard.press("Enter")
+    expect(page.locator("#event-name")).to_have_text(f"all {CAFE}")
+    expect(page.locator("#share")).to_be_visible()
     assert console_messages == []
 
 

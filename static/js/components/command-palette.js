@@ -1,11 +1,15 @@
 // The command palette: finds an event, a page or an action by a part of its name. It is loaded when it is first opened.
 
-import { bdi, h } from "../lib/dom.js";
+import { bdi, byId, h, isolate } from "../lib/dom.js";
 import { number } from "../lib/format.js";
-import { link } from "../lib/router.js";
+import { link, parseHash } from "../lib/router.js";
 import { createSearch } from "../lib/search.js";
 
 const RESULTS_MAX = 30; // More are found sooner by another letter.
+const FEW = 10; // So many more are shown, too.
+/** The actions of an event, by the button of its page. @type {Record<string, string>} */ const EVENT_ACTIONS = {
+  "event-alert": "Alert me", "event-goal": "Set a goal", "share-open": "Embed & share", "event-users": "Top users",
+};
 
 /** @param {Counters} counters @param {Command[]} actions @returns {() => void} opens the palette, or closes it */
 export function createCommandPalette(counters, actions) {
@@ -24,11 +28,13 @@ export function createCommandPalette(counters, actions) {
 
   function search() {
     const rank = createSearch(input.value);
-    const found = commands.map((command) => ({ command, rank: rank(command.label) })).filter((one) => one.rank).sort((a, b) => b.rank - a.rank);
-    results = found.slice(0, RESULTS_MAX).map(({ command }) => command);
+    const ranked = [...commands.map((command) => ({ command, rank: rank(command.label) })), ...eventActions(input.value, commands).map((command) => ({ command, rank: 1.5 }))];
+    const found = ranked.filter((one) => one.rank).sort((a, b) => b.rank - a.rank);
+    const shown = found.length > RESULTS_MAX + FEW ? RESULTS_MAX : found.length;
+    results = found.slice(0, shown).map(({ command }) => command);
     list.replaceChildren(...results.map(({ label, hint, isName }, i) =>
       h("li", { id: `palette-${i}`, role: "option" }, isName ? bdi(label) : h("span", {}, label), h("span", { className: "rate" }, hint))));
-    note.textContent = !found.length ? "Nothing found." : found.length > RESULTS_MAX ? `${number(RESULTS_MAX)} of ${number(found.length)}. Type more to find the others.` : "";
+    note.textContent = !found.length ? "Nothing found." : found.length > shown ? `${number(shown)} of ${number(found.length)}. Type more to find the others.` : "";
     select(0);
   }
 
@@ -67,14 +73,38 @@ export function createCommandPalette(counters, actions) {
   };
 }
 
+/** Returns the actions that a query has a word of, for the event that has the other words: the one of this page, or the largest. */
+function eventActions(/** @type {string} */ query, /** @type {Command[]} */ commands) {
+  const words = query.trim().toLowerCase().split(/\s+/);
+  const { view, name: current } = parseHash(location.hash);
+  const names = [...(view === "event" ? [current] : []), ...commands.filter(({ isName }) => isName).map(({ label }) => label)];
+  return Object.entries(EVENT_ACTIONS).flatMap(([id, label]) => {
+    const others = words.filter((word) => word.length < 3 || !label.toLowerCase().includes(word));
+    const rank = createSearch(others.join(" "));
+    const name = others.length < words.length && (names.find((one) => rank(one) === 2) ?? names.find(rank));
+    return name ? [{ label: `${label}: ${isolate(name)}`, hint: "", run: () => clickOnPage(name, id) }] : [];
+  });
+}
+
+/** Clicks a button of an event's page, once that is shown. @param {string} name an event name @param {string} id of the button */
+function clickOnPage(name, id) {
+  const { view, name: current } = parseHash(location.hash);
+  if (view === "event" && name === current) return byId(id).click();
+  addEventListener("hashchange", () => byId(id).click(), { once: true });
+  location.hash = link("event", name);
+}
+
 /** Returns the choices of the visible page, such as the ranges of a chart. */
 function choices() {
+  const buttons = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-page]:not([hidden]) .chart .toggle"));
   const inputs = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("[data-page]:not([hidden]) .segments input:not(:checked)"));
-  return [...inputs].filter((input) => input.offsetParent).map((input) => {
+  const clicks = [...buttons].filter((button) => button.offsetParent).map((button) => ({ label: button.textContent ?? "", hint: "", run: () => button.click() }));
+  const picks = [...inputs].filter((input) => input.offsetParent).map((input) => {
     const group = input.closest("fieldset");
     const title = group?.ariaLabel ?? group?.querySelector("legend")?.textContent;
     return { label: `${title}: ${input.parentElement?.textContent}`, hint: "", run: () => input.click() };
   });
+  return [...clicks, ...picks];
 }
 
 /** Returns the events of today, the largest count first, and then those of the last day. */
