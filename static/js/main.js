@@ -32,7 +32,7 @@ const session = openSession({
     updateAdminPanels(pageElement()); // A server that was restarted may have other keys.
   },
   onGoal(event, goal) {
-    const text = goalParts({ ...goal, value: goal.target }).join(" ");
+    const text = goalParts({ ...goal, value: goal.target }).join("");
     byId("announce").textContent = `${event}. ${text}`;
     notify(event, text, goTo(link("event", event)));
   },

@@ -85,6 +85,7 @@ def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, c
     tally.post("/event/sale")
     for shown in (page, kiosk, overview):
         expect(shown.locator(".goal.reached:visible")).to_have_text("Goal reached: 41 of 40 today")
+    assert overview.locator(f"{card} .goal").evaluate("el => el.scrollWidth <= el.clientWidth")
     page.reload()
     expect(page.locator("#event-today .goal.reached")).to_be_visible()
     assert newest_strokes(page, "#event-today") < WHOLE_SHEET

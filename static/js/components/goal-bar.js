@@ -5,10 +5,9 @@ import { h, setText } from "../lib/dom.js";
 
 /** @returns {{el: HTMLElement, draw: (goal: Goal|undefined, live: boolean) => boolean}} `draw` returns whether live hits have just reached the goal */
 export function createGoalBar() {
-  const words = h("span", {});
-  const unit = h("span", { className: "unit" });
+  const parts = ["state", "", "unit"].map((className) => h("span", { className }));
   const bar = h("i", {});
-  const el = h("p", { className: "goal", hidden: true }, words, unit, h("span", { className: "goal-bar" }, bar));
+  const el = h("p", { className: "goal", hidden: true }, ...parts, h("span", { className: "goal-bar" }, bar));
   let celebrated = 0;
   return {
     el,
@@ -17,9 +16,7 @@ export function createGoalBar() {
       const isNew = live && (goal?.times ?? 0) > celebrated;
       celebrated = goal?.times ?? 0;
       if (!goal) return false;
-      const [numbers, period] = goalParts(goal);
-      setText(words, numbers);
-      setText(unit, ` ${period}`);
+      goalParts(goal).forEach((text, i) => setText(parts[i], text));
       bar.style.transform = `scaleX(${Math.min(1, goal.value / goal.target).toFixed(4)})`;
       el.classList.toggle("reached", goal.value >= goal.target);
       return isNew;

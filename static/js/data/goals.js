@@ -48,8 +48,8 @@ export class Goals {
   }
 }
 
-/** Returns how far a goal is, and the time in words. @param {Goal} goal */
+/** Returns whether a goal is reached, how far it is, and the time, in words. @param {Goal} goal */
 export function goalParts({ value, target, isDaily }) {
   const numbers = value === target ? number(target) : `${number(value)} of ${number(target)}`;
-  return [value < target ? numbers : `Goal reached: ${numbers}`, isDaily ? "today" : "in total"];
+  return [value < target ? "" : "Goal reached: ", numbers, isDaily ? " today" : " in total"];
 }
