@@ -249,7 +249,6 @@ def test_a_copied_frame_is_transparent_on_a_light_page(
     app = serve(embed_origins=site.url)
     engine.open(f"{app.url}/#/event/search")
     engine.click("#share-open")
-    engine.click("#share-body label:nth-of-type(2)")
     engine.expect("#share-body .curl code", "<iframe")
     copied = engine.text("#share-body .curl code")
     plain = copied.replace('style="border:0;color-scheme:light"', 'frameborder="0"')
@@ -283,13 +282,13 @@ def test_the_share_panel_names_what_the_server_needs(engine: Engine, serve: Call
     engine.expect_status("live")
     engine.click("#share-open")
     forms = {
-        1: ["Set TALLY_PUBLIC_BADGES=true"],
-        2: ["Set TALLY_EMBED_ORIGINS=https://your.site"],
-        3: ["Set TALLY_ALLOWED_ORIGINS=https://your.site", "TALLY_WRITE_KEYS", "TALLY_READ_KEYS"],
-        5: ["-H 'Authorization: Bearer <write key>'", "-H 'Authorization: Bearer <read key>'"],
+        "badge": ["Set TALLY_PUBLIC_BADGES=true"],
+        "frame": ["Set TALLY_EMBED_ORIGINS=https://your.site"],
+        "script": ["Set TALLY_ALLOWED_ORIGINS=https://your.site", "TALLY_WRITE_KEYS", "TALLY_READ_KEYS"],
+        "curl": ["-H 'Authorization: Bearer <write key>'", "-H 'Authorization: Bearer <read key>'"],
     }
-    for position, texts in forms.items():
-        engine.click(f"#share-body label:nth-of-type({position})")
+    for form, texts in forms.items():
+        engine.click(f"#share-body label:has([value={form}])")
         for text in texts:
             engine.expect("#share-body", text)
 

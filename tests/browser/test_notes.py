@@ -37,12 +37,6 @@ def open_notes(page: Page, chart: str) -> None:
 
 
 @pytest.mark.fails_on_mutant(
-    "the notes of another event",
-    "static/js/components/chart-notes.js",
-    "if (name !== event) set([]);",
-    "if (name !== event) return;",
-)
-@pytest.mark.fails_on_mutant(
     "a table stays", "static/js/components/hits-chart.js", "chart.show(as);", "if (as) chart.show(as);"
 )
 @pytest.mark.fails_on_mutant("no marks", "static/js/components/bar-chart.js", "{ d: marks.join(", "{ d: [].join(")
@@ -82,6 +76,17 @@ def test_notes_are_read_with_their_bars(tally: Process, open_page, console_messa
     assert (rows["signup"], rows["search"][6:], rows[""][6:]) == ("", "new form", HOSTILE)
     assert page.locator("[onerror]").count() == 0
     assert console_messages == []
+
+
+@pytest.mark.fails_on_mutant(
+    "a note of all events", "static/js/components/chart-notes.js", "if (name === event) return;", "return;"
+)
+def test_a_note_belongs_to_the_event_of_a_chart_that_is_loading(tally: Process, open_page) -> None:
+    page = open_page("about:blank")
+    page.route("**/series?*", lambda route: None)
+    page.goto(f"{tally.url}/#/event/search")
+    open_notes(page, "#event-chart")
+    expect(page.get_by_label("Show on")).to_have_value("search")
 
 
 @pytest.mark.fails_on_mutant(

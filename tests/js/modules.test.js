@@ -183,8 +183,8 @@ test("a goal is reached once for each crossing, by live hits only", () => {
   for (const count of [6, 7, 8]) for (const event of ["daily", "all", "past"]) goals.update(event, count);
   goals.load(rows.map((one) => ({ ...one, count: 8, total: 108 })));
   assert.deepEqual(reached, ["daily", "all"]);
-  assert.deepEqual(goalParts(/** @type {Goal} */ (goals.of("all"))), ["105 of 107", "in total"]);
-  assert.deepEqual(goalParts({ .../** @type {Goal} */ (goals.of("daily")), value: 7 }), ["Goal reached: 7", "today"]);
+  assert.deepEqual(goalParts(/** @type {Goal} */ (goals.of("all"))), ["", "105 of 107", " in total"]);
+  assert.deepEqual(goalParts({ .../** @type {Goal} */ (goals.of("daily")), value: 7 }), ["Goal reached: ", "7", " today"]);
   goals.update("daily", 6);
   goals.update("daily", 7);
   assert.deepEqual(reached, ["daily", "all", "daily"], "a correction took the count below the goal");

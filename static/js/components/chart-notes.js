@@ -41,13 +41,20 @@ export function createChartNotes(host, onLoad) {
   addEventListener(CHANGED, () => { if (since < Infinity) load.now(); });
   button.addEventListener("click", async () => { drawList = await openDialog(event, () => notes); });
 
-  /** Loads the notes of an event if they may have changed. @param {string} name an event name, or "" for all events @param {number} start of the chart in ms */
-  return (name, start) => {
-    if (name === event && start >= since) return load();
-    if (name !== event) set([]);
-    event = name;
-    since = start;
-    load.now();
+  return {
+    /** Chooses the event of the notes. @param {string} name an event name, or "" for all events */
+    show(name) {
+      if (name === event) return;
+      event = name;
+      since = Infinity;
+      set([]);
+    },
+    /** Loads the notes if they may have changed. @param {number} start of the chart in ms */
+    load(start) {
+      if (start >= since) return load();
+      since = start;
+      load.now();
+    },
   };
 }
 

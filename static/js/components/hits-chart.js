@@ -29,7 +29,7 @@ function describeRange({ words, from, to = "", hour, size }) {
 export function createHitsChart(host, now, onView) {
   const onRange = (/** @type {string} */ range) => onView({ range });
   const chart = createBarChart(host, open, (as) => onView({ as }), { tapTwice: true });
-  const loadNotes = createChartNotes(host, chart.showNotes);
+  const notes = createChartNotes(host, chart.showNotes);
   const fieldset = /** @type {HTMLElement} */ (host.querySelector("fieldset"));
   const selectRange = createSegmentedControl(fieldset, host.id, RANGE_LABELS, (value) => onRange(value === "hour" ? "" : value === "custom" ? lastDays() : value));
   const [from, to] = ["From", "To"].map((ariaLabel) => /** @type {HTMLInputElement} */ (h("input", { type: "date", ariaLabel, required: true })));
@@ -112,7 +112,7 @@ export function createHitsChart(host, now, onView) {
     draw();
     if (error && !series.points.length) chart.setNote(`Could not load this chart. ${error.message}`);
     chart.describe();
-    if (series.points.length) loadNotes(name, series.points[0].start);
+    if (series.points.length) notes.load(series.points[0].start);
   });
 
   function draw() {
@@ -165,6 +165,7 @@ export function createHitsChart(host, now, onView) {
       chart.clear();
       peakNote.hidden = true;
       name = event;
+      notes.show(name);
       value = wanted;
       other = compareWith;
       range = parseRange(wanted);

@@ -30,7 +30,7 @@ export function createPage() {
   const daySelect = byId("history-choice");
   const otherSelect = byId("history-with");
   const chart = createBarChart(byId("history-chart"), ({ iso }) => goTo({ day: iso }), (as) => goTo({ as }));
-  const loadNotes = createChartNotes(byId("history-chart"), chart.showNotes);
+  const notes = createChartNotes(byId("history-chart"), chart.showNotes);
   /** @type {DayRow[]} */ let days = [];
   let selection = { day: "", other: "", as: "" };
   let latestLoad = 0;
@@ -51,7 +51,7 @@ export function createPage() {
     const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits, known: true }));
     chart.set({ points: bars, line: [], event: "", step: "day", running: false, pickable: true }, `${plural(days.length, "day")}. Select one.`);
     chart.describe();
-    loadNotes("", bars[0].start - DAY_MS); // A day of the server can begin earlier than the same day in UTC.
+    notes.load(bars[0].start - DAY_MS); // A day of the server can begin earlier than the same day in UTC.
     await showDay(loadNumber, selection.day || days[0].day);
   }
 
