@@ -4,11 +4,12 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 FAILED = pytest.StashKey[bool]()
+expect.set_options(timeout=15_000)  # ms; on a busy machine, a page can need longer than the default of 5 s
 
 
 @pytest.hookimpl(wrapper=True)
