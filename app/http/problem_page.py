@@ -33,6 +33,7 @@ a { color: var(--accent); }
   p { font-size: 12px; line-height: 1.35; }
 }
 """
+_DEPTH_MAX = 20  # A path of many slashes would make the page large.
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; img-src 'self'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'self'"
 _PAGE = Template("""<!doctype html>
@@ -47,7 +48,8 @@ def problem_page(
     request: HTTPConnection, kind: ProblemKind, detail: str, headers: Mapping[str, str] | None
 ) -> Response:
     """Return an error response as a page without scripts, with the title and the detail of the problem details."""
-    root = "../" * (request.scope["raw_path"].count(b"/") - 1) or "./"  # right behind any proxy
+    depth = min(request.scope["raw_path"].count(b"/") - 1, _DEPTH_MAX)
+    root = "../" * depth or "./"  # right behind any proxy
     html = _PAGE.substitute(title=escape(kind.title), detail=escape(detail), root=root, style=_STYLE)
     policy = {"Content-Security-Policy": _POLICY, "Vary": "Accept"}
     return Response(html, kind.status, {**(headers or {}), **policy}, media_type="text/html")

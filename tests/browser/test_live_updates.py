@@ -114,7 +114,9 @@ def test_a_page_keeps_its_numbers_while_disconnected_and_catches_up(restartable_
 
 
 def test_a_page_loads_its_data_again_after_the_server_returns(restartable_tally: Process, open_page) -> None:
-    page = open_page(restartable_tally.url, clock=True)
+    page = open_page(f"{restartable_tally.url}/#/history", clock=True)
+    expect(page.locator("#history-note")).to_contain_text("No history yet")
+    page.evaluate("location.hash = '#/'")
     expect_status(page, "live")
     restartable_tally.kill()
     page.evaluate("location.hash = '#/history'")

@@ -342,15 +342,6 @@ def quiet_tally(tmp_path: Path) -> Iterator[Process]:
 
 
 @pytest.mark.fails_on_mutant(
-    "an instance with history looks new", "static/js/pages/overview.js", 'counters.lastDay?.day === ""', "true"
-)
-@pytest.mark.fails_on_mutant(
-    "events of the last day are hidden",
-    "static/js/components/card-grid.js",
-    "...(counters.lastDay?.counts.keys() ?? [])",
-    "",
-)
-@pytest.mark.fails_on_mutant(
     "an event is listed twice",
     "static/js/components/card-grid.js",
     "    if (known.some((name) => added.has(name))) return reorder();\n",

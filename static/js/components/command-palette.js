@@ -7,6 +7,7 @@ import { createSearch } from "../lib/search.js";
 
 const RESULTS_MAX = 30; // More are found sooner by another letter.
 const FEW = 10; // So many more are shown, too.
+const ACTION_RANK = 1.5; // After names that begin with the query, and before those that contain it.
 /** The actions of an event, by the button of its page. @type {Record<string, string>} */ const EVENT_ACTIONS = {
   "event-alert": "Alert me", "event-goal": "Set a goal", "share-open": "Embed & share", "event-users": "Top users",
 };
@@ -28,7 +29,7 @@ export function createCommandPalette(counters, actions) {
 
   function search() {
     const rank = createSearch(input.value);
-    const ranked = [...commands.map((command) => ({ command, rank: rank(command.label) })), ...eventActions(input.value, commands).map((command) => ({ command, rank: 1.5 }))];
+    const ranked = [...commands.map((command) => ({ command, rank: rank(command.label) })), ...eventActions(input.value, commands).map((command) => ({ command, rank: ACTION_RANK }))];
     const found = ranked.filter((one) => one.rank).sort((a, b) => b.rank - a.rank);
     const shown = found.length > RESULTS_MAX + FEW ? RESULTS_MAX : found.length;
     results = found.slice(0, shown).map(({ command }) => command);
@@ -73,7 +74,7 @@ export function createCommandPalette(counters, actions) {
   };
 }
 
-/** Returns the actions that a query has a word of, for the event that has the other words: the one of this page, or the largest. */
+/** Finds the actions whose labels have a word of the query. Its other words choose the event: the one of this page, or the largest. */
 function eventActions(/** @type {string} */ query, /** @type {Command[]} */ commands) {
   const words = query.trim().toLowerCase().split(/\s+/);
   const { view, name: current } = parseHash(location.hash);

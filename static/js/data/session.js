@@ -121,7 +121,7 @@ export function openSession(/** @type {SessionCallbacks} */ { paint, tick, onHit
     held = nothing();
     if (snapshot) takeSnapshot(snapshot);
     takeChanges([...changes], names);
-    if (changes.size) onSnapshot(); // The charts add hits to the current minute, but these may be older.
+    if (changes.size && !snapshot) onSnapshot(); // The charts add hits to the current minute, but these may be older.
   }
 
   function setPaused(/** @type {boolean} */ pause) {
