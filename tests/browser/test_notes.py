@@ -70,6 +70,7 @@ def test_notes_are_read_with_their_bars(tally: Process, open_page, console_messa
     expect(page.locator("#history-chart .tooltip")).to_contain_text("=v1")
     expect(page.locator("#history-day")).to_contain_text("=v1")
     page.goto(tally.url)
+    expect(page.locator("#cards [data-event=signup]")).to_be_visible()
     with page.expect_download() as download:
         page.locator("#export").click()
     rows = {row[0]: row[2] for row in csv.reader(io.StringIO(Path(download.value.path()).read_text()))}
