@@ -151,17 +151,21 @@ function focusFilter() {
 const goTo = (/** @type {string} */ hash) => () => { location.hash = hash; };
 const switchDensity = () => setPref("density", getPref("density") === "compact" ? "comfortable" : "compact");
 
-/** Opens the command palette, which few readers need at once, so its module is loaded the first time. */
+/** Opens the command palette, or closes it. Its module is loaded the first time, after the dialog is open: no letter is lost. */
 async function togglePalette() {
+  const dialog = /** @type {HTMLDialogElement} */ (byId("palette"));
+  if (dialog.open) return dialog.close();
+  if (document.querySelector("dialog[open]")) return;
+  dialog.showModal();
   /** @type {Command[]} */ const actions = [
     ...Object.entries(shortcuts).map(([key, [label, run]]) => ({ label, hint: key, run })),
     { label: "Switch card size", hint: "", run: switchDensity },
     { label: "Export today’s counts as CSV", hint: "", run: () => byId("export").click() },
     { label: "API reference", hint: "", run: () => location.assign("docs") },
   ];
-  palette ??= import("./components/command-palette.js").then(({ createCommandPalette }) => createCommandPalette(session.counters, actions));
-  const toggle = await palette.catch(() => { palette = undefined; });
-  if (!document.querySelector("dialog[open]:not(.palette)")) toggle?.();
+  palette ??= import("./components/command-palette.js").then(({ createCommandPalette }) => createCommandPalette(dialog, session.counters, actions));
+  const show = await palette.catch(() => { byId("palette-note").textContent = "Search could not be loaded. Reload the page."; });
+  show?.();
 }
 
 /** Chooses a range of the chart or of the leaderboard by its position. @param {number} position from 1 */

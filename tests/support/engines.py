@@ -40,6 +40,8 @@ MIDDLE = """(async () => {{
   return still && element?.contains(document.elementFromPoint(x, y)) ? [x, y] : null;
 }})()"""
 
+PAINTED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+
 # WebKit's driver does not send errors, so the page records those that happen after it has loaded.
 RECORD_ERRORS = """void (() => {
   window.errors = [];
@@ -113,6 +115,7 @@ class Engine(ABC):
         return values[-1]
 
     def screenshot(self) -> Image.Image:
+        self.evaluate(PAINTED)
         return Image.open(io.BytesIO(self._png())).convert("RGB")
 
     def expect_status(self, name: str) -> None:

@@ -1,4 +1,4 @@
-// The command palette: finds an event, a page or an action by a part of its name. It is loaded when it is first opened.
+// The command palette: finds an event, a page or an action by a part of its name. It is loaded when its dialog is first opened.
 
 import { bdi, byId, h, isolate } from "../lib/dom.js";
 import { number } from "../lib/format.js";
@@ -12,20 +12,14 @@ const ACTION_RANK = 1.5; // After names that begin with the query, and before th
   "event-alert": "Alert me", "event-goal": "Set a goal", "share-open": "Embed & share", "event-users": "Top users",
 };
 
-/** @param {Counters} counters @param {Command[]} actions @returns {() => void} opens the palette, or closes it */
-export function createCommandPalette(counters, actions) {
-  const input = /** @type {HTMLInputElement} */ (h("input", {
-    role: "combobox", ariaLabel: "Search events, pages and actions", ariaExpanded: "true", ariaAutoComplete: "list", "aria-controls": "palette-results",
-    placeholder: "Search events, pages and actions", autocomplete: "off", spellcheck: false,
-  }));
-  const list = h("ul", { id: "palette-results", role: "listbox", ariaLabel: "Results" });
-  const note = h("p", { className: "note", role: "status" });
-  const close = h("button", { className: "button quiet", type: "button" }, "Close");
-  const dialog = /** @type {HTMLDialogElement} */ (h("dialog", { className: "palette", ariaLabel: "Search" }, h("div", { className: "head" }, input, close), list, note));
+/** @param {HTMLDialogElement} dialog @param {Counters} counters @param {Command[]} actions @returns {() => void} shows the results in the open dialog */
+export function createCommandPalette(dialog, counters, actions) {
+  const input = /** @type {HTMLInputElement} */ (dialog.querySelector("input"));
+  const list = /** @type {HTMLElement} */ (byId("palette-results"));
+  const note = byId("palette-note");
   /** @type {Command[]} */ let commands = [];
   /** @type {Command[]} */ let results = [];
   let selectedIndex = 0;
-  document.body.append(dialog);
 
   function search() {
     const rank = createSearch(input.value);
@@ -62,14 +56,11 @@ export function createCommandPalette(counters, actions) {
     event.preventDefault();
   });
   list.addEventListener("click", ({ target }) => run([...list.children].findIndex((el) => el.contains(/** @type {Node} */ (target)))));
-  close.addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", ({ target }) => { if (target === dialog) dialog.close(); }); // Its backdrop.
+  dialog.addEventListener("close", () => { input.value = ""; });
 
   return () => {
-    if (dialog.open) return dialog.close();
     commands = [...actions, ...choices(), ...events(counters)];
-    input.value = "";
-    dialog.showModal();
     search();
   };
 }
