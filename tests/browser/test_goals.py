@@ -39,6 +39,24 @@ def expect_flourish(page: Page, part: str) -> None:
     'if (connection.name === "live" && !paused) loadGoals();',
     "",
 )
+@pytest.mark.fails_on_mutant(
+    "only a colour says that a goal is reached",
+    "static/app.css",
+    ".with-goal .state { display: block; }",
+    ".with-goal .state { display: none; }",
+)
+@pytest.mark.fails_on_mutant(
+    "a goal lowers the number",
+    "static/app.css",
+    "grid-template: auto auto auto 1fr",
+    "grid-template: 1fr auto auto auto",
+)
+@pytest.mark.fails_on_mutant(
+    "small cards on a phone have too many rows",
+    "static/app.css",
+    ':root:not([data-density="compact"]) .card .marks {',
+    ".card .marks {",
+)
 def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, console_messages: list[str]) -> None:
     tally.post("/event/sale", b'{"by": 37}')
     still = wait_until_loaded(open_page(f"{tally.url}/#/event/sale", clock=True, reduced_motion="reduce"))
@@ -86,6 +104,13 @@ def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, c
     for shown in (page, kiosk, overview):
         expect(shown.locator(".goal.reached:visible")).to_have_text("Goal reached: 41 of 40 today")
     assert overview.locator(f"{card} .goal").evaluate("el => el.scrollWidth <= el.clientWidth")
+    expect(overview.locator(f"{card} .state")).to_be_visible()
+    overview.locator("#cards").scroll_into_view_if_needed()
+    expect(overview.locator(".card:not(.with-goal) .rate").first).to_contain_text("/ min")
+    for density in ("comfortable", "compact"):
+        overview.evaluate("density => { document.documentElement.dataset.density = density }", density)
+        tops = overview.locator(".card .count").evaluate_all("counts => counts.map(count => count.offsetTop)")
+        assert len(set(tops)) == 1, (density, tops)
     page.reload()
     expect(page.locator("#event-today .goal.reached")).to_be_visible()
     assert newest_strokes(page, "#event-today") < WHOLE_SHEET
