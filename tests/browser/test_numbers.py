@@ -215,6 +215,12 @@ def type_date(field: Locator, day: str) -> None:
 @pytest.mark.fails_on_mutant(
     "future days are shown", "static/js/components/hits-chart.js", " && to.value <= today()", ""
 )
+@pytest.mark.fails_on_mutant(
+    "an unknown range is an hour without a word",
+    "static/js/components/hits-chart.js",
+    'value && value !== "hour"',
+    "false",
+)
 def test_a_range_is_typed(tally: Process, open_page, console_messages: list[str]) -> None:
     page = open_page(f"{tally.url}/#/event/search?range={past_day(1)}", locale="en-US")
     note, problem = page.locator("#event-chart .note"), page.locator("#event-chart .problem")
@@ -246,6 +252,12 @@ def test_a_range_is_typed(tally: Process, open_page, console_messages: list[str]
     first.fill(past_day(2))
     page.locator("#event-name").click()
     expect(page).to_have_url(re.compile(f"range={past_day(2)}..{past_day(0)}$"))
+    for unknown in ("2026-13-45", "2026-02-30", "2026-11-15..2026-11-01", "banana"):
+        page.goto(f"{tally.url}/#/event/search?range={unknown}")
+        expect(problem).to_have_text("The range in the address cannot be shown. This is the last hour.")
+        expect(page.locator("#event-chart :checked")).to_have_value("hour")
+        page.goto(f"{tally.url}/#/event/search?range=hour")
+        expect(problem).to_be_hidden()
     assert console_messages == []
 
 

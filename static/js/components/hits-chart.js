@@ -134,7 +134,7 @@ export function createHitsChart(host, now, onView) {
   function showDates() {
     dates.hidden = !range.from;
     edited &&= !dates.hidden && dates.contains(document.activeElement);
-    problem.textContent = "";
+    problem.textContent = value && value !== "hour" && range === parseRange("") ? "The range in the address cannot be shown. This is the last hour." : "";
     if (edited) return;
     from.value = range.from ?? "";
     to.value = range.to ?? "";

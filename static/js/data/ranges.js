@@ -32,7 +32,7 @@ export function parseRange(value) {
   if (Object.hasOwn(RECENT, value)) return RECENT[value];
   const [, from, to = from] = /^(\d{4}-\d\d-\d\d)(?:\.\.(\d{4}-\d\d-\d\d))?$/.exec(value) ?? [];
   const days = Math.round((timeOf(to) - timeOf(from)) / DAY_MS) + 1;
-  if (days >= 1 && days <= DAYS_MAX) return rangeOfDays(from, to, days);
+  if (days >= 1 && days <= DAYS_MAX && [from, to].every((day) => dayOf(timeOf(day)) === day)) return rangeOfDays(from, to, days);
   const start = /^\d{4}-\d\d-\d\dT/.test(value) ? Date.parse(value) : NaN;
   return Number.isNaN(start) ? RECENT.hour : { words: "", step: "minute", size: 60, points: 60, until: new Date(start + 59 * 60_000).toISOString(), hour: start };
 }
