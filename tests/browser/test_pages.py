@@ -161,7 +161,8 @@ def test_unique_users_are_counted_and_ranked(tally: Process, open_page, console_
     expect(page.locator("#event-today .figures")).to_contain_text(f"Unique users today{len(HOSTILE_NAMES)}")
     expect(page.locator("#event-today .figures")).to_contain_text(f"Active sessions{len(HOSTILE_NAMES)}")
     page.locator("#event-users").click()
-    expect(page.locator("#leaderboard-title")).to_have_text("Top users: met")
+    expect(page.locator("h1:visible")).to_have_text("Top users: met")
+    expect(page).to_have_title("Top users: met · Tally")
     expect(page.locator("#leaderboard-list li").first).to_contain_text(HOSTILE_NAMES[0])
     expect(page.locator("#leaderboard-list li")).to_have_count(len(HOSTILE_NAMES))
     assert page.locator("#leaderboard-list :is(a, img, script)").count() == 0

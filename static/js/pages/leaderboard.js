@@ -76,7 +76,7 @@ export function createPage({ now }) {
   }
 
   return {
-    title: () => "Leaderboard",
+    title: () => (event ? `Top users: ${event}` : "Leaderboard"),
     show({ query }) {
       const wanted = query.get("window") ?? "today";
       timeWindow = Object.hasOwn(WINDOWS, wanted) ? wanted : "today";
@@ -87,7 +87,8 @@ export function createPage({ now }) {
       selectWindow(timeWindow);
       selectOrder(order);
       byId("leaderboard-order").hidden = !movers;
-      byId("leaderboard-title").replaceChildren(...(event ? ["Top users: ", bdi(event)] : ["Events"]));
+      byId("leaderboard-heading").replaceChildren(...(event ? ["Top users: ", bdi(event)] : ["Leaderboard"]));
+      byId("leaderboard-title").textContent = event ? "Users" : "Events";
       byId("leaderboard-back").hidden = !event;
       byId("leaderboard-back").href = address({ event: "" });
       drawHead();
