@@ -154,6 +154,7 @@ def test_a_key_can_be_remembered_on_a_device(tally: Process, open_page) -> None:
 @pytest.mark.fails_on_mutant("no count", "static/js/first-count.js", "element.textContent = text;", "")
 @pytest.mark.fails_on_mutant("no key", "static/js/first-count.js", "key ? {", "false ? {")
 @pytest.mark.fails_on_mutant("it is hidden", "static/app.css", ":not(#first-count:not(:empty))", "")
+@pytest.mark.fails_on_mutant("an export without counts", "static/index.html", " disabled>Export CSV", ">Export CSV")
 def test_the_first_count_is_shown_before_the_modules_arrive(tally: Process, open_page) -> None:
     page = open_page(tally.url)
     enter_key(page, READ_KEY)
@@ -163,6 +164,7 @@ def test_the_first_count_is_shown_before_the_modules_arrive(tally: Process, open
     expect(page.locator("#first-count")).to_have_text("7")
     expect(page.locator("main")).to_have_attribute("aria-busy", "true")
     assert page.evaluate("getComputedStyle(document.querySelector('#first-count')).color") != "rgba(0, 0, 0, 0)"
+    expect(page.locator("#export")).to_be_disabled()
 
 
 def test_the_share_panel_names_what_a_key_protects(tally: Process, open_page) -> None:

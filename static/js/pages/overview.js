@@ -82,6 +82,7 @@ export function createOverview(session) {
         cards.update(dirty, full || !cardsDrawn, animate);
         cardsDrawn = true;
         byId("cards").removeAttribute("aria-busy");
+        byId("export").disabled = false;
       }
       ranking.draw(counters.top(TOP), { total: counters.total, animate });
       headline.count(counters.total, animate);
