@@ -286,6 +286,8 @@ def test_keys_choose_a_range_and_the_help_lists_them(tally: Process, open_page) 
     expect(page.locator("#hits-chart :checked")).to_have_value("week")
     page.locator("h1:visible").focus()
     page.keyboard.press("?")
+    expect(page.locator("#help")).to_contain_text("Tally marks have one stroke for each hit")
+    expect(page.locator("#today .marks title")).to_have_text("One stroke for each hit; a new sheet after 25")
     keys = page.locator("#keys kbd").all_text_contents()
     assert {"/", "p", "t", "k", "o", "l", "h", "s", "?", "1 \N{EN DASH} 9", "Ctrl K"} <= set(keys)
     for key, heading in (("s", "Settings"), ("h", "History")):

@@ -3,6 +3,7 @@
 import { reducedMotion, s } from "../lib/dom.js";
 
 const STROKES_PER_SHEET = 25; // The hit after a full sheet starts a new one.
+const MEANING = `One stroke for each hit; a new sheet after ${STROKES_PER_SHEET}`;
 const GATE_WIDTH = 29; // From one gate to the next, in a drawing of 148 x 29.
 const DRAW_MS = 220; // One stroke of a quick hand.
 const FLOURISH_MS = 1800; // A whole sheet.
@@ -41,7 +42,7 @@ const strokesOnSheet = (count) => (count > 0 ? ((count - 1) % STROKES_PER_SHEET)
 /** Creates the marks of one event. Nothing is computed before the first `set`. @param {string} name */
 export function createTallyMarks(name) {
   const [posts, strikes, newest] = ["posts", "strikes", "newest"].map((part) => s("path", { class: part, pathLength: 1 }));
-  const el = s("svg", { class: "marks", viewBox: "0 0 148 29", "aria-hidden": "true" }, posts, strikes, newest);
+  const el = s("svg", { class: "marks", viewBox: "0 0 148 29", "aria-hidden": "true" }, s("title", {}, MEANING), posts, strikes, newest);
   /** @type {string[]} */ let paths = [];
   let shownCount = -1;
   let latestCount = 0;
