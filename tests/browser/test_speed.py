@@ -15,7 +15,6 @@ def tally(process) -> Process:
     return process(TALLY_STORE="memory://", **limits)
 
 
-@pytest.mark.timeout(120)
 def test_a_burst_costs_a_tenth_of_a_page_that_redraws(tally: Process, browser: Browser) -> None:
     naive = naive_cost(browser, tally.url, 0.3)
     dashboard = dashboard_cost(browser, tally.url, 3)

@@ -21,7 +21,7 @@ from tests.support.kafka_broker import Broker
 from tests.support.redis_servers import RedisServer, free_port
 from tests.support.servers import SettableClock, serving, settings_for
 
-pytestmark = pytest.mark.timeout(120)  # the first test of a run may download Kafka
+pytestmark = pytest.mark.timeout(180)  # the first test of a run may download Kafka
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])

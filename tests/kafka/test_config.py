@@ -34,7 +34,6 @@ def test_an_invalid_setting_is_rejected_with_its_name(chosen: dict[str, str], me
         client_options(settings, parse_topics(settings)[0])
 
 
-@pytest.mark.timeout(120)
 async def test_a_kafka_with_tls_and_a_password_is_used_and_a_wrong_password_is_reported(
     make_settings: MakeSettings, broker: Broker, names: dict[str, str]
 ) -> None:

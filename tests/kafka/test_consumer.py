@@ -29,7 +29,7 @@ from tests.support.kafka_broker import PARTITIONS, Broker
 from tests.support.redis_servers import Cluster, RedisServer
 from tests.support.servers import eventually, serving, settings_for
 
-pytestmark = pytest.mark.timeout(120)  # the first test of a run may download Kafka
+pytestmark = pytest.mark.timeout(180)  # the first test of a run may download Kafka
 
 
 async def test_each_shard_counts_a_record_once(

@@ -17,7 +17,7 @@ from app.domain.names import InvalidName, event_name
 from tests.support.kafka_broker import Broker
 from tests.support.redis_servers import RedisServer, wait_until
 
-pytestmark = pytest.mark.timeout(120)  # the first test of a run may download Kafka
+pytestmark = pytest.mark.timeout(180)  # the first test of a run may download Kafka
 
 
 def components() -> list[dict[str, object]]:

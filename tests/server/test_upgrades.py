@@ -198,7 +198,6 @@ class Client {
 
 
 @LOST
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(not shutil.which("java"), reason="java is not installed")  # as the tests of Kafka
 def test_the_http_client_of_java_counts_its_bodies(process: Callable[..., Process], tmp_path: Path) -> None:
     server = process(TALLY_STORE="memory://")
