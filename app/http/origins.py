@@ -20,6 +20,7 @@ _EXPOSED = (b"access-control-expose-headers", b"Idempotent-Replayed, Link, Retry
 _PREFLIGHT = {"Access-Control-Allow-Methods": "GET, POST, PUT, DELETE", "Access-Control-Max-Age": "7200"}
 _USED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 _HEADER_NAMES = re.compile(rb"[\w!#$%&'*+.^`|~-]{1,64}(, ?[\w!#$%&'*+.^`|~-]{1,64}){0,63}")
+_TRUST_PROXY = "a proxy in front must be in TALLY_TRUSTED_PROXIES and send X-Forwarded-Proto"
 _HOST_BYTES_MAX = 300  # no host name is longer; 1000 of them are cached
 
 
@@ -76,10 +77,13 @@ class Origins:
         if origin is None or origin in self._named_origins or self._any_origin:
             return
         scheme = scope["scheme"].replace("ws", "http").encode()  # a trusted proxy may have set it
-        own = b"%b://%b" % (scheme, headers.get(b"host", b"").lower())
-        if _without_default_port(origin) != _without_default_port(own):
+        own = _without_default_port(b"%b://%b" % (scheme, headers.get(b"host", b"").lower()))
+        origin = _without_default_port(origin)
+        if origin != own:
             name = _quoted(origin[:_HOST_BYTES_MAX].decode("latin-1"))
-            raise Problem(ORIGIN_NOT_ALLOWED, f"the web origin {name} is not allowed; add it to TALLY_ALLOWED_ORIGINS")
+            differs_in_scheme = origin.partition(b"://")[2] == own.partition(b"://")[2]
+            remedy = _TRUST_PROXY if differs_in_scheme else "add it to TALLY_ALLOWED_ORIGINS"
+            raise Problem(ORIGIN_NOT_ALLOWED, f"the web origin {name} is not allowed; {remedy}")
 
     def _check_host(self, host: bytes) -> bool:
         """Allow IP addresses and names without a dot, because no public DNS name can look like one."""

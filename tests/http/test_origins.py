@@ -18,11 +18,15 @@ ORIGINS = "app/http/origins.py"
 SHOP, EVIL = "https://shop.example", "https://evil.example"
 SOCKETS = "/socket.io/?EIO=4&transport="
 ALLOWED = {"allowed_origins": f"{SHOP},http://localhost:5173"}
-OWN = "http://{host}"
+OWN, OWN_HTTPS = "http://{host}", "https://{host}"
+BEHIND_PROXY = "a proxy in front must be in TALLY_TRUSTED_PROXIES and send X-Forwarded-Proto"
 ANY_ORIGIN = pytest.mark.fails_on_mutant(
     "origins are not checked", "app/http/permissions.py", "if permission in _ORIGIN_CHECKED:", "if permission is None:"
 )
 
+NO_REASON = pytest.mark.fails_on_mutant(
+    "the proxy is never the reason", "app/http/origins.py", "if differs_in_scheme else", "if not origin else"
+)
 ANY_HOST = pytest.mark.fails_on_mutant(
     "hosts are not checked",
     "app/http/origins.py",
@@ -44,7 +48,7 @@ ANY_WEBSOCKET_HOST = pytest.mark.fails_on_mutant(
         ({}, OWN, True),
         pytest.param({}, SHOP, False, marks=ANY_ORIGIN),
         ({}, "null", False),
-        ({}, "https://{host}", False),
+        pytest.param({}, OWN_HTTPS, False, marks=NO_REASON),
         ({}, "http://localhost", False),
         (ALLOWED, None, True),
         (ALLOWED, OWN, True),
@@ -63,7 +67,8 @@ async def test_requests_of_foreign_origins(serve_once, chosen: dict, origin: str
     """A page of an allowed origin may write and read live counts, and its responses have the CORS headers."""
     tally = await serve_once(**chosen)
     async with tally.client() as client:
-        origin = origin and origin.format(host=tally.url.removeprefix("http://"))
+        host = tally.url.removeprefix("http://")
+        origin = origin and origin.format(host=host)
         headers = {"Origin": origin} if origin else {}
         shared = writes and origin not in {None, tally.url}
         expected = {"*": "*"}.get(chosen.get("allowed_origins"), origin)
@@ -72,7 +77,8 @@ async def test_requests_of_foreign_origins(serve_once, chosen: dict, origin: str
             if writes:
                 assert response.status_code == 200, response.text
             else:
-                detail = f"the web origin {json.dumps(origin)} is not allowed; add it to TALLY_ALLOWED_ORIGINS"
+                remedy = BEHIND_PROXY if origin == OWN_HTTPS.format(host=host) else "add it to TALLY_ALLOWED_ORIGINS"
+                detail = f"the web origin {json.dumps(origin)} is not allowed; {remedy}"
                 assert detail_of(response, 403) == detail
         for path in ("/event/a", "/events?limit=0", "/nothing", "/static/app.css", "/health", "/openapi.json"):
             response = await client.get(path, headers=headers)
@@ -303,8 +309,8 @@ OTHER_ORIGIN = [
 @pytest.mark.fails_on_mutant(
     "the default port is another origin",
     "app/http/origins.py",
-    "        if _without_default_port(origin) != _without_default_port(own):",
-    "        if origin != own:",
+    'own = _without_default_port(b"%b://%b" % (scheme, headers.get(b"host", b"").lower()))',
+    'own = b"%b://%b" % (scheme, headers.get(b"host", b"").lower())',
 )
 def test_every_spelling_of_the_same_origin_is_the_own_origin(process) -> None:
     tally = process(TALLY_STORE="memory://", TALLY_TRUSTED_PROXIES="127.0.0.1", TALLY_ALLOWED_HOSTS="tally.example")
