@@ -24,7 +24,8 @@ class Prometheus:
     def __init__(self, directory: Path, port: int, events: list[str]) -> None:
         page = (ROOT / "docs/how-to/prometheus.md").read_text()
         blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-        jobs = yaml.safe_load("".join(block for block in blocks if "job_name" in block))["scrape_configs"]
+        shown = yaml.safe_load("".join(block for block in blocks if "job_name" in block))
+        jobs = shown["scrape_configs"]
         for job in jobs:
             del job["authorization"]  # the node has no keys
             job["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
@@ -33,8 +34,8 @@ class Prometheus:
         rules = re.sub(r"for: \d+m", "for: 0s", (RULES / "rules.yml").read_text())
         (directory / "rules.yml").write_text(rules)
         interval = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config = {"global": interval, "scrape_configs": jobs, "rule_files": [str(directory / "rules.yml")]}
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        shown |= {"global": interval, "rule_files": [str(directory / "rules.yml")]}
+        (directory / "prometheus.yml").write_text(yaml.safe_dump(shown))
         self._directory = directory
         self._log = directory / "prometheus.log"
         self.url = f"http://127.0.0.1:{free_port()}"
