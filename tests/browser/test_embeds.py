@@ -246,14 +246,27 @@ def test_the_script_retries_after_a_lost_response_and_counts_once(tally: Process
 @pytest.mark.fails_on_mutant(
     "a path stays encoded", "docs/how-to/embed.md", "decodeURI(location.pathname)", "location.pathname"
 )
-def test_the_guide_counts_the_view_of_a_page(tally: Process, site: Site, open_page) -> None:
+@pytest.mark.fails_on_mutant(
+    "a snippet has no script", "docs/how-to/embed.md", "defer></script>\n<button", "defer>\n<button"
+)
+def test_the_guide_counts_views_and_clicks_and_shows_a_live_count(tally: Process, site: Site, open_page) -> None:
     blocks = re.findall(r"```html\n(.*?)```", (ROOT / "docs/how-to/embed.md").read_text(), re.DOTALL)
-    (snippet,) = [block for block in blocks if "location.pathname" in block]
-    site.html = f'<!doctype html><meta charset="utf-8">{snippet.replace("https://tally.example", tally.url)}'
+    view, live = (block.replace("https://tally.example", tally.url) for block in blocks if "tally-1.js" in block)
+    site.html = f'<!doctype html><meta charset="utf-8">{view}'
     page = open_page("about:blank")
     with page.expect_response(lambda response: response.request.method == "POST") as received:
         page.goto(f"{site.url}/caf%C3%A9/{'x' * 200}")
     assert received.value.json()["eventName"] == ":café:" + "x" * 122
+    site.html = f"<!doctype html>{live}"
+    page.goto(site.url)
+    count = page.locator("span")
+    expect(count).to_have_text(re.compile(r"^\d+$"))
+    with page.expect_response(lambda response: response.request.method == "POST") as received:
+        page.locator("button").click()
+    assert received.value.json()["eventName"] == "clicked"
+    shown = int(count.inner_text())
+    tally.post("/event/signup")
+    expect(count).to_have_text(str(shown + 1))
 
 
 CLASSIC = '<script src="{tally}/static/tally-1.js"></script>'
