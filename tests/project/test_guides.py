@@ -65,7 +65,7 @@ async def test_the_examples_of_the_http_api_print_what_the_page_shows(
     date = f"{datetime.now(ZoneInfo(zone)) - timedelta(days=1):%Y-%m-%d}"
     for example in examples(HTTP_API):
         script = example.script.replace("2026-11-22", date)
-        check(example, run(script, tmp_path, {"TALLY": app.url, "KEY": ADMIN_KEY}))
+        check(example, run(script, tmp_path, {"TALLY": app.url, "TALLY_KEY": ADMIN_KEY}))
 
 
 @pytest.mark.fails_on_mutant(
