@@ -58,6 +58,9 @@ func send(event, key string, hit []byte) (answer string, rejected bool, err erro
 		return "", false, err
 	}
 	defer response.Body.Close()
+	if method := response.Request.Method; method != "POST" {
+		return "", true, fmt.Errorf("a redirect has made a %s of the POST: use %s", method, response.Request.URL)
+	}
 	body, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode >= 300 {
 		rejected = response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests

@@ -226,5 +226,15 @@ def idempotency_key_id(request: Request, permissions: Permissions, route: str) -
     return _hash(f"{permissions.client_id(request.scope)} {route} {match[1] or match[2]}")
 
 
+async def reject_redirected_post(request: Request) -> None:
+    """Raise Problem (422) for a GET with an Idempotency-Key.
+
+    It was a POST: its client has followed a redirect (301, 302 or 303), and would take the count for that of its hit.
+    """
+    if "idempotency-key" in request.headers:
+        detail = "if you sent a POST, a redirect made a GET of it: send it to the address that it is redirected to"
+        raise Problem(INVALID_REQUEST, f"a GET takes no Idempotency-Key; {detail}")
+
+
 def _hash(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -12,6 +12,7 @@ from playwright.sync_api import Error, Page, Route, expect
 from tests.support.redis_servers import wait_until
 from tests.support.servers import ROOT, Process
 from tests.support.site import Site
+from tests.support.unreliable_proxy import SIGN_IN, unreliable
 
 SCRIPT = "static/tally-1.js"
 COUNTAPI_PAGE = """<!doctype html><meta charset="utf-8">
@@ -241,6 +242,17 @@ def test_the_script_retries_after_a_lost_response_and_counts_once(tally: Process
     assert page.evaluate("tally('retried')")["count"] == 1
     assert len(requests) == 3
     expect(page.locator("b")).to_have_text("1")
+
+
+@pytest.mark.fails_on_mutant(
+    "a GET with a key gets the count", "app/http/parsing.py", 'if "idempotency-key" in request.headers:', "if False:"
+)
+def test_the_script_reports_that_its_hit_was_redirected(tally: Process, open_page) -> None:
+    with unreliable(tally, 301) as proxy:
+        page = open_page(f"http://127.0.0.1:{proxy.server_port}{SIGN_IN}")
+        page.evaluate("document.documentElement.dataset.tallyServer = '/'")
+        page.add_script_tag(path=ROOT / SCRIPT)
+        assert "a redirect made a GET of it" in page.evaluate("tally('redirected').catch(({ message }) => message)")
 
 
 @pytest.mark.fails_on_mutant(

@@ -43,6 +43,23 @@ async def test_a_key_belongs_to_one_route_event_and_request(client: httpx.AsyncC
     assert_problem(await client.post("/events", json={"a": 2}, headers=KEY), 422, "no")
 
 
+@pytest.mark.fails_on_mutant(
+    "the list of counts is sent",
+    "app/http/routes/counts.py",
+    "        dependencies=[Depends(reject_redirected_post)],\n",
+    "",
+)
+@pytest.mark.fails_on_mutant(
+    "the notes are sent", "app/http/routes/notes.py", ", dependencies=[Depends(reject_redirected_post)]", ""
+)
+async def test_a_get_with_a_key_is_an_error_because_a_redirect_made_it_of_a_post(client: httpx.AsyncClient) -> None:
+    for path in ("/event/a", "/events", "/notes"):
+        response = await client.get(path, headers=KEY)
+        assert_problem(response, 422, None)
+        assert "redirect" in response.json()["detail"]
+        assert (await client.get(path)).status_code == 200
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "a\x7f", '""', '"a'])
 async def test_a_key_is_visible_ascii(client: httpx.AsyncClient, key: str) -> None:
     response = await client.post("/event/a", headers={"Idempotency-Key": key.encode("latin-1")})

@@ -49,6 +49,7 @@ async def record_responses(
         await send(b"keyed", headers={"Idempotency-Key": "k"}, content=b'{"by":9}')
         for method in ("GET", "HEAD", "PUT", "OPTIONS"):
             await send(b"a", method)
+            await send(b"a", method, headers={"Idempotency-Key": "k"})
         await client.post("/events", json={f"name {i}": 1 for i in range(30)})
         await send(b"one-too-many")
         for failure in (StoreUnavailable("away"), OutcomeUnknown("cut"), RuntimeError("a bug")):

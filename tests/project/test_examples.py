@@ -1,19 +1,16 @@
 """The programs in examples/, and the curl command of the README, count once through a proxy that loses responses."""
 
-import http.client
 import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.support.examples import GO_OFFLINE
 from tests.support.servers import ROOT, Process
+from tests.support.unreliable_proxy import LOST, REDIRECTS, unreliable
 
 # How each program is checked and run. CURL is the command of the README.
 PROGRAMS = {
@@ -24,57 +21,12 @@ PROGRAMS = {
     "count.go": [["gofmt", "-d", "count.go"], ["go", "vet", "count.go"], ["go", "run", "count.go"]],
 }
 CHECKS = {"-n", "-d", "vet"}
-GO_OFFLINE = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
 API_KEY = "a-key-that-may-count"
 
 
 @pytest.fixture
 def tally(process, tmp_path: Path) -> Process:
     return process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db")
-
-
-class Unreliable(ThreadingHTTPServer):
-    """An HTTP proxy in front of Tally. It treats one request after the other as `faults` says."""
-
-    def __init__(self, port: int, *faults: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.tally_port, self.faults, self.requests = port, list(faults), 0
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Unreliable
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests += 1
-        fault = self.server.faults.pop(0) if self.server.faults else ""
-        status, answer = (int(fault), b"{}") if fault.isdecimal() else self._forward(body)
-        if fault == "response lost":
-            return
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def _forward(self, body: bytes) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.tally_port)
-        connection.request("POST", self.path, body, {**self.headers, "Connection": "close"})
-        with connection.getresponse() as response:
-            return response.status, response.read()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def unreliable(tally: Process, *faults: str) -> Iterator[Unreliable]:
-    with Unreliable(tally.port, *faults) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def run_program(program: str, port: int, directory: Path, api_key: str = "") -> subprocess.CompletedProcess[str]:
@@ -111,22 +63,43 @@ def without_key(program: str, old: str, new: str = "") -> object:
     ],
 )
 def test_each_program_counts_once_although_it_retries(program: str, tally: Process, tmp_path: Path) -> None:
-    with unreliable(tally, "response lost", "503") as proxy:
+    with unreliable(tally, LOST, 503) as proxy:
         done = run_program(program, proxy.server_port, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"""count["']?: ?3""", done.stdout), done.stdout
-    assert proxy.requests == 3
+    assert proxy.posts == 3
     assert tally.get("/event/order") | {"day": ""} == {"eventName": "order", "count": 3, "total": 3, "day": ""}
     assert tally.get("/audience")["users"] == 1
 
 
+def takes_for_counted(program: str, file: str, old: str, new: str) -> object:
+    """Return the parameter of a program, which fails if it takes a redirected hit for counted."""
+    mutant = pytest.mark.fails_on_mutant("a redirected hit is taken for counted", file, old, new)
+    return pytest.param(program, marks=mutant, id=program)
+
+
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_no_program_repeats_a_rejected_request(program: str, tally: Process, tmp_path: Path) -> None:
-    with unreliable(tally, "422") as proxy:
-        done = run_program(program, proxy.server_port, tmp_path)
-    assert proxy.requests == 1
-    assert program == "CURL" or done.returncode != 0
+@pytest.mark.parametrize(
+    "program",
+    [
+        takes_for_counted("CURL", "README.md", "curl -L", "curl"),
+        takes_for_counted("count.sh", "examples/count.sh", "-lt 300", "-lt 400"),
+        takes_for_counted("count.mjs", "app/http/parsing.py", 'if "idempotency-key" in request.headers:', "if False:"),
+        "count.py",
+        takes_for_counted("count.go", "examples/count.go", 'method != "POST"', 'method == ""'),
+    ],
+)
+def test_no_program_repeats_a_rejected_or_redirected_request(program: str, tally: Process, tmp_path: Path) -> None:
+    for status in (422, *REDIRECTS):
+        with unreliable(tally, status) as proxy:
+            done = run_program(program, proxy.server_port, tmp_path)
+        assert proxy.posts == 1
+        assert program == "CURL" or done.returncode != 0, done.stdout
+        output = done.stdout + done.stderr
+        assert '"count"' not in output
+        # count.sh follows no redirect, and prints the response of the proxy.
+        assert status != 301 or program == "count.sh" or "redirect" in output.lower()
+    assert tally.get("/event/order")["total"] == 0
 
 
 @pytest.mark.timeout(180)

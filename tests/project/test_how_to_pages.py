@@ -1,15 +1,13 @@
 """The clients and scripts of the how-to pages count what they should, once, although a response is lost."""
 
-import asyncio
 import json
+import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,17 +20,22 @@ from app.domain.calendar import Calendar, Clock
 from app.export_import import check_file
 from app.importing.files import open_source
 from tests.project.test_guides import zone_at_noon
-from tests.support.examples import examples, run
+from tests.support.examples import GO_OFFLINE, examples, run
 from tests.support.servers import ADMIN_KEY, ROOT, Process
+from tests.support.unreliable_proxy import LOST, REDIRECTS, unreliable
 
-pytestmark = pytest.mark.anyio
-NODE = shutil.which("node")
 PYTHON_CALL = "count('sign up', by=3, user='u/1')"
-# The language of each page's client, the program that runs it, and a call of its `count`.
+# The language of each page's client, the program that runs it, its file, and a call that counts.
 CLIENTS = {
-    "instrument-fastapi": ("python", (sys.executable,), f"asyncio.run({PYTHON_CALL})"),
-    "instrument-django": ("python", (sys.executable,), PYTHON_CALL),
-    "instrument-express": ("js", (NODE, "--input-type=module"), "await count('sign up', {by: 3, user: 'u/1'});"),
+    "instrument-fastapi": ("python", (sys.executable,), "tally.py", f"asyncio.run({PYTHON_CALL})"),
+    "instrument-django": ("python", (sys.executable,), "tally.py", PYTHON_CALL),
+    "instrument-express": ("js", ("node",), "tally.mjs", "await count('sign up', {by: 3, user: 'u/1'});"),
+    "instrument-go": (
+        "go",
+        ("go", "run"),
+        "tally.go",
+        'func main() { send("sign up", Hit{By: 3, User: "u/1"}, rand.Text()) }',
+    ),
 }
 
 
@@ -45,34 +48,14 @@ def on_port(script: str, port: int) -> str:
     return re.sub(r"(127\.0\.0\.1|localhost):8000", f"127.0.0.1:{port}", script)
 
 
-@asynccontextmanager
-async def proxy_that_loses_a_response(app: Process) -> AsyncIterator[int]:
-    """Yield the port of a proxy before an app. It closes the first connection instead of passing the response on."""
-    lost = False
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal lost
-        responses, requests = await asyncio.open_connection("127.0.0.1", app.port)
-        forwarding = asyncio.create_task(forward(reader, requests))
-        try:
-            response = await responses.read(65_536)
-            if lost:
-                writer.write(response)
-                await forward(responses, writer)
-            lost = True
-        finally:
-            forwarding.cancel()
-            writer.close()
-            requests.close()
-
-    async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(65_536):
-            target.write(data)
-        target.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-        assert lost
+def run_client(name: str, port: int, directory: Path) -> str:
+    """Count a hit with the client of a page. Return what it logs."""
+    language, program, file, call = CLIENTS[name]
+    client = re.findall(rf"```{language}\n(.*?)```", page(name), re.DOTALL)[0].replace("package tally", "package main")
+    (directory / file).write_text(on_port(f"{client}\n{call}\n", port))
+    command, environment = [*program, file], os.environ | GO_OFFLINE
+    done = subprocess.run(command, cwd=directory, env=environment, stderr=subprocess.PIPE, text=True, check=True)
+    return done.stderr
 
 
 @pytest.fixture
@@ -86,23 +69,46 @@ def without_key(name: str, old: str, new: str) -> object:
     return pytest.param(name, marks=mutant, id=name)
 
 
+@pytest.mark.timeout(180)  # Go compiles its library first
 @pytest.mark.parametrize(
     "name",
     [
         without_key("instrument-fastapi", "json=fields, headers=headers", "json=fields"),
         without_key("instrument-django", 'url, body, headers, method="POST"', 'url, body, method="POST"'),
         without_key("instrument-express", "headers, body: JSON", "body: JSON"),
+        without_key("instrument-go", 'request.Header.Set("Idempotency-Key", key)', "_ = key"),
     ],
 )
-async def test_a_client_counts_once_although_a_response_is_lost(tally: Process, name: str) -> None:
-    language, program, call = CLIENTS[name]
-    client = re.findall(rf"```{language}\n(.*?)```", page(name), re.DOTALL)[0]
-    async with proxy_that_loses_a_response(tally) as port:
-        running = await asyncio.create_subprocess_exec(*program, "-", stdin=subprocess.PIPE)
-        await running.communicate(on_port(f"{client}\n{call}\n", port).encode())
-        assert running.returncode == 0
+def test_a_client_counts_once_although_a_response_is_lost(tally: Process, name: str, tmp_path: Path) -> None:
+    with unreliable(tally, LOST) as proxy:
+        assert run_client(name, proxy.server_port, tmp_path) == ""
+    assert proxy.posts == 2
     assert tally.get("/events") == {"sign up": 3}
     assert tally.get("/user/u/1")["counts"] == {"sign up": 3}
+
+
+def logs(name: str, old: str, new: str = "str(") -> object:
+    """Return the parameter of a page, which fails if its client does not log that Tally rejects a hit."""
+    mutant = pytest.mark.fails_on_mutant("nothing is logged", f"docs/how-to/{name}.md", old, new)
+    return pytest.param(name, marks=mutant, id=name)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "name",
+    [
+        logs("instrument-fastapi", "logging.warning("),
+        logs("instrument-django", "logging.warning("),
+        logs("instrument-express", "console.error(", "void ("),
+        logs("instrument-go", "log.Printf(", "func(string, ...any) { log.Flags() }("),
+    ],
+)
+def test_a_client_logs_that_its_hit_was_redirected(tally: Process, name: str, tmp_path: Path) -> None:
+    with unreliable(tally, 301) as proxy:
+        log = run_client(name, proxy.server_port, tmp_path)
+    assert proxy.posts == 1
+    assert re.search("sign up.*(301|redirect|GET 422)", log), log
+    assert tally.get("/events") == {}
 
 
 @pytest.mark.fails_on_mutant(
@@ -111,15 +117,28 @@ async def test_a_client_counts_once_although_a_response_is_lost(tally: Process, 
     "--max-time 30 --retry 5 --retry-all",
     "--max-time 30 --retry 0 --retry-all",
 )
-async def test_the_shell_page_counts_once_although_a_response_is_lost(tally: Process, tmp_path: Path) -> None:
+def test_the_shell_page_counts_once_although_a_response_is_lost(tally: Process, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     commit = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com", "commit", "-qm", "x", "--allow-empty"]
     for command in (["init", "-q"], commit):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     script = "".join(example.script for example in examples(page("instrument-shell")))
-    async with proxy_that_loses_a_response(tally) as port:
-        await asyncio.to_thread(run, on_port(script, port), tmp_path, {})
+    with unreliable(tally, LOST) as proxy:
+        run(on_port(script, proxy.server_port), tmp_path, {})
     assert tally.get("/events") == {"Ada": 1, "backup:ok": 1, "bytes_saved": 4096, "deploy": 1}
+
+
+@pytest.mark.fails_on_mutant(
+    "any response is a success", "docs/how-to/instrument-shell.md", "grep -q '\"ack\"'", "grep -q '.'"
+)
+def test_the_function_of_the_shell_page_fails_if_its_hit_was_not_counted(tally: Process) -> None:
+    function = next(examples(page("instrument-shell"))).script.partition("count deploy")[0]
+    for status in (422, *REDIRECTS):
+        with unreliable(tally, status) as proxy:
+            script = on_port(f"{function}count deploy", proxy.server_port)
+            done = subprocess.run(["sh", "-euc", script], stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, "deploy was not counted\n")
+    assert tally.get("/events") == {}
 
 
 @pytest.mark.fails_on_mutant(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _OUTPUTS = {"json", "text"}
+GO_OFFLINE = {"GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off"}  # Go downloads nothing
 
 
 class Example(NamedTuple):

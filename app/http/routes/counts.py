@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from typing_extensions import TypedDict
 
 from app.domain.buckets import TOTAL, Step
 from app.http.dependencies import ReadLimit
 from app.http.errors import Problem
 from app.http.openapi import response_headers
-from app.http.parsing import EventInPath, event_in_query
+from app.http.parsing import EventInPath, event_in_query, reject_redirected_post
 from app.http.problem_kinds import INVALID_REQUEST
 from app.http.queries import FIRST, CountQueries, SortKey, first_sorted, slices
 from app.http.responses import FastJSONResponse, set_tally_partial
@@ -45,6 +45,7 @@ def _add_event(router: APIRouter, queries: CountQueries, read_limit: ReadLimit) 
     async def read_event(request: Request, event: EventInPath) -> Response:
         """Return today's count and the all-time total of an event; an unknown event has 0."""
         read_limit.consume(request)
+        await reject_redirected_post(request)
         slot = clock.slot()
         counts = await store.read([*slot.day_buckets, TOTAL], [event])
         hits, correction, total = (found.get(event, 0) for found in counts)
@@ -53,7 +54,12 @@ def _add_event(router: APIRouter, queries: CountQueries, read_limit: ReadLimit) 
 
 
 def _add_listing(router: APIRouter, queries: CountQueries, root_path: str) -> None:
-    @router.get("/events", response_model=dict[str, int], responses={200: response_headers("Link")})
+    @router.get(
+        "/events",
+        response_model=dict[str, int],
+        responses={200: response_headers("Link")},
+        dependencies=[Depends(reject_redirected_post)],
+    )
     async def read_events(
         response: Response,
         prefix: str = "",

@@ -6,14 +6,22 @@ from datetime import datetime
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from typing_extensions import TypedDict
 
 from app.domain.calendar import Calendar, Clock
 from app.domain.names import NOTE_LENGTH_MAX, event_name, note_text
 from app.http.errors import Problem, rejection
 from app.http.openapi import KEY_HEADER, json_body, response_headers
-from app.http.parsing import HIT_BYTES_MAX, decode, event_in_query, idempotency_key_id, read_body, valid_name
+from app.http.parsing import (
+    HIT_BYTES_MAX,
+    decode,
+    event_in_query,
+    idempotency_key_id,
+    read_body,
+    reject_redirected_post,
+    valid_name,
+)
 from app.http.permissions import Permissions
 from app.http.problem_kinds import INVALID_REQUEST, NOT_FOUND
 from app.http.rate_limits import RateLimits
@@ -58,7 +66,7 @@ def add_routes(
 ) -> None:
     """Add the routes of notes, which are kept for `days_kept`."""
 
-    @reads.get("/notes", response_model=list[NoteRow])
+    @reads.get("/notes", response_model=list[NoteRow], dependencies=[Depends(reject_redirected_post)])
     async def list_notes(
         response: Response,
         start: Annotated[str | None, Query(alias="from", json_schema_extra=_TIME)] = None,
