@@ -92,6 +92,14 @@ def test_the_first_hit_of_a_copied_snippet_opens_the_overview(
     assert page.locator("button").get_attribute("data-tally-hit") == AWKWARD_NAME
 
 
+@pytest.mark.fails_on_mutant("a redirect is followed", "static/js/data/api.js", ', redirect: "error"', "")
+def test_a_hit_that_a_proxy_redirects_to_a_page_is_not_shown_as_counted(process, open_page) -> None:
+    page = open_page(process(TALLY_STORE="memory://").url)
+    page.route("**/event/*", lambda route: route.fulfill(status=302, headers={"Location": "/docs"}))
+    page.locator("#test-hit").click()
+    expect(page.get_by_text("Could not send the hit.")).to_be_visible()
+
+
 def run_in_shell(command: str) -> None:
     run = {"GITHUB_RUN_ID": "17", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_JOB": "build", "TALLY_KEY": WRITE_KEY}
     subprocess.run(["sh", "-c", command], check=True, capture_output=True, env=os.environ | run)

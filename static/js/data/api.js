@@ -25,7 +25,7 @@ export function throttle(ms, run) {
 async function request(path, init = {}) {
   if (!init.method && rateLimitedForMs()) throw new Error("Rate limit reached. Try again in a moment."); // More would prolong the limit.
   const headers = { ...(apiKey() && { Authorization: `Bearer ${apiKey()}` }), ...init.headers };
-  const response = await fetch(SERVER_URL + path, { ...init, headers }).catch(() => { throw new Error("The server is not responding."); });
+  const response = await fetch(SERVER_URL + path, { ...init, headers, redirect: "error" }).catch(() => { throw new Error("The server is not responding."); });
   const date = Date.parse(response.headers.get("date") ?? "");
   // The Date header has whole seconds, so a smaller difference means nothing.
   if (Math.abs(date - Date.now()) > 2000) clockSkewMs = date - Date.now();
