@@ -272,13 +272,13 @@ def test_the_guide_counts_views_and_clicks_and_shows_a_live_count(tally: Process
     site.html = f"<!doctype html>{live}"
     page.goto(site.url)
     count = page.locator("span")
-    expect(count).to_have_text(re.compile(r"^\d+$"))
+    expect(count).to_have_text(re.compile(r"^[\d,]+$"))
     with page.expect_response(lambda response: response.request.method == "POST") as received:
         page.locator("button").click()
     assert received.value.json()["eventName"] == "clicked"
-    shown = int(count.inner_text())
+    shown = int(count.inner_text().replace(",", ""))
     tally.post("/event/signup")
-    expect(count).to_have_text(str(shown + 1))
+    expect(count).to_have_text(f"{shown + 1:,}")
 
 
 CLASSIC = '<script src="{tally}/static/tally-1.js"></script>'

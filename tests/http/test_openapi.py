@@ -6,7 +6,6 @@ TALLY_TEST_CASES is the number of random cases; over 200, cases at the bounds of
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 import requests
@@ -17,7 +16,7 @@ from schemathesis.specs.openapi.checks import missing_required_header, negative_
 from app.http.countapi_paths import CHANGING_PATHS
 from app.main import create_app
 from app.settings import Settings
-from tests.support.servers import Process
+from tests.support.servers import Process, zone_at_noon
 
 CASES = int(os.environ.get("TALLY_TEST_CASES", "200"))
 MORE = CASES > 200
@@ -79,10 +78,12 @@ class Tally:
 
 def served(tmp_path_factory: pytest.TempPathFactory, **keys: str) -> Iterator[Tally]:
     directory = tmp_path_factory.mktemp("openapi")
-    # In this time zone it is noon, so that no day ends during the test.
-    noon = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
     environment = {f"TALLY_{name.upper()}": key for name, key in keys.items()} | UNLIMITED
-    store = {"TALLY_STORE": f"sqlite:///{directory}/tally.db", "TALLY_COUNTAPI": "true", "TALLY_TIMEZONE": noon}
+    store = {
+        "TALLY_STORE": f"sqlite:///{directory}/tally.db",
+        "TALLY_COUNTAPI": "true",
+        "TALLY_TIMEZONE": zone_at_noon(),
+    }
     app = Process(directory, **store, **environment).start()
     try:
         yield Tally(app, AS_ADMIN if keys else {})

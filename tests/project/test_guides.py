@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,7 @@ from app.http.permissions import ROUTE_PERMISSIONS
 from app.http.problem_kinds import PROBLEM_KINDS
 from app.settings import Settings
 from tests.support.examples import check, examples, run
-from tests.support.servers import ADMIN_KEY, ROOT, Process, SettableClock, serving
+from tests.support.servers import ADMIN_KEY, ROOT, Process, SettableClock, serving, zone_at_noon
 
 pytestmark = pytest.mark.anyio
 HTTP_API = (ROOT / "docs/reference/http-api.md").read_text()
@@ -27,11 +27,6 @@ TUTORIAL, _, TUTORIAL_WITH_KEYS = (ROOT / "docs/tutorial.md").read_text().partit
 def on_port(script: str, app: Process) -> str:
     """Return a script that uses this app instead of the port of the documents."""
     return re.sub(r"(127\.0\.0\.1|localhost):8000", f"127.0.0.1:{app.port}", script)
-
-
-def zone_at_noon() -> str:
-    """Return a time zone in which the day does not end during a test."""
-    return f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 
 
 def test_the_tutorial_prints_what_the_page_shows(process: Callable[..., Process], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -69,6 +69,11 @@ class SettableClock:
     def go_to(self, instant: str) -> None:
         """Set the clock to an ISO 8601 time."""
         self.shift = datetime.fromisoformat(instant).timestamp() - time.time()
+
+
+def zone_at_noon() -> str:
+    """Return a time zone in which the day does not end during a test."""
+    return f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 
 
 @dataclass
