@@ -25,7 +25,8 @@ type Hit struct {
 }
 
 // Count counts a hit, and returns Tally's response. The key belongs to what you count, such as an order number.
-// It returns an error if Tally rejects the hit, or after six tries.
+// It returns an error if Tally rejects the hit, or after six tries. Then correct the cause, and call it again with the same
+// key: within 24 hours, the hit is counted once.
 func Count(event, key string, hit Hit) (string, error) {
 	body, err := json.Marshal(hit)
 	if err != nil {

@@ -100,7 +100,7 @@ def logs(name: str, old: str, new: str = "str(") -> object:
         logs("instrument-fastapi", "logging.warning("),
         logs("instrument-django", "logging.warning("),
         logs("instrument-express", "console.error(", "void ("),
-        logs("instrument-go", "log.Printf(", "func(string, ...any) { log.Flags() }("),
+        logs("instrument-go", 'log.Printf("hit', 'func(string, ...any) {}("hit'),
     ],
 )
 def test_a_client_logs_that_its_hit_was_redirected(tally: Process, name: str, tmp_path: Path) -> None:
