@@ -48,7 +48,7 @@ def test_the_nodes_get_every_setting_of_the_env_file() -> None:
     assert set(environment) <= names
     passed_on = {name for name, value in environment.items() if value == f"${{{name}:-}}"}
     assert names - passed_on == FIXED
-    for page in ("docker-compose.yml", "docs/how-to/deploy-docker.md", "docs/reference/settings.md"):
+    for page in ("docker-compose.yml", "docs/reference/settings.md"):
         assert all(name in (ROOT / page).read_text() for name in FIXED), page
 
 

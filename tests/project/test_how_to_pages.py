@@ -259,3 +259,22 @@ def test_the_commands_with_a_write_key_work(process: Callable[..., Process], tmp
     for _ in range(2):
         run(on_port(mark.script, app.port), tmp_path, variables)
     assert [note["text"] for note in app.get("/notes")] == ["v2 deployed"]
+
+
+@pytest.mark.fails_on_mutant("a failed step ends nothing", "docs/how-to/backup.md", "tally sh -ec '", "tally sh -c '")
+def test_changing_the_zone_in_a_container_twice_keeps_the_copy(process: Callable[..., Process], tmp_path: Path) -> None:
+    ((flags, steps),) = re.findall(r"tally sh (-\w+) '\n(.*?)'\n", page("backup"), re.DOTALL)
+    store = {"TALLY_STORE": f"sqlite:///{tmp_path}/tally.db"}
+    zones = re.findall(r"TALLY_TIMEZONE=(\S+) tally (?:export|rezone)", page("backup"))[:2]
+    tally = process(**store, TALLY_TIMEZONE=zones[0])
+    tally.post("/event/signup", b'{"by": 488}')
+    assert tally.terminate() == 0
+    (tmp_path / "tally").write_text(f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} -m app "$@"\n')
+    (tmp_path / "tally").chmod(0o700)
+    environment = os.environ | store | {"TALLY_TIMEZONE": zones[1], "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["sh", flags, steps.replace("/data", str(tmp_path))]
+    subprocess.run(command, env=environment, check=True)
+    files = [tmp_path / "tally.db", tmp_path / "old/tally.db"]
+    before = [file.read_bytes() for file in files]
+    assert subprocess.run(command, env=environment, check=False).returncode != 0
+    assert [file.read_bytes() for file in files] == before
