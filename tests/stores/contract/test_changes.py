@@ -187,7 +187,7 @@ async def test_the_second_of_two_changes_planned_together_conflicts(store: Count
         "keys += [hll_key(visitors)]",
     ),
     cluster=pytest.mark.fails_on_mutant(
-        "a bucket is in no list", "app/stores/lua/write.lua", "if has_events and #counts > 0 then", "if has_events then"
+        "a bucket is in no list", "app/stores/lua/offset.lua", "if sum == amount and step", "if sum ~= amount and step"
     ),
 )
 async def test_prune_deletes_everything_about_an_old_day(
