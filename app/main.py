@@ -1,9 +1,11 @@
 """The composition root: create_app(settings) builds all parts, and one lifespan starts and stops them."""
 
+import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 
@@ -145,6 +147,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(_log_lost_error)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(services.store.close)
             await services.store.open()
@@ -167,6 +170,16 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             yield
 
     return lifespan
+
+
+def _log_lost_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error that no code has received, unless a connection timed out while its host name was looked up.
+
+    uvloop 0.23 then leaves the look-up behind, and its late error is that of a connection which has failed already.
+    """
+    is_task = isinstance(context.get("future"), asyncio.Task)
+    if is_task or not isinstance(context.get("exception"), socket.gaierror):
+        loop.default_exception_handler(context)
 
 
 def __getattr__(name: str) -> FastAPI:

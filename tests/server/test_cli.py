@@ -373,3 +373,19 @@ def test_tally_starts_while_redis_is_unreachable(process, own_redis: RedisServer
     own_redis.start()
     wait_until(lambda: app.get("/health")["status"] == "ok")
     assert app.post("/event/a")["count"] == 4
+
+
+@pytest.mark.fails_on_mutant(
+    "each look-up that outlasts its connection logs an error",
+    "app/main.py",
+    '    if is_task or not isinstance(context.get("exception"), socket.gaierror):\n        loop',
+    "    if context:\n        loop",
+)
+def test_a_host_of_redis_without_an_address_is_one_line_in_the_log(process) -> None:
+    # The look-up fails without the network, because the name is too long. The connection times out before that.
+    too_long = ".".join(["a" * 63] * 5)
+    app: Process = process(TALLY_STORE=f"redis://{too_long}:6379/0?socket_connect_timeout=0")
+    assert app.post("/event/a")["count"] == 1
+    assert app.terminate() == 0
+    (line,) = [line for line in app.log.read_text().splitlines() if line.startswith(("WARNING", "ERROR"))]
+    assert line.startswith("WARNING tally.spool: Redis is unreachable, hits are spooled: ")
