@@ -166,7 +166,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
                 services.kafka.start()
                 stack.push_async_callback(services.kafka.close)
             services.jobs.scheduler.start()
-            stack.callback(services.jobs.scheduler.shutdown)
+            stack.push_async_callback(services.jobs.close)
             yield
 
     return lifespan

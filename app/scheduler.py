@@ -1,9 +1,12 @@
 """The periodic jobs. Counts are correct even if none of them runs, because a day is a key and not a job."""
 
+import asyncio
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import cast
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -41,7 +44,7 @@ class Midnight(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
 
 
 class Jobs:
-    """The periodic jobs of a node, in an APScheduler `scheduler` that the caller starts and shuts down."""
+    """The periodic jobs of a node, in an APScheduler `scheduler` that the caller starts. `close` ends it."""
 
     def __init__(
         self,
@@ -67,20 +70,21 @@ class Jobs:
         }
         self._days_kept = settings.days_kept
         self._makes_backups = settings.backup_every > 0
+        self._running = set[asyncio.Task[None]]()
         # A job that is late or was missed still runs, once.
         defaults = {"misfire_grace_time": None, "coalesce": True}
         self.scheduler = AsyncIOScheduler(timezone=clock.calendar.zone, job_defaults=defaults)
         self._add_jobs()
 
     def _add_jobs(self) -> None:
-        add = self.scheduler.add_job
+        add = self._add_job
         add(self.close_day, Midnight(self._clock.calendar), id="close_day")
         add(self.close_day, IntervalTrigger(seconds=30), id="close_day_retry")
         add(self.publish_status, IntervalTrigger(seconds=1), id="publish_status")
         unjoined_timeout = IntervalTrigger(seconds=SLOW_CLIENT_TIMEOUT_SECONDS)
         add(self._socketio_server.close_unjoined, unjoined_timeout, id="close_unjoined")
-        add(_log_store_errors(self._peers.resync), IntervalTrigger(seconds=2), id="resync")
-        add(_log_store_errors(self._alerts.check_alerts), IntervalTrigger(seconds=5), id="check_alerts")
+        add(self._peers.resync, IntervalTrigger(seconds=2), id="resync")
+        add(self._alerts.check_alerts, IntervalTrigger(seconds=5), id="check_alerts")
         delay = random.uniform(3, 4) * 3600  # noqa: S311 # so that not all services of a machine check at the same time
         add(self._nightly_check.run, Midnight(self._clock.calendar, delay), id="nightly_check")
         if self._makes_backups:
@@ -88,9 +92,38 @@ class Jobs:
                 self._backups.back_up_if_due, IntervalTrigger(seconds=60), id="back_up", next_run_time=datetime.now(UTC)
             )
         if self._store.shared:
-            recover_orphans = _log_store_errors(self._store.recover_orphans)
-            add(recover_orphans, IntervalTrigger(seconds=10), id="recover_orphans")
-            add(_log_store_errors(self._shares.refresh), IntervalTrigger(seconds=2), id="refresh_shares")
+            add(self._store.recover_orphans, IntervalTrigger(seconds=10), id="recover_orphans")
+            add(self._shares.refresh, IntervalTrigger(seconds=2), id="refresh_shares")
+
+    def _add_job(self, job: Callable[[], Awaitable[object]], trigger: BaseTrigger, **options: object) -> None:
+        """Add a job that logs a store error as a warning, and that `close` can cancel without an error in the log."""
+
+        @functools.wraps(job)
+        async def run() -> None:
+            task = cast("asyncio.Task[None]", asyncio.current_task())
+            self._running.add(task)
+            try:
+                await job()
+            except StoreError as error:
+                log.warning("%s was skipped and will be retried: %s", job.__name__, error)
+            except asyncio.CancelledError:
+                log.debug("%s was cancelled", job.__name__)
+            finally:
+                self._running.discard(task)
+
+        self.scheduler.add_job(run, trigger, **options)
+
+    async def close(self) -> None:
+        """Start no more jobs, cancel those that run, and return when they have ended."""
+        self.scheduler.pause()
+        await asyncio.sleep(
+            0
+        )  # APScheduler would log an error for a job that is due now and cancelled before its start
+        while self._running:  # redis-py may treat a cancellation as a failure of its own, so it is repeated
+            for task in self._running:
+                task.cancel()
+            await asyncio.wait(self._running, timeout=1)
+        self.scheduler.shutdown()
 
     async def close_day(self) -> None:
         """Announce a new day to clients if one has begun, and apply retention. Idempotent."""
@@ -122,15 +155,3 @@ class Jobs:
         self._status_monitor.record_jobs_ran()
         current = self._status_monitor.current()
         self._live_day.set_status(current.status, current.reasons)
-
-
-def _log_store_errors(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    """Return the job with store errors logged instead of raised; it runs again soon."""
-
-    async def run() -> None:
-        try:
-            await job()
-        except StoreError as error:
-            log.warning("%s was skipped and will be retried: %s", job.__name__, error)
-
-    return run

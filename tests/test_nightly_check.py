@@ -29,7 +29,7 @@ async def server(
 
 
 def check_of(server: RunningApp) -> NightlyCheck:
-    return server.app.state.jobs.get_job("nightly_check").func.__self__
+    return server.app.state.jobs.get_job("nightly_check").func.__wrapped__.__self__
 
 
 async def differences(client: httpx.AsyncClient) -> float:

@@ -147,7 +147,7 @@ async def ends(tally: RunningApp) -> None:
     "open streams go on", "app/shares.py", "                ended.set()\n", "                pass\n"
 )
 @pytest.mark.fails_on_mutant(
-    "other nodes do not notice", "app/scheduler.py", "_log_store_errors(self._shares.refresh)", "_log_store_errors(_)"
+    "other nodes do not notice", "app/scheduler.py", "add(self._shares.refresh, ", "add(self.publish_status, "
 )
 async def test_all_nodes_have_the_same_links_and_end_the_streams_of_a_revoked_one(
     tmp_path: Path, own_redis: RedisServer

@@ -126,7 +126,7 @@ def test_an_address_of_another_machine_is_one_line() -> None:
 
 
 @pytest.mark.fails_on_mutant(
-    "the scheduler keeps running", "app/main.py", "            stack.callback(services.jobs.scheduler.shutdown)\n", ""
+    "the scheduler keeps running", "app/main.py", "            stack.push_async_callback(services.jobs.close)\n", ""
 )
 @pytest.mark.anyio
 async def test_the_jobs_stop_if_the_server_cannot_start() -> None:

@@ -132,10 +132,7 @@ async def test_a_damaged_spool_file_is_logged_and_not_touched(
 
 
 @pytest.mark.fails_on_mutant(
-    "recovery only at the start",
-    "app/scheduler.py",
-    "_log_store_errors(self._store.recover_orphans)",
-    "_log_store_errors(self._store.close)",
+    "recovery only at the start", "app/scheduler.py", "add(self._store.recover_orphans, ", "add(self.publish_status, "
 )
 async def test_a_running_node_recovers_the_spool_of_a_dead_neighbour(tmp_path: Path, own_redis: RedisServer) -> None:
     target = RedisTarget.from_url(own_redis.url)
