@@ -180,6 +180,13 @@ def parse_hit(body: bytes, amount_max: int) -> HitBody:
     return hit
 
 
+def reject_hit_in_query(request: Request) -> None:
+    """Raise Problem (422) if a field of a hit is in the query, where it would be ignored as other parameters are."""
+    for field in HitBody.__struct_fields__:
+        if field in request.query_params:
+            raise Problem(INVALID_REQUEST, f"{field}: must be in the body, not in the query")
+
+
 def visit_of(event: str, hit: Hit | HitBody) -> tuple[Visit, ...]:
     """Return the visit of a hit, or nothing if it has neither user nor session. Raises Problem (422)."""
     if hit.user is None and hit.session is None:

@@ -6,6 +6,7 @@ import re
 import socket
 import zlib
 from collections.abc import Callable
+from itertools import product
 
 import httpx
 import pytest
@@ -46,6 +47,18 @@ async def test_a_bad_body(tally: RunningApp, body: str) -> None:
     async with tally.client() as client:
         for path in ("/event/known", "/events"):
             assert_client_error(await client.post(path, content=BODIES[body]), counted="no")
+
+
+@pytest.mark.fails_on_mutant(
+    "an amount in the query is ignored", "app/http/parsing.py", "if field in request.query_params:", "if not field:"
+)
+async def test_a_hit_in_the_query_is_rejected(tally: RunningApp) -> None:
+    """Otherwise POST /event/known?by=3 would count 1."""
+    async with tally.client() as client:
+        for path, problem in product(("/event/known", "/events"), ("by=3", "user=u", "utm=x&session=")):
+            response = await client.post(f"{path}?{problem}", content=b'{"by":1}')
+            assert_client_error(response, counted="no")
+            assert response.json()["detail"].endswith(": must be in the body, not in the query")
 
 
 async def test_a_client_that_disconnects_during_its_body(tally: RunningApp, caplog: pytest.LogCaptureFixture) -> None:

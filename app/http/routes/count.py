@@ -21,6 +21,7 @@ from app.http.parsing import (
     idempotency_key,
     parse_hit,
     read_body,
+    reject_hit_in_query,
     visit_of,
 )
 from app.http.permissions import Permissions
@@ -87,6 +88,7 @@ def _add_hit_route(router: APIRouter, receiver: HitReceiver, rate_limits: RateLi
     async def count_hit(request: Request, event: EventInPath) -> Response:
         """Count one hit, or `by` hits, of an event."""
         rate_limits.consume(request, "write")
+        reject_hit_in_query(request)
         hit = parse_hit(await read_body(request, HIT_BYTES_MAX), permissions.amount_max(request.scope))
         amounts, visits = {event: hit.by}, visit_of(event, hit)
         key = await idempotency_key(request, permissions, f"/event/{event}", amounts, visits)
@@ -117,6 +119,7 @@ def _add_batch_route(
         event name per line.
         """
         rate_limits.consume(request, "write")
+        reject_hit_in_query(request)
         body = await read_body(request, BATCH_BYTES_MAX, bodies)
         cost_of_bytes = max(1, math.ceil(len(body) / BYTES_PER_COST))
         if cost_of_bytes > 1:  # before the body is parsed, because a batch that is rejected takes time, too
