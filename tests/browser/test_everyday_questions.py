@@ -58,7 +58,9 @@ def the_largest_change_of_the_week(page: Page, click: Click) -> None:
     click(page.get_by_role("link", name="Movers"))
     expect(page.locator("#leaderboard-list li").first).to_contain_text("page.view")
     expect(page.locator("#leaderboard-list li").first).to_contain_text("+800 +114.3%")
-    weeks = r"^Changes: \w+ \d+ . \w+ \d+ until 1?\d:00\sPM, compared with \w+ \d+ . \w+ \d+ until 1?\d:00\sPM\.$"
+    weeks = (
+        r"^Hits and changes: \w+ \d+ . \w+ \d+ until 1?\d:00\sPM, compared with \w+ \d+ . \w+ \d+ until 1?\d:00\sPM\.$"
+    )
     expect(page.locator("#leaderboard-note")).to_have_text(re.compile(weeks))
 
 
@@ -66,6 +68,8 @@ def top_users(page: Page, click: Click) -> None:
     open_card(page, click)
     click(page.get_by_role("link", name="Top users"))
     expect(page.locator("#leaderboard-list li").first).to_contain_text("ada")
+    expect(page.locator("#leaderboard-note")).to_have_text("Only hits that name a user are ranked.")
+    expect(page.get_by_role("link", name="Back to signup")).to_have_attribute("href", "#/event/signup")
 
 
 def three_days_ago(page: Page, click: Click) -> None:

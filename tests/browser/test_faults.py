@@ -180,7 +180,7 @@ def test_a_week_fills_its_chart_and_a_bar_opens_its_day(engine: Engine, tally: P
 
 
 @pytest.mark.fails_on_mutant(
-    "names have no room", "static/app.css", "  .long :is(.part, .change) { display: none; }\n", ""
+    "names have no room", "static/app.css", "  .long :is(.part, .change), .about-parts { display: none; }\n", ""
 )
 def test_a_narrow_leaderboard_shows_its_names(engine: Engine, tally: Process) -> None:
     engine.open(f"{tally.url}/#/leaderboard?window=7d", 320)

@@ -138,6 +138,9 @@ def test_a_long_name_keeps_its_end(tally: Process, open_page) -> None:
     name = f"a.name.of.many.parts.{'part.' * 10}last"
     tally.post("/events", json.dumps({name: 60}).encode())
     page = open_page(f"{tally.url}/#/leaderboard", viewport={"width": 320, "height": 700})
+    about_parts = page.locator("#leaderboard-note .about-parts")
+    expect(about_parts).to_have_text(" Percentages are shares of these 100.", use_inner_text=False)
+    expect(about_parts).to_be_hidden()
     for path, rows in {"leaderboard": "#leaderboard-list li", "?filter=a.name": ".card"}.items():
         page.goto(f"{tally.url}/#/{path}")
         shown = page.locator(rows, has_text=name)

@@ -427,13 +427,13 @@ def test_cards_and_the_leaderboard_show_changes(tally: Process, open_page, conso
     expect(row).to_contain_text("-100 -33.3%")
     expect(page.locator("#leaderboard-head")).to_have_text("EventChangeShareHits")
     expect(page.locator("#leaderboard-list .loss")).to_have_count(0)
-    expect(page.locator("#leaderboard-note")).to_contain_text("compared with yesterday")
+    expect(page.locator("#leaderboard-note")).to_contain_text("Changes: today until")
     choose(page, "#leaderboard-order", "Movers")
     expect(names).to_have_text(["page.view", "doubled", "search", "fresh", "tiny"])
     expect(page.locator("#leaderboard-list li", has_text="fresh")).to_contain_text("+11 new")
     expect(row.locator(".loss")).to_be_visible()
     expect(page.locator("#leaderboard-list .loss")).to_have_count(1)
-    periods = r"^Changes: today until 2:00\sPM, compared with yesterday until 2:00\sPM\."
+    periods = r"^Hits and changes: today until 2:00\sPM, compared with yesterday until 2:00\sPM\."
     expect(page.locator("#leaderboard-note")).to_have_text(re.compile(f"{periods}$"))
     choose(page, "#leaderboard-order", "Movers by %")
     expect(names).to_have_text(["doubled", "page.view", "search", "fresh"])

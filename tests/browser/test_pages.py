@@ -107,6 +107,9 @@ def test_an_event_page_shows_new_hits(tally: Process, open_page, console_message
     assert console_messages == []
 
 
+@pytest.mark.fails_on_mutant(
+    "a row is a link only in its middle", "static/app.css", ".long a.name { line-height: 38px; }\n", ""
+)
 def test_the_leaderboard_ranks_by_the_chosen_window(tally: Process, open_page, console_messages: list[str]) -> None:
     page = open_page(f"{tally.url}/#/leaderboard")
     first = page.locator("#leaderboard-list li").first
@@ -118,7 +121,7 @@ def test_the_leaderboard_ranks_by_the_chosen_window(tally: Process, open_page, c
     page.reload()
     expect(first).to_contain_text("1,200")
     expect(page.locator("#leaderboard-window :checked")).to_have_value("7d")
-    first.get_by_role("link").click()
+    first.click(position={"x": 90, "y": 2})
     expect(page.locator("#event-name")).to_have_text("page.view")
     assert console_messages == []
 

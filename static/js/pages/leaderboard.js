@@ -4,7 +4,7 @@ import { createRanking } from "../components/ranking.js";
 import { getLeaderboard, throttle } from "../data/api.js";
 import { HITS_MIN, MOVERS } from "../data/movers.js";
 import { dayOf } from "../data/ranges.js";
-import { bdi, byId, createSegmentedControl, h, setText } from "../lib/dom.js";
+import { bdi, byId, createSegmentedControl, h } from "../lib/dom.js";
 import { number, shortDate, time } from "../lib/format.js";
 import { link, navigate } from "../lib/router.js";
 
@@ -14,18 +14,19 @@ const DAY_MS = 86_400_000;
 /** @type {Record<string, string>} */ const WINDOWS = { today: "Today", "1h": "Last hour", "7d": "7 days", total: "All time" };
 /** @type {Record<string, string>} */ const ORDERS = { count: "Top", change: "Movers", percent: "Movers by %" };
 
-/** Names the two periods that are compared. @param {Movers} movers */
-function periodsText({ window, until, byName }) {
+/** Names the two periods that are compared. @param {string} compared @param {Movers} movers */
+function periodsText(compared, { window, until, byName }) {
   if (!byName.size) return "";
   const hour = `until ${time(Date.parse(until))}`;
   const day = (/** @type {number} */ daysAgo) => shortDate(dayOf(Date.parse(until.slice(0, 10)) - daysAgo * DAY_MS));
   const [now, before] = window === "today" ? ["today", "yesterday"] : [`${day(6)} – ${day(0)}`, `${day(13)} – ${day(7)}`];
-  return `Changes: ${now} ${hour}, compared with ${before} ${hour}.`;
+  return `${compared}: ${now} ${hour}, compared with ${before} ${hour}.`;
 }
 
 /** @param {Session} session @returns {Page} */
 export function createPage({ now }) {
   const note = byId("leaderboard-note");
+  const back = byId("leaderboard-back");
   const ranking = createRanking(byId("leaderboard-list"), { parts: true });
   const selectWindow = createSegmentedControl(byId("leaderboard-window"), "window", WINDOWS, (value) => navigate(address({ window: value })));
   const selectOrder = createSegmentedControl(byId("leaderboard-order"), "order", ORDERS, (value) => navigate(address({ order: value })));
@@ -51,12 +52,20 @@ export function createPage({ now }) {
     loading?.then((isNew) => { if (isNew && requestedView === view()) load.now(); });
     const result = await getLeaderboard(timeWindow, SIZE, event).catch((/** @type {Error} */ error) => error);
     if (requestedView !== view()) return;
-    if (result instanceof Error) return setText(note, result.message);
+    if (result instanceof Error) return showNote(result.message);
     const rows = result.rows.map(({ user, eventName, count }) => ({ name: user ?? eventName ?? "", count }));
     ranking.draw(rows, { total: rows.reduce((sum, { count }) => sum + count, 0), linked: !event, movers });
-    const hint = result.partial ? "Only the first 10,000 users are ranked." : rows.length === SIZE ? `Top ${number(SIZE)}. Percentages are shares of these ${number(SIZE)}.` : rows.length ? "" : "No hits in this period.";
-    setText(note, [hint, movers ? periodsText(movers) : ""].join(" ").trim());
+    const noHits = event ? "No hits in this period name a user." : "No hits in this period.";
+    const ranked = event ? `Only hits that name a user are ranked${result.partial ? ", and only the first 10,000 users" : ""}.` : "";
+    const isFull = rows.length === SIZE;
+    showNote(!rows.length ? noHits : [ranked, isFull ? `Top ${number(SIZE)}.` : ""].join(" ").trim(),
+      isFull ? ` Percentages are shares of these ${number(SIZE)}.` : "", movers ? ` ${periodsText("Changes", movers)}` : "");
   });
+
+  /** Shows sentences. The style sheet hides those about percentages on a narrow screen, which has none. @param {string} text */
+  function showNote(text, aboutParts = "", more = "") {
+    if (note.textContent !== text + aboutParts + more) note.replaceChildren(text, ...(aboutParts ? [h("span", { className: "about-parts" }, aboutParts)] : []), more);
+  }
 
   /** Names the columns. */
   function drawHead() {
@@ -72,7 +81,7 @@ export function createPage({ now }) {
     const rows = (byPercent ? shown.byPart() : [...shown.byName.values()]).slice(0, SIZE).map(({ eventName, count }) => ({ name: eventName, count }));
     ranking.draw(rows, { total: 0, movers, sizeOf });
     const hint = byPercent ? ` Only events with at least ${HITS_MIN} hits in one of them.` : "";
-    setText(note, shown.byName.size ? `${periodsText(shown)}${hint}` : shown.until ? "Nothing to compare with yet." : "Could not load the changes.");
+    showNote(shown.byName.size ? `${periodsText("Hits and changes", shown)}${hint}` : shown.until ? "Nothing to compare with yet." : "Could not load the changes.");
   }
 
   return {
@@ -89,10 +98,10 @@ export function createPage({ now }) {
       byId("leaderboard-order").hidden = !movers;
       byId("leaderboard-heading").replaceChildren(...(event ? ["Top users: ", bdi(event)] : ["Leaderboard"]));
       byId("leaderboard-title").textContent = event ? "Users" : "Events";
-      byId("leaderboard-back").hidden = !event;
-      byId("leaderboard-back").href = address({ event: "" });
+      back.hidden = !event;
+      back.replaceChildren(h("a", { href: link("event", event) }, "Back to ", bdi(event)));
       drawHead();
-      setText(note, "Loading…");
+      showNote("Loading…");
       ranking.clear();
       load.now();
     },
