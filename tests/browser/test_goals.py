@@ -116,6 +116,11 @@ def test_a_goal_is_set_shown_everywhere_and_reached(tally: Process, open_page, c
     assert newest_strokes(page, "#event-today") < WHOLE_SHEET
     assert "Goal reached" not in page.locator("#announce").inner_text()
     page.get_by_role("button", name="Edit goal").click()
+    page.locator("#confirm").get_by_role("link", name="Settings").click()
+    expect(page.locator("#set-notify")).to_be_visible()
+    expect(page.locator("#confirm")).to_be_hidden()
+    page.go_back()
+    page.get_by_role("button", name="Edit goal").click()
     page.get_by_role("button", name="Remove goal").click()
     expect(page.get_by_role("button", name="Set a goal")).to_be_visible()
     expect(page.locator("#event-today .goal")).to_be_hidden()

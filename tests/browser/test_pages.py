@@ -222,6 +222,7 @@ def test_the_share_panel_previews_each_form(tally: Process, open_page, console_m
     expect(code).to_contain_text('title="shown"')
     choose(page, "#share", "Badge")
     expect(page.get_by_alt_text("Badge of shown")).to_have_js_property("naturalHeight", 20)
+    expect(share).to_contain_text("Shows the total. Any site can show it, without a setting or a key.")
     share.get_by_label("Label").fill("new [users]")
     choose(page, "#share", "Today")
     expect(code).to_have_text(rf"![new \[users\]]({tally.url}/badge/shown.svg?label=new+%5Busers%5D&value=count)")

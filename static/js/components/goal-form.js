@@ -25,9 +25,10 @@ export async function openGoalForm(event, goal, callbacks) {
   function drawForm() {
     const number = createNumberField("goal-number", "Number to reach", goal?.target ?? "");
     const period = createField("goal-period", "Counted", "select", {}, ...options({ count: "Each day", total: "In total" }));
+    const settings = h("a", { href: "#/settings", onclick: () => dialog.close() }, "Settings");
     const problem = h("p", { className: "problem", role: "alert" });
     const remove = h("button", { className: "button danger toggle", type: "button", hidden: !goal }, "Remove goal");
-    const form = h("form", { method: "dialog" }, title, number.el, period.el, problem, h("p", { className: "buttons" }, cancel, h("button", { className: "button primary" }, "Save"), remove));
+    const form = h("form", { method: "dialog" }, title, number.el, period.el, h("p", { className: "note" }, "This browser can notify you when the goal is reached. Turn it on in ", settings, "."), problem, h("p", { className: "buttons" }, cancel, h("button", { className: "button primary" }, "Save"), remove));
     const path = `/goals/${encodeURIComponent(event)}`;
     const run = async (/** @type {Promise<unknown>} */ request) => {
       const message = await request.then(() => "", (error) => error.message);

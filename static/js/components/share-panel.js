@@ -14,6 +14,7 @@ const LOCAL_HOST = /^(localhost|127\.[\d.]+|\[::1\])$/;
 /** @typedef {{preview: Node|string, code: Record<string, string>, notes: (string|Node)[][]}} Shared */
 
 const code = (/** @type {string} */ text) => h("code", {}, text);
+const listed = (/** @type {string} */ use, /** @type {string} */ setting) => ["Sites in ", code(setting), ` can ${use} this. If yours is not in it, add it and restart Tally.`];
 const restart = (/** @type {string} */ what, /** @type {string} */ setting) => [`${what} Set `, code(setting), " and restart Tally."];
 
 function field(/** @type {string} */ label, /** @type {Record<string, any>} */ props) {
@@ -63,7 +64,7 @@ export function createSharePanel({ counters, health }) {
         const preview = /** @type {HTMLIFrameElement} */ (h("iframe", { src: url, width: "200", height: "100", title: `Preview of ${name}` }));
         return {
           preview: isOpen("frames") || isOpen("read") ? h("div", { className: `ground ${theme}` }, preview) : "", code: { HTML: frame(url, name) },
-          notes: isOpen("frames") ? [["Pages of the origins in ", code("TALLY_EMBED_ORIGINS"), " can show this."]]
+          notes: isOpen("frames") ? [listed("show", "TALLY_EMBED_ORIGINS")]
             : [restart("No other site can show this yet.", "TALLY_EMBED_ORIGINS=https://your.site")],
         };
       },
@@ -74,7 +75,7 @@ export function createSharePanel({ counters, health }) {
       draw: () => ({
         preview: h("p", { className: "lead" }, h("span", { className: "live value" }, number(counters.countOf(name))), h("button", { disabled: true }, "Click")), code: { "Show today’s count": showNumber(name), "Count a click": countClick(name) },
         notes: [
-          isOpen("scripts") ? ["Pages of the origins in ", code("TALLY_ALLOWED_ORIGINS"), " can use this."]
+          isOpen("scripts") ? listed("use", "TALLY_ALLOWED_ORIGINS")
             : restart("No other site can use this yet.", "TALLY_ALLOWED_ORIGINS=https://your.site"),
           ...(needsKey("count") ? [["Its clicks are not counted while ", code("TALLY_WRITE_KEYS"), " is set."]] : []),
           ...(needsKey("read") ? [["Its number stays empty while ", code("TALLY_READ_KEYS"), " is set."]] : []),
@@ -88,7 +89,7 @@ export function createSharePanel({ counters, health }) {
         const url = urlOf(`/badge/${encodeName(name)}.svg`, { ...(label === name ? {} : { label }), ...(value === "count" && { value }) });
         return {
           preview: isOpen("badges") ? h("img", { src: url, alt: `Badge of ${name}` }) : "", code: { Markdown: badgeMarkdown(url, label), HTML: badgeHtml(url, label) },
-          notes: isOpen("badges") ? [] : [restart("Badges need a key on this server.", "TALLY_PUBLIC_BADGES=true")],
+          notes: isOpen("badges") ? [[`Shows ${value === "count" ? "today’s count" : "the total"}. Any site can show it, without a setting or a key.`]] : [restart("Badges need a key on this server.", "TALLY_PUBLIC_BADGES=true")],
         };
       },
     },
