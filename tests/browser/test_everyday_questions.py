@@ -78,6 +78,10 @@ def three_days_ago(page: Page, click: Click) -> None:
     expect(bars).to_have_count(13)
     click(bars.nth(10))
     expect(page.locator("#history-day .lead")).to_contain_text("980 hits")
+    page.mouse.move(0, 0)
+    expect(page.locator("#history-chart rect.selected")).to_have_count(1)
+    expect(bars.nth(10)).to_have_css("stroke-width", "2px")
+    expect(page.locator("#history-chart svg")).to_have_accessible_name(re.compile(r"\d selected\. Use the arrow keys"))
 
 
 def the_number_on_my_page(page: Page, click: Click) -> None:
@@ -97,13 +101,15 @@ def when_did_it_spike(page: Page, click: Click) -> None:
     bars = page.locator("#hits-chart rect.bar")
     expect(bars).to_have_count(30)
     peak = page.locator("#hits-chart .peak")
-    expect(peak).to_have_text(re.compile(r"^Peak: \w+, \w+ \d+, 11:00\sAM\W+12:00\sPM, 980 hits$"))
+    expect(peak).to_have_text(re.compile(r"^Peak hour: \w+, \w+ \d+, 11:00\sAM\W+12:00\sPM, 980 hits$"))
     click(peak.get_by_role("link"))
     expect(peak).to_be_hidden()
-    expect(page.locator("#hits-chart .note")).to_contain_text("980 hits. 5.4 times as many as the day before. Peak: ")
+    expect(page.locator("#hits-chart .note")).to_contain_text(
+        "980 hits. 5.4 times as many as the day before. Peak hour: "
+    )
     expect(page.locator("#chart-title")).to_have_text("Hits per hour")
     page.goto(page.url.partition("?range")[0] + "?range=quarter")
-    expect(peak).to_have_text(re.compile(r"^Peak: \w+, \w+ \d+, \d+, 980 hits$"))
+    expect(peak).to_have_text(re.compile(r"^Peak day: \w+, \w+ \d+, \d+, 980 hits$"))
 
 
 QUESTIONS = [

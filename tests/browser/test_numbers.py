@@ -48,7 +48,8 @@ def test_the_sum_of_a_chart_is_that_of_the_leaderboard(tally: Process, open_page
     page.keyboard.press("Home")
     expect(page.locator("#event-chart .tooltip")).to_contain_text("before the first count")
     page.goto(f"{tally.url}/#/event/search")
-    expect(page.locator("#event-chart .note")).to_contain_text("in the previous 60 minutes")
+    expect(page.locator("#event-chart .note")).to_contain_text("Without the current minute: ")
+    expect(page.locator("#event-chart .note")).to_contain_text(" 60 minutes earlier.")
 
 
 @pytest.mark.fails_on_mutant(
@@ -161,7 +162,9 @@ def test_any_range_is_an_address_and_a_bar_opens_its_day_or_hour(
     svg.click(position={"x": 40 + (box["width"] - 40) * 5.5 / 7, "y": 60})
     expect(page).to_have_url(re.compile(f"range={past_day(1)}$"))
     expect(title).to_have_text("Hits per hour")
-    expect(note).to_contain_text(re.compile("240 hits. 100% more than the day before. Peak: .*, 240 hits. All events"))
+    expect(note).to_contain_text(
+        re.compile("240 hits. 100% more than the day before. Peak hour: .*, 240 hits. All events")
+    )
     expect(bars).to_have_count(24)
     assert svg.evaluate("svg => document.activeElement === svg && getComputedStyle(svg).outlineStyle") == "none"
     expect(page.locator("#event-chart .highlighted")).to_have_count(0)

@@ -82,7 +82,7 @@ type ChartRange = {
 /** `known` is false for a time before the first count of this server, of which a count of 0 would be wrong. */
 type Bucket = { start: number; count: number; iso: string; known: boolean };
 /** `line` is drawn over the bars: the previous period, or another event, whose name is `event`. */
-type ChartData = { points: Bucket[]; line: Bucket[]; event: string; step: Step; running: boolean; pickable: boolean };
+type ChartData = { points: Bucket[]; line: Bucket[]; event: string; step: Step; running: boolean; pickable: boolean; selected?: string };
 type Route = { view: string; name: string; query: URLSearchParams };
 
 type ConnectionName = "loading" | "live" | "reconnecting" | "offline" | "degraded" | "stale" | "locked";

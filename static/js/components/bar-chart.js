@@ -79,10 +79,11 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
     while (bars.length < points.length) bars.push(barGroup.appendChild(s("rect", { class: "bar" })));
     while (bars.length > points.length) bars.pop()?.remove();
     const barWidth = Math.min(barStep * 0.62, BAR_WIDTH_MAX);
-    points.forEach(({ count }, i) => {
+    points.forEach(({ count, iso }, i) => {
       const barHeight = count ? Math.max(2, (height * count) / max) : 0;
       const rect = { x: MARGIN.left + i * barStep + (barStep - barWidth) / 2, y: MARGIN.top + height - barHeight, width: barWidth, height: barHeight, rx: Math.min(barWidth, barHeight, 16) / 2 };
       for (const [key, value] of Object.entries(rect)) bars[i].setAttribute(key, value.toFixed(2));
+      bars[i].classList.toggle("selected", iso === data.selected);
       bars[i].classList.toggle("partial", data.running && i === points.length - 1);
     });
     const marks = barNotes.flatMap((found, i) => (found.length ? [`M${(MARGIN.left + (i + 0.5) * barStep).toFixed(1)} ${MARGIN.top + height + 1}l6 8h-12z`] : []));
@@ -100,9 +101,10 @@ export function createBarChart(host, onPick, onToggle, { tapTwice = false } = {}
     const sum = counts.reduce((a, b) => a + b);
     const max = Math.max(...counts);
     const noted = barNotes.flat().length ? `, ${plural(barNotes.flat().length, "note")}` : "";
+    const selected = points.find(({ iso }) => iso === data.selected);
     const last = running ? `, ${number(counts[counts.length - 1])} so far this ${data.step}` : "";
     svg.setAttribute("aria-label", `${title.textContent}, ${caption.toLowerCase()}: ${plural(sum, "hit")} in total, most at ` +
-      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}${noted}. Use the arrow keys to read each bar${data.pickable ? ", and Enter to open it" : ""}.`);
+      `${fullName(points[counts.indexOf(max)])} with ${number(max)}${last}${noted}${selected ? `, ${fullName(selected)} selected` : ""}. Use the arrow keys to read each bar${data.pickable ? ", and Enter to open it" : ""}.`);
     tableView.setAttribute("aria-label", `${title.textContent}, as a table`);
     if (tableView.hidden) return;
     const rows = points.map((point, i) => [fullName(point), point.known ? number(point.count) : "–", ...(data.line[i] ? [number(data.line[i].count)] : []),

@@ -17,12 +17,12 @@ const LENGTHS = { minute: 60_000, hour: HOUR_MS, day: DAY_MS, month: DAY_MS }; /
 const MINUTES_KEPT_MS = 23 * HOUR_MS; // The server keeps the minutes of a day or longer.
 const DEFAULT_DAYS = 7;
 
-/** Returns a range in words: its title, how a sentence names it, and the period before. @param {ChartRange} range */
+/** Returns a range in words: its title, how a sentence names it, the period before, and how much earlier it is. @param {ChartRange} range */
 function describeRange({ words, from, to = "", hour, size }) {
-  if (hour) return { title: dateTime(hour), period: "", preposition: "", before: "" };
-  if (!from) return { title: `Last ${words}`, period: ` in the last ${words}`, preposition: "in ", before: `the previous ${words}` };
-  return from === to ? { title: longDate(from), period: "", preposition: "", before: "the day before" }
-    : { title: `${longDate(from)} – ${longDate(to)}`, period: "", preposition: "in ", before: `the ${size} days before` };
+  if (hour) return { title: dateTime(hour), period: "", preposition: "", before: "", earlier: "" };
+  if (!from) return { title: `Last ${words}`, period: ` in the last ${words}`, preposition: "in ", before: `the previous ${words}`, earlier: words };
+  return from === to ? { title: longDate(from), period: "", preposition: "", before: "the day before", earlier: "a day" }
+    : { title: `${longDate(from)} – ${longDate(to)}`, period: "", preposition: "in ", before: `the ${size} days before`, earlier: `${size} days` };
 }
 
 /** @param {HTMLElement} host a section for a chart @param {() => number} now @param {(change: Record<string, string>) => void} onView called with a change of the address */
@@ -36,7 +36,7 @@ export function createHitsChart(host, now, onView) {
   const dates = h("p", { className: "dates" }, from, " to ", to);
   const problem = h("p", { className: "problem", role: "alert" });
   const peakLink = /** @type {HTMLAnchorElement} */ (h("a", {}));
-  const peakNote = h("p", { className: "peak", hidden: true }, "Peak: ", peakLink);
+  const peakNote = h("p", { className: "peak", hidden: true });
   /** The series whose peak is shown or requested. @type {Series|undefined} */ let peakSeries;
   let edited = false; // The dates have changes that the chart does not show yet.
   let firstDay = "";
@@ -100,6 +100,7 @@ export function createHitsChart(host, now, onView) {
     if (!peak) return;
     const { start, count } = peak;
     peakLink.textContent = `${step === "hour" ? hourOfDay(Date.parse(start)) : longDate(start)}, ${plural(count, "hit")}`;
+    peakNote.replaceChildren(`Peak ${step}: `, peakLink);
     peakLink.href = link(name ? "event" : "overview", name, { ...Object.fromEntries(parseHash(location.hash).query), range: start.slice(0, 10) });
   }
 
@@ -117,16 +118,18 @@ export function createHitsChart(host, now, onView) {
 
   function draw() {
     const { step } = range;
-    const { title, period, preposition, before } = describeRange(range);
+    const { title, period, preposition, before, earlier } = describeRange(range);
     const { all, completed, previous } = series.totals(running);
     const isComparable = series.previous.length > 0 && before && !other;
     const suffix = other ? ` (line: ${isolate(other)})` : isComparable ? ` (dotted: ${before})` : "";
     const line = other ? otherSeries.points : isComparable ? series.previous : [];
     const pickable = step !== "minute" && (step !== "hour" || hasMinutes(series.points.at(-1)?.start ?? 0));
     chart.set({ points: series.points, line, event: other, step, running, pickable }, title + suffix);
-    const compared = other ? ` ${plural(otherSeries.totals().all, "hit")} of ${isolate(other)}.` : isComparable ? ` ${running ? `Without the current ${step}: ${number(completed)}, ` : ""}${comparison(completed, previous)} ${preposition}${before}.` : "";
+    const compared = other ? ` ${plural(otherSeries.totals().all, "hit")} of ${isolate(other)}.` : !isComparable ? ""
+      : running ? ` Without the current ${step}: ${number(completed)}, ${comparison(completed, previous)} ${earlier} earlier.`
+      : ` ${comparison(completed, previous)} ${preposition}${before}.`;
     const busiest = step === "hour" && peakOf(series.points);
-    const peak = busiest ? `Peak: ${hourOfDay(busiest.start)}, ${plural(busiest.count, "hit")}. ` : "";
+    const peak = busiest ? `Peak hour: ${hourOfDay(busiest.start)}, ${plural(busiest.count, "hit")}. ` : "";
     const day = range.from === range.to && !running && range.from;
     chart.setNote(all || previous || other ? `${plural(all, "hit")}${period}.${compared} ${peak}` : "", ...(day ? [h("a", { href: link("history", day) }, "All events of this day")] : []));
   }

@@ -49,7 +49,7 @@ export function createPage() {
     body.hidden = !days.length;
     if (!days.length) return;
     const bars = days.slice(0, DAYS_MAX).reverse().map(({ day, hits }) => ({ start: Date.parse(day), iso: day, count: hits, known: true }));
-    chart.set({ points: bars, line: [], event: "", step: "day", running: false, pickable: true }, `${plural(days.length, "day")}. Select one.`);
+    chart.set({ points: bars, line: [], event: "", step: "day", running: false, pickable: true, selected: selection.day || days[0].day }, `${plural(days.length, "day")}. Select one.`);
     chart.describe();
     notes.load(bars[0].start - DAY_MS); // A day of the server can begin earlier than the same day in UTC.
     await showDay(loadNumber, selection.day || days[0].day);
