@@ -116,9 +116,7 @@ class Jobs:
     async def close(self) -> None:
         """Start no more jobs, cancel those that run, and return when they have ended."""
         self.scheduler.pause()
-        await asyncio.sleep(
-            0
-        )  # APScheduler would log an error for a job that is due now and cancelled before its start
+        await asyncio.sleep(0)  # a job that was just submitted begins, and is among the running ones
         while self._running:  # redis-py may treat a cancellation as a failure of its own, so it is repeated
             for task in self._running:
                 task.cancel()

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
+from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from app import __version__, cli
 from app.domain.buckets import Bucket
@@ -136,6 +138,20 @@ async def test_the_jobs_stop_if_the_server_cannot_start() -> None:
             assert app.state.jobs.running
             raise OSError("port 8000 is in use")
     assert not app.state.jobs.running
+
+
+@pytest.mark.fails_on_mutant(
+    "a cancelled job is an error in the log", "app/scheduler.py", "except asyncio.CancelledError:", "except KeyError:"
+)
+@pytest.mark.anyio
+async def test_a_shutdown_during_a_job_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    app, submitted = create_app(Settings(TALLY_STORE="memory://")), asyncio.Event()
+    async with app.router.lifespan_context(app):
+        job = app.state.jobs.get_job("nightly_check")  # it waits for LIVE_SECONDS
+        app.state.jobs.add_listener(lambda event: event.job_id == job.id and submitted.set(), EVENT_JOB_SUBMITTED)
+        job.modify(next_run_time=datetime.now(UTC))
+        await submitted.wait()
+    assert caplog.records == []
 
 
 def test_idle_connections_are_kept_as_long_as_the_setting_says(process) -> None:
@@ -280,6 +296,18 @@ def test_a_command_replaces_no_file(tmp_path: Path) -> None:
     assert file.read_bytes() == b""
 
 
+@pytest.mark.fails_on_mutant("a missing file is [Errno 2]", "app/cli.py", "{_describe(error)}", "{error}")
+def test_a_file_that_cannot_be_read_or_written_is_one_line(tally, tmp_path: Path) -> None:
+    missing, directory = tmp_path / "no.ndjson", tmp_path / "directory"
+    directory.mkdir()
+    store = {"TALLY_STORE": f"sqlite:///{tmp_path}/tally.db"}
+    for words in (["verify"], ["import"], ["rezone"]):
+        new = [str(tmp_path / "new.ndjson")] if words == ["rezone"] else []
+        assert tally(*words, str(missing), *new, **store) == f"tally: {missing}: no such file or directory"
+        assert tally(*words, str(directory), *new, **store) == f"tally: {directory}: is a directory"
+    assert tally("export", f"{missing}/new", **store) == f"tally: {missing}/new: no such file or directory"
+
+
 @pytest.mark.fails_on_mutant(
     "a backup of a new, empty store",
     "app/store_commands.py",
@@ -299,7 +327,7 @@ def test_a_backup_needs_a_store_with_a_file(tally, tmp_path: Path) -> None:
     [
         ("", None, "set TALLY_ADMIN_KEYS for it and for this command, or stop it"),
         ("another-administrators-key", None, "responded with 401: unknown API key"),
-        (ADMIN_KEY, "1", "gives no copy of it: [Errno 111] Connection refused"),
+        (ADMIN_KEY, "1", "is in use, but Tally does not answer at http://127.0.0.1:1: try again when it has started"),
     ],
 )
 def test_a_backup_that_the_server_does_not_make_says_why(
@@ -337,6 +365,7 @@ def test_a_check_exits_with_0_or_with_the_differences(process, tmp_path: Path) -
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("tally: 1 differences\nthe totals: the sum of all events is")
     assert not list(tmp_path.glob("check-*"))
+    assert not (tmp_path / "backups").exists()
 
 
 def test_a_second_process_on_the_same_file_exits_with_advice(process, tmp_path: Path) -> None:

@@ -84,20 +84,6 @@ def test_a_node_that_is_killed_during_a_backup_leaves_nothing_after_its_next_sta
     assert find_damage(copy) == []
 
 
-@pytest.mark.fails_on_mutant(
-    "a cancelled job is an error in the log", "app/scheduler.py", "except asyncio.CancelledError:", "except KeyError:"
-)
-def test_a_node_that_is_terminated_during_a_backup_leaves_nothing_and_logs_no_error(
-    tmp_path: Path, process: Callable[..., Process]
-) -> None:
-    enlarge(tmp_path / "tally.db", 20)
-    app = process(TALLY_STORE=f"sqlite:///{tmp_path}/tally.db", TALLY_BACKUP_EVERY="1")
-    wait_until(lambda: list((tmp_path / "backups").glob("*.part")))
-    assert app.terminate() == 0
-    assert "ERROR" not in app.log.read_text()
-    assert list((tmp_path / "backups").iterdir()) == []
-
-
 def test_a_restored_redis_has_the_counts_of_its_backup_and_the_spooled_hits(
     tmp_path: Path, own_redis: RedisServer, process: Callable[..., Process]
 ) -> None:
