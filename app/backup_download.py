@@ -24,6 +24,13 @@ def download_backup(settings: Settings, path: Path) -> None:
     connection = http.client.HTTPConnection(settings.host_to_open.strip("[]"), settings.port, timeout=TIMEOUT_SECONDS)
     headers = {"Authorization": f"Bearer {settings.admin_keys[0].get_secret_value()}"}
     try:
+        connection.connect()
+    except OSError as error:
+        raise BackupFailed(
+            f"{settings.sqlite_file} is in use, but Tally does not answer at {address}: try again when it has started,"
+            " and check TALLY_HOST and TALLY_PORT"
+        ) from error
+    try:
         with contextlib.closing(connection), part.open("wb") as file:
             connection.request("GET", "/backup", headers=headers)
             response = connection.getresponse()

@@ -47,7 +47,7 @@ class Backups:
             raise BackupRunning("another backup is being downloaded; retry when it has finished")
         await self._store.back_up(self._downloaded)
         self._download = self._downloaded.open("rb")
-        self._downloaded.unlink()
+        self._remove(self._downloaded)
         return self._download
 
     @contextlib.asynccontextmanager
@@ -58,8 +58,14 @@ class Backups:
             await self._store.back_up(copy)
             yield copy
         finally:
-            for file in self._directory.glob(f"{glob.escape(copy.name)}*"):
-                file.unlink(missing_ok=True)
+            self._remove(*self._directory.glob(f"{glob.escape(copy.name)}*"))
+
+    def _remove(self, *files: Path) -> None:
+        """Delete files, and the folder unless it has others."""
+        for file in files:
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()
 
     async def back_up_if_due(self) -> None:
         """Make a local copy if the newest one is too old, and delete old ones. Errors become a reason in /health."""

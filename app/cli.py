@@ -79,7 +79,14 @@ def main() -> None:
         sys.exit("tally: " + "; ".join(f"{name}: {reason}" for name, reason in invalid_settings(error)))
     # redis-py raises ValueError for an invalid URL.
     except (StoreError, alerts_command.CommandFailed, OSError, ValueError) as error:
-        sys.exit(f"tally: {error}")
+        sys.exit(f"tally: {_describe(error)}")
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of an error; of one about a file, its name and the reason, without the number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -66,9 +66,8 @@ class Spool:
 
     def describe_outage(self, *, is_replaying: bool) -> str:
         """Return the cause of an outage, and what happens to new hits, for operators."""
-        cause = (
-            f"{self.size / 1e6:.1f} MB of spooled hits are being replayed" if is_replaying else "Redis is unreachable"
-        )
+        size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e5 else "less than 0.1 MB"
+        cause = f"{size} of spooled hits are being replayed" if is_replaying else "Redis is unreachable"
         if self.is_full:
             limit = f"in memory, {MEMORY_BYTES_MAX // 10**6} MB" if self.ack == "memory" else "TALLY_SPOOL_MAX_MB"
             return f"{cause}: hits are rejected, because the spool is full ({limit})"
