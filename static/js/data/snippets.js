@@ -4,6 +4,9 @@ import { SERVER_URL } from "./api.js";
 
 const WRITE_KEY = "Authorization: Bearer <write key>";
 const READ_KEY = "Authorization: Bearer <read key>";
+// These outlast a restart, and fail unless the hit was counted: curl also succeeds at an error, or at a page of a proxy.
+const CURL = "curl -sS -m 5 --retry 30 --retry-max-time 30 --retry-all-errors";
+const COUNTED = `| awk '1; /"ack"/ {ok=1} END {exit !ok}'`;
 
 /** Shells, Markdown and Python leave such a name as it is. @param {string} name */
 export const encodeName = (name) => encodeURIComponent(name).replace(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16)}`);
@@ -20,7 +23,7 @@ const hitUrl = (/** @type {string} */ name) => urlOf(`/event/${encodeName(name)}
 
 /** @param {string} name @param {boolean} keyed whether the server requires a key */
 export const curlHit = (name, keyed) => [
-  "curl -m 5 --retry 5 --retry-all-errors", '-H "Idempotency-Key: $(openssl rand -hex 16)"', ...(keyed ? [`-H '${WRITE_KEY}'`] : []), `-X POST '${hitUrl(name)}'`,
+  CURL, '-H "Idempotency-Key: $(openssl rand -hex 16)"', ...(keyed ? [`-H '${WRITE_KEY}'`] : []), `-X POST '${hitUrl(name)}' ${COUNTED}`,
 ].join(" \\\n  ");
 
 /** @param {string} name @param {boolean} keyed whether the server requires a key */
@@ -54,9 +57,9 @@ print(count())`;
 export const ciStep = (name, keyed) => `- name: Count this run
   continue-on-error: true${keyed ? "\n  env:\n    TALLY_KEY: ${{ secrets.TALLY_KEY }}" : ""}
   run: |
-    curl -m 5 --retry 5 --retry-all-errors \\
+    ${CURL} \\
       -H "Idempotency-Key: $GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT-$GITHUB_JOB" \\
-      ${keyed ? '-H "Authorization: Bearer $TALLY_KEY" ' : ""}-X POST '${hitUrl(name)}'`;
+      ${keyed ? '-H "Authorization: Bearer $TALLY_KEY" ' : ""}-X POST '${hitUrl(name)}' ${COUNTED}`;
 
 /** @param {string} url of a badge @param {string} label */
 export const badgeMarkdown = (url, label) => `![${label.replace(/[[\]\\`<&!*_]/g, "\\$&")}](${url})`;
