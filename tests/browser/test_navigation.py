@@ -4,15 +4,19 @@ import csv
 import io
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Route, expect
+from PIL import Image
+from playwright.sync_api import Browser, Route, expect
 
 from tests.browser.dashboard import accessibility_violations, past_day, wait_until_loaded
+from tests.support.browser import FLAGS
 from tests.support.servers import ROOT, Process
 
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
@@ -297,3 +301,27 @@ def test_keys_choose_a_range_and_the_help_lists_them(tally: Process, open_page) 
         page.keyboard.press("Escape")
         page.keyboard.press(key)
         expect(page.locator("h1:visible")).to_have_text(heading)
+
+
+@pytest.mark.fails_on_mutant(
+    "a dialog moves a short page", "static/app.css", "html:has(dialog) { scrollbar-gutter: stable; }\n", ""
+)
+@pytest.mark.fails_on_mutant(
+    "a strip stays bright", "static/app.css", " background: color-mix(in srgb, var(--bg), rgb(8 12 20));", ""
+)
+def test_a_dialog_moves_nothing_and_dims_the_whole_page(tally: Process, browser: Browser) -> None:
+    """A browser without the flags of a test shows scrollbars that take room."""
+    with browser.browser_type.launch(
+        executable_path=shutil.which("chromium"), args=FLAGS, ignore_default_args=["--hide-scrollbars"]
+    ) as other:
+        page = other.new_page(viewport={"width": 1440, "height": 900})
+        for path in ("/", "/#/alerts"):
+            page.goto(tally.url + path)
+            opener = wait_until_loaded(page).locator("#help-open")
+            box = opener.bounding_box()
+            opener.click()
+            assert opener.bounding_box() == box, path
+            screen = Image.open(BytesIO(page.screenshot()))
+            strip, ground = (screen.getpixel((x, 700)) for x in (1436, 10))
+            assert max(abs(a - b) for a, b in zip(strip, ground, strict=True)) <= 1, path
+            page.keyboard.press("Escape")

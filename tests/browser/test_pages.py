@@ -218,6 +218,9 @@ def test_the_share_panel_previews_each_form(tally: Process, open_page, console_m
     tally.post("/event/shown", b'{"by": 7}')
     page = wait_until_loaded(open_page(f"{tally.url}/#/event/shown", viewport={"width": 320, "height": 700}))
     share, code = page.locator("#share"), page.locator("#share .curl code").first
+    bottoms = page.locator("#event-today dd").evaluate_all("all => all.map(dd => dd.getBoundingClientRect().bottom)")
+    assert len(set(bottoms)) == 2, "the values of each row are on one line"
+    assert page.locator("#page-event .title .actions").evaluate("actions => actions.offsetLeft") == 16
     page.locator("#share-open").click()
     expect(code).to_contain_text('title="shown"')
     choose(page, "#share", "Badge")
