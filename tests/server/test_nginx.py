@@ -276,12 +276,15 @@ async def stub_nodes(number: int, *, answers: bool = True) -> AsyncIterator[tupl
     [
         pytest.param(
             ("POST", "/event/a"),
-            marks=pytest.mark.fails_on_mutant(
-                "a POST is sent twice",
-                CONF,
-                "proxy_next_upstream error timeout;",
-                "proxy_next_upstream error timeout non_idempotent;",
-            ),
+            marks=[
+                pytest.mark.fails_on_mutant(
+                    "a POST is sent twice",
+                    CONF,
+                    "proxy_next_upstream error timeout;",
+                    "proxy_next_upstream error timeout non_idempotent;",
+                ),
+                pytest.mark.fails_on_mutant("what was sent is sent again", CONF, "'~^0(, 0)* /", "'~ /"),
+            ],
         ),
         pytest.param(
             ("GET", "/hit/mysite.com/visits"),
@@ -315,6 +318,15 @@ async def test_a_write_that_a_node_received_is_not_sent_to_another_node(proxy, h
             assert (await http.get("/event/a")).status_code == 502
             assert len(received) == 3  # the two other nodes
             assert len(set(received)) == 2
+
+
+@pytest.mark.fails_on_mutant("what was not sent fails", CONF, "error_page 502 = @again;", "error_page 502 /.problem;")
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/event/a"), ("GET", "/hit/mysite.com/visits")])
+async def test_a_write_that_no_node_received_is_sent_once_more(proxy, node: Process, method: str, path: str) -> None:
+    front = proxy([free_port(), node.port])
+    for i in range(12):  # nginx would send about half of these addresses to the node that does not run
+        async with client_from(front, f"127.0.9.{i + 1}") as http:
+            assert (await http.request(method, path)).status_code in {401, 404}
 
 
 async def test_a_node_that_does_not_respond_in_time_is_a_504(proxy) -> None:
