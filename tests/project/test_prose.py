@@ -17,7 +17,7 @@ WORDS_MAX = 40
 SENTENCE_END = re.compile(r"(?<!e\.g\.)(?<=[.!?])\)? ")
 # Variables that are no settings: those of docker-compose.yml, of tests, and of the examples.
 OTHER_VARIABLES = {"TALLY_REDIS_PASSWORD", "TALLY_REDIS_SYNC", "TALLY_SUBNET", "TALLY_URL", "TALLY_KEY"}
-OTHER_NAMES = {"tally_node", "tally_write", "tally_counts"}  # a cookie of nginx, a secret, and a volume
+OTHER_NAMES = {"tally_node", "tally_counts"}  # a cookie of nginx, and a volume
 KEY_FILES = {"TALLY_ADMIN_KEYS_FILE", "TALLY_WRITE_KEYS_FILE", "TALLY_READ_KEYS_FILE"}
 
 
