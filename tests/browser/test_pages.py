@@ -121,7 +121,7 @@ def test_the_leaderboard_ranks_by_the_chosen_window(tally: Process, open_page, c
     page.reload()
     expect(first).to_contain_text("1,200")
     expect(page.locator("#leaderboard-window :checked")).to_have_value("7d")
-    first.click(position={"x": 90, "y": 2})
+    first.click(position={"x": 90, "y": 1})
     expect(page.locator("#event-name")).to_have_text("page.view")
     assert console_messages == []
 
