@@ -275,3 +275,18 @@ def test_changing_the_zone_in_a_container_twice_keeps_the_copy(process: Callable
     before = [file.read_bytes() for file in files]
     assert subprocess.run(command, env=environment, check=False).returncode != 0
     assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.fails_on_mutant("an old node is stopped, too", "docs/how-to/many-nodes.md", "    break\n", "")
+def test_an_upgrade_removes_only_the_new_node_that_does_not_become_healthy() -> None:
+    (upgrade,) = re.findall(r"```bash\n(git pull.*?)```", page("many-nodes"), re.DOTALL)
+    docker = 'docker() { echo "$*" >&2; case "$*" in *"ps -q"*) echo old-1 old-2;; *--wait*) false;; esac; }'
+    script = f"{docker}\ngit() {{ :; }}\nsleep() {{ :; }}\n{upgrade}"
+    done = subprocess.run(["bash", "-uc", script], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr.splitlines() == [
+        "compose build app",
+        "compose ps -q app",
+        "compose up -d --no-deps --no-recreate --wait --scale app=4 app",
+        "compose logs --tail 20 app",
+        "compose up -d --no-deps --no-recreate --scale app=3 app",
+    ]
