@@ -22,11 +22,13 @@ PROXIES = ["keeps", "strips", "none"]
 
 def site(port: int, *, strips: bool) -> str:
     """Return the nginx configuration of the guide for a node on this port, without TLS."""
-    server, locations = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / GUIDE).read_text(), re.MULTILINE | re.DOTALL)[:2]
-    server = re.sub(r"ssl_.*;", "", server.partition("    location / ")[0]).replace("listen 443 ssl", "listen 8080")
+    server = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / GUIDE).read_text(), re.MULTILINE | re.DOTALL)[0]
+    server = re.sub(r"ssl_.*;", "", server).replace("listen 443 ssl", "listen 8080")
+    server, locations = re.subn(r"( location (= )?/)", r"\1tally/", server)
+    assert locations == 3  # as the guide says
     if strips:
-        locations = locations.replace("127.0.0.1:8000;", "127.0.0.1:8000/;", 1)
-    return f"{server}{locations}}}".replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+        server = server.replace("127.0.0.1:8000;", "127.0.0.1:8000/;", 1)
+    return server.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
 
 
 @pytest.fixture(scope="module", params=PROXIES)
