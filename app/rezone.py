@@ -15,9 +15,8 @@ def rezone(file: BinaryIO, zone: ZoneInfo) -> Iterator[bytes]:
     """Yield the lines of an export with days in this time zone, from an export with days in another one.
 
     Minutes, hours and totals stay. The hits of a day are the sum of its hours. A day keeps its hits and its date if it
-    begins before the oldest hour, if it has hits without an hour, or if it was corrected or reset. Its visitors keep
-    the date, too, because hours have none. Raises ExportError if the file is invalid, or if a zone's offset is not a
-    whole number of hours.
+    has hits without an hour, or if it was corrected or reset. Its visitors keep the date, too, because hours have none.
+    Raises ExportError if the file is invalid, or if a zone's offset is not a whole number of hours.
     """
     move = _Move(file, zone)
     lines = 1
@@ -35,7 +34,6 @@ class _Move:
     def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
         self._file, self._zone = file, zone
         self._old_clock = Clock(Calendar(_find_zone(read_zone(file))), lambda: 0)
-        self._oldest_hour: int | None = None
         self._kept: set[date] = set()
         self._without_hour = Counter[date]()
         self._rebuilt: dict[date, dict[str, int]] = {}
@@ -48,7 +46,7 @@ class _Move:
             elif bucket.step == "day" and is_event_bucket(bucket):
                 self._kept.add(self._old_date(bucket.start))
         self._kept |= {day for day, hits in self._without_hour.items() if hits}
-        self._rebuilt = {day: counts for day, counts in self._rebuilt.items() if self._is_rebuilt(day)}
+        self._rebuilt = {day: counts for day, counts in self._rebuilt.items() if day not in self._kept}
 
     def buckets(self) -> Iterator[tuple[Bucket, dict[str, int]]]:
         """Yield each bucket of the new export, or a part of it."""
@@ -60,7 +58,7 @@ class _Move:
                     yield Bucket("day", day_start(self._zone, day)), sums
             if bucket.step != "day":
                 yield bucket, counts
-            elif bucket.dimension or not self._is_rebuilt(self._old_date(bucket.start)):
+            elif bucket.dimension or self._old_date(bucket.start) in self._kept:
                 day = self._old_date(bucket.start)
                 yield bucket._replace(start=day_start(self._zone, day)), counts
 
@@ -74,15 +72,9 @@ class _Move:
             offset = datetime.fromtimestamp(bucket.start, zone).utcoffset()
             if offset is None or offset.total_seconds() % 3600:
                 raise ExportError(f"the offset of {zone.key} is not a whole number of hours, so days cannot be rebuilt")
-        self._oldest_hour = min(bucket.start, self._oldest_hour or bucket.start)
         sums = self._rebuilt.setdefault(datetime.fromtimestamp(bucket.start, self._zone).date(), {})
         for event, count in counts.items():
             sums[event] = sums.get(event, 0) + count
-
-    def _is_rebuilt(self, day: date) -> bool:
-        """Return whether all hours of this day are known, all of its hits have one, and they were not corrected."""
-        oldest = self._oldest_hour
-        return oldest is not None and day_start(self._zone, day) >= oldest and day not in self._kept
 
     def _old_date(self, start: int) -> date:
         return datetime.fromtimestamp(start, self._old_clock.calendar.zone).date()

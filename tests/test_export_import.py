@@ -279,9 +279,17 @@ def shape(line: bytes) -> str:
 
 
 @pytest.mark.fails_on_mutant(
-    "days are not rebuilt", "app/rezone.py", "day_start(self._zone, day) >= oldest and", "False and"
+    "days are not rebuilt", "app/rezone.py", "items() if day not in self._kept", "items() if not day"
 )
-@pytest.mark.fails_on_mutant("corrected days are rebuilt", "app/rezone.py", " and day not in self._kept", "")
+@pytest.mark.fails_on_mutant(
+    "corrected days are rebuilt", "app/rezone.py", "self._old_date(bucket.start) in self._kept:", "not bucket:"
+)
+@pytest.mark.fails_on_mutant(
+    "a day without all hours is rebuilt",
+    "app/rezone.py",
+    "for day, hits in self._without_hour.items() if hits",
+    "for day, hits in ()",
+)
 def test_rezone_rebuilds_days_from_hours(tmp_path: Path) -> None:
     """In Berlin, the hits after 23:00 UTC belong to the next day. A corrected day keeps its hits."""
     berlin, day, hour = ZoneInfo("Europe/Berlin"), 86_400, 3600
@@ -311,14 +319,14 @@ def test_rezone_rebuilds_days_from_hours(tmp_path: Path) -> None:
         found = {tuple(line.bucket): line.counts for line in export_import.read_lines(file, clock)}
     start = first - 2 * hour
     assert {bucket[1:]: counts for bucket, counts in found.items() if bucket[0] == "day"} == {
-        (start - day, ""): {"a": 7},  # before the oldest hour
+        (start - day, ""): {"a": 7},  # its hours have been deleted
         (start + day, ""): {"a": 10},
         (start + 2 * day, ""): {"a": 100},  # corrected
         (start + 2 * day, "offset"): {"a": -1},
         (start + 4 * day, ""): {"a": 5},  # imported without hours
         (start + 3 * day, ""): {"a": 100},
         (start, "user:a"): {"u": 1},
-        (start, ""): {"a": 11},  # begins before the oldest hour
+        (start, ""): {"a": 1},  # begins before the first hit
     }
     assert found["total", 0, ""] == {"a": 111}
     assert found["hour", first, ""] == {"a": 1}
