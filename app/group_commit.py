@@ -194,7 +194,7 @@ class GroupCommitter:
             self._publish_safely(slot, counts, applied)
 
     def _publish_safely(self, slot: TimeSlot, counts: dict[str, int], applied: ApplyResult) -> None:
-        """Publish what was applied. An error is only logged: the counts are stored, and later commits must go on."""
+        """Publish what was applied. An error is only logged."""
         try:
             self._publish(slot, counts, applied.generations.get(slot.day, 0))
         except Exception:  # the counts are stored, and later commits must go on

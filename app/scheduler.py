@@ -26,6 +26,8 @@ from app.shares import Shares
 from app.status import StatusMonitor
 from app.stores.base import CounterStore, StoreError
 
+CANCEL_TRIES = 10  # a second apart, at a shutdown
+
 log = logging.getLogger("tally.scheduler")
 
 
@@ -114,10 +116,12 @@ class Jobs:
         self.scheduler.add_job(run, trigger, **options)
 
     async def close(self) -> None:
-        """Start no more jobs, cancel those that run, and return when they have ended."""
+        """Start no more jobs, cancel those that run, and return when they have ended, or after CANCEL_TRIES."""
         self.scheduler.pause()
         await asyncio.sleep(0)  # a job that was just submitted begins, and is among the running ones
-        while self._running:  # redis-py may treat a cancellation as a failure of its own, so it is repeated
+        for _ in range(CANCEL_TRIES):  # redis-py may treat a cancellation as a failure of its own, so it is repeated
+            if not self._running:
+                break
             for task in self._running:
                 task.cancel()
             await asyncio.wait(self._running, timeout=1)

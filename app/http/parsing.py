@@ -237,6 +237,7 @@ async def reject_redirected_post(request: Request) -> None:
     """Raise Problem (422) for a GET with an Idempotency-Key.
 
     It was a POST: its client has followed a redirect (301, 302 or 303), and would take the count for that of its hit.
+    It is a coroutine, because FastAPI would run a function in a thread.
     """
     if "idempotency-key" in request.headers:
         detail = "if you sent a POST, a redirect made a GET of it: send it to the address that it is redirected to"

@@ -19,9 +19,8 @@ import pytest
 from app.domain.calendar import Calendar, Clock
 from app.export_import import check_file
 from app.importing.files import open_source
-from tests.project.test_guides import zone_at_noon
 from tests.support.examples import GO_OFFLINE, examples, run
-from tests.support.servers import ADMIN_KEY, ROOT, Process
+from tests.support.servers import ADMIN_KEY, ROOT, Process, zone_at_noon
 from tests.support.unreliable_proxy import LOST, REDIRECTS, unreliable
 
 PYTHON_CALL = "count('sign up', by=3, user='u/1')"

@@ -14,13 +14,13 @@ const DAY_MS = 86_400_000;
 /** @type {Record<string, string>} */ const WINDOWS = { today: "Today", "1h": "Last hour", "7d": "7 days", total: "All time" };
 /** @type {Record<string, string>} */ const ORDERS = { count: "Top", change: "Movers", percent: "Movers by %" };
 
-/** Names the two periods that are compared. @param {string} compared @param {Movers} movers */
-function periodsText(compared, { window, until, byName }) {
+/** Names the two periods that are compared. @param {string} columns whose numbers are of these periods @param {Movers} movers */
+function periodsText(columns, { window, until, byName }) {
   if (!byName.size) return "";
   const hour = `until ${time(Date.parse(until))}`;
   const day = (/** @type {number} */ daysAgo) => shortDate(dayOf(Date.parse(until.slice(0, 10)) - daysAgo * DAY_MS));
   const [now, before] = window === "today" ? ["today", "yesterday"] : [`${day(6)} – ${day(0)}`, `${day(13)} – ${day(7)}`];
-  return `${compared}: ${now} ${hour}, compared with ${before} ${hour}.`;
+  return `${columns}: ${now} ${hour}, compared with ${before} ${hour}.`;
 }
 
 /** @param {Session} session @returns {Page} */
